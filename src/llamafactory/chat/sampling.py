@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How one answer is to be made: the configuration's generation keys with the overrides of one call."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from ..extras.errors import ConfigError
+from ..hparams import InferArgs
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Checked values for one call; the meaning of each is that of the configuration key of the same name."""
+
+    do_sample: bool
+    temperature: float
+    top_p: float
+    top_k: int
+    num_beams: int
+    repetition_penalty: float
+    length_penalty: float
+    skip_special_tokens: bool
+    max_length: int  # prompt and answer together; used only when max_new_tokens is 0
+    max_new_tokens: int
+    num_return_sequences: int = 1
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    enable_thinking: bool | None = None
+
+    @property
+    def greedy(self) -> bool:
+        """No random choice: sampling is off, or the temperature is 0."""
+        return not self.do_sample or self.temperature == 0
+
+    def new_tokens(self, prompt_length: int, context: int | None) -> int:
+        """Return how many tokens may be made.
+
+        Args:
+            prompt_length: Tokens of the prompt.
+            context: Most positions the model knows, ``None`` when it has no limit.
+
+        Raises:
+            ConfigError: The prompt leaves no room.
+        """
+        if context is not None and prompt_length >= context:
+            raise ConfigError(f"the conversation has {prompt_length} tokens, the model takes fewer than {context}")
+        wanted = self.max_new_tokens if self.max_new_tokens > 0 else self.max_length - prompt_length
+        if wanted <= 0:
+            raise ConfigError(f"max_length: {self.max_length} leaves no room after a prompt of {prompt_length} tokens")
+        return wanted if context is None else min(wanted, context - prompt_length)
+
+
+def get_sampling(args: InferArgs, overrides: dict[str, Any]) -> Sampling:
+    """Lay the overrides of one call (``None`` = not given) over ``args.generating``.
+
+    Raises:
+        ConfigError: An unknown name or a value out of range.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    known = [field.name for field in dataclasses.fields(Sampling)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ConfigError(f"{name}: unknown generation option; {f'did you mean {near[0]}?' if near else known}")
+    if "max_length" in given:
+        given.setdefault("max_new_tokens", 0)
+    if isinstance(given.get("stop"), str):
+        given["stop"] = (given["stop"],)
+    if "stop" in given:
+        given["stop"] = tuple(word for word in given["stop"] if word)
+    base = {name: value for name, value in dataclasses.asdict(args.generating).items() if name in known}
+    sampling = Sampling(**{**base, **given})
+    _check(sampling)
+    return sampling
+
+
+def _check(sampling: Sampling) -> None:
+    rules = [
+        ("temperature", sampling.temperature >= 0, "0 or more"),
+        ("top_p", 0 < sampling.top_p <= 1, "more than 0, at most 1"),
+        ("top_k", sampling.top_k >= 0, "0 (off) or more"),
+        ("num_beams", sampling.num_beams >= 1, "1 or more"),
+        ("num_return_sequences", sampling.num_return_sequences >= 1, "1 or more"),
+        ("repetition_penalty", sampling.repetition_penalty > 0, "more than 0"),
+    ]
+    for name, holds, choices in rules:
+        if not holds:
+            raise ConfigError(f"{name}: {getattr(sampling, name)} is out of range; expected {choices}")
+    if sampling.num_return_sequences > sampling.num_beams and sampling.greedy:
+        raise ConfigError(
+            f"num_return_sequences: {sampling.num_return_sequences} different answers need do_sample with a "
+            f"temperature above 0, or as many num_beams (now {sampling.num_beams})"
+        )

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of data sets on a hub: Hugging Face, ModelScope, Modelers (OpenMind). No loading script is ever run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..extras.errors import ConfigError
+from .dataset_info import DatasetAttr
+
+
+def read_hub(attr: DatasetAttr) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Download one split (cached by the hub's library) and yield ``(place, row)``."""
+    loaders = {"hf": _load_hugging_face, "ms": _load_modelscope, "om": _load_openmind}
+    rows = loaders[attr.place](attr)
+    for number, row in enumerate(rows, start=1):
+        yield f"{attr.location} ({attr.split}) row {number}", row
+
+
+def _load_hugging_face(attr: DatasetAttr) -> Any:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        return load_dataset(attr.location, name=attr.subset, data_dir=attr.folder, split=attr.split)
+    except (DatasetNotFoundError, ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise _not_loaded(attr, "Hugging Face hub", error) from None
+
+
+def _load_modelscope(attr: DatasetAttr) -> Any:
+    try:
+        from modelscope import MsDataset
+    except ImportError:
+        raise ConfigError(f"dataset {attr.name!r}: ModelScope needs a package: pip install modelscope") from None
+    try:
+        found = MsDataset.load(attr.location, subset_name=attr.subset, data_dir=attr.folder, split=attr.split)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise _not_loaded(attr, "ModelScope", error) from None
+    return found.to_hf_dataset() if isinstance(found, MsDataset) else found
+
+
+def _load_openmind(attr: DatasetAttr) -> Any:
+    try:
+        from openmind import OmDataset
+    except ImportError:
+        raise ConfigError(f"dataset {attr.name!r}: the Modelers hub needs a package: pip install openmind") from None
+    try:
+        return OmDataset.load_dataset(path=attr.location, name=attr.subset, data_dir=attr.folder, split=attr.split)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise _not_loaded(attr, "Modelers hub", error) from None
+
+
+def _not_loaded(attr: DatasetAttr, hub: str, error: Exception) -> ConfigError:
+    wanted = f"{attr.location} (subset {attr.subset}, split {attr.split})"
+    first_line = (str(error) or type(error).__name__).splitlines()[0]
+    return ConfigError(f"dataset {attr.name!r}: {wanted} cannot be loaded from the {hub}: {first_line}")

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shapes of a conversation, from a row of a data set to the tokens of a trained sequence.
+
+The OpenAI message schema is the native form: parallel tool calls, text beside calls, images in tool results and any
+order of roles fit into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+from ..extras.errors import ConfigError
+
+Role = Literal["system", "user", "assistant", "tool"]
+PartType = Literal["text", "image", "video", "audio"]
+
+_ROLES = {
+    **{role: role for role in get_args(Role)},
+    "developer": "system",
+    "function": "tool",
+    "tool_results": "tool",
+    "ipython": "tool",
+}
+
+
+class Segment(NamedTuple):
+    """Neighbouring tokens that are trained alike.
+
+    Attributes:
+        ids: Token ids.
+        weight: Factor of these tokens' loss; 0 is context.
+        message: Index into ``sample.messages``; -1 is glue that belongs to no message (BOS, tool list).
+    """
+
+    ids: list[int]
+    weight: float
+    message: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One piece of a message: text, or a medium given by path, URL, bytes or object."""
+
+    type: PartType
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool.
+
+    Attributes:
+        name: Function name.
+        arguments: The keyword arguments, or their JSON text, which is then written as it stands.
+        id: What the tool's answer refers to, if the data has it.
+    """
+
+    name: str
+    arguments: dict[str, Any] | str
+    id: str | None = None
+
+    @classmethod
+    def from_openai(cls, value: Mapping[str, Any]) -> ToolCall:
+        """Read ``{"id", "type", "function": {"name", "arguments"}}`` or the bare function object."""
+        function = value.get("function", value)
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise ConfigError(f"tool_calls: expected an object with a function name, got {_short(value)}")
+        arguments = function.get("arguments", function.get("parameters"))
+        if arguments is not None and not isinstance(arguments, Mapping | str):
+            raise ConfigError(f"tool_calls: arguments of {function['name']!r} must be an object or its JSON text")
+        return cls(
+            name=function["name"],
+            arguments=arguments if isinstance(arguments, str) else dict(arguments or {}),
+            id=value.get("id"),
+        )
+
+    def to_openai(self) -> dict[str, Any]:
+        """The call as an OpenAI message holds it (arguments keep their form)."""
+        call = {"type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+        return call if self.id is None else {"id": self.id, **call}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn.
+
+    Attributes:
+        role: Who speaks.
+        parts: What is said, in order.
+        tool_calls: Calls of an assistant turn, after its text.
+        reasoning: The thought before the answer; ``None`` when the data keeps none apart (it may stand in the text).
+        weight: Factor of this turn's loss; ``None`` is the role's default (assistant 1, others 0).
+        name: Speaker or tool name.
+        tool_call_id: The call that a tool turn answers.
+    """
+
+    role: Role
+    parts: tuple[Part, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str | None = None
+    weight: float | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+
+    @classmethod
+    def of(cls, role: Role, text: str, **fields: Any) -> Message:
+        """A message of plain text."""
+        return cls(role, (Part("text", text),), **fields)
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        parts = self.parts
+        if len(parts) == 1 and parts[0].type == "text":
+            return cast(str, parts[0].value)
+        return "".join(part.value for part in parts if part.type == "text")
+
+    @classmethod
+    def from_openai(cls, value: Mapping[str, Any]) -> Message:
+        """Read one OpenAI chat message.
+
+        Args:
+            value: ``role``, ``content`` (text, a list of parts, or null), and optionally ``tool_calls``,
+                ``reasoning_content`` (or ``reasoning``), ``weight``, ``name``, ``tool_call_id``.
+
+        Raises:
+            ConfigError: The role is unknown, or a field has the wrong type.
+        """
+        role = value.get("role")
+        if role not in _ROLES:
+            raise ConfigError(f"messages: role {role!r} is not one of {', '.join(_ROLES)}")
+        reasoning = value.get("reasoning_content", value.get("reasoning"))
+        if reasoning is not None and not isinstance(reasoning, str):
+            raise ConfigError(f"messages: reasoning_content must be text, got {_short(reasoning)}")
+        weight = value.get("weight")
+        if weight is not None and (isinstance(weight, str) or weight < 0):
+            raise ConfigError(f"messages: weight must be a number >= 0, got {weight!r}")
+        return cls(
+            role=cast(Role, _ROLES[role]),
+            parts=_read_parts(value.get("content")),
+            tool_calls=tuple(ToolCall.from_openai(call) for call in value.get("tool_calls") or ()),
+            reasoning=reasoning,
+            weight=None if weight is None else float(weight),
+            name=value.get("name"),
+            tool_call_id=value.get("tool_call_id"),
+        )
+
+    def to_openai(self) -> dict[str, Any]:
+        """The message as ``tokenizer.apply_chat_template`` takes it; empty fields are left out."""
+        plain = all(part.type == "text" for part in self.parts)
+        content: Any = self.text if plain else [{"type": p.type, p.type: p.value} for p in self.parts]
+        message: dict[str, Any] = {"role": self.role, "content": content}
+        if self.tool_calls:
+            message["tool_calls"] = [call.to_openai() for call in self.tool_calls]
+        for key, field in (("reasoning_content", self.reasoning), ("name", self.name), ("weight", self.weight)):
+            if field is not None:
+                message[key] = field
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a sample came from, so that errors and reports can name it.
+
+    Attributes:
+        source: Name of the data set.
+        file: File it was read from; ``None`` for a hub set.
+        row: Row number in it, from 0.
+    """
+
+    source: str
+    file: str | None
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.file or self.source}, row {self.row}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One example of any stage.
+
+    Attributes:
+        messages: The conversation; for preference data the shared context.
+        tools: OpenAI tool objects that the assistant may call.
+        chosen: Preferred continuation of ``messages``.
+        rejected: The other continuation.
+        label: True or False for feedback (KTO) data.
+        origin: Where it came from.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    chosen: tuple[Message, ...] | None = None
+    rejected: tuple[Message, ...] | None = None
+    label: bool | None = None
+    origin: Origin | None = None
+
+
+def _read_parts(content: Any) -> tuple[Part, ...]:
+    if content is None:
+        return ()
+    if isinstance(content, str):
+        return (Part("text", content),)
+    if not isinstance(content, Sequence):
+        raise ConfigError(f"messages: content must be text or a list of parts, got {_short(content)}")
+    return tuple(_read_part(part) for part in content)
+
+
+def _read_part(part: Any) -> Part:
+    if isinstance(part, str):
+        return Part("text", part)
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(kind, str):
+        raise ConfigError(f"messages: a content part needs a type, got {_short(part)}")
+    value = part.get(kind, part.get("url", part.get("path")))
+    if isinstance(value, Mapping) and "url" in value:  # {"type": "image_url", "image_url": {"url": ...}}
+        value = value["url"]
+    kind = {"image_url": "image", "video_url": "video", "audio_url": "audio", "input_audio": "audio"}.get(kind, kind)
+    if kind not in get_args(PartType) or value is None:
+        raise ConfigError(f"messages: content part {_short(part)} is not one of {', '.join(get_args(PartType))}")
+    return Part(cast(PartType, kind), value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

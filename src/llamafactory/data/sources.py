@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows out of files: json, jsonl, csv, parquet, arrow and txt, read as a stream; what is broken is named by file and line."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+from ..extras.errors import ConfigError
+from .dataset_info import DatasetAttr
+
+Row = dict[str, Any]
+NumberedRow = tuple[str, Row]  # where it stands ("my.jsonl line 3"), what it holds
+_BATCH = 1000
+
+
+def read_rows(attr: DatasetAttr) -> Iterator[NumberedRow]:
+    """Read every row of a data set in file order.
+
+    Args:
+        attr: Where the set lies.
+
+    Yields:
+        ``(place, row)``; the place names file and line (or row number), for errors.
+
+    Raises:
+        ConfigError: A file is missing, empty, of an unknown kind, or broken at a line that the message names.
+    """
+    if attr.place in ("hf", "ms", "om"):
+        from .hubs import read_hub
+
+        yield from read_hub(attr)
+        return
+    empty = True
+    for path in list_files(attr):
+        for row in READERS[_kind(path)](path):
+            empty = False
+            yield row
+    if empty:
+        raise ConfigError(f"dataset {attr.name!r}: {attr.location} holds no rows")
+
+
+def list_files(attr: DatasetAttr) -> list[str]:
+    """Return the files a set is made of: the file itself, or the data files of a folder by name."""
+    if attr.place == "cloud":
+        return [attr.location]
+    if os.path.isdir(attr.location):
+        names = sorted(name for name in os.listdir(attr.location) if _suffix(name) in READERS and name != "dataset_info.json")
+        if not names:
+            raise ConfigError(f"dataset {attr.name!r}: no data file in {attr.location}; expected {', '.join(READERS)}")
+        return [os.path.join(attr.location, name) for name in names]
+    if not os.path.isfile(attr.location):
+        raise ConfigError(f"dataset {attr.name!r}: {attr.location} does not exist")
+    return [attr.location]
+
+
+def open_bytes(path: str) -> IO[bytes]:
+    """Open a local file, a gzip file, or an object of ``s3://``, ``gs://`` and ``gcs://``."""
+    if "://" in path:
+        return _open_cloud(path)
+    try:
+        return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _open_cloud(path: str) -> IO[bytes]:
+    import fsspec
+
+    try:
+        return fsspec.open(path, "rb", compression="infer").open()
+    except ImportError:
+        package = "s3fs" if path.startswith("s3") else "gcsfs"
+        raise ConfigError(f"cloud_file_name: {path} needs the package {package}: pip install {package}") from None
+    except OSError as error:
+        raise ConfigError(f"cloud_file_name: {path} cannot be read: {error}") from None
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path.removesuffix(".gz"))[1].lstrip(".").lower()
+
+
+def _kind(path: str) -> str:
+    kind = _suffix(path)
+    if kind not in READERS:
+        raise ConfigError(f"{path}: unknown kind of file {kind!r}; expected {', '.join(READERS)}")
+    return kind
+
+
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+    """Yield numbered lines of text that are not blank; a byte-order mark is dropped."""
+    with open_bytes(path) as file:
+        for number, raw in enumerate(file, start=1):
+            if number == 1:
+                raw = raw.removeprefix(b"\xef\xbb\xbf")
+            try:
+                line = raw.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise ConfigError(f"{path} line {number}: not UTF-8 text (byte {raw[error.start]:#04x} at {error.start + 1})") from None
+            if line.strip():
+                yield number, line
+
+
+def _read_jsonl(path: str) -> Iterator[NumberedRow]:
+    for number, line in _lines(path):
+        place = f"{path} line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{place}: bad JSON: {error.msg} at column {error.colno}") from None
+        yield place, _checked(row, place)
+
+
+def _read_json(path: str) -> Iterator[NumberedRow]:
+    """A list of objects, or one object a line."""
+    if _one_object_a_line(path):
+        yield from _read_jsonl(path)
+        return
+    with open_bytes(path) as file:
+        try:
+            rows = json.loads(file.read().decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start + 1})") from None
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path} line {error.lineno}: bad JSON: {error.msg} at column {error.colno}") from None
+    if not isinstance(rows, list):
+        raise ConfigError(f"{path}: the top level is {_name(rows)}, expected a list of objects or one object a line")
+    for number, row in enumerate(rows, start=1):
+        place = f"{path} row {number}"
+        yield place, _checked(row, place)
+
+
+def _one_object_a_line(path: str) -> bool:
+    first = next(_lines(path), None)
+    if first is None:
+        raise ConfigError(f"{path}: the file is empty")
+    if not first[1].lstrip().startswith("{"):
+        return False
+    try:
+        json.loads(first[1])
+    except json.JSONDecodeError:
+        # Either an object over several lines or a broken first line: the second line tells.
+        second = [line for _, line in zip(range(2), (line for _, line in _lines(path)), strict=False)][1:]
+        return bool(second) and second[0].startswith("{")
+    return True
+
+
+def _read_csv(path: str) -> Iterator[NumberedRow]:
+    csv.field_size_limit(2**31 - 1)  # one cell may hold a whole document
+    with open_bytes(path) as file:
+        reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+        try:
+            header = next(reader, None)
+            if header is None:
+                raise ConfigError(f"{path}: the file is empty")
+            if any(not name.strip() for name in header) or len(set(header)) != len(header):
+                raise ConfigError(f"{path} line 1: the header {header} has an empty or repeated column name")
+            for cells in reader:
+                place = f"{path} line {reader.line_num}"
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    raise ConfigError(f"{place}: {len(cells)} cells, the header has {len(header)} ({', '.join(header)})")
+                yield place, dict(zip(header, cells, strict=True))
+        except csv.Error as error:
+            raise ConfigError(f"{path} line {reader.line_num}: bad CSV: {error}") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} after line {reader.line_num}: not UTF-8 text ({error.reason})") from None
+
+
+def _read_text(path: str) -> Iterator[NumberedRow]:
+    for number, line in _lines(path):
+        yield f"{path} line {number}", {"text": line}
+
+
+def _read_parquet(path: str) -> Iterator[NumberedRow]:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    with open_bytes(path) as file:
+        try:
+            yield from _rows_of_batches(path, parquet.ParquetFile(file).iter_batches(_BATCH))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ConfigError(f"{path}: not a readable parquet file: {_one_line(error)}") from None
+
+
+def _read_arrow(path: str) -> Iterator[NumberedRow]:
+    """An Arrow IPC stream (what ``datasets`` writes) or an Arrow IPC file (Feather)."""
+    import pyarrow as pa
+
+    with open_bytes(path) as file:
+        try:
+            if file.read(6) == b"ARROW1":
+                file.seek(0)
+                reader = pa.ipc.open_file(file)
+                batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+                yield from _rows_of_batches(path, batches)
+            else:
+                file.seek(0)
+                yield from _rows_of_batches(path, pa.ipc.open_stream(file))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ConfigError(f"{path}: not a readable arrow file: {_one_line(error)}") from None
+
+
+def _rows_of_batches(path: str, batches: Any) -> Iterator[NumberedRow]:
+    number = 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path} row {number}", row
+
+
+def _checked(row: Any, place: str) -> Row:
+    if not isinstance(row, dict):
+        raise ConfigError(f"{place}: is {_name(row)}, expected an object with named fields")
+    return row
+
+
+def _name(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+READERS: dict[str, Callable[[str], Iterator[NumberedRow]]] = {
+    "json": _read_json,
+    "jsonl": _read_jsonl,
+    "csv": _read_csv,
+    "parquet": _read_parquet,
+    "arrow": _read_arrow,
+    "txt": _read_text,
+}

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors that are the user's to mend: shown as one line, without a traceback."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """Bad input (a key, a file, a row). The message is one line: what, where, the value, the choices."""
+
+    exit_code = 1
+
+
+class UsageError(ConfigError):
+    """The command itself cannot be taken: unknown command, or a part that is not built yet."""
+
+    exit_code = 2

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys of the memory-saving optimizers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .field import arg
+
+
+@dataclass(frozen=True)
+class GaloreArguments:
+    """TODO"""
+
+    use_galore: bool = arg(False, "Enable GaLore.")
+    galore_target: str = arg("all", "Target modules.")
+    galore_rank: int = arg(16, "Projection rank.")
+    galore_update_interval: int = arg(200, "Steps between SVD refreshes.")
+    galore_scale: float = arg(2.0, "Update scale.")
+    galore_proj_type: Literal["std", "reverse_std", "right", "left", "full"] = arg("std", "Projection side.")
+    galore_layerwise: bool = arg(False, "Per-layer optimiser hooks (single device).")
+
+
+@dataclass(frozen=True)
+class ApolloArguments:
+    """TODO"""
+
+    use_apollo: bool = arg(False, "Enable APOLLO.")
+    apollo_target: str = arg("all", "Target modules.")
+    apollo_rank: int = arg(16, "Auxiliary rank.")
+    apollo_update_interval: int = arg(200, "Steps between projection refreshes.")
+    apollo_scale: float = arg(32.0, "Update scale.")
+    apollo_proj: Literal["svd", "random"] = arg("random", "SVD or random projection.")
+    apollo_proj_type: Literal["std", "right", "left"] = arg("std", "Projection side.")
+    apollo_scale_type: Literal["channel", "tensor"] = arg("channel", "Per channel or per tensor scale.")
+    apollo_layerwise: bool = arg(False, "Per-layer optimiser hooks (single device).")
+    apollo_scale_front: bool = arg(False, "Norm-growth limiter before scaling.")
+
+
+@dataclass(frozen=True)
+class BAdamArguments:
+    """TODO"""
+
+    use_badam: bool = arg(False, "Enable BAdam.")
+    badam_mode: Literal["layer", "ratio"] = arg("layer", "Block-wise or ratio-wise update.")
+    badam_start_block: int | None = arg(None, "First active block.")
+    badam_switch_mode: Literal["ascending", "descending", "random", "fixed"] | None = arg("ascending", "Block visiting order.")
+    badam_switch_interval: int | None = arg(50, "Steps per block, -1 = never switch.")
+    badam_update_ratio: float = arg(0.05, "Fraction of weights updated (ratio mode).")
+    badam_mask_mode: Literal["adjacent", "scatter"] = arg("adjacent", "Contiguous or random mask (ratio mode).")
+    badam_verbose: int = arg(0, "0 silent / 1 block name / 2 parameter names.")

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention that keeps the sequences of a packed batch apart, registered with transformers as ``isolated``.
+
+A padding-free batch is one row ``[1, T]`` of ``S`` sequences laid end to end; ``cu_seqlens [S+1]`` holds their bounds.
+Each sequence is computed by its own kernel call (or by one varlen kernel on CUDA), never through a mask, so a change in
+one sequence leaves the output of another bit-equal, and no time goes into the empty blocks of a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ISOLATED = "isolated"
+_FLASH = frozenset({"flash_attention_2", "flash_attention_3", "flash_attention_4"})
+_VARLEN_DTYPES = (torch.float16, torch.bfloat16)
+_VARLEN_MAX_HEAD_DIM = 256
+
+
+def register() -> None:
+    """Make ``attn_implementation="isolated"`` known to transformers. Safe to call again."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(ISOLATED, isolated_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(ISOLATED, isolated_mask)
+
+
+def is_isolating(model: nn.Module) -> bool:
+    """Whether the model's attention keeps packed sequences apart, so that padding-free batches are allowed."""
+    return implementation(model) in {ISOLATED, *_FLASH}
+
+
+def implementation(model: nn.Module) -> str:
+    """Name of the attention implementation in use, looking through PEFT and other wrappers."""
+    return str(_config(model)._attn_implementation)
+
+
+@contextmanager
+def generation_attention(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model uses ordinary attention: KV cache and left padding, for ``model.generate``."""
+    core = _transformers_model(model)
+    before = implementation(model)
+    if before != ISOLATED:
+        yield
+        return
+    core.set_attn_implementation(ordinary_implementation(core))
+    try:
+        yield
+    finally:
+        core.set_attn_implementation(before)
+
+
+def ordinary_implementation(model: PreTrainedModel) -> str:
+    """``sdpa`` where it computes what the model means, else ``eager`` (SDPA has no soft cap)."""
+    softcap = getattr(_config(model), "attn_logit_softcapping", None)
+    return "sdpa" if model._supports_sdpa and softcap is None else "eager"
+
+
+def isolated_mask(
+    *, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **options: Any
+) -> Tensor | None:
+    """No mask for whole sequences without padding; a padded or cached batch gets SDPA's own boolean mask."""
+    from transformers.masking_utils import sdpa_mask
+
+    if attention_mask is None and q_length == kv_length:
+        return None
+    return sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **options)
+
+
+def isolated_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each sequence, in the form transformers calls.
+
+    Args:
+        module: The attention layer.
+        query: ``[B, H, T, D]``.
+        key: ``[B, KV, T, D]``, ``KV`` divides ``H``.
+        value: Like ``key``.
+        attention_mask: ``None`` for whole sequences; else ``[B, 1, Tq, Tk]``, true where attention is allowed.
+        scaling: Factor on the scores; default ``D ** -0.5``.
+        dropout: Probability, already 0 outside training.
+        cu_seqlens: Bounds ``[S+1]`` of the sequences in the one row; ``None``: every row is one sequence.
+        max_seqlen: Longest sequence.
+        sliding_window: How many tokens back a token sees, itself included.
+        softcap: ``softcap * tanh(scores / softcap)`` (Gemma 2).
+        s_aux: One extra logit per head that takes probability and gives no value (GPT-OSS), ``[H]``.
+        is_causal: Overrides ``module.is_causal``.
+
+    Returns:
+        ``([B, T, H, D], None)``.
+    """
+    # Under autocast rotary embeddings may leave q and k in float32 while v is half: the kernels want one type.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    options = _Options(scaling or query.shape[-1] ** -0.5, dropout, causal, sliding_window, softcap, s_aux)
+    if cu_seqlens is None:
+        return _attend(query, key, value, attention_mask, options).transpose(1, 2), None
+    assert query.shape[0] == 1, "cu_seqlens describes one packed row"
+    if max_seqlen is not None and _varlen_fits(query, options):
+        return _varlen(query, key, value, cu_seqlens, max_seqlen, options), None
+    bounds = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens
+    pieces = [
+        _attend(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], None, options) for a, b in pairwise(bounds) if b > a
+    ]
+    return torch.cat(pieces, dim=2).transpose(1, 2), None
+
+
+class _Options:
+    """What the attention of one layer computes, beyond q, k and v."""
+
+    __slots__ = ("causal", "dropout", "scale", "sinks", "softcap", "window")
+
+    def __init__(
+        self,
+        scale: float,
+        dropout: float,
+        causal: bool,
+        window: int | None,
+        softcap: float | None,
+        sinks: Tensor | None,
+    ) -> None:
+        self.scale, self.dropout, self.causal = scale, dropout, causal
+        self.window, self.softcap, self.sinks = window, softcap, sinks
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: _Options) -> Tensor:
+    """Attention of whole rows ``[B, H, T, D]``; a mask given by transformers already holds causality and window."""
+    length, keys = q.shape[2], k.shape[2]
+    windowed = options.window is not None and options.window < length
+    if mask is None and windowed:
+        mask = _window_mask(length, options.window, options.causal, q.device)
+    if options.softcap is not None or options.sinks is not None:
+        if mask is None and options.causal and length > 1:
+            mask = _window_mask(length, None, True, q.device)
+        return _eager(q, k, v, mask, options)
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=options.dropout,
+        is_causal=mask is None and options.causal and length == keys and length > 1,
+        scale=options.scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+
+
+def _window_mask(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor:
+    """True where query i sees key j: ``j <= i`` if causal, and ``|i - j| < window``. ``[length, length]``."""
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None]
+    allowed = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
+    return allowed if window is None else allowed & (distance.abs() < window)
+
+
+def _eager(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: _Options) -> Tensor:
+    """Soft cap and sinks, which SDPA does not have; probabilities in float32 like transformers' eager path."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+    scores = q @ k.transpose(2, 3) * options.scale
+    if options.softcap is not None:
+        scores = torch.tanh(scores / options.softcap) * options.softcap
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    if options.sinks is not None:
+        sinks = options.sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype)[..., : k.shape[2]]
+    return F.dropout(weights, options.dropout) @ v
+
+
+def _varlen_fits(q: Tensor, options: _Options) -> bool:
+    plain = options.softcap is None and options.sinks is None and options.window is None and not options.dropout
+    return q.is_cuda and plain and q.dtype in _VARLEN_DTYPES and q.shape[-1] <= _VARLEN_MAX_HEAD_DIM
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, options: _Options) -> Tensor:
+    """All sequences in one CUDA kernel call."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # [T, heads, D]
+    window = (-1, 0) if options.causal else (-1, -1)
+    out = varlen_attn(
+        q,
+        k,
+        v,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=options.scale,
+        window_size=window,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return out[None]
+
+
+def _transformers_model(model: nn.Module) -> Any:
+    """The transformers model inside PEFT, DDP or an accelerate wrapper."""
+    while hasattr(model, "module") and isinstance(model.module, nn.Module):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _config(model: nn.Module) -> Any:
+    return _transformers_model(model).config.get_text_config()

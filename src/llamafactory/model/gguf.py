@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GGUF files are dequantized once into a cached safetensors folder; every later load is an ordinary one."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from ..extras.errors import ConfigError
+from ..extras.files import publish_folder
+
+logger = logging.getLogger(__name__)
+
+_HEAD_BYTES = 1 << 20
+_LAYOUT = "1"  # raise when what is written below changes, so that older cached folders are left alone
+
+
+def convert_gguf(file: Path, cache_dir: str | None = None) -> Path:
+    """Return the safetensors folder of a GGUF file, converting it on first use.
+
+    The weights are written in bfloat16: the file's own quantization error is larger than that rounding. The folder
+    appears by one rename under a lock, so that ranks or test workers that start together convert once.
+
+    Args:
+        file: The ``.gguf`` file.
+        cache_dir: Parent of the cache; default ``~/.cache/llamafactory``.
+
+    Raises:
+        ConfigError: The file is missing, is not GGUF, or its architecture is unknown to transformers.
+    """
+    if not file.is_file():
+        raise ConfigError(f"model_name_or_path: '{file}' does not exist")
+    with file.open("rb") as handle:
+        head = handle.read(_HEAD_BYTES)
+    if not head.startswith(b"GGUF"):
+        raise ConfigError(f"model_name_or_path: '{file}' is not a GGUF file")
+    root = Path(cache_dir).expanduser() if cache_dir else Path.home() / ".cache" / "llamafactory"
+    status = file.stat()
+    key = hashlib.sha256(f"{_LAYOUT} {status.st_size} {status.st_mtime_ns} ".encode() + head).hexdigest()[:16]
+    folder = root / "gguf" / f"{file.stem}-{key}"
+    if folder.is_dir():
+        return folder
+
+    from filelock import FileLock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            _convert(file, folder)
+    return folder
+
+
+def _convert(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    started = time.perf_counter()
+    logger.info("Converting %s to safetensors (once; takes a minute per 150M weights)", file.name)
+    staging = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")
+    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    try:
+        AutoTokenizer.from_pretrained(**source).save_pretrained(staging)
+        dense = GgufConfig(dequantize=True)
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16, quantization_config=dense)
+        model.save_pretrained(staging)
+        os.chmod(staging, 0o755)  # mkdtemp made it private
+        publish_folder(staging, folder)
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise ConfigError(f"model_name_or_path: '{file}' cannot be converted: {error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    logger.info("Converted in %.0f s: %s", time.perf_counter() - started, folder)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a model lies: a folder, a hub name, a ``.gguf`` file, or a file inside an installed package."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..extras.errors import ConfigError
+from ..hparams.model_args import ModelArguments
+
+_PACKAGE_SCHEME = "pkg://"
+
+
+def resolve_model_path(name_or_path: str, args: ModelArguments) -> str:
+    """Turn what the user wrote into something transformers can load.
+
+    Args:
+        name_or_path: A local folder, a hub name, a ``.gguf`` file, or ``pkg://PACKAGE/FILE.gguf``.
+        args: Cache folder, revision and hub tokens are read from here.
+
+    Returns:
+        A local folder, or a Hugging Face hub id that has been seen to exist (or to be cached).
+
+    Raises:
+        ConfigError: Nothing is there, or it is not a model.
+    """
+    if name_or_path.startswith(_PACKAGE_SCHEME):
+        name_or_path = _file_in_package(name_or_path)
+    if name_or_path.endswith(".gguf"):
+        from .gguf import convert_gguf
+
+        return str(convert_gguf(Path(name_or_path).expanduser(), args.cache_dir))
+    folder = Path(name_or_path).expanduser()
+    if folder.exists() or name_or_path.startswith((".", "/", "~")):
+        return _local_folder(folder)
+    return _from_hub(name_or_path, args, "model_name_or_path", "config.json")
+
+
+def resolve_adapter_path(name_or_path: str, args: ModelArguments) -> str:
+    """Find the folder of one adapter, local or on the hub, with ``adapter_folder`` applied.
+
+    Raises:
+        ConfigError: The folder does not exist or has no ``adapter_config.json``.
+    """
+    folder = Path(name_or_path).expanduser()
+    if not folder.exists() and not name_or_path.startswith((".", "/", "~")):
+        inner = f"{args.adapter_folder}/adapter_config.json" if args.adapter_folder else "adapter_config.json"
+        folder = Path(_download_adapter(name_or_path, args, inner))
+    if args.adapter_folder:
+        folder = folder / args.adapter_folder
+    if not (folder / "adapter_config.json").is_file():
+        what = "has no adapter_config.json" if folder.is_dir() else "does not exist"
+        raise ConfigError(f"adapter_name_or_path: '{folder}' {what}")
+    return str(folder)
+
+
+def _local_folder(folder: Path) -> str:
+    if not folder.exists():
+        raise ConfigError(f"model_name_or_path: '{folder}' does not exist")
+    if not folder.is_dir():
+        raise ConfigError(f"model_name_or_path: '{folder}' is a file; a folder, a hub name or a .gguf file is needed")
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"model_name_or_path: '{folder}' is an adapter; give it as adapter_name_or_path and its base model here"
+        )
+    if not (folder / "config.json").is_file():
+        found = sorted(path.name for path in folder.glob("*.gguf"))
+        hint = f"; it has {', '.join(found)}: name that file" if found else ""
+        raise ConfigError(f"model_name_or_path: '{folder}' has no config.json{hint}")
+    return str(folder)
+
+
+def _file_in_package(address: str) -> str:
+    """``pkg://PACKAGE/FILE.gguf`` → path on disk. FILE may be a glob; it must match exactly one file."""
+    package, _, pattern = address.removeprefix(_PACKAGE_SCHEME).partition("/")
+    # Only top-level names: find_spec would import the parents of a dotted one.
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        name = package.replace("_", "-")
+        raise ConfigError(f"model_name_or_path: '{address}': package {package!r} is not installed (pip install {name})")
+    root = Path(next(iter(spec.submodule_search_locations)))
+    there = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.gguf"))
+    matches = [name for name in there if fnmatch.fnmatchcase(name, pattern)] if pattern else []
+    if len(matches) == 1:
+        return str(root / matches[0])
+    trouble = f"{len(matches)} files match" if matches else "no such file"
+    raise ConfigError(f"model_name_or_path: '{address}': {trouble}; the package has: {', '.join(there) or 'no .gguf'}")
+
+
+def _from_hub(name: str, args: ModelArguments, key: str, filename: str) -> str:
+    """Check that ``filename`` of a hub repository can be had; other hubs are downloaded whole."""
+    if is_on("USE_MODELSCOPE_HUB"):
+        try:
+            from modelscope import snapshot_download
+        except ImportError:
+            raise ConfigError("USE_MODELSCOPE_HUB needs the package modelscope: pip install modelscope") from None
+        revision = "master" if args.model_revision == "main" else args.model_revision
+        return str(snapshot_download(name, revision=revision, cache_dir=args.cache_dir))
+    if is_on("USE_OPENMIND_HUB"):
+        try:
+            from openmind.utils.hub import snapshot_download
+        except ImportError:
+            raise ConfigError("USE_OPENMIND_HUB needs the package openmind: pip install openmind") from None
+        return str(snapshot_download(name, revision=args.model_revision, cache_dir=args.cache_dir))
+    _probe_hugging_face(name, args, key, filename)
+    return name
+
+
+def _download_adapter(name: str, args: ModelArguments, filename: str) -> str:
+    found = _from_hub(name, args, "adapter_name_or_path", filename)
+    if found != name:
+        return found
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, revision=args.model_revision, cache_dir=args.cache_dir, token=args.hf_hub_token)
+
+
+def _probe_hugging_face(name: str, args: ModelArguments, key: str, filename: str) -> None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = f"{key}: '{name}'"
+    try:
+        hf_hub_download(
+            name, filename, revision=args.model_revision, cache_dir=args.cache_dir, token=args.hf_hub_token
+        )
+    except HFValidationError:
+        raise ConfigError(f"{where} is neither a folder here nor a hub name") from None
+    except GatedRepoError:
+        raise ConfigError(f"{where} is gated: accept its terms on the hub and give hf_hub_token") from None
+    except RepositoryNotFoundError:
+        raise ConfigError(f"{where} is not a folder here and not on the hub (or private: give hf_hub_token)") from None
+    except RevisionNotFoundError:
+        raise ConfigError(f"{where} has no revision '{args.model_revision}' on the hub") from None
+    except LocalEntryNotFoundError:
+        raise ConfigError(f"{where} is not a folder here, the hub cannot be reached, and no copy is cached") from None
+    except EntryNotFoundError:
+        raise ConfigError(f"{where} has no {filename} on the hub") from None
+    except (HfHubHTTPError, OSError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{where}: the hub answered with an error: {first_line}") from None
+
+
+def is_on(variable: str) -> bool:
+    """Whether an environment switch is set to 1, true, yes, y or on."""
+    return os.environ.get(variable, "0").lower() in {"1", "true", "yes", "y", "on"}

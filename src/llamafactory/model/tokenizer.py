@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tokenizer: loaded, given the new tokens the user asked for, and a pad token."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..extras.errors import ConfigError
+from ..hparams.model_args import ModelArguments
+from .paths import resolve_adapter_path, resolve_model_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
+    """Load the tokenizer, add the asked-for tokens and make sure that there is a pad token.
+
+    An adapter that was saved with its tokenizer brings it along, so that tokens (and the chat template) it was
+    trained with are there again without being named a second time.
+
+    Args:
+        args: ``model_name_or_path``, ``adapter_name_or_path``, ``add_tokens`` and their neighbours.
+
+    Returns:
+        The tokenizer; its chat template is as it was saved.
+
+    Raises:
+        ConfigError: No model or tokenizer at the path, or a token list that cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    source = _tokenizer_source(args)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source,
+            use_fast=args.use_fast_tokenizer,
+            split_special_tokens=args.split_special_tokens,
+            padding_side="right",
+            **hub_options(args),
+        )
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ConfigError(f"model_name_or_path: no tokenizer could be loaded from '{source}': {first_line}") from error
+
+    ordinary, special = asked_tokens(args)
+    added = tokenizer.add_tokens(ordinary) if ordinary else 0
+    if special:
+        added += tokenizer.add_special_tokens({"extra_special_tokens": special}, replace_extra_special_tokens=False)
+    if ordinary or special:
+        logger.info("%d of %d listed tokens are new to the vocabulary", added, len(ordinary) + len(special))
+    _ensure_pad_token(tokenizer)
+    return tokenizer
+
+
+def asked_tokens(args: ModelArguments) -> tuple[list[str], list[str]]:
+    """The tokens the user wants added: ``(ordinary, special)``.
+
+    ``new_special_tokens_config`` wins over ``add_special_tokens``.
+    """
+    ordinary = _split(args.add_tokens)
+    special = list(token_descriptions(args)) or _split(args.add_special_tokens)
+    return ordinary, special
+
+
+def token_descriptions(args: ModelArguments) -> dict[str, str]:
+    """Read the YAML file ``new_special_tokens_config``: token → text that describes it; ``{}`` when not given."""
+    if args.new_special_tokens_config is None:
+        return {}
+    import yaml
+
+    path = Path(args.new_special_tokens_config).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"new_special_tokens_config: '{path}' does not exist")
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"new_special_tokens_config: '{path}' is not YAML: {reason}") from error
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(item, str) and item for pair in content.items() for item in pair)
+    ):
+        raise ConfigError(f"new_special_tokens_config: '{path}' must map each token to a text that describes it")
+    return content
+
+
+def hub_options(args: ModelArguments) -> dict[str, Any]:
+    """Keyword arguments that every ``from_pretrained`` of the base model takes."""
+    return {
+        "revision": args.model_revision,
+        "cache_dir": args.cache_dir,
+        "token": args.hf_hub_token,
+        "trust_remote_code": args.trust_remote_code,
+    }
+
+
+def adapter_names(args: ModelArguments) -> list[str]:
+    """``adapter_name_or_path`` as a list, first to last."""
+    return _split(args.adapter_name_or_path)
+
+
+def _tokenizer_source(args: ModelArguments) -> str:
+    if not args.model_name_or_path:
+        raise ConfigError("model_name_or_path is required: a folder, a hub name, a .gguf file or pkg://PACKAGE/FILE.gguf")
+    base = resolve_model_path(args.model_name_or_path, args)
+    for name in reversed(adapter_names(args)):
+        folder = resolve_adapter_path(name, args)
+        if (Path(folder) / "tokenizer_config.json").is_file():
+            logger.info("Tokenizer taken from the adapter %s", folder)
+            return folder
+    return base
+
+
+def _ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    if tokenizer.pad_token_id is not None:
+        return
+    if tokenizer.eos_token_id is None:
+        raise ConfigError("the tokenizer has neither a pad nor an eos token: give one with add_special_tokens")
+    # Labels mark untrained tokens themselves (-100), so this eos is still trained where it ends an answer.
+    tokenizer.pad_token = tokenizer.eos_token
+    logger.info("No pad token: batches are padded with the eos token %r, which stays trained", tokenizer.eos_token)
+
+
+def _split(value: str | None) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()] if value else []

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of contents of the house: what exists of each kind, and where it lives.
+
+A row is ``name -> "module:attribute"``, or ``name -> "module"`` where the whole file is the plugin (it exports several
+things, such as ``Arguments``, ``check`` and ``create``). Nothing is imported until a row is used. A package outside this
+one adds rows through the entry-point group ``llamafactory.plugins``: the entry point's name is ``kind.name`` (for
+example ``templates.my_chat``) and its value is ``module:attribute`` or ``module``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+from .extras.errors import ConfigError
+
+# Tuners export Arguments (the flat keys), check(args) and create(...); the files import no torch at module level.
+TUNERS: dict[str, str] = {
+    "full": "llamafactory.model.tuners.full",
+    "freeze": "llamafactory.model.tuners.freeze",
+    "lora": "llamafactory.model.tuners.lora",
+}
+
+STAGES: dict[str, str] = {
+    "pt": "llamafactory.train.pt.workflow:stage",
+    "sft": "llamafactory.train.sft.workflow:stage",
+}
+
+# One ChatTemplate value a row.
+TEMPLATES: dict[str, str] = {}
+
+FORMATS: dict[str, str] = {
+    "alpaca": "llamafactory.data.formats.alpaca:convert",
+    "sharegpt": "llamafactory.data.formats.sharegpt:convert",
+    "openai": "llamafactory.data.formats.openai:convert",
+}
+
+# Tool formats export describe(tools), render(calls) and parse(text).
+TOOL_FORMATS: dict[str, str] = {}
+
+LOSSES: dict[str, str] = {}
+
+ENGINES: dict[str, str] = {
+    "huggingface": "llamafactory.chat.huggingface_engine:Engine",
+}
+
+QUANTIZERS: dict[str, str] = {}
+
+OPTIMIZERS: dict[str, str] = {}
+
+MEDIA: dict[str, str] = {}
+
+FAMILIES: dict[str, str] = {}
+
+BACKENDS: dict[str, str] = {}
+
+TABLES: dict[str, dict[str, str]] = {
+    "tuners": TUNERS,
+    "stages": STAGES,
+    "templates": TEMPLATES,
+    "formats": FORMATS,
+    "tool_formats": TOOL_FORMATS,
+    "losses": LOSSES,
+    "engines": ENGINES,
+    "quantizers": QUANTIZERS,
+    "optimizers": OPTIMIZERS,
+    "media": MEDIA,
+    "families": FAMILIES,
+    "backends": BACKENDS,
+}
+
+
+def names(kind: str) -> list[str]:
+    """Return the known names of one kind, our own rows first."""
+    return list({**_third_party(kind), **TABLES[kind]})
+
+
+def resolve(kind: str, name: str) -> Any:
+    """Import one plugin on first use.
+
+    Args:
+        kind: A key of ``TABLES``, such as ``"tuners"``.
+        name: The row's name, as the user wrote it.
+
+    Returns:
+        The attribute the row points at, or the module when the row names no attribute.
+
+    Raises:
+        ConfigError: No row has that name; the nearest names are given.
+    """
+    target = TABLES[kind].get(name) or _third_party(kind).get(name)
+    if target is None:
+        known = names(kind)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        listed = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+        raise ConfigError(f"{kind}: unknown name {name!r}; {listed}")
+    module, _, attribute = target.partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+_entry_points: dict[str, dict[str, str]] | None = None
+
+
+def _third_party(kind: str) -> dict[str, str]:
+    """Return rows that installed packages add to one kind; read once a process."""
+    global _entry_points
+    if _entry_points is None:
+        # Reading the metadata of every installed package takes tens of milliseconds, so it waits until it is needed.
+        from importlib.metadata import entry_points
+
+        _entry_points = {}
+        for point in entry_points(group="llamafactory.plugins"):
+            group, _, name = point.name.partition(".")
+            if group not in TABLES or not name:
+                raise ConfigError(
+                    f"entry point {point.name!r} of llamafactory.plugins: expected kind.name, kind one of {', '.join(TABLES)}"
+                )
+            _entry_points.setdefault(group, {})[name] = point.value
+    return _entry_points.get(kind, {})
