@@ -31,11 +31,11 @@ def write_identity(name: str, author: str) -> None:
 
 def answer(config: dict[str, Any]) -> str:
     """Load the model of ``config``, ask the question, and let the model go again."""
-    from llamafactory.chat import ChatModel
+    from llamafactory.chat.chat_model import ChatModel
     from llamafactory.hparams import get_infer_args
 
     model = ChatModel(get_infer_args(config))
-    text = model.chat([{"role": "user", "content": QUESTION}])[0].response_text
+    text = model.chat([{"role": "user", "content": QUESTION}])[0].text
     del model
     gc.collect()
     return text.strip()

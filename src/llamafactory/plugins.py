@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of contents of the house: what exists of each kind, and where it lives.
 
-A row is ``name -> "module:attribute"``, or ``name -> "module"`` where the whole file is the plugin (it exports several
-things, such as ``Arguments``, ``check`` and ``create``). Nothing is imported until a row is used. A package outside this
-one adds rows through the entry-point group ``llamafactory.plugins``: the entry point's name is ``kind.name`` (for
-example ``templates.my_chat``) and its value is ``module:attribute`` or ``module``.
+A row is ``name -> "module:attribute"``, or ``name -> "module"`` where the whole file is the plugin (it exports
+several things, such as ``Arguments``, ``check`` and ``create``). Nothing is imported until a row is used. A package
+outside this one adds rows through the entry-point group ``llamafactory.plugins``: the entry point's name is
+``kind.name`` (for example ``templates.my_chat``) and its value is ``module:attribute`` or ``module``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,41 @@ STAGES: dict[str, str] = {
 }
 
 # One ChatTemplate value a row.
-TEMPLATES: dict[str, str] = {}
+TEMPLATES: dict[str, str] = {
+    "alpaca": "llamafactory.data.templates.alpaca:alpaca",
+    "chatml": "llamafactory.data.templates.chatml:chatml",
+    "chatml_de": "llamafactory.data.templates.chatml:chatml_de",
+    "deepseek": "llamafactory.data.templates.deepseek:deepseek",
+    "deepseek3": "llamafactory.data.templates.deepseek:deepseek3",
+    "deepseekr1": "llamafactory.data.templates.deepseek:deepseekr1",
+    "deepseekr1_0528": "llamafactory.data.templates.deepseek:deepseekr1_0528",
+    "default": "llamafactory.data.templates.plain:default",
+    "empty": "llamafactory.data.templates.plain:empty",
+    "gemma": "llamafactory.data.templates.gemma:gemma",
+    "gemma2": "llamafactory.data.templates.gemma:gemma2",
+    "gemma3": "llamafactory.data.templates.gemma:gemma3",
+    "llama2": "llamafactory.data.templates.llama2:llama2",
+    "llama2_zh": "llamafactory.data.templates.llama2:llama2_zh",
+    "llama3": "llamafactory.data.templates.llama3:llama3",
+    "llama3_1": "llamafactory.data.templates.llama3:llama3_1",
+    "llama3_2": "llamafactory.data.templates.llama3:llama3_1",
+    "llama3_3": "llamafactory.data.templates.llama3:llama3_1",
+    "ministral": "llamafactory.data.templates.mistral:ministral",
+    "mistral": "llamafactory.data.templates.mistral:mistral",
+    "mistral_small": "llamafactory.data.templates.mistral:mistral_small",
+    "mistral_v1": "llamafactory.data.templates.mistral:mistral_v1",
+    "phi4": "llamafactory.data.templates.phi:phi4",
+    "phi4_mini": "llamafactory.data.templates.phi:phi4_mini",
+    "qwen": "llamafactory.data.templates.qwen:qwen",
+    "qwen2": "llamafactory.data.templates.qwen:qwen2",
+    "qwen2_5": "llamafactory.data.templates.qwen:qwen",
+    "qwen3": "llamafactory.data.templates.qwen:qwen3",
+    "qwen3_nothink": "llamafactory.data.templates.qwen:qwen3_nothink",
+    "qwen3_thinking": "llamafactory.data.templates.qwen:qwen3_thinking",
+    "smollm": "llamafactory.data.templates.smollm:smollm",
+    "smollm2": "llamafactory.data.templates.smollm:smollm2",
+    "vicuna": "llamafactory.data.templates.vicuna:vicuna",
+}
 
 FORMATS: dict[str, str] = {
     "alpaca": "llamafactory.data.formats.alpaca:convert",
@@ -36,13 +70,22 @@ FORMATS: dict[str, str] = {
     "openai": "llamafactory.data.formats.openai:convert",
 }
 
-# Tool formats export describe(tools), render(calls) and parse(text).
-TOOL_FORMATS: dict[str, str] = {}
+# A tool format describes tools, renders calls and parses them back: a JsonToolFormat, or an object with its methods.
+TOOL_FORMATS: dict[str, str] = {
+    "default": "llamafactory.data.tool_formats.default:tool_format",
+    "deepseek": "llamafactory.data.tool_formats.deepseek:tool_format",
+    "llama3": "llamafactory.data.tool_formats.llama3:tool_format",
+    "mistral": "llamafactory.data.tool_formats.mistral:v3",
+    "mistral_small": "llamafactory.data.tool_formats.mistral:small",
+    "mistral_tekken": "llamafactory.data.tool_formats.mistral:tekken",
+    "phi4_mini": "llamafactory.data.tool_formats.phi4_mini:tool_format",
+    "qwen": "llamafactory.data.tool_formats.qwen:tool_format",
+}
 
 LOSSES: dict[str, str] = {}
 
 ENGINES: dict[str, str] = {
-    "huggingface": "llamafactory.chat.huggingface_engine:Engine",
+    "huggingface": "llamafactory.chat.hf_engine:HuggingfaceEngine",
 }
 
 QUANTIZERS: dict[str, str] = {}
@@ -114,8 +157,7 @@ def _third_party(kind: str) -> dict[str, str]:
         for point in entry_points(group="llamafactory.plugins"):
             group, _, name = point.name.partition(".")
             if group not in TABLES or not name:
-                raise ConfigError(
-                    f"entry point {point.name!r} of llamafactory.plugins: expected kind.name, kind one of {', '.join(TABLES)}"
-                )
+                kinds = ", ".join(TABLES)
+                raise ConfigError(f"entry point {point.name!r}: expected kind.name, kind one of {kinds}")
             _entry_points.setdefault(group, {})[name] = point.value
     return _entry_points.get(kind, {})

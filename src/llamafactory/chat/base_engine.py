@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -37,7 +37,9 @@ class Engine(Protocol):
         """Answer; ``num_return_sequences`` responses."""
         ...
 
-    def stream_chat(self, messages: Sequence[Message], tools: Sequence[dict], **overrides: Any) -> AsyncIterator[str]:
+    def stream_chat(
+        self, messages: Sequence[Message], tools: Sequence[dict], **overrides: Any
+    ) -> AsyncGenerator[str, None]:
         """Yield the pieces of one answer as they are made. Closing the iterator ends the generation."""
         ...
 

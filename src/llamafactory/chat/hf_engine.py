@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from ..data import get_template
+from ..data.template import get_template
 from ..extras.errors import UsageError
 from ..hparams import InferArgs
 from ..model import generation_attention, load_model, load_tokenizer
@@ -69,9 +69,7 @@ class AnswerWatch(StoppingCriteria):
         emit: Called with each new piece of text of the first answer.
     """
 
-    def __init__(
-        self, answers: list[Answer] | None, cancelled: threading.Event, emit: Callable[[str], None]
-    ) -> None:
+    def __init__(self, answers: list[Answer] | None, cancelled: threading.Event, emit: Callable[[str], None]) -> None:
         self._answers = answers
         self._cancelled = cancelled
         self._emit = emit
@@ -81,8 +79,7 @@ class AnswerWatch(StoppingCriteria):
         done = torch.full((input_ids.shape[0],), self._cancelled.is_set())
         if self._answers is not None:
             pieces = [
-                answer.take(token_id)
-                for answer, token_id in zip(self._answers, input_ids[:, -1].tolist(), strict=True)
+                answer.take(token_id) for answer, token_id in zip(self._answers, input_ids[:, -1].tolist(), strict=True)
             ]
             if pieces[0]:
                 self._emit(pieces[0])
@@ -116,7 +113,7 @@ class HuggingfaceEngine:
 
     async def stream_chat(
         self, messages: Sequence[Message], tools: Sequence[dict] = (), **overrides: Any
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """Yield one answer in pieces. With beams it comes whole: no beam is certain before the end."""
         request = self._prepare(messages, tools, {**overrides, "num_return_sequences": 1})
         loop = asyncio.get_running_loop()

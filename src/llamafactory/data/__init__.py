@@ -1,1 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Rows to messages, messages to segments, segments to batches."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .dataset import get_dataset
+    from .template import get_template, render
+
+__all__ = ["get_dataset", "get_template", "render"]
+
+_HOMES = {"get_dataset": ".dataset", "get_template": ".template", "render": ".template"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)

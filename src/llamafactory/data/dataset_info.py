@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from .. import plugins
 from ..extras.errors import ConfigError
 
 CONFIG_NAME = "dataset_info.json"
@@ -81,7 +82,13 @@ class DatasetAttr:
 _PLACES: dict[str, Place] = {
     "file_name": "file", "cloud_file_name": "cloud", "hf_hub_url": "hf", "ms_hub_url": "ms", "om_hub_url": "om",
 }  # fmt: skip
-_OPTIONS: dict[str, type] = {"ranking": bool, "subset": str, "split": str, "folder": str, "num_samples": int}
+_OPTIONS: dict[str, type[bool] | type[str] | type[int]] = {
+    "ranking": bool,
+    "subset": str,
+    "split": str,
+    "folder": str,
+    "num_samples": int,
+}
 _KEYS = [*_PLACES, "script_url", "formatting", *_OPTIONS, "columns", "tags"]
 
 
@@ -103,7 +110,9 @@ def find_datasets(names: list[str], dataset_dir: str | Mapping[str, Any]) -> lis
         return [DatasetAttr(name, hub_in_use(), name, formatting="auto", sniffed=True) for name in names]
     root = "." if isinstance(dataset_dir, Mapping) else dataset_dir
     plain = {name: path for name in names if (path := _plain_path(name, root))}
-    listing = f"{root}/{CONFIG_NAME}" if isinstance(root, str) and not isinstance(dataset_dir, Mapping) else "dataset_dir"
+    listing = (
+        f"{root}/{CONFIG_NAME}" if isinstance(root, str) and not isinstance(dataset_dir, Mapping) else "dataset_dir"
+    )
     entries: Mapping[str, Any] = {}
     # The listing is only read when some name needs it, so that `dataset: ./my.jsonl` works without one.
     if isinstance(dataset_dir, Mapping):
@@ -125,23 +134,29 @@ def parse_entry(name: str, entry: Any, listing: str, root: str) -> DatasetAttr:
     """Read one entry of ``dataset_info.json``. Columns and tags that are not listed keep their defaults."""
     where = f"{listing}, {name!r}"
     if not isinstance(entry, Mapping):
-        raise ConfigError(f"{where}: the entry is {type(entry).__name__}, expected an object with one of {', '.join(_PLACES)}")
+        raise ConfigError(
+            f"{where}: the entry is {type(entry).__name__}, expected an object with one of {', '.join(_PLACES)}"
+        )
     for key in entry:
         if key not in _KEYS:
             raise ConfigError(f"{where}: unknown key {key!r}; {_nearest(key, _KEYS)}")
     if "script_url" in entry:
-        raise ConfigError(f"{where}: script_url is refused, data set scripts are not run; convert it to json, jsonl or parquet")
+        raise ConfigError(
+            f"{where}: script_url is refused, data set scripts are not run; convert it to json, jsonl or parquet"
+        )
     place, location = _place(entry, where, root)
     formatting = entry.get("formatting", "alpaca")
+    if formatting not in plugins.names("formats"):
+        raise ConfigError(f"{where}: formatting is {formatting!r}, expected {', '.join(plugins.names('formats'))}")
     base_columns, base_tags = Columns(), Tags()
     if formatting == "openai":
-        base_columns, base_tags = replace(base_columns, messages="messages"), OPENAI_TAGS
+        base_columns, base_tags = replace(base_columns, messages="messages", tools="tools"), OPENAI_TAGS
     options: dict[str, Any] = {}
     for key, kind in _OPTIONS.items():
         value = entry.get(key)
         if value is None:
             continue
-        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 1)):
+        if not isinstance(value, kind) or (isinstance(value, int) and kind is int and (value is True or value < 1)):
             expected = {bool: "true or false", str: "text", int: "a whole number of 1 or more"}[kind]
             raise ConfigError(f"{where}: {key} is {value!r}, expected {expected}")
         options[key] = value
@@ -152,10 +167,11 @@ def parse_entry(name: str, entry: Any, listing: str, root: str) -> DatasetAttr:
 
 
 def hub_in_use() -> Place:
-    """Return the hub that the environment asks for (``USE_MODELSCOPE_HUB``, ``USE_OPENMIND_HUB``), else Hugging Face."""
-    for variable, place in (("USE_MODELSCOPE_HUB", "ms"), ("USE_OPENMIND_HUB", "om")):
+    """Return the hub that ``USE_MODELSCOPE_HUB`` or ``USE_OPENMIND_HUB`` asks for, else Hugging Face."""
+    hubs: dict[str, Place] = {"USE_MODELSCOPE_HUB": "ms", "USE_OPENMIND_HUB": "om"}
+    for variable, place in hubs.items():
         if os.environ.get(variable, "0").lower() in ("1", "true", "y"):
-            return place  # type: ignore[return-value]
+            return place
     return "hf"
 
 
@@ -169,7 +185,7 @@ def _place(entry: Mapping[str, Any], where: str, root: str) -> tuple[Place, str]
     for place in (hub_in_use(), "hf", "ms", "om", "cloud", "file"):
         if place in given:
             location = given[place]
-            return place, str(Path(root, location)) if place == "file" else location  # type: ignore[return-value]
+            return place, str(Path(root, location)) if place == "file" else location
     raise ConfigError(f"{where}: no place is given; expected one of {', '.join(_PLACES)}")
 
 
@@ -210,7 +226,9 @@ def _read_listing(dataset_dir: str, optional: bool) -> Mapping[str, Any]:
     if not path.is_file():
         if optional:
             return {}
-        raise ConfigError(f"dataset_dir: {path} does not exist; give the folder that holds {CONFIG_NAME}, or a file as dataset")
+        raise ConfigError(
+            f"dataset_dir: {path} does not exist; give the folder that holds {CONFIG_NAME}, or a file as dataset"
+        )
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

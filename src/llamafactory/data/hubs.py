@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from ..extras.errors import ConfigError
 from .dataset_info import DatasetAttr
 
 
-def read_hub(attr: DatasetAttr) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Download one split (cached by the hub's library) and yield ``(place, row)``."""
+def open_hub(attr: DatasetAttr) -> Iterable[dict[str, Any]]:
+    """Download one split (cached by the hub's library) and return its rows."""
     loaders = {"hf": _load_hugging_face, "ms": _load_modelscope, "om": _load_openmind}
-    rows = loaders[attr.place](attr)
-    for number, row in enumerate(rows, start=1):
-        yield f"{attr.location} ({attr.split}) row {number}", row
+    return loaders[attr.place](attr)
 
 
 def _load_hugging_face(attr: DatasetAttr) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows out of files: json, jsonl, csv, parquet, arrow and txt, read as a stream; what is broken is named by file and line."""
+"""Rows out of files (json, jsonl, csv, parquet, arrow, txt), read as a stream; errors name file and line."""
 
 from __future__ import annotations
 
@@ -8,15 +8,30 @@ import gzip
 import io
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, cast
 
 from ..extras.errors import ConfigError
 from .dataset_info import DatasetAttr
+from .hubs import open_hub
 
 Row = dict[str, Any]
-NumberedRow = tuple[str, Row]  # where it stands ("my.jsonl line 3"), what it holds
 _BATCH = 1000
+
+
+class Place(NamedTuple):
+    """Where a row stands: file (or hub set), what is counted (line or row), and its number from 1."""
+
+    file: str
+    unit: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.file} {self.unit} {self.number}"
+
+
+NumberedRow = tuple[Place, Row]
 
 
 def read_rows(attr: DatasetAttr) -> Iterator[NumberedRow]:
@@ -26,21 +41,23 @@ def read_rows(attr: DatasetAttr) -> Iterator[NumberedRow]:
         attr: Where the set lies.
 
     Yields:
-        ``(place, row)``; the place names file and line (or row number), for errors.
+        ``(place, row)``; the place names file and line (or row number).
 
     Raises:
         ConfigError: A file is missing, empty, of an unknown kind, or broken at a line that the message names.
     """
     if attr.place in ("hf", "ms", "om"):
-        from .hubs import read_hub
-
-        yield from read_hub(attr)
+        for number, hub_row in enumerate(open_hub(attr), start=1):
+            yield Place(f"{attr.location} ({attr.split})", "row", number), hub_row
         return
     empty = True
     for path in list_files(attr):
-        for row in READERS[_kind(path)](path):
-            empty = False
-            yield row
+        try:
+            for numbered in READERS[_kind(path)](path):
+                empty = False
+                yield numbered
+        except (OSError, EOFError, zlib.error) as error:  # a disk that fails, a damaged gzip file
+            raise ConfigError(f"{path}: cannot be read: {_one_line(error)}") from None
     if empty:
         raise ConfigError(f"dataset {attr.name!r}: {attr.location} holds no rows")
 
@@ -50,7 +67,9 @@ def list_files(attr: DatasetAttr) -> list[str]:
     if attr.place == "cloud":
         return [attr.location]
     if os.path.isdir(attr.location):
-        names = sorted(name for name in os.listdir(attr.location) if _suffix(name) in READERS and name != "dataset_info.json")
+        names = sorted(
+            name for name in os.listdir(attr.location) if _suffix(name) in READERS and name != "dataset_info.json"
+        )
         if not names:
             raise ConfigError(f"dataset {attr.name!r}: no data file in {attr.location}; expected {', '.join(READERS)}")
         return [os.path.join(attr.location, name) for name in names]
@@ -64,7 +83,7 @@ def open_bytes(path: str) -> IO[bytes]:
     if "://" in path:
         return _open_cloud(path)
     try:
-        return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+        return cast(IO[bytes], gzip.open(path, "rb")) if path.endswith(".gz") else open(path, "rb")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -101,14 +120,16 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
             try:
                 line = raw.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
-                raise ConfigError(f"{path} line {number}: not UTF-8 text (byte {raw[error.start]:#04x} at {error.start + 1})") from None
+                raise ConfigError(
+                    f"{path} line {number}: not UTF-8 text (byte {raw[error.start]:#04x} at {error.start + 1})"
+                ) from None
             if line.strip():
                 yield number, line
 
 
 def _read_jsonl(path: str) -> Iterator[NumberedRow]:
     for number, line in _lines(path):
-        place = f"{path} line {number}"
+        place = Place(path, "line", number)
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -125,13 +146,15 @@ def _read_json(path: str) -> Iterator[NumberedRow]:
         try:
             rows = json.loads(file.read().decode("utf-8-sig"))
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{path}: not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start + 1})") from None
+            raise ConfigError(
+                f"{path}: not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start + 1})"
+            ) from None
         except json.JSONDecodeError as error:
             raise ConfigError(f"{path} line {error.lineno}: bad JSON: {error.msg} at column {error.colno}") from None
     if not isinstance(rows, list):
         raise ConfigError(f"{path}: the top level is {_name(rows)}, expected a list of objects or one object a line")
     for number, row in enumerate(rows, start=1):
-        place = f"{path} row {number}"
+        place = Place(path, "row", number)
         yield place, _checked(row, place)
 
 
@@ -161,11 +184,13 @@ def _read_csv(path: str) -> Iterator[NumberedRow]:
             if any(not name.strip() for name in header) or len(set(header)) != len(header):
                 raise ConfigError(f"{path} line 1: the header {header} has an empty or repeated column name")
             for cells in reader:
-                place = f"{path} line {reader.line_num}"
+                place = Place(path, "line", reader.line_num)
                 if not cells:
                     continue
                 if len(cells) != len(header):
-                    raise ConfigError(f"{place}: {len(cells)} cells, the header has {len(header)} ({', '.join(header)})")
+                    raise ConfigError(
+                        f"{place}: {len(cells)} cells, the header has {len(header)} ({', '.join(header)})"
+                    )
                 yield place, dict(zip(header, cells, strict=True))
         except csv.Error as error:
             raise ConfigError(f"{path} line {reader.line_num}: bad CSV: {error}") from None
@@ -175,7 +200,7 @@ def _read_csv(path: str) -> Iterator[NumberedRow]:
 
 def _read_text(path: str) -> Iterator[NumberedRow]:
     for number, line in _lines(path):
-        yield f"{path} line {number}", {"text": line}
+        yield Place(path, "line", number), {"text": line}
 
 
 def _read_parquet(path: str) -> Iterator[NumberedRow]:
@@ -212,10 +237,10 @@ def _rows_of_batches(path: str, batches: Any) -> Iterator[NumberedRow]:
     for batch in batches:
         for row in batch.to_pylist():
             number += 1
-            yield f"{path} row {number}", row
+            yield Place(path, "row", number), row
 
 
-def _checked(row: Any, place: str) -> Row:
+def _checked(row: Any, place: Place) -> Row:
     if not isinstance(row, dict):
         raise ConfigError(f"{place}: is {_name(row)}, expected an object with named fields")
     return row

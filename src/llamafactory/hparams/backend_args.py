@@ -4,73 +4,81 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from .field import arg
 
 
 @dataclass(frozen=True)
 class RayArguments:
-    """TODO"""
+    """Ray workers."""
 
-    ray_num_workers: int = arg(1, "Ray training worker count.")
-    ray_init_kwargs: dict | str | None = arg(None, "Kwargs for ray.init (dict or JSON string).")
-    master_addr: str | None = arg(None, "Rendezvous host of the process group.")
-    master_port: str | None = arg(None, "Rendezvous port.")
+    ray_num_workers: int = arg(1, "Number of Ray workers that train.")
+    ray_init_kwargs: dict | str | None = arg(None, "Settings of ray.init (mapping or JSON).")
+    master_addr: str | None = arg(None, "Host where the processes meet.")
+    master_port: str | None = arg(None, "Port where the processes meet.")
 
 
 @dataclass(frozen=True)
 class ProfilerArguments:
-    """TODO"""
+    """Profiling."""
 
-    enable_torch_profiler: bool = arg(False, "Record torch profiler traces.")
-    profiler_output_dir: str | None = arg(None, "Trace folder (default <output_dir>/profiler).")
-    profiler_wait_steps: int = arg(1, "Idle steps per cycle.")
-    profiler_warmup_steps: int = arg(1, "Warm-up steps per cycle.")
-    profiler_active_steps: int = arg(1, "Recorded steps per cycle.")
-    profiler_repeat: int = arg(1, "Cycle count, 0 = endless.")
+    enable_torch_profiler: bool = arg(False, "Record traces with torch's profiler.")
+    profiler_output_dir: str | None = arg(None, "Folder of traces; unset = <output_dir>/profiler.")
+    profiler_wait_steps: int = arg(1, "Steps of a cycle that are not looked at.")
+    profiler_warmup_steps: int = arg(1, "Steps of a cycle that warm the profiler up.")
+    profiler_active_steps: int = arg(1, "Steps of a cycle that are recorded.")
+    profiler_repeat: int = arg(1, "Number of cycles; 0 = without end.")
     profiler_record_shapes: bool = arg(True, "Keep tensor shapes.")
     profiler_profile_memory: bool = arg(True, "Keep allocations.")
     profiler_with_stack: bool = arg(True, "Keep Python stacks.")
-    profile_modules: str | None = arg(None, "Fnmatch patterns of modules timed fwd/bwd with CUDA events.")
+    profile_modules: str | None = arg(
+        None, "Modules timed in forward and backward: name patterns, comma list.", comma=True
+    )
 
 
 @dataclass(frozen=True)
 class Fp8Arguments:
-    """TODO"""
+    """FP8 arithmetic."""
 
-    fp8: bool = arg(False, "FP8 mixed precision through Accelerate.")
-    fp8_backend: str = arg("auto", "Auto / torchao / te / msamp.")
-    fp8_enable_fsdp_float8_all_gather: bool = arg(False, "FSDP2 all-gather in float8.")
+    fp8: bool = arg(False, "FP8 mixed precision.")
+    fp8_backend: Literal["auto", "torchao", "te", "msamp"] = arg("auto", "Library: auto, torchao, te or msamp.")
+    fp8_enable_fsdp_float8_all_gather: bool = arg(False, "Gather FSDP2 weights in float8.")
 
 
 @dataclass(frozen=True)
 class MegatronBridgeArguments:
-    """TODO"""
+    """Megatron Bridge."""
 
-    tensor_model_parallel_size: int = arg(1, "TP.")
-    pipeline_model_parallel_size: int = arg(1, "PP.")
-    expert_model_parallel_size: int = arg(1, "EP.")
-    context_parallel_size: int = arg(1, "CP.")
-    virtual_pipeline_model_parallel_size: int | None = arg(None, "Interleaved PP stages.")
-    sequence_parallel: bool = arg(False, "SP (needs TP>1).")
-    recompute_granularity: str | None = arg(None, "Full / selective.")
+    tensor_model_parallel_size: int = arg(1, "Devices a layer is split over.")
+    pipeline_model_parallel_size: int = arg(1, "Groups of layers in a pipeline.")
+    expert_model_parallel_size: int = arg(1, "Devices the experts are split over.")
+    context_parallel_size: int = arg(1, "Devices a sequence is split over.")
+    virtual_pipeline_model_parallel_size: int | None = arg(None, "Interleaved groups of layers on a device.")
+    sequence_parallel: bool = arg(
+        False, "Split norms and dropout along the sequence; needs tensor_model_parallel_size above 1."
+    )
+    recompute_granularity: str | None = arg(None, "What is recomputed: full or selective.")
     recompute_method: Literal["uniform", "block"] | None = arg(None, "Layer selection for recompute.")
     recompute_num_layers: int | None = arg(None, "Layers per recompute unit.")
     account_for_embedding_in_pipeline_split: bool | None = arg(None, "Count embedding as a layer.")
     account_for_loss_in_pipeline_split: bool | None = arg(None, "Count loss as a layer.")
-    bias_activation_fusion: bool | None = arg(None, "Fused bias+act.")
+    bias_activation_fusion: bool | None = arg(None, "Fused bias and activation.")
     apply_rope_fusion: bool | None = arg(None, "Fused RoPE.")
     masked_softmax_fusion: bool | None = arg(None, "Fused softmax.")
-    cross_entropy_loss_fusion: bool | None = arg(None, "Fused CE.")
-    moe_grouped_gemm: bool | None = arg(None, "Grouped expert GEMM.")
-    moe_token_dispatcher_type: Literal["allgather", "alltoall", "flex"] | None = arg(None, "MoE dispatch method.")
-    calculate_per_token_loss: bool | None = arg(None, "Token-normalised loss (forced with CP>1).")
-    use_distributed_optimizer: bool = arg(True, "Shard optimiser states.")
+    cross_entropy_loss_fusion: bool | None = arg(None, "Fused cross-entropy.")
+    moe_grouped_gemm: bool | None = arg(None, "Grouped matrix products of the experts.")
+    moe_token_dispatcher_type: Literal["allgather", "alltoall", "flex"] | None = arg(
+        None, "How tokens reach the experts."
+    )
+    calculate_per_token_loss: bool | None = arg(
+        None, "Divide the loss by tokens; always so with context_parallel_size above 1."
+    )
+    use_distributed_optimizer: bool = arg(True, "Split optimizer state over devices.")
     overlap_param_gather: bool = arg(True, "Overlap all-gather.")
     overlap_grad_reduce: bool = arg(True, "Overlap grad reduce.")
-    use_packed_sequences: bool = arg(False, "Packed SFT.")
-    mixed_precision: str = arg("bf16_mixed", "Precision recipe name.")
+    use_packed_sequences: bool = arg(False, "Packed sequences in stage sft.")
+    mixed_precision: str = arg("bf16_mixed", "Name of the precision recipe.")
     megatron_pretrained_checkpoint: str | None = arg(None, "Start from a Megatron checkpoint.")
     export_hf_on_finish: bool = arg(False, "Write HF weights at the end.")
-    extra_config: str | None = arg(None, "JSON / file with dot-path overrides.")
+    extra_config: str | None = arg(None, "Further settings: JSON or a file.")

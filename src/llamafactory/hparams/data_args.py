@@ -4,40 +4,139 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from .field import arg
+from .field import arg, require, split_list
+
+if TYPE_CHECKING:
+    from .args import InferArgs, TrainArgs
 
 
 @dataclass(frozen=True)
 class DataArguments:
-    """TODO"""
+    """The data: which sets, how they become tokens, which tokens are trained."""
 
-    template: str | None = arg(None, "Chat template name; None = derive one from the tokenizer jinja (parse_template).")
-    dataset: str | None = arg(None, "Training set names, comma list (split to list).")
-    eval_dataset: str | None = arg(None, "Evaluation set names, comma list; excludes val_size.")
-    dataset_dir: str = arg("data", "Folder holding dataset_info.json; also accepts 'ONLINE', 'REMOTE:<repo>' or a dict of entries.")
-    media_dir: str | None = arg(None, "Root for relative image/video/audio paths; falls back to dataset_dir.")
-    cutoff_len: int = arg(2048, "Max tokens per sample (reduced by 1 internally when packing).")
-    train_on_prompt: bool = arg(False, "Put loss on prompt tokens too (SFT only).")
-    mask_history: bool = arg(False, "Loss on the final turn only (SFT only; excludes train_on_prompt).")
-    streaming: bool = arg(False, "Iterate the data without downloading all; needs max_steps.")
-    buffer_size: int = arg(16384, "Shuffle buffer length in streaming mode.")
-    mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = arg("concat", "How several sets are merged: joined, or interleaved until first/last exhausted, or each used once.")
-    interleave_probs: str | None = arg(None, "Sampling weight per set when interleaving (comma list, one per set).")
-    overwrite_cache: bool = arg(False, "Ignore the datasets-library cache.")
-    preprocessing_batch_size: int = arg(1000, "Rows per map() batch (also the packing window).")
-    preprocessing_num_workers: int | None = arg(None, "Map() process count.")
-    max_samples: int | None = arg(None, "Cap rows per set (not with streaming).")
-    eval_num_beams: int | None = arg(None, "Beam count for generation-based evaluation.")
-    ignore_pad_token_for_loss: bool = arg(True, "Use -100 instead of pad id in padded labels.")
-    val_size: float = arg(0.0, "Hold-out size: fraction or row count (int required when streaming).")
-    eval_on_each_dataset: bool = arg(False, "Report metrics for each eval set separately.")
-    packing: bool | None = arg(None, "Join short samples up to cutoff_len; defaults to on for pt.")
-    neat_packing: bool = arg(False, "Packing with block-diagonal attention between samples (SFT only; turns packing on).")
-    tool_format: str | None = arg(None, "Override the tool-call dialect of the template.")
-    default_system: str | None = arg(None, "Replace the template default system text.")
-    enable_thinking: bool | None = arg(True, "Reasoning templates: False strips thoughts; a missing thought becomes an empty one, in the response with loss if True, in the prompt without loss if False/None.")
-    preserve_thinking: bool = arg(False, "Keep thoughts of earlier turns instead of dropping them.")
-    tokenized_path: str | None = arg(None, "Save tokenized data here, or load it when it exists.")
-    data_shared_file_system: bool = arg(False, "Only the global first rank preprocesses (shared disk) instead of first rank per node.")
+    # Sets.
+    dataset: str | None = arg(None, "Training sets: names of dataset_info.json or plain paths, comma list.", comma=True)
+    eval_dataset: str | None = arg(None, "Evaluation sets, comma list; not together with val_size.", comma=True)
+    dataset_dir: str | dict = arg(
+        "data", "Folder of dataset_info.json; or ONLINE, REMOTE:<repo>, or a mapping of dataset entries."
+    )
+    media_dir: str | None = arg(None, "Folder of relative image, video and audio paths; unset = dataset_dir.")
+    max_samples: int | None = arg(None, "Use at most this many rows of each set.")
+    mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = arg(
+        "concat", "How sets are mixed: joined, or interleaved until the first / the last / each is used up."
+    )
+    interleave_probs: str | None = arg(None, "Share of each set when interleaving, comma list.", comma=True)
+    val_size: float = arg(0.0, "Rows held out for evaluation: a share below 1 or a count.")
+    eval_on_each_dataset: bool = arg(False, "Report metrics of each evaluation set apart.")
+    streaming: bool = arg(False, "Read the data while training instead of all before; needs max_steps.")
+    buffer_size: int = arg(16384, "Rows of the shuffle buffer when streaming.")
+
+    # Template.
+    template: str | None = arg(None, "Chat template: a name, a .jinja or .yaml file; unset = the tokenizer's own.")
+    tool_format: str | None = arg(None, "Tool-call dialect, instead of the template's.")
+    default_system: str | None = arg(None, "System text of rows without one, instead of the template's.")
+    enable_thinking: bool | Literal["auto"] | None = arg(
+        True,
+        "Reasoning templates: true trains a missing thought as an empty one, null puts it in the prompt, false also "
+        "strips thoughts, auto looks at the data.",
+    )
+    preserve_thinking: bool = arg(False, "Keep the thoughts of earlier turns.")
+
+    # Length, masks, packing.
+    cutoff_len: int = arg(2048, "Most tokens of one sample.")
+    overlong: Literal["truncate", "drop", "error", "split"] = arg(
+        "truncate", "A sample beyond cutoff_len is cut, left out, an error, or split at turns."
+    )
+    train_on_prompt: bool = arg(False, "Train prompt tokens too (stage sft).")
+    mask_history: bool = arg(False, "Train the last answer only (stage sft).")
+    packing: bool | None = arg(None, "Join short samples up to cutoff_len; unset = on for stage pt.")
+    neat_packing: bool = arg(False, "Packing whose samples cannot see each other (stage sft); turns packing on.")
+    padding_free: bool | None = arg(None, "Batches without padding; unset = where the attention isolates samples.")
+
+    # Preprocessing.
+    preprocessing_batch_size: int = arg(1000, "Rows tokenized at once.")
+    preprocessing_num_workers: int | None = arg(None, "Processes that tokenize; unset = one.")
+    overwrite_cache: bool = arg(False, "Tokenize again even when a cached result fits.")
+    tokenized_path: str | None = arg(None, "Folder of tokenized data: loaded when it exists, else written.")
+    data_shared_file_system: bool = arg(False, "Nodes share a disk: only the very first process tokenizes.")
+    ignore_pad_token_for_loss: bool = arg(True, "Padding is not trained.")
+    eval_num_beams: int | None = arg(None, "Beams of answers generated in evaluation.")
+
+    # Preview.
+    preview_format: Literal["text", "json"] = arg("text", "preview prints coloured text, or one JSON object a row.")
+    preview_samples: int = arg(3, "Rows that preview shows.")
+
+
+def check(args: TrainArgs | InferArgs) -> None:
+    """Rules of the data that hold for every command."""
+    data = args.data
+    require(data.cutoff_len >= 2, f"cutoff_len: expected 2 or more, got {data.cutoff_len}")
+    require(not (data.train_on_prompt and data.mask_history), "mask_history: cannot be combined with train_on_prompt")
+    require(data.preview_samples >= 1, f"preview_samples: expected 1 or more, got {data.preview_samples}")
+    require(
+        data.max_samples is None or data.max_samples >= 1, f"max_samples: expected 1 or more, got {data.max_samples}"
+    )
+
+
+def check_training(args: TrainArgs) -> None:
+    """Rules of the data that hold for training."""
+    data, training, stage = args.data, args.training, args.finetuning.stage
+    for key in ("train_on_prompt", "mask_history", "neat_packing"):
+        require(not (getattr(data, key) and stage != "sft"), f"{key}: only for stage sft, not {stage}")
+    require(not (data.neat_packing and data.packing is False), "neat_packing: cannot be combined with packing: false")
+    _check_sets(args)
+    _check_mix(data)
+    if data.streaming:
+        require(training.max_steps > 0, "streaming: needs max_steps, the data has no known length")
+        require(data.max_samples is None, "max_samples: not with streaming")
+        require(
+            data.val_size >= 1 or data.val_size == 0,
+            f"val_size: a share ({data.val_size}) is not possible with streaming",
+        )
+
+
+def _check_sets(args: TrainArgs) -> None:
+    data, training = args.data, args.training
+    require(data.val_size >= 0, f"val_size: expected 0 or more, got {data.val_size}")
+    if data.val_size > 0:
+        require(bool(data.dataset), "val_size: needs dataset")
+        require(not data.eval_dataset, "val_size: cannot be combined with eval_dataset")
+        require(
+            data.val_size < 1 or data.val_size == int(data.val_size),
+            f"val_size: expected a share below 1 or a whole number of rows, got {data.val_size}",
+        )
+    if training.do_train:
+        require(bool(data.dataset or data.tokenized_path), "dataset: missing, training needs at least one set")
+    evaluates = training.do_eval or training.do_predict or training.eval_strategy != "no"
+    if evaluates and not data.tokenized_path:
+        key = "do_eval" if training.do_eval else "do_predict" if training.do_predict else "eval_strategy"
+        require(bool(data.eval_dataset) or data.val_size > 0, f"{key}: needs eval_dataset or val_size")
+    folder = data.dataset_dir
+    if isinstance(folder, str) and folder != "ONLINE" and not folder.startswith("REMOTE:"):
+        path = Path(folder).expanduser()
+        require(not path.exists() or path.is_dir(), f"dataset_dir: {folder} is not a folder")
+
+
+def _check_mix(data: DataArguments) -> None:
+    if data.interleave_probs is None:
+        return
+    require(data.mix_strategy != "concat", "interleave_probs: needs a mix_strategy that interleaves, not concat")
+    shares = split_list(data.interleave_probs)
+    for share in shares:
+        require(_is_share(share), f"interleave_probs: expected numbers above 0, got {share!r}")
+    for key in ("dataset", "eval_dataset"):
+        sets = split_list(getattr(data, key))
+        require(
+            not sets or len(sets) == len(shares),
+            f"interleave_probs: {len(shares)} numbers for {len(sets)} sets of {key}",
+        )
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return float(text) > 0
+    except ValueError:
+        return False

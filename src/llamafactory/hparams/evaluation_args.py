@@ -4,20 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from .field import arg
 
 
 @dataclass(frozen=True)
 class EvaluationArguments:
-    """TODO"""
+    """Benchmarks."""
 
-    task: str | None = arg(None, "Benchmark name as <task>_<split>.")
+    task: str | None = arg(None, "Benchmark and split, such as mmlu_test.")
     task_dir: str = arg("evaluation", "Folder with the benchmark loaders.")
-    batch_size: int = arg(4, "Per-device batch.")
-    seed: int = arg(42, "Sampling seed of few-shot examples.")
+    batch_size: int = arg(4, "Questions per device at once.")
+    seed: int = arg(42, "Seed that draws the examples.")
     lang: Literal["en", "zh"] = arg("en", "Prompt language.")
-    n_shot: int = arg(5, "Few-shot example count.")
-    save_dir: str | None = arg(None, "Result folder (must not exist).")
-    download_mode: str = arg("reuse_dataset_if_exists", "Datasets-library download behaviour.")
+    n_shot: int = arg(5, "Worked examples before each question.")
+    save_dir: str | None = arg(None, "Folder of results; must not exist.")
+    download_mode: str = arg("reuse_dataset_if_exists", "Whether downloads are reused.")

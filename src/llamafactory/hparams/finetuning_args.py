@@ -4,51 +4,77 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from .field import arg
+from .field import arg, require
+
+if TYPE_CHECKING:
+    from .args import TrainArgs
 
 
 @dataclass(frozen=True)
 class FinetuningArguments:
-    """TODO"""
+    """The kind of training: stage, tuner, losses and what is reported."""
 
-    pure_bf16: bool = arg(False, "Keep weights and math in bf16, no autocast.")
-    stage: Literal["pt", "sft", "rm", "ppo", "dpo", "kto"] = arg("sft", "Training stage.")
-    finetuning_type: Literal["lora", "oft", "freeze", "full"] = arg("lora", "Parameter-selection method.")
-    use_llama_pro: bool = arg(False, "Train only the inserted blocks (freeze/LoRA).")
-    use_adam_mini: bool = arg(False, "Adam-mini optimiser.")
-    use_mca: bool = arg(False, "Set by env USE_MCA.")
-    use_megatron_bridge: bool = arg(False, "Set by env USE_MEGATRON_BRIDGE.")
-    use_hyper_parallel: bool = arg(False, "HyperParallel backend (pt/sft, full).")
-    hyper_parallel_args: str | None = arg(None, "JSON strategy file.")
-    hyper_parallel_cp_size: int = arg(1, "Context-parallel size.")
-    use_muon: bool = arg(False, "Muon optimiser.")
-    use_dft_loss: bool = arg(False, "DFT loss.")
-    use_asft_loss: bool = arg(False, "ASFT loss (needs a reference model).")
-    asft_alpha: float = arg(0.1, "ASFT KL weight.")
-    use_eaft_loss: bool = arg(False, "EAFT loss.")
-    eaft_alpha: float = arg(1.0, "EAFT entropy exponent.")
-    freeze_vision_tower: bool = arg(True, "Do not train the vision encoder.")
-    freeze_multi_modal_projector: bool = arg(True, "Do not train the projector.")
-    freeze_language_model: bool = arg(False, "Do not train the LLM part.")
-    compute_accuracy: bool = arg(False, "Token accuracy at eval.")
-    disable_shuffling: bool = arg(False, "Sequential sampler.")
-    early_stopping_steps: int | None = arg(None, "Patience (evals) for early stop.")
-    plot_loss: bool = arg(False, "Write loss PNG files.")
-    include_effective_tokens_per_second: bool = arg(False, "Report non-padding tokens/s.")
+    stage: str = arg("sft", "Training stage: pt, sft, rm, ppo, dpo, kto.")
+    finetuning_type: str = arg("lora", "Which weights are trained: lora, oft, freeze, full.")
+    pure_bf16: bool = arg(False, "Everything in bfloat16, trained weights too.")
+    disable_shuffling: bool = arg(False, "Take the rows in the order they are stored.")
+    early_stopping_steps: int | None = arg(None, "Stop after this many evaluations without a better metric.")
+    compute_accuracy: bool = arg(False, "Report token accuracy in evaluation.")
+    plot_loss: bool = arg(False, "Draw the loss curve as a picture.")
+    include_effective_tokens_per_second: bool = arg(False, "Report trained tokens per second.")
+
+    # Losses of stage sft.
+    use_dft_loss: bool = arg(False, "DFT loss: cross-entropy weighted by the token's probability.")
+    use_asft_loss: bool = arg(False, "ASFT loss: DFT plus a pull to the reference model.")
+    asft_alpha: float = arg(0.1, "Weight of ASFT's pull.")
+    use_eaft_loss: bool = arg(False, "EAFT loss: cross-entropy weighted by entropy.")
+    eaft_alpha: float = arg(1.0, "Exponent of EAFT's entropy.")
+
+    # Parts of multimodal models.
+    freeze_vision_tower: bool = arg(True, "Leave the vision encoder as it is.")
+    freeze_multi_modal_projector: bool = arg(True, "Leave the projector as it is.")
+    freeze_language_model: bool = arg(False, "Leave the language model as it is.")
+
+    # Other methods and loops.
+    use_llama_pro: bool = arg(False, "LLaMA-Pro: train the inserted blocks only.")
+    use_adam_mini: bool = arg(False, "Adam-mini optimizer.")
+    use_muon: bool = arg(False, "Muon optimizer.")
+    use_mca: bool = arg(False, "Train with Megatron-core (mcore_adapter); also by USE_MCA=1.")
+    use_megatron_bridge: bool = arg(False, "Train with Megatron Bridge; also by USE_MEGATRON_BRIDGE=1.")
+    use_hyper_parallel: bool = arg(False, "Train with HyperParallel.")
+    hyper_parallel_args: str | None = arg(None, "JSON file of HyperParallel's strategy.")
+    hyper_parallel_cp_size: int = arg(1, "HyperParallel's context-parallel size.")
 
 
 @dataclass(frozen=True)
 class SwanLabArguments:
-    """TODO"""
+    """The SwanLab tracker."""
 
-    use_swanlab: bool = arg(False, "Enable SwanLab callback.")
+    use_swanlab: bool = arg(False, "Log to SwanLab.")
     swanlab_project: str | None = arg("llamafactory", "Project.")
-    swanlab_workspace: str | None = arg(None, "Workspace.")
-    swanlab_run_name: str | None = arg(None, "Experiment name.")
-    swanlab_mode: Literal["cloud", "local"] = arg("cloud", "Cloud or local.")
-    swanlab_api_key: str | None = arg(None, "Login key (masked in to_dict).")
-    swanlab_logdir: str | None = arg(None, "Log folder.")
-    swanlab_lark_webhook_url: str | None = arg(None, "Lark bot URL.")
-    swanlab_lark_secret: str | None = arg(None, "Lark bot secret.")
+    swanlab_workspace: str | None = arg(None, "Workspace; unset = the account's own.")
+    swanlab_run_name: str | None = arg(None, "Name of the run.")
+    swanlab_mode: Literal["cloud", "local"] = arg("cloud", "Send to the cloud or keep locally.")
+    swanlab_api_key: str | None = arg(None, "Key to log in with; never written to files.")
+    swanlab_logdir: str | None = arg(None, "Folder of local logs.")
+    swanlab_lark_webhook_url: str | None = arg(None, "Lark bot that is told when the run ends.")
+    swanlab_lark_secret: str | None = arg(None, "Secret of that bot.")
+
+
+def check_training(args: TrainArgs) -> None:
+    """Rules of stage, tuner and losses."""
+    finetuning, training = args.finetuning, args.training
+    losses = [key for key in ("use_dft_loss", "use_asft_loss", "use_eaft_loss") if getattr(finetuning, key)]
+    require(len(losses) < 2, f"{' and '.join(losses)}: choose one loss")
+    require(not losses or finetuning.stage == "sft", f"{losses[0] if losses else ''}: only for stage sft")
+    require(not (finetuning.use_llama_pro and finetuning.finetuning_type == "full"), "use_llama_pro: not with full")
+    require(not (finetuning.pure_bf16 and training.fp16), "pure_bf16: cannot be combined with fp16")
+    require(not (finetuning.pure_bf16 and training.bf16 is False), "pure_bf16: cannot be combined with bf16: false")
+    if finetuning.early_stopping_steps is not None:
+        require(
+            finetuning.early_stopping_steps >= 1,
+            f"early_stopping_steps: expected 1 or more, got {finetuning.early_stopping_steps}",
+        )
+        require(training.eval_strategy != "no", "early_stopping_steps: needs eval_strategy steps or epoch")

@@ -1,25 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How text is generated in chat, predict and export checks."""
+"""How text is generated in chat, the servers and prediction."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
-from .field import arg
+from .field import arg, require
+
+if TYPE_CHECKING:
+    from .args import InferArgs, TrainArgs
 
 
 @dataclass(frozen=True)
 class GeneratingArguments:
-    """TODO"""
+    """Generation of text."""
 
-    do_sample: bool = arg(True, "Sampling vs greedy.")
-    temperature: float = arg(0.95, "Softmax temperature.")
-    top_p: float = arg(0.7, "Nucleus mass.")
-    top_k: int = arg(50, "Candidate count.")
-    num_beams: int = arg(1, "Beam width.")
-    max_length: int = arg(1024, "Total length cap (dropped when max_new_tokens > 0).")
-    max_new_tokens: int = arg(1024, "Generated-token cap (when > 0).")
-    repetition_penalty: float = arg(1.0, "Multiplicative repeat penalty.")
-    length_penalty: float = arg(1.0, "Beam length exponent.")
-    skip_special_tokens: bool = arg(True, "Hide special tokens in decoded text.")
+    do_sample: bool = arg(True, "Draw tokens at random; false = always the likeliest.")
+    temperature: float = arg(0.95, "Flattens (above 1) or sharpens (below 1) the distribution.")
+    top_p: float = arg(0.7, "Draw from the likeliest tokens that hold this share of probability.")
+    top_k: int = arg(50, "Draw from this many likeliest tokens; 0 = all.")
+    num_beams: int = arg(1, "Beams of beam search.")
+    max_length: int = arg(1024, "Most tokens of prompt and answer; not used when max_new_tokens is above 0.")
+    max_new_tokens: int = arg(1024, "Most tokens of the answer.")
+    repetition_penalty: float = arg(1.0, "Above 1 makes repeated tokens less likely.")
+    length_penalty: float = arg(1.0, "Exponent of the length in beam search.")
+    skip_special_tokens: bool = arg(True, "Leave special tokens out of the text.")
+
+
+def check(args: TrainArgs | InferArgs) -> None:
+    """Ranges of the generation keys."""
+    generating = args.generating
+    require(generating.temperature >= 0, f"temperature: expected 0 or more, got {generating.temperature}")
+    require(0 < generating.top_p <= 1, f"top_p: expected above 0 and at most 1, got {generating.top_p}")
+    require(generating.num_beams >= 1, f"num_beams: expected 1 or more, got {generating.num_beams}")
+    require(
+        generating.repetition_penalty > 0, f"repetition_penalty: expected above 0, got {generating.repetition_penalty}"
+    )
+    require(
+        generating.max_new_tokens > 0 or generating.max_length > 0, "max_new_tokens and max_length: one must be above 0"
+    )

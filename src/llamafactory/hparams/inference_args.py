@@ -4,73 +4,90 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from .field import arg
+from .field import arg, require
+
+if TYPE_CHECKING:
+    from .args import InferArgs
 
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """TODO"""
+    """What export writes."""
 
-    export_dir: str | None = arg(None, "Output folder.")
-    export_size: int = arg(5, "Shard size, GB.")
-    export_device: Literal["cpu", "auto"] = arg("cpu", "Cpu or auto merge device.")
-    export_quantization_bit: int | None = arg(None, "GPTQ bits.")
-    export_quantization_dataset: str | None = arg(None, "Calibration set (required with bits).")
-    export_quantization_nsamples: int = arg(128, "Calibration rows.")
-    export_quantization_maxlen: int = arg(1024, "Calibration length.")
-    export_legacy_format: bool = arg(False, "Write .bin.")
-    export_hub_model_id: str | None = arg(None, "Push to this repo.")
+    export_dir: str | None = arg(None, "Folder to write the merged model to.")
+    export_size: float = arg(5, "Largest file of weights, in GB.")
+    export_device: Literal["cpu", "auto"] = arg("cpu", "Merge on the CPU or on the best device.")
+    export_quantization_bit: int | None = arg(None, "Bits of GPTQ quantization.")
+    export_quantization_dataset: str | None = arg(
+        None, "Calibration file or set (required with export_quantization_bit)."
+    )
+    export_quantization_nsamples: int = arg(128, "Rows used for calibration.")
+    export_quantization_maxlen: int = arg(1024, "Tokens of one calibration row.")
+    export_legacy_format: bool = arg(False, "Write .bin files; newer libraries write safetensors only.")
+    export_hub_model_id: str | None = arg(None, "Push the result to this hub repository.")
 
 
 @dataclass(frozen=True)
 class ProcessorArguments:
-    """TODO"""
+    """Limits of images, videos and sound."""
 
-    image_max_pixels: int = arg(768 * 768, "Downscale above.")
-    image_min_pixels: int = arg(32 * 32, "Upscale below.")
-    image_do_pan_and_scan: bool = arg(False, "Gemma 3 crops.")
-    crop_to_patches: bool = arg(False, "InternVL tiling.")
-    video_max_pixels: int = arg(256 * 256, "Per-frame cap.")
-    video_min_pixels: int = arg(16 * 16, "Per-frame floor.")
-    video_fps: float = arg(2.0, "Sampling rate.")
-    video_maxlen: int = arg(128, "Frame cap.")
-    use_audio_in_video: bool = arg(False, "Use the audio track of videos (Omni).")
-    audio_sampling_rate: int = arg(16000, "Resample rate.")
+    image_max_pixels: int = arg(768 * 768, "Larger images are scaled down to this many pixels.")
+    image_min_pixels: int = arg(32 * 32, "Smaller images are scaled up to this many pixels.")
+    image_do_pan_and_scan: bool = arg(False, "Also cut out details of large images (Gemma 3).")
+    crop_to_patches: bool = arg(False, "Cut images into tiles (InternVL).")
+    video_max_pixels: int = arg(256 * 256, "Largest video frame, in pixels.")
+    video_min_pixels: int = arg(16 * 16, "Smallest video frame, in pixels.")
+    video_fps: float = arg(2.0, "Frames taken per second of video.")
+    video_maxlen: int = arg(128, "Most frames of one video.")
+    use_audio_in_video: bool = arg(False, "Use the sound of videos (Omni models).")
+    audio_sampling_rate: int = arg(16000, "Samples per second that sound is converted to.")
 
 
 @dataclass(frozen=True)
 class VllmArguments:
-    """TODO"""
+    """The vLLM engine."""
 
-    vllm_maxlen: int = arg(4096, "Context length.")
-    vllm_gpu_util: float = arg(0.7, "Memory fraction.")
-    vllm_enforce_eager: bool = arg(False, "No CUDA graphs.")
-    vllm_max_lora_rank: int = arg(32, "Largest adapter rank.")
-    vllm_config: dict | str | None = arg(None, "Extra engine kwargs (JSON).")
+    vllm_maxlen: int = arg(4096, "Most tokens of one sequence.")
+    vllm_gpu_util: float = arg(0.7, "Share of device memory to use.")
+    vllm_enforce_eager: bool = arg(False, "Do without CUDA graphs.")
+    vllm_max_lora_rank: int = arg(32, "Largest rank of an adapter.")
+    vllm_config: dict | str | None = arg(None, "Further engine settings (mapping or JSON).")
 
 
 @dataclass(frozen=True)
 class SGLangArguments:
-    """TODO"""
+    """The SGLang engine."""
 
-    sglang_maxlen: int = arg(4096, "Context length.")
-    sglang_mem_fraction: float = arg(0.7, "Memory fraction.")
-    sglang_tp_size: int = arg(-1, "TP size, -1 = all devices.")
-    sglang_config: dict | str | None = arg(None, "Extra server flags (JSON).")
-    sglang_lora_backend: Literal["triton", "flashinfer"] = arg("triton", "LoRA GEMM backend.")
+    sglang_maxlen: int = arg(4096, "Most tokens of one sequence.")
+    sglang_mem_fraction: float = arg(0.7, "Share of device memory to use.")
+    sglang_tp_size: int = arg(-1, "Devices a model is split over; -1 = all.")
+    sglang_config: dict | str | None = arg(None, "Further server settings (mapping or JSON).")
+    sglang_lora_backend: Literal["triton", "flashinfer"] = arg("triton", "Kernels of the adapters.")
 
 
 @dataclass(frozen=True)
 class KTransformersArguments:
-    """TODO"""
+    """Mixture-of-experts models with experts on the CPU (KTransformers)."""
 
-    use_kt: bool = arg(False, "KTransformers CPU/GPU MoE backend.")
-    kt_cpu_activation: Literal["retain", "recompute"] | None = arg(None, "Keep or recompute CPU expert activations (follows GPU checkpointing when unset).")
-    kt_weight_path: str | None = arg(None, "INT8 expert files (.kt).")
-    kt_non_expert_weight_path: str | None = arg(None, "BF16 cache of non-expert weights.")
-    kt_expert_checkpoint_path: str | None = arg(None, "Safetensors experts converted at load.")
-    kt_use_lora_experts: bool | None = arg(None, "Extra GPU LoRA experts.")
-    kt_lora_expert_num: int | None = arg(None, "Their count.")
-    kt_lora_expert_intermediate_size: int | None = arg(None, "Their width.")
+    use_kt: bool = arg(False, "Compute experts on the CPU; also by USE_KT=1.")
+    kt_cpu_activation: Literal["retain", "recompute"] | None = arg(
+        None, "Keep or recompute the experts' activations; unset = as on the GPU."
+    )
+    kt_weight_path: str | None = arg(None, "Expert weights in INT8 (.kt).")
+    kt_non_expert_weight_path: str | None = arg(None, "Cached bfloat16 weights of everything else.")
+    kt_expert_checkpoint_path: str | None = arg(None, "Expert weights as safetensors, converted when loaded.")
+    kt_use_lora_experts: bool | None = arg(None, "Add LoRA experts on the GPU.")
+    kt_lora_expert_num: int | None = arg(None, "How many LoRA experts.")
+    kt_lora_expert_intermediate_size: int | None = arg(None, "Width of the LoRA experts.")
+
+
+def check(args: InferArgs) -> None:
+    """Rules of inference commands."""
+    if args.export.export_quantization_bit is not None:
+        require(
+            args.export.export_quantization_dataset is not None,
+            "export_quantization_dataset: missing, export_quantization_bit needs calibration rows",
+        )
+    require(args.export.export_size > 0, f"export_size: expected more than 0 GB, got {args.export.export_size}")

@@ -4,59 +4,108 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from .field import arg
+from .field import arg, require, split_list
+
+if TYPE_CHECKING:
+    from .args import InferArgs, TrainArgs
 
 
 @dataclass(frozen=True)
 class ModelArguments:
-    """TODO"""
+    """The model: where it comes from, its tokens, its attention and memory."""
 
-    model_name_or_path: str | None = arg(None, "Model path or hub id (required).")
-    adapter_name_or_path: str | None = arg(None, "Adapter path(s), comma list; several are merged in order.")
-    adapter_folder: str | None = arg(None, "Subfolder with adapter weights.")
-    cache_dir: str | None = arg(None, "Download cache.")
-    use_fast_tokenizer: bool = arg(True, "Rust tokenizer.")
-    resize_vocab: bool = arg(False, "Grow embeddings to tokenizer size.")
-    split_special_tokens: bool = arg(False, "Tokenise special tokens as text.")
-    add_tokens: str | None = arg(None, "Extra ordinary tokens, comma list.")
-    add_special_tokens: str | None = arg(None, "Extra special tokens, comma list.")
-    new_special_tokens_config: str | None = arg(None, "YAML {token: description} for semantic embedding init (wins over add_special_tokens).")
-    init_special_tokens: Literal["noise_init", "desc_init", "desc_init_w_noise"] = arg("noise_init", "Init of new embeddings: mean+noise / mean of description tokens / both.")
-    model_revision: str = arg("main", "Hub revision.")
-    low_cpu_mem_usage: bool = arg(True, "Low-RAM loading.")
-    rope_scaling: RopeScaling | None = arg(None, "Context extension method.")
-    flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "fa3"] = arg("auto", "Attention implementation.")
-    shift_attn: bool = arg(False, "LongLoRA S2 attention.")
-    mixture_of_depths: Literal["convert", "load"] | None = arg(None, "Convert to or load a MoD model.")
-    use_unsloth: bool = arg(False, "Unsloth model loader.")
-    use_unsloth_gc: bool = arg(False, "CPU-offloaded activation checkpointing.")
-    enable_liger_kernel: bool = arg(False, "Liger kernels.")
-    moe_aux_loss_coef: float | None = arg(None, "Router balance loss weight.")
-    disable_gradient_checkpointing: bool = arg(False, "Turn recompute off.")
-    use_reentrant_gc: bool = arg(True, "Reentrant checkpoint variant.")
-    upcast_layernorm: bool = arg(False, "Norm weights in fp32.")
-    upcast_lmhead_output: bool = arg(False, "Logits in fp32.")
-    train_from_scratch: bool = arg(False, "Random weights from config.")
-    infer_backend: Literal["huggingface", "vllm", "sglang"] = arg("huggingface", "Chat engine.")
-    offload_folder: str = arg("offload", "Disk offload folder for inference.")
-    use_kv_cache: bool = arg(True, "KV cache in generation.")
-    use_v1_kernels: bool | None = arg(False, "Enable v1 kernel plugins (NPU kernels).")
-    infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = arg("auto", "Inference dtype.")
-    hf_hub_token: str | None = arg(None, "HF token.")
-    ms_hub_token: str | None = arg(None, "ModelScope token.")
-    om_hub_token: str | None = arg(None, "Modelers token.")
-    print_param_status: bool = arg(False, "Dump dtype/device/trainable per tensor.")
-    trust_remote_code: bool = arg(False, "Run hub Python code.")
+    # Where from.
+    model_name_or_path: str | None = arg(
+        None, "Local folder, hub id, .gguf file or pkg://PACKAGE/FILE.gguf (required)."
+    )
+    adapter_name_or_path: str | None = arg(
+        None, "Adapter folders or hub ids, comma list; several are merged in order.", comma=True
+    )
+    adapter_folder: str | None = arg(None, "Folder that holds the adapters named above.")
+    cache_dir: str | None = arg(None, "Folder of downloads; unset = the hub library's own.")
+    model_revision: str = arg("main", "Branch, tag or commit of the hub repository.")
+    hf_hub_token: str | None = arg(None, "Token of the Hugging Face hub.")
+    ms_hub_token: str | None = arg(None, "Token of the ModelScope hub.")
+    om_hub_token: str | None = arg(None, "Token of the Modelers hub.")
+    trust_remote_code: bool = arg(False, "Run Python code that comes with the model.")
+    train_from_scratch: bool = arg(False, "Start from random weights of the model's config.")
+
+    # Tokens.
+    use_fast_tokenizer: bool = arg(True, "Use the Rust tokenizer.")
+    split_special_tokens: bool = arg(False, "Tokenize the text of special tokens as ordinary text.")
+    add_tokens: str | None = arg(None, "New ordinary tokens, comma list.", comma=True)
+    add_special_tokens: str | None = arg(None, "New special tokens, comma list.", comma=True)
+    new_special_tokens_config: str | None = arg(
+        None, "YAML file of token: description for new special tokens; wins over add_special_tokens."
+    )
+    init_special_tokens: Literal["noise_init", "desc_init", "desc_init_w_noise"] = arg(
+        "noise_init", "First value of new embeddings: mean with noise, mean of the description's tokens, or both."
+    )
+    resize_vocab: bool = arg(False, "Grow the embeddings to the tokenizer's size.")
+
+    # Arithmetic and memory.
+    flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "fa3"] = arg("auto", "Attention; auto = best of the device.")
+    rope_scaling: Literal["linear", "dynamic", "yarn", "llama3"] | None = arg(None, "How the context is stretched.")
+    shift_attn: bool = arg(False, "LongLoRA's shifted short attention.")
+    mixture_of_depths: Literal["convert", "load"] | None = arg(None, "Make or load a mixture-of-depths model.")
+    moe_aux_loss_coef: float | None = arg(None, "Weight of the router's balance loss.")
+    use_unsloth: bool = arg(False, "Load the model through Unsloth.")
+    use_unsloth_gc: bool = arg(False, "Keep checkpointed activations in host memory.")
+    enable_liger_kernel: bool = arg(False, "Fused Liger kernels.")
+    use_v1_kernels: bool | None = arg(False, "Kernel plug-ins for NPUs.")
+    disable_gradient_checkpointing: bool = arg(False, "Never recompute activations.")
+    use_reentrant_gc: bool = arg(True, "Reentrant variant of activation checkpointing.")
+    upcast_layernorm: bool = arg(False, "Norm weights in float32.")
+    upcast_lmhead_output: bool = arg(False, "Logits in float32.")
+    low_cpu_mem_usage: bool = arg(True, "Load weights without a second copy in host memory.")
+    print_param_status: bool = arg(False, "List each weight's dtype, device and whether it is trained.")
+
+    # Inference.
+    infer_backend: Literal["huggingface", "vllm", "sglang"] = arg("huggingface", "Engine of chat and the servers.")
+    infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = arg("auto", "Number format of inference.")
+    offload_folder: str = arg("offload", "Folder for weights that fit in no memory.")
+    use_kv_cache: bool = arg(True, "Keep keys and values while generating.")
 
 
 @dataclass(frozen=True)
 class QuantizationArguments:
-    """TODO"""
+    """Quantization of the loaded model."""
 
-    quantization_method: Literal["bnb", "gptq", "awq", "aqlm", "quanto", "eetq", "hqq", "mxfp4", "fp8"] = arg("bnb", "On-the-fly method (enum).")
-    quantization_bit: int | None = arg(None, "Bit width.")
-    quantization_type: Literal["fp4", "nf4"] = arg("nf4", "Bnb 4-bit number format.")
-    double_quantization: bool = arg(True, "Quantise the scales too (bnb 4-bit).")
-    quantization_device_map: Literal["auto"] | None = arg(None, "Device map for bnb 4-bit inference.")
+    quantization_method: Literal["bnb", "gptq", "awq", "aqlm", "quanto", "eetq", "hqq", "mxfp4", "fp8"] = arg(
+        "bnb", "Method of quantizing at load time."
+    )
+    quantization_bit: int | None = arg(None, "Bits a weight; unset = no quantization.")
+    quantization_type: Literal["fp4", "nf4"] = arg("nf4", "Number format of 4-bit bnb.")
+    double_quantization: bool = arg(True, "Quantize the scales too (4-bit bnb).")
+    quantization_device_map: Literal["auto"] | None = arg(None, "Device map of 4-bit bnb inference.")
+
+
+def check(args: TrainArgs | InferArgs) -> None:
+    """Rules of the model that hold for every command."""
+    model, quantization = args.model, args.quantization
+    require(bool(model.model_name_or_path), "model_name_or_path: missing, every command needs a model")
+    adapters = split_list(model.adapter_name_or_path)
+    kind = args.finetuning.finetuning_type
+    require(not adapters or kind in ("lora", "oft"), f"adapter_name_or_path: needs finetuning_type lora, not {kind}")
+    if quantization.quantization_bit is not None:
+        require(kind in ("lora", "oft"), f"quantization_bit: only with finetuning_type lora, not {kind}")
+        require(not model.resize_vocab, "quantization_bit: not together with resize_vocab")
+        require(len(adapters) < 2, "quantization_bit: takes one adapter at most")
+
+
+def check_training(args: TrainArgs) -> None:
+    """Rules of the model that hold for training."""
+    model = args.model
+    require(
+        model.infer_backend == "huggingface",
+        f"infer_backend: {model.infer_backend} cannot train; leave it out of a training command",
+    )
+    require(args.quantization.quantization_device_map is None, "quantization_device_map: only for inference")
+    require(
+        not (model.disable_gradient_checkpointing and (
+            args.training.activation_checkpointing or args.training.gradient_checkpointing
+        )),
+        "disable_gradient_checkpointing: cannot be combined with activation_checkpointing: true",
+    )  # fmt: skip

@@ -4,49 +4,69 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from .field import arg
+from .field import arg, require
+
+if TYPE_CHECKING:
+    from .args import TrainArgs
 
 
 @dataclass(frozen=True)
 class GaloreArguments:
-    """TODO"""
+    """GaLore: gradients in a low-rank space."""
 
-    use_galore: bool = arg(False, "Enable GaLore.")
-    galore_target: str = arg("all", "Target modules.")
+    use_galore: bool = arg(False, "Train with GaLore.")
+    galore_target: str = arg(
+        "all", "Modules whose gradients are projected, comma list; all = every linear layer.", comma=True
+    )
     galore_rank: int = arg(16, "Projection rank.")
-    galore_update_interval: int = arg(200, "Steps between SVD refreshes.")
-    galore_scale: float = arg(2.0, "Update scale.")
-    galore_proj_type: Literal["std", "reverse_std", "right", "left", "full"] = arg("std", "Projection side.")
-    galore_layerwise: bool = arg(False, "Per-layer optimiser hooks (single device).")
+    galore_update_interval: int = arg(200, "Steps between new projections.")
+    galore_scale: float = arg(2.0, "Factor of the update.")
+    galore_proj_type: Literal["std", "reverse_std", "right", "left", "full"] = arg("std", "Which side is projected.")
+    galore_layerwise: bool = arg(False, "Per-layer optimizer hooks (single device).")
 
 
 @dataclass(frozen=True)
 class ApolloArguments:
-    """TODO"""
+    """APOLLO: gradient scaling in a low-rank space."""
 
-    use_apollo: bool = arg(False, "Enable APOLLO.")
-    apollo_target: str = arg("all", "Target modules.")
+    use_apollo: bool = arg(False, "Train with APOLLO.")
+    apollo_target: str = arg(
+        "all", "Modules whose gradients are projected, comma list; all = every linear layer.", comma=True
+    )
     apollo_rank: int = arg(16, "Auxiliary rank.")
-    apollo_update_interval: int = arg(200, "Steps between projection refreshes.")
-    apollo_scale: float = arg(32.0, "Update scale.")
+    apollo_update_interval: int = arg(200, "Steps between new projections.")
+    apollo_scale: float = arg(32.0, "Factor of the update.")
     apollo_proj: Literal["svd", "random"] = arg("random", "SVD or random projection.")
-    apollo_proj_type: Literal["std", "right", "left"] = arg("std", "Projection side.")
+    apollo_proj_type: Literal["std", "right", "left"] = arg("std", "Which side is projected.")
     apollo_scale_type: Literal["channel", "tensor"] = arg("channel", "Per channel or per tensor scale.")
-    apollo_layerwise: bool = arg(False, "Per-layer optimiser hooks (single device).")
+    apollo_layerwise: bool = arg(False, "Per-layer optimizer hooks (single device).")
     apollo_scale_front: bool = arg(False, "Norm-growth limiter before scaling.")
 
 
 @dataclass(frozen=True)
 class BAdamArguments:
-    """TODO"""
+    """BAdam: one block of weights at a time."""
 
-    use_badam: bool = arg(False, "Enable BAdam.")
+    use_badam: bool = arg(False, "Train with BAdam.")
     badam_mode: Literal["layer", "ratio"] = arg("layer", "Block-wise or ratio-wise update.")
     badam_start_block: int | None = arg(None, "First active block.")
-    badam_switch_mode: Literal["ascending", "descending", "random", "fixed"] | None = arg("ascending", "Block visiting order.")
+    badam_switch_mode: Literal["ascending", "descending", "random", "fixed"] | None = arg(
+        "ascending", "Block visiting order."
+    )
     badam_switch_interval: int | None = arg(50, "Steps per block, -1 = never switch.")
     badam_update_ratio: float = arg(0.05, "Fraction of weights updated (ratio mode).")
     badam_mask_mode: Literal["adjacent", "scatter"] = arg("adjacent", "Contiguous or random mask (ratio mode).")
     badam_verbose: int = arg(0, "0 silent / 1 block name / 2 parameter names.")
+
+
+def check_training(args: TrainArgs) -> None:
+    """At most one of the three, and none with adapters."""
+    sections = {"use_galore": args.galore, "use_apollo": args.apollo, "use_badam": args.badam}
+    chosen = [key for key, section in sections.items() if getattr(section, key)]
+    require(len(chosen) < 2, f"{' and '.join(chosen)}: choose one")
+    if chosen:
+        require(args.finetuning.finetuning_type != "lora", f"{chosen[0]}: not with finetuning_type lora")
+    if chosen and chosen[0] != "use_badam":
+        require(args.training.deepspeed is None, f"{chosen[0]}: not with deepspeed")

@@ -4,33 +4,56 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from .field import arg
+from .field import arg, require
+
+if TYPE_CHECKING:
+    from .args import TrainArgs
 
 
 @dataclass(frozen=True)
 class RLHFArguments:
-    """TODO"""
+    """Preference and reinforcement learning."""
 
-    pref_beta: float = arg(0.1, "Beta of preference losses.")
-    pref_ftx: float = arg(0.0, "Weight of an added SFT loss on chosen answers.")
-    pref_bco_weight: float = arg(0.0, "Weight of an added BCO loss in DPO.")
-    pref_loss: Literal["sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo"] = arg("sigmoid", "DPO-stage loss choice.")
-    dpo_label_smoothing: float = arg(0.0, "CDPO flip probability (sigmoid only).")
+    pref_beta: float = arg(0.1, "Strength of the pull to the reference (beta).")
+    pref_ftx: float = arg(0.0, "Weight of an SFT loss added on the chosen answers.")
+    pref_bco_weight: float = arg(0.0, "Weight of a BCO loss added in stage dpo.")
+    pref_loss: Literal["sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo"] = arg("sigmoid", "Loss of stage dpo.")
+    dpo_label_smoothing: float = arg(0.0, "Share of pairs taken to be the wrong way round (pref_loss sigmoid).")
     kto_chosen_weight: float = arg(1.0, "Weight of desirable samples.")
     kto_rejected_weight: float = arg(1.0, "Weight of undesirable samples.")
-    simpo_gamma: float = arg(0.5, "SimPO margin.")
-    ppo_buffer_size: int = arg(1, "Rollout buffer in mini-batches.")
-    ppo_epochs: int = arg(4, "Optimisation passes per rollout.")
-    ppo_score_norm: bool = arg(False, "Normalise/scale reward scores.")
-    ppo_target: float = arg(6.0, "KL target of the adaptive controller.")
-    ppo_whiten_rewards: bool = arg(False, "Whiten rewards before advantages.")
-    ref_model: str | None = arg(None, "Reference model path.")
-    ref_model_adapters: str | None = arg(None, "Adapters of the reference model.")
-    ref_model_quantization_bit: int | None = arg(None, "4 / 8 bit reference.")
-    reward_model: str | None = arg(None, "Reward model or adapter path, or URL for type api (required for ppo).")
-    reward_model_adapters: str | None = arg(None, "Adapters of the reward model.")
-    reward_model_quantization_bit: int | None = arg(None, "4 / 8 bit reward model.")
-    reward_model_type: Literal["lora", "full", "api"] = arg("lora", "Adapter swap on the policy / separate model / HTTP service.")
-    ld_alpha: float | None = arg(None, "LD-DPO weight of the tokens past the shorter answer.")
+    simpo_gamma: float = arg(0.5, "Margin of SimPO.")
+    ppo_buffer_size: int = arg(1, "Rollouts kept, in mini-batches.")
+    ppo_epochs: int = arg(4, "Passes over each rollout.")
+    ppo_score_norm: bool = arg(False, "Scale rewards to unit spread.")
+    ppo_target: float = arg(6.0, "Divergence that the adaptive controller aims at.")
+    ppo_whiten_rewards: bool = arg(False, "Whiten rewards before the advantages.")
+    ref_model: str | None = arg(None, "Reference model; unset = the model before training.")
+    ref_model_adapters: str | None = arg(None, "Adapters of the reference model, comma list.", comma=True)
+    ref_model_quantization_bit: int | None = arg(None, "Bits of the reference model: 4 or 8.")
+    reward_model: str | None = arg(None, "Reward model, adapter or URL (required in stage ppo).")
+    reward_model_adapters: str | None = arg(None, "Adapters of the reward model, comma list.", comma=True)
+    reward_model_quantization_bit: int | None = arg(None, "Bits of the reward model: 4 or 8.")
+    reward_model_type: Literal["lora", "full", "api"] = arg(
+        "lora", "Reward from an adapter on the policy, a model of its own, or a web service."
+    )
+    ld_alpha: float | None = arg(None, "LD-DPO: weight of tokens beyond the shorter answer.")
+
+
+def check_training(args: TrainArgs) -> None:
+    """Rules between stage and preference keys."""
+    rlhf, stage, training = args.rlhf, args.finetuning.stage, args.training
+    require(
+        rlhf.dpo_label_smoothing == 0 or rlhf.pref_loss == "sigmoid",
+        f"dpo_label_smoothing: only with pref_loss sigmoid, not {rlhf.pref_loss}",
+    )
+    if stage in ("rm", "ppo"):
+        require(not training.load_best_model_at_end, f"load_best_model_at_end: not in stage {stage}")
+    if stage == "ppo":
+        require(training.do_train, "stage: ppo needs do_train: true")
+        require(rlhf.reward_model is not None, "reward_model: missing, stage ppo needs one")
+        require(
+            rlhf.reward_model_type != "lora" or args.finetuning.finetuning_type == "lora",
+            "reward_model_type: lora needs finetuning_type lora",
+        )

@@ -45,7 +45,9 @@ class TrainingArguments:
     do_train: bool = arg(False, "Train; switched on when none of do_train, do_eval, do_predict is given.")
     do_eval: bool = arg(False, "Evaluate after training (or alone).")
     do_predict: bool = arg(False, "Write predictions for the evaluation sets.")
-    resume_from_checkpoint: str | None = arg(None, "Checkpoint folder to continue from; unset = the last in output_dir.")
+    resume_from_checkpoint: str | None = arg(
+        None, "Checkpoint folder to continue from; unset = the last in output_dir."
+    )
     on_nonfinite: Literal["stop", "skip", "continue"] = arg(
         "stop", "At a NaN or infinite loss or gradient: stop the run, skip that step, or go on."
     )
@@ -110,7 +112,9 @@ class TrainingArguments:
     include_num_input_tokens_seen: Literal["no", "all", "non_padding"] | bool = arg(
         "no", "Count input tokens: all, without padding, or not."
     )
-    report_to: str | list[str] | None = arg("none", "Experiment trackers: tensorboard, wandb, mlflow, swanlab, trackio.")
+    report_to: str | list[str] | None = arg(
+        "none", "Experiment trackers: tensorboard, wandb, mlflow, swanlab, trackio."
+    )
     run_name: str | None = arg(None, "Name of this run in the trackers.")
     project: str = arg("huggingface", "Project name in Trackio.")
     trackio_space_id: str | None = arg(None, "Hub Space that shows Trackio live.")
@@ -152,7 +156,9 @@ class TrainingArguments:
     hub_model_id: str | None = arg(None, "Hub repository to push to.")
     hub_token: str | None = arg(None, "Hub token for pushing.")
     hub_private_repo: bool | None = arg(None, "Make the repository private; unset = the owner's default.")
-    hub_strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = arg("every_save", "What to push, when.")
+    hub_strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = arg(
+        "every_save", "What to push, when."
+    )
     hub_always_push: bool = arg(False, "Push even while the last push is still going.")
     hub_revision: str | None = arg(None, "Branch, tag or commit to push to.")
 
@@ -166,7 +172,9 @@ class TrainingArguments:
     dataloader_pin_memory: bool = arg(True, "Put batches in pinned host memory.")
     dataloader_drop_last: bool = arg(False, "Drop the last batch when it is not full.")
     dataloader_in_order: bool = arg(True, "Take batches in the order they were asked for.")
-    dataloader_multiprocessing_context: str | None = arg(None, "Start method of loading processes: fork, spawn, forkserver.")
+    dataloader_multiprocessing_context: str | None = arg(
+        None, "Start method of loading processes: fork, spawn, forkserver."
+    )
     remove_unused_columns: bool = arg(True, "Drop columns that the model's forward does not take.")
     label_names: list[str] | None = arg(None, "Columns that hold labels.")
 
@@ -199,6 +207,9 @@ def check(args: TrainArgs) -> None:
     require(training.learning_rate >= 0, f"learning_rate: expected 0 or more, got {training.learning_rate}")
     require(training.warmup_steps >= 0, f"warmup_steps: expected 0 or more, got {training.warmup_steps}")
     require(not (training.bf16 and training.fp16), "bf16 and fp16: choose one of the two")
+    require(
+        not (args.finetuning.pure_bf16 and _zero_stage(training.deepspeed) == 3), "pure_bf16: not with DeepSpeed ZeRO-3"
+    )
     _check_predict(args)
     _check_best_model(training)
     _check_output_dir(training)
@@ -229,7 +240,11 @@ def _check_output_dir(training: TrainingArguments) -> None:
     if not training.do_train or training.overwrite_output_dir or training.resume_from_checkpoint:
         return
     if folder.is_dir() and not any(folder.glob("checkpoint-*")):
-        weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin"), *folder.glob("adapter_model*.bin")]
+        weights = [
+            *folder.glob("*.safetensors"),
+            *folder.glob("pytorch_model*.bin"),
+            *folder.glob("adapter_model*.bin"),
+        ]
         require(
             not weights,
             f"output_dir: {folder} already holds weights; choose another folder or give overwrite_output_dir: true",

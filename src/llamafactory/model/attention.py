@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from . import short_attention
 
 ISOLATED = "isolated"
 _FLASH = frozenset({"flash_attention_2", "flash_attention_3", "flash_attention_4"})
@@ -53,17 +52,17 @@ def generation_attention(model: nn.Module) -> Iterator[None]:
     if before != ISOLATED:
         yield
         return
-    core.set_attn_implementation(ordinary_implementation(core))
+    core.set_attn_implementation(ordinary_implementation(type(core), _config(core)))
     try:
         yield
     finally:
         core.set_attn_implementation(before)
 
 
-def ordinary_implementation(model: PreTrainedModel) -> str:
+def ordinary_implementation(model_class: type, config: Any) -> str:
     """``sdpa`` where it computes what the model means, else ``eager`` (SDPA has no soft cap)."""
-    softcap = getattr(_config(model), "attn_logit_softcapping", None)
-    return "sdpa" if model._supports_sdpa and softcap is None else "eager"
+    softcap = getattr(config, "attn_logit_softcapping", None)
+    return "sdpa" if getattr(model_class, "_supports_sdpa", False) and softcap is None else "eager"
 
 
 def isolated_mask(
@@ -122,7 +121,7 @@ def isolated_attention(
         return _attend(query, key, value, attention_mask, options).transpose(1, 2), None
     assert query.shape[0] == 1, "cu_seqlens describes one packed row"
     if max_seqlen is not None and _varlen_fits(query, options):
-        return _varlen(query, key, value, cu_seqlens, max_seqlen, options), None
+        return _varlen(query, key, value, cu_seqlens, int(max_seqlen), options), None
     bounds = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens
     pieces = [
         _attend(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], None, options) for a, b in pairwise(bounds) if b > a
@@ -158,13 +157,16 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: _Opti
         if mask is None and options.causal and length > 1:
             mask = _window_mask(length, None, True, q.device)
         return _eager(q, k, v, mask, options)
+    causal = mask is None and options.causal and length == keys and length > 1
+    if causal and not options.dropout and short_attention.pays_off(q):
+        return short_attention.causal_attention(q, k, v, options.scale)
     return F.scaled_dot_product_attention(
         q,
         k,
         v,
         attn_mask=mask,
         dropout_p=options.dropout,
-        is_causal=mask is None and options.causal and length == keys and length > 1,
+        is_causal=causal,
         scale=options.scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
@@ -194,8 +196,11 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: _Optio
 
 
 def _varlen_fits(q: Tensor, options: _Options) -> bool:
-    plain = options.softcap is None and options.sinks is None and options.window is None and not options.dropout
-    return q.is_cuda and plain and q.dtype in _VARLEN_DTYPES and q.shape[-1] <= _VARLEN_MAX_HEAD_DIM
+    """Whether the flash kernel takes it: Ampere or later, half precision, head size a multiple of 8 up to 256."""
+    if not q.is_cuda or q.dtype not in _VARLEN_DTYPES or q.shape[-1] % 8 or q.shape[-1] > _VARLEN_MAX_HEAD_DIM:
+        return False
+    plain = options.softcap is None and options.sinks is None and not options.dropout
+    return plain and (options.causal or options.window is None) and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, options: _Options) -> Tensor:
@@ -203,20 +208,14 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, optio
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # [T, heads, D]
-    window = (-1, 0) if options.causal else (-1, -1)
-    out = varlen_attn(
-        q,
-        k,
-        v,
-        bounds,
-        bounds,
-        longest,
-        longest,
-        scale=options.scale,
-        window_size=window,
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
-    return out[None]
+    bounds = bounds.to(q.device, torch.int32)
+    # The kernel's left window counts the tokens before the present one; -1 is no limit.
+    left = -1 if options.window is None else options.window - 1
+    window = (left, 0 if options.causal else -1)
+    gqa = q.shape[1] != k.shape[1]
+    return varlen_attn(
+        q, k, v, bounds, bounds, longest, longest, scale=options.scale, window_size=window, enable_gqa=gqa
+    )[None]
 
 
 def _transformers_model(model: nn.Module) -> Any:

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import shutil
+import struct
 import tempfile
 import time
 from pathlib import Path
 
 from ..extras.errors import ConfigError
 from ..extras.files import publish_folder
+from ..extras.logging import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _HEAD_BYTES = 1 << 20
 _LAYOUT = "1"  # raise when what is written below changes, so that older cached folders are left alone
@@ -60,7 +61,7 @@ def _convert(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     started = time.perf_counter()
-    logger.info("Converting %s to safetensors (once; takes a minute per 150M weights)", file.name)
+    logger.info_rank0("Converting %s to safetensors (once; takes a minute per 150M weights)", file.name)
     staging = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
@@ -70,8 +71,11 @@ def _convert(file: Path, folder: Path) -> None:
         model.save_pretrained(staging)
         os.chmod(staging, 0o755)  # mkdtemp made it private
         publish_folder(staging, folder)
-    except (ValueError, KeyError, NotImplementedError) as error:
-        raise ConfigError(f"model_name_or_path: '{file}' cannot be converted: {error}") from error
+    except (ValueError, LookupError, NotImplementedError, struct.error) as error:  # unknown, or cut off
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"model_name_or_path: '{file}' cannot be converted (cut off, or of an unknown kind): {reason}"
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    logger.info("Converted in %.0f s: %s", time.perf_counter() - started, folder)
+    logger.info_rank0("Converted in %.0f s: %s", time.perf_counter() - started, folder)

@@ -132,9 +132,7 @@ def _probe_hugging_face(name: str, args: ModelArguments, key: str, filename: str
 
     where = f"{key}: '{name}'"
     try:
-        hf_hub_download(
-            name, filename, revision=args.model_revision, cache_dir=args.cache_dir, token=args.hf_hub_token
-        )
+        hf_hub_download(name, filename, revision=args.model_revision, cache_dir=args.cache_dir, token=args.hf_hub_token)
     except HFValidationError:
         raise ConfigError(f"{where} is neither a folder here nor a hub name") from None
     except GatedRepoError:

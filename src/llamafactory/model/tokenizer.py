@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
+from ..extras.logging import get_logger
+from ..hparams.field import split_list
 from ..hparams.model_args import ModelArguments
 from .paths import resolve_adapter_path, resolve_model_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
@@ -52,7 +53,7 @@ def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
     if special:
         added += tokenizer.add_special_tokens({"extra_special_tokens": special}, replace_extra_special_tokens=False)
     if ordinary or special:
-        logger.info("%d of %d listed tokens are new to the vocabulary", added, len(ordinary) + len(special))
+        logger.info_rank0("%d of %d listed tokens are new to the vocabulary", added, len(ordinary) + len(special))
     _ensure_pad_token(tokenizer)
     return tokenizer
 
@@ -62,8 +63,8 @@ def asked_tokens(args: ModelArguments) -> tuple[list[str], list[str]]:
 
     ``new_special_tokens_config`` wins over ``add_special_tokens``.
     """
-    ordinary = _split(args.add_tokens)
-    special = list(token_descriptions(args)) or _split(args.add_special_tokens)
+    ordinary = split_list(args.add_tokens)
+    special = list(token_descriptions(args)) or split_list(args.add_special_tokens)
     return ordinary, special
 
 
@@ -102,17 +103,19 @@ def hub_options(args: ModelArguments) -> dict[str, Any]:
 
 def adapter_names(args: ModelArguments) -> list[str]:
     """``adapter_name_or_path`` as a list, first to last."""
-    return _split(args.adapter_name_or_path)
+    return split_list(args.adapter_name_or_path)
 
 
 def _tokenizer_source(args: ModelArguments) -> str:
     if not args.model_name_or_path:
-        raise ConfigError("model_name_or_path is required: a folder, a hub name, a .gguf file or pkg://PACKAGE/FILE.gguf")
+        raise ConfigError(
+            "model_name_or_path is required: a folder, a hub name, a .gguf file or pkg://PACKAGE/FILE.gguf"
+        )
     base = resolve_model_path(args.model_name_or_path, args)
     for name in reversed(adapter_names(args)):
         folder = resolve_adapter_path(name, args)
         if (Path(folder) / "tokenizer_config.json").is_file():
-            logger.info("Tokenizer taken from the adapter %s", folder)
+            logger.info_rank0("Tokenizer taken from the adapter %s", folder)
             return folder
     return base
 
@@ -124,8 +127,6 @@ def _ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
         raise ConfigError("the tokenizer has neither a pad nor an eos token: give one with add_special_tokens")
     # Labels mark untrained tokens themselves (-100), so this eos is still trained where it ends an answer.
     tokenizer.pad_token = tokenizer.eos_token
-    logger.info("No pad token: batches are padded with the eos token %r, which stays trained", tokenizer.eos_token)
-
-
-def _split(value: str | None) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()] if value else []
+    logger.info_rank0(
+        "No pad token: batches are padded with the eos token %r, which stays trained", tokenizer.eos_token
+    )

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Padded batches: rows of one sequence each for ordinary attention, and prompts for generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+IGNORED = -100
+
+
+class PaddedCollator:
+    """Pad rows to the longest of the batch."""
+
+    def __init__(self, tokenizer: Any, padding_side: Literal["left", "right"] = "right") -> None:
+        self.pad_token_id: int = tokenizer.pad_token_id
+        self.left = padding_side == "left"
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Pad features.
+
+        Args:
+            features: Rows with ``input_ids``, ``labels``, ``seq_lens`` and perhaps ``weights``.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` (1 = token), ``labels`` (-100 = padding or context): ``[B, L]`` int64;
+            ``weights``: ``[B, L]`` float32, if any row has them.
+
+        Raises:
+            ValueError: A row holds several packed sequences, which this attention would let see each other.
+        """
+        if any(len(feature["seq_lens"]) != 1 for feature in features):
+            raise ValueError(
+                "a packed row cannot be padded: its sequences would see each other; use PaddingFreeCollator"
+            )
+        rows = [feature["input_ids"] for feature in features]
+        batch = {
+            "input_ids": pad(rows, self.pad_token_id, self.left),
+            "attention_mask": pad([[1] * len(row) for row in rows], 0, self.left),
+            "labels": pad([feature["labels"] for feature in features], IGNORED, self.left),
+        }
+        if any("weights" in feature for feature in features):
+            batch["weights"] = pad([feature["weights"] for feature in features], 0.0, self.left, np.float32)
+        return batch
+
+
+class PromptCollator:
+    """Pad prompts on the left, so that generation goes on from the last column."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.pad_token_id: int = tokenizer.pad_token_id
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return ``input_ids`` and ``attention_mask``: ``[B, L]`` int64."""
+        rows = [feature["input_ids"] for feature in features]
+        return {
+            "input_ids": pad(rows, self.pad_token_id, left=True),
+            "attention_mask": pad([[1] * len(row) for row in rows], 0, left=True),
+        }
+
+
+def pad(rows: Sequence[Sequence[float]], value: float, left: bool, dtype: Any = np.int64) -> torch.Tensor:
+    """Fill ragged rows up to the longest: ``[B, L]``."""
+    filled = np.full((len(rows), max(map(len, rows))), value, dtype=dtype)
+    for target, row in zip(filled, rows, strict=True):
+        target[filled.shape[1] - len(row) if left else 0 :][: len(row)] = row
+    return torch.from_numpy(filled)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Alpaca rows: instruction, input, output; history, system, tools; pairs of answers; KTO labels; plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...extras.errors import ConfigError
+from ..dataset_info import DatasetAttr
+from ..messages import Message, Sample
+from .turns import label_field, list_field, refuse_media, require_columns, short, text_field, tools_field
+
+
+def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
+    """Turn one row into a sample.
+
+    The question is ``prompt + "\\n" + query`` (an empty one of the two is left out). A row without a response becomes
+    a sample without an answer: text for pre-training, a prompt for generation.
+
+    Raises:
+        ConfigError: A column is missing or holds the wrong type.
+    """
+    columns = attr.columns
+    require_columns(row, columns.prompt)
+    refuse_media(row, attr)
+    system = text_field(row, columns.system)
+    messages = [Message.of("system", system)] if system else []
+    for question, answer in _history(row, columns.history):
+        messages += [Message.of("user", question), Message.of("assistant", answer)]
+    question = "\n".join(text for text in (text_field(row, columns.prompt), text_field(row, columns.query)) if text)
+    messages.append(Message.of("user", question))
+    chosen = rejected = None
+    if attr.ranking:
+        require_columns(row, columns.chosen, columns.rejected)
+        chosen = (Message.of("assistant", _answer(row, columns.chosen)),)
+        rejected = (Message.of("assistant", _answer(row, columns.rejected)),)
+    elif answer := text_field(row, columns.response):
+        messages.append(Message.of("assistant", answer))
+    label = label_field(row, columns.kto_tag)
+    return Sample(tuple(messages), tools_field(row, columns.tools), chosen, rejected, label)
+
+
+def _answer(row: Mapping[str, Any], column: str | None) -> str:
+    value = row.get(column) if column else None
+    if not isinstance(value, str):
+        raise ConfigError(f"field {column!r} is {short(value)}, expected the text of an answer (ranking: true)")
+    return value
+
+
+def _history(row: Mapping[str, Any], column: str | None) -> list[tuple[str, str]]:
+    pairs = []
+    for number, pair in enumerate(list_field(row, column), start=1):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise ConfigError(f"field {column!r}, turn {number}: {short(pair)} is not a pair [question, answer]")
+        pairs.append((pair[0], pair[1]))
+    return pairs

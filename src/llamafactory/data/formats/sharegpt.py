@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ShareGPT rows: a list of turns with role and text, in any order a chat can have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...extras.errors import ConfigError
+from ..dataset_info import DatasetAttr
+from ..messages import Message, Sample
+from .turns import label_field, list_field, read_turns, refuse_media, require_columns, short, text_field, tools_field
+
+
+def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
+    """Turn one row into a sample.
+
+    The system text stands in its own column or as the first turn. Function-call turns hold ``{name, arguments}`` as
+    JSON, or a list of them for parallel calls. Pairs hold one turn, or a list of turns, in chosen and rejected.
+
+    Raises:
+        ConfigError: A column is missing, a turn has an unknown role, no text, or calls that are not JSON.
+    """
+    columns = attr.columns
+    require_columns(row, columns.messages)
+    refuse_media(row, attr)
+    turns = list_field(row, columns.messages)
+    if not turns:
+        raise ConfigError(f"field {columns.messages!r} holds no turn")
+    messages = read_turns(turns, attr, str(columns.messages))
+    system = text_field(row, columns.system)
+    if system:
+        messages = (Message.of("system", system), *messages)
+    chosen = rejected = None
+    if attr.ranking:
+        require_columns(row, columns.chosen, columns.rejected)
+        chosen, rejected = _answer(row, attr, columns.chosen), _answer(row, attr, columns.rejected)
+    label = label_field(row, columns.kto_tag)
+    return Sample(messages, tools_field(row, columns.tools), chosen, rejected, label)
+
+
+def _answer(row: Mapping[str, Any], attr: DatasetAttr, column: str | None) -> tuple[Message, ...]:
+    value = row.get(column) if column else None
+    turns = value if isinstance(value, list) else [value]
+    answer = read_turns(turns, attr, str(column))
+    if not answer or answer[0].role != "assistant":
+        raise ConfigError(
+            f"field {column!r} is {short(value)}, expected a turn of {attr.tags.assistant_tag!r} (ranking: true)"
+        )
+    return answer

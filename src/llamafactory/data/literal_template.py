@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A named template: literals bound to a tokenizer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from .messages import Message, Part
+from .template import ChatTemplate
+from .template_encoding import Template
+from .template_jinja import write_jinja
+from .template_pieces import Options, Piece, render_pieces, slots, split_thought
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from .tool_formats.json_format import JsonToolFormat
+
+_logger = logging.getLogger(__name__)
+
+
+class LiteralTemplate(Template):
+    """A :class:`ChatTemplate` with its tool dialect, bound to a tokenizer.
+
+    Args:
+        tokenizer: Its EOS token is replaced when the family requires another one and the tokenizer has it.
+        chat: The literals.
+        tool_format: The dialect of tools and calls.
+        default_system: Replaces the template's own default system text.
+        enable_thinking: See :class:`Options`.
+        preserve_thinking: See :class:`Options`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        chat: ChatTemplate,
+        tool_format: JsonToolFormat,
+        *,
+        default_system: str | None = None,
+        enable_thinking: bool | None = True,
+        preserve_thinking: bool = False,
+    ) -> None:
+        _warn_of_missing(tokenizer, chat)
+        if chat.eos is not None and tokenizer.eos_token != chat.eos and _token_id(tokenizer, chat.eos) is not None:
+            _logger.info("template %s: EOS token %r replaced by %r", chat.name, tokenizer.eos_token, chat.eos)
+            tokenizer.eos_token = chat.eos
+        super().__init__(tokenizer, chat.name, enable_thinking=enable_thinking, preserve_thinking=preserve_thinking)
+        if default_system is not None:
+            chat = replace(chat, default_system=default_system)
+        self.chat = _bind(chat, tokenizer)
+        self.tool_format = tool_format
+        for word in chat.stop:
+            token = _token_id(tokenizer, word)
+            if token is not None and token not in self.stop_token_ids:
+                self.stop_token_ids.append(token)
+
+    def pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:
+        return render_pieces(self.chat, self.tool_format, messages, tools, options)
+
+    def jinja(self) -> str:
+        return write_jinja(self.chat, self.tool_format, self.options)
+
+    def parse(self, text: str) -> Message:
+        before, _, after = slots(self.chat.assistant)
+        text = text.removeprefix(before).removeprefix(self.chat.text_start)
+        for end in (after, self.tokenizer.eos_token or "", *self.chat.stop):
+            text = text.removesuffix(end)
+        reasoning = ""
+        if self.chat.thought is not None:
+            opening, closing = (word.strip() for word in self.chat.thought)
+            if opening in text and closing not in text:  # cut off within the thought
+                text += closing
+            reasoning, text = split_thought(text, None, self.chat.thought)
+        content, calls = self.tool_format.split(text.lstrip("\n") if reasoning else text)
+        parts = (Part("text", content),) if content else ()
+        return Message("assistant", parts, tuple(calls), reasoning or None)
+
+
+def _bind(chat: ChatTemplate, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
+    """Put the tokenizer's BOS and EOS into every literal (the default system text is data, not a literal)."""
+    bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
+    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    values = {"{{bos}}": bos, "{{eos}}": eos, "{{auto_bos}}": bos if begins else ""}
+    bound: dict[str, Any] = {}
+    for field in fields(chat):
+        value = getattr(chat, field.name)
+        if isinstance(value, str) and field.name != "default_system":
+            for slot, token in values.items():
+                value = value.replace(slot, token)
+            bound[field.name] = value
+    return replace(chat, **bound)
+
+
+def _warn_of_missing(tokenizer: PreTrainedTokenizerBase, chat: ChatTemplate) -> None:
+    missing = [token for token in chat.special_tokens if _token_id(tokenizer, token) is None]
+    if missing:
+        _logger.warning(
+            "template %s: the tokenizer has no token %s, so each is written as several tokens; add_special_tokens: %s",
+            chat.name,
+            ", ".join(missing),
+            f"{','.join(missing)} adds them",
+        )
+    if "{{eos}}" in chat.assistant and tokenizer.eos_token is None:
+        _logger.warning("template %s: the tokenizer has no EOS token, so nothing ends an answer", chat.name)
+
+
+def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
+    """The id of a token that the tokenizer knows as one, else None."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    return None if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token) else found

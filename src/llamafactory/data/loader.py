@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one door from data set names to features: ``get_dataset``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..extras.errors import ConfigError
+from ..extras.logging import is_rank0
+from ..hparams import split_list
+from .assembly import hold_out, mixed_order, row_lengths, write_rows
+from .dataset_info import DatasetAttr, find_datasets
+from .encoding import Encoder, encode_set
+from .identity import check_identity, fingerprint, identify
+from .prepared import is_prepared, load, prepare_once, read_manifest, save
+from .report import DatasetReport, SourceReport
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from ..hparams import TrainArgs
+    from ..hparams.data_args import DataArguments
+    from .processor import Processor, Tally
+    from .template_encoding import Template
+
+
+@dataclass(frozen=True)
+class DatasetModule:
+    """Features of a run.
+
+    Attributes:
+        train: Training rows; None when the run has no training set.
+        eval: Evaluation sets by name; the name "" means the one unnamed set.
+        report: What became of every row.
+    """
+
+    train: Dataset | None
+    eval: dict[str, Dataset] = field(default_factory=dict)
+    report: DatasetReport = field(default_factory=DatasetReport)
+
+
+def get_dataset(
+    processor: Processor, template: Template, tokenizer: PreTrainedTokenizerBase, args: TrainArgs
+) -> DatasetModule:
+    """Prepare the data of a run, or take it from the cache.
+
+    The first process of each machine (of all machines with ``data_shared_file_system``) reads, encodes, mixes and packs
+    into a folder that is named by everything the features depend on; the others wait for that folder, and all read it
+    memory-mapped. ``tokenized_path`` names the folder instead. A prompt processor makes evaluation sets only.
+
+    Args:
+        processor: Of the stage.
+        template: Bound to the tokenizer.
+        tokenizer: The model's.
+        args: ``data`` and ``training`` (seed, output folder) are read.
+
+    Raises:
+        ConfigError: A set, file or row is broken, or ``tokenized_path`` was made with other settings.
+    """
+    data = _decided(processor, args)
+    job = _Job(processor, template, tokenizer, data, args)
+    wants_features = processor.name != "prompt"
+    folder = Path(data.tokenized_path).expanduser() if data.tokenized_path and wants_features else None
+    if folder is not None and is_prepared(folder):
+        return _reuse(folder, job)
+    job.find()
+    identity = job.identity()
+    final = folder or _cache_root(args) / fingerprint(identity)
+    prepare_once(
+        final, lambda staging: job.build(staging, identity), _is_builder(data), data.overwrite_cache and not folder
+    )
+    return _open(final)
+
+
+def _decided(processor: Processor, args: TrainArgs) -> DataArguments:
+    """Settle what depends on the stage: the rule for long samples, and packing."""
+    data = args.data
+    packing = data.neat_packing or (processor.packs if data.packing is None else data.packing)
+    overlong = data.overlong if "overlong" in args.keys else processor.default_overlong
+    return replace(data, overlong=overlong, packing=packing)
+
+
+def _reuse(folder: Path, job: _Job) -> DatasetModule:
+    """Open the user's folder of tokenized data after comparing what it was made with."""
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        try:
+            job.find()
+            wanted = job.identity()
+        except ConfigError:
+            # The raw files need not be on this machine; then only the settings are compared.
+            job.data = replace(job.data, dataset=None, eval_dataset=None)
+            job.sets = []
+            wanted = job.identity()
+        check_identity(str(folder), manifest["identity"], wanted)
+    return _open(folder)
+
+
+def _open(folder: Path) -> DatasetModule:
+    train, evals = load(folder)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return DatasetModule(train, evals)
+    report = DatasetReport.from_dict(manifest["report"])
+    if is_rank0():
+        report.show()
+    return DatasetModule(train, evals, report)
+
+
+def _is_builder(data: DataArguments) -> bool:
+    return os.environ.get("RANK" if data.data_shared_file_system else "LOCAL_RANK", "0") == "0"
+
+
+def _cache_root(args: TrainArgs) -> Path:
+    """The output folder when machines share a disk, for it is the one that they are sure to share."""
+    if args.data.data_shared_file_system:
+        return Path(str(args.training.output_dir), ".data")
+    import datasets.config
+
+    return Path(datasets.config.HF_DATASETS_CACHE, "llamafactory")
+
+
+class _Job:
+    """One preparation: which sets, with what, into which folder."""
+
+    def __init__(
+        self,
+        processor: Processor,
+        template: Template,
+        tokenizer: PreTrainedTokenizerBase,
+        data: DataArguments,
+        args: TrainArgs,
+    ) -> None:
+        self.encoder = Encoder(processor, template, tokenizer, data)
+        self.processor, self.data, self.args = processor, data, args
+        self.seed: int = args.training.seed
+        self.prompts = processor.name == "prompt"
+        self.sets: list[DatasetAttr] = []
+        self.train_sets: list[DatasetAttr] = []
+        self.eval_sets: list[DatasetAttr] = []
+        self.sources: list[SourceReport] = []
+        self.weighted = 0
+
+    def find(self) -> None:
+        """Look up the sets by name."""
+        # Prompts of held-out rows come out of the training sets; else prompts need the evaluation sets alone.
+        train_names = [] if self.prompts and not self.data.val_size else split_list(self.data.dataset)
+        self.train_sets = find_datasets(train_names, self.data.dataset_dir)
+        self.eval_sets = find_datasets(split_list(self.data.eval_dataset), self.data.dataset_dir)
+        self.sets = [*self.train_sets, *self.eval_sets]
+        if not self.sets:
+            raise ConfigError("dataset: missing; give dataset or eval_dataset")
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that the features depend on."""
+        encoder = self.encoder
+        return identify(self.processor, encoder.template, encoder.tokenizer, self.data, self.args, self.sets)
+
+    def build(self, staging: Path, identity: dict[str, Any]) -> None:
+        """Prepare everything into a folder."""
+        raw = staging / "raw"
+        raw.mkdir()
+        train, evals = None, {}
+        if self.train_sets:
+            train, held = self._train(raw)
+            if held is not None:
+                evals[""] = held
+        if self.eval_sets:
+            evals.update(self._evals(raw))
+        report = DatasetReport(self.sources, self.data.cutoff_len, self.data.overlong, fingerprint(identity))
+        if train is not None:
+            report.train_rows = len(train)
+            report.train_tokens = int(row_lengths(train).sum())
+            if self.data.packing:
+                report.fill = report.train_tokens / (len(train) * self.data.cutoff_len)
+        save(staging, train, evals, {"identity": identity, "report": report.to_dict()})
+        shutil.rmtree(raw)
+
+    def _train(self, raw: Path) -> tuple[Dataset | None, Dataset | None]:
+        encoded = self._encode(self.train_sets, raw, "train")
+        sets = [rows for rows, _ in encoded]
+        sizes = [len(rows) for rows in sets]
+        chosen, held = [np.arange(size) for size in sizes], None
+        if self.data.val_size:
+            sides = hold_out(sets, [tally.rows for _, tally in encoded], self.data.val_size, self.seed)
+            chosen = [kept for kept, _ in sides]
+            order = mixed_order([out for _, out in sides], sizes, "concat", None, self.seed)
+            held = self._write(sets, order, raw / "held.arrow", None)
+        if self.prompts:
+            return None, held
+        shares = [float(share) for share in split_list(self.data.interleave_probs)] or None
+        order = mixed_order(chosen, sizes, self.data.mix_strategy, shares, self.seed)
+        used = np.histogram(order, np.concatenate([[0], np.cumsum(sizes)]))[0]
+        for source, number in zip(self.sources, used.tolist(), strict=True):
+            source.used = number
+        capacity = self.data.cutoff_len if self.data.packing else None
+        return self._write(sets, order, raw / "train.arrow", capacity), held
+
+    def _evals(self, raw: Path) -> dict[str, Dataset]:
+        """Evaluation rows are never packed, so that each answers for itself."""
+        sets = [rows for rows, _ in self._encode(self.eval_sets, raw, "eval")]
+        if self.data.eval_on_each_dataset:
+            groups = {attr.name: [rows] for attr, rows in zip(self.eval_sets, sets, strict=True)}
+        else:
+            groups = {"": sets}
+        return {
+            name: self._write(rows, np.arange(sum(map(len, rows))), raw / f"eval-{number}.final.arrow", None)
+            for number, (name, rows) in enumerate(groups.items())
+        }
+
+    def _encode(self, sets: list[DatasetAttr], raw: Path, part: str) -> list[tuple[Dataset, Tally]]:
+        encoded = []
+        for number, attr in enumerate(sets):
+            rows, tally = encode_set(attr, self.encoder, self.seed, str(raw / f"{part}-{number}.arrow"))
+            self.sources.append(SourceReport.of(attr.name, part, tally, self.data.cutoff_len))
+            self.weighted += tally.weighted
+            encoded.append((rows, tally))
+        return encoded
+
+    def _write(self, sets: list[Dataset], order: np.ndarray, path: Path, capacity: int | None) -> Dataset:
+        if not len(order):
+            raise ConfigError("val_size: no row is left on one of the two sides")
+        return write_rows(sets, order, str(path), capacity, self.weighted > 0)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Features made visible: tokens coloured by whether they are trained, lengths as bars, rows as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from .processor import IGNORED
+from .report import BINS, DatasetReport
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TRAINED = "bold green"
+CONTEXT = "grey58"
+BORDER = "bold magenta"
+_BAR = 40
+
+
+def row_as_json(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
+    """One feature row as a line of JSON: its columns and ``text``, special tokens included."""
+    return json.dumps({**row, "text": tokenizer.decode(row["input_ids"])}, ensure_ascii=False)
+
+
+def row_as_text(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Text:
+    """One feature row as coloured text; packed sequences are set apart by a rule."""
+    text, start = Text(), 0
+    for number, length in enumerate(row["seq_lens"], start=1):
+        if number > 1:
+            text.append(f"\n―― sequence {number} ――\n", style=BORDER)
+        end = start + length
+        for ids, trained in _stretches(row["input_ids"][start:end], row["labels"][start:end]):
+            text.append(tokenizer.decode(ids), style=TRAINED if trained else CONTEXT)
+        start = end
+    return text
+
+
+def show_row(row: dict[str, Any], number: int, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
+    """Print one row with its counts."""
+    trained = sum(label != IGNORED for label in row["labels"])
+    packed = f", {len(row['seq_lens'])} sequences" if len(row["seq_lens"]) > 1 else ""
+    counts = f"{len(row['input_ids'])} tokens, {trained} trained{packed}"
+    console.rule(f"row {number} · {row['source']} · {counts}", align="left", style="blue")
+    console.print(row_as_text(row, tokenizer), soft_wrap=True)
+
+
+def show_lengths(report: DatasetReport, console: Console) -> None:
+    """Print for each set how long its samples are."""
+    for source in report.sources:
+        console.print(f"\n[bold]{source.name}[/bold] ({source.part}): tokens of a sample before cutting")
+        highest = max(source.histogram)
+        for index, count in enumerate(source.histogram):
+            low, high = (round(report.cutoff_len * step / BINS) for step in (index, index + 1))
+            name = f"{low + 1:>7}-{high}" if index < BINS else f"{'over':>7} {report.cutoff_len}"
+            bar = "█" * -(-count * _BAR // highest)
+            console.print(
+                f"{name:<15} {bar:<{_BAR}} {count:,}", highlight=False, style="red" if index == BINS and count else ""
+            )
+
+
+def _stretches(ids: list[int], labels: list[int]) -> Iterator[tuple[list[int], bool]]:
+    """Cut a sequence where training begins or ends."""
+    start = 0
+    for position in range(1, len(ids) + 1):
+        if position == len(ids) or (labels[position] != IGNORED) != (labels[start] != IGNORED):
+            yield ids[start:position], labels[start] != IGNORED
+            start = position

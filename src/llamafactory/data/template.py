@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chat templates as data, and the one door to them: ``get_template``.
+
+A template is a frozen value of literals, one file per family in ``data/templates``. Bound to a tokenizer it becomes a
+:class:`~llamafactory.data.template_encoding.Template`, which turns conversations into token segments.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..extras.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from ..hparams.data_args import DataArguments
+    from .messages import Message
+    from .template_encoding import Template
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The literals of one chat format.
+
+    Slots in the literals: ``{{content}}`` is what the turn says, ``{{bos}}`` and ``{{eos}}`` are the tokenizer's tokens
+    (``{{auto_bos}}`` only where the tokenizer itself begins every text with it), ``{{id}}`` (in ``tool``) is the id of
+    the answered call, ``{{json}}`` (in ``tool``) is the content as a JSON string. Only ``assistant`` is trained; all
+    else is context.
+
+    Attributes:
+        name: What users write as ``template:``.
+        user: A user turn.
+        generation: What stands before an assistant turn; it is also the generation prompt.
+        assistant: An assistant turn, with the token that ends it.
+        text_start: Opens ``{{content}}`` of an assistant turn, but not of one that has tool calls only.
+        gap: What follows an assistant turn when the conversation goes on (or ends); never trained.
+        prefix: Start of every conversation.
+        suffix: End of a conversation that does not end in a generation prompt.
+        system: A system turn.
+        default_system: System text of a conversation without one; ``None``: no system turn then.
+        gather_system: What joins the system texts when all move to the front; ``None``: each stays in its place.
+        merge_system: The system text's form when it has no turn of its own but opens the first user turn.
+        first_system: The leading system turn, when it differs from ``system``.
+        first_system_with_tools: The same when tools are given.
+        tool: The answer of a tool.
+        tool_open: Before the first of several answers in a row.
+        tool_join: Between answers in a row.
+        tool_close: After the last of them.
+        generation_after_tool: ``generation`` after a tool's answer, when it differs; no thought is asked for there.
+        tool_format: Name of the tool dialect, a row of ``plugins.TOOL_FORMATS``.
+        tools_in: Where the tool list goes: after the system text, at the start of the first user turn's content, or
+            before the last user turn.
+        tools_join: Between the system text and the tool list.
+        thought: What opens and closes a thought; ``None``: the family does not think.
+        thought_prompt: What the generation prompt adds to let the model think.
+        strip: What loses white space at both ends: the text of a role; ``user_turn``, the user text after the system
+            text was merged into it; ``answer``, what is left of an earlier turn whose thought was dropped (at its
+            start, line breaks only).
+        stop: Texts that end an answer, besides the tokenizer's EOS.
+        eos: The EOS token that this format needs; the tokenizer's is replaced when it has this token.
+        special_tokens: Tokens that the tokenizer must know for this format to work as meant.
+    """
+
+    name: str
+    user: str
+    generation: str = ""
+    assistant: str = "{{content}}{{eos}}"
+    text_start: str = ""
+    gap: str = ""
+    prefix: str = ""
+    suffix: str = ""
+    system: str = "{{content}}"
+    default_system: str | None = None
+    gather_system: str | None = None
+    merge_system: str | None = None
+    first_system: str | None = None
+    first_system_with_tools: str | None = None
+    tool: str = "{{content}}"
+    tool_open: str = ""
+    tool_join: str = ""
+    tool_close: str = ""
+    generation_after_tool: str | None = None
+    tool_format: str = "default"
+    tools_in: Literal["system", "first_user", "before_last_user"] = "system"
+    tools_join: str = "\n\n"
+    thought: tuple[str, str] | None = None
+    thought_prompt: str = ""
+    strip: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+    eos: str | None = None
+    special_tokens: tuple[str, ...] = ()
+
+
+def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Template:
+    """Choose a template and bind it to a tokenizer.
+
+    Args:
+        tokenizer: Its EOS token is replaced when the template's family requires another one that it has.
+        args: Reads ``template`` (a name, a path of a ``.jinja`` file, or ``None`` for the tokenizer's own),
+            ``default_system``, ``tool_format``, ``enable_thinking``, ``preserve_thinking``.
+
+    Raises:
+        ConfigError: No such template, file or tool format, or a Jinja that cannot be compiled.
+    """
+    from ..plugins import resolve
+    from .jinja_template import JinjaTemplate
+    from .literal_template import LiteralTemplate
+
+    flags: dict[str, Any] = {"enable_thinking": args.enable_thinking, "preserve_thinking": args.preserve_thinking}
+    name = args.template
+    if name is None and tokenizer.chat_template:
+        _refuse_for_jinja(args)
+        return JinjaTemplate(tokenizer, "tokenizer", tokenizer.get_chat_template(), **flags)
+    if name is not None and (name.endswith((".jinja", ".jinja2", ".j2")) or os.sep in name):
+        _refuse_for_jinja(args)
+        return JinjaTemplate(tokenizer, name, _read(name), **flags)
+    if name is None:
+        _logger.warning("template: the tokenizer has no chat template of its own; using 'default'")
+    chat: ChatTemplate = resolve("templates", name or "default")
+    tool_format = resolve("tool_formats", args.tool_format or chat.tool_format)
+    return LiteralTemplate(tokenizer, chat, tool_format, default_system=args.default_system, **flags)
+
+
+def render(
+    template: Template, messages: Sequence[Message | dict[str, Any]], tools: Sequence[dict[str, Any]] = (), **flags: Any
+) -> str:
+    """Write a conversation as the text that the model sees.
+
+    Args:
+        template: From :func:`get_template`.
+        messages: Messages, or OpenAI message dicts.
+        tools: OpenAI tool objects.
+        **flags: ``add_generation_prompt``, ``enable_thinking``, ``preserve_thinking``.
+    """
+    from .messages import Message
+
+    read = [message if isinstance(message, Message) else Message.from_openai(message) for message in messages]
+    return template.render(read, tools, **flags)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"template: cannot read {path!r}: {error}") from None
+
+
+def _refuse_for_jinja(args: DataArguments) -> None:
+    for key in ("default_system", "tool_format"):
+        value = getattr(args, key)
+        if value is not None:
+            raise ConfigError(f"{key}: {value!r} needs a named template; a Jinja template writes its own text")

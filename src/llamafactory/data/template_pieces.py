@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a conversation and a template's literals to the pieces of its text.
+
+`template_jinja` writes the same program as Jinja; a change here needs its twin there (the tests compare both).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..extras.errors import ConfigError
+
+if TYPE_CHECKING:
+    from .messages import Message
+    from .template import ChatTemplate
+    from .tool_formats.json_format import JsonToolFormat
+
+GLUE = -1
+
+
+class Piece(NamedTuple):
+    """A stretch of the rendered text.
+
+    Attributes:
+        text: The characters.
+        message: Index of the message it belongs to, or ``GLUE``.
+        trained: The assistant wrote it.
+        literal: The template wrote it, so special tokens in it are meant; else it is data, and they are mere text.
+    """
+
+    text: str
+    message: int
+    trained: bool
+    literal: bool
+
+
+Values = dict[str, "str | list[Piece]"]
+
+
+class Options(NamedTuple):
+    """How to render.
+
+    Attributes:
+        enable_thinking: False drops every thought and closes the prompt's thought; None and True let the model choose
+            or think; a missing thought is trained as an empty one only for True.
+        preserve_thinking: Keep the thoughts of earlier turns.
+        add_generation_prompt: End with the start of an assistant turn.
+    """
+
+    enable_thinking: bool | None = True
+    preserve_thinking: bool = False
+    add_generation_prompt: bool = False
+
+
+@lru_cache(maxsize=4096)
+def slots(literal: str) -> tuple[str, ...]:
+    """Split at ``{{name}}``: text, name, text, name, …, text."""
+    return tuple(re.split(r"\{\{(\w+)\}\}", literal))
+
+
+def fill(literal: str, message: int, trained: bool, values: Values) -> Iterator[Piece]:
+    """Put values into a literal's slots; a value is data (text) or pieces made before."""
+    parts = slots(literal)
+    for number, part in enumerate(parts):
+        if number % 2 == 0:
+            if part:
+                yield Piece(part, message, trained, True)
+        elif isinstance(value := values[part], str):
+            if value:
+                yield Piece(value, message, trained, False)
+        else:
+            yield from value
+
+
+def _data(text: str, message: int, trained: bool = False) -> list[Piece]:
+    return [Piece(text, message, trained, False)] if text else []
+
+
+def render_pieces(
+    chat: ChatTemplate,
+    tool_format: JsonToolFormat,
+    messages: Sequence[Message],
+    tools: Sequence[dict[str, Any]],
+    options: Options,
+) -> list[Piece]:
+    """Render one conversation.
+
+    Args:
+        chat: Literals, with ``{{bos}}`` and ``{{eos}}`` replaced.
+        tool_format: How the tool list and calls are written.
+        messages: The conversation.
+        tools: OpenAI tool objects.
+        options: Thinking and the generation prompt.
+
+    Raises:
+        ConfigError: The template has no place for something in the conversation.
+    """
+    return _Renderer(chat, tool_format, messages, tools, options).run()
+
+
+class _Renderer:
+    def __init__(
+        self,
+        chat: ChatTemplate,
+        tool_format: JsonToolFormat,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        options: Options,
+    ) -> None:
+        self.chat, self.tool_format, self.messages, self.options = chat, tool_format, messages, options
+        users = [index for index, message in enumerate(messages) if message.role == "user"]
+        self.first_user = users[0] if users else None
+        self.last_user = users[-1] if users else len(messages) - 1
+        self.tools = list(tool_format.describe_pieces(tools)) if tools else []
+        self.merged: list[Piece] = []
+        self.calls = self.answers = 0
+        self.out: list[Piece] = []
+        needs_user = "the tool list" if self.tools and chat.tools_in != "system" else None
+        if chat.merge_system is not None and messages and messages[0].role == "system":
+            needs_user = "the system text"
+        if needs_user and not users:
+            raise ConfigError(f"template {chat.name}: {needs_user} goes into a user turn, and there is none")
+
+    def run(self) -> list[Piece]:
+        chat, messages = self.chat, self.messages
+        self.write(chat.prefix, GLUE)
+        skip = self.open_system()
+        turns = {"system": self.system, "user": self.user, "assistant": self.assistant, "tool": self.tool}
+        for index in range(skip, len(messages)):
+            turns[messages[index].role](index, messages[index])
+        if self.options.add_generation_prompt:
+            self.write(self.header(len(messages)), GLUE)
+            if chat.thought and not self.continues(len(messages)):
+                closed = self.options.enable_thinking is False
+                self.write("".join(chat.thought) if closed else chat.thought_prompt, GLUE)
+        else:
+            self.write(chat.suffix, GLUE)
+        return self.out
+
+    def write(self, literal: str, message: int, trained: bool = False, **values: str | list[Piece]) -> None:
+        self.out.extend(fill(literal, message, trained, values))
+
+    def text(self, message: Message) -> str:
+        for part in message.parts:
+            if part.type != "text":
+                raise ConfigError(
+                    f"template {self.chat.name}: a message holds {part.type}, but this template is for text"
+                )
+        return message.text.strip() if message.role in self.chat.strip else message.text
+
+    def open_system(self) -> int:
+        """Write or keep the leading system text and the tools that go with it; return how many messages that took."""
+        chat, messages = self.chat, self.messages
+        given = bool(messages) and messages[0].role == "system"
+        leading = [0] if given else []
+        if chat.gather_system is not None:
+            leading = [index for index, message in enumerate(messages) if message.role == "system"]
+        index = leading[0] if leading else GLUE
+        content: list[Piece] = []
+        for number, place in enumerate(leading):
+            content += [Piece(chat.gather_system or "", place, False, True)] if number else []
+            content += _data(self.text(messages[place]), place)
+        if not leading and chat.default_system is not None:
+            content += _data(chat.default_system, GLUE)
+        exists = bool(leading) or chat.default_system is not None
+        if self.tools and chat.tools_in == "system":
+            content += [Piece(chat.tools_join, GLUE, False, True)] if exists else []
+            content += self.tools
+        if content or exists:
+            if chat.merge_system is not None:
+                self.merged = list(fill(chat.merge_system, index, False, {"content": content}))
+            else:
+                literal = chat.first_system_with_tools if self.tools else None
+                self.write(literal or chat.first_system or chat.system, index, content=content)
+        return int(given)
+
+    def system(self, index: int, message: Message) -> None:
+        if self.chat.gather_system is not None:
+            return
+        if self.chat.merge_system is not None:
+            raise ConfigError(f"template {self.chat.name}: a system message can only come first")
+        self.write(self.chat.system, index, content=self.text(message))
+
+    def user(self, index: int, message: Message) -> None:
+        chat = self.chat
+        content = _data(self.text(message), index)
+        if index == self.first_user:
+            content = self.merged + content
+            if chat.tools_in == "first_user":
+                content = self.tools + content
+        if "user_turn" in chat.strip:
+            content = strip_pieces(content)
+        if chat.tools_in == "before_last_user" and index == self.last_user:
+            self.out += self.tools
+        self.write(chat.user, index, content=content)
+
+    def header(self, index: int) -> str:
+        """What stands before an assistant turn at this place."""
+        return (self.chat.generation_after_tool or "") if self.continues(index) else self.chat.generation
+
+    def continues(self, index: int) -> bool:
+        """Whether an assistant turn at this place goes on after a tool's answer, without a start of its own."""
+        after_tool = index > 0 and self.messages[index - 1].role == "tool"
+        return after_tool and self.chat.generation_after_tool is not None
+
+    def assistant(self, index: int, message: Message) -> None:
+        self.write(self.header(index), index)
+        body, text = self.thought(index, message)
+        if text or body or not message.tool_calls:
+            body = [*fill(self.chat.text_start, index, True, {}), *body]
+        body += _data(text, index, True)
+        if message.tool_calls:
+            joined = self.tool_format.content_join if text else ""
+            body += fill(joined, index, True, {})
+            body += self.tool_format.call_pieces(message.tool_calls, index, self.calls)
+            self.calls += len(message.tool_calls)
+        self.write(self.chat.assistant, index, True, content=body)
+        self.write(self.chat.gap, index)
+
+    def thought(self, index: int, message: Message) -> tuple[list[Piece], str]:
+        """The thought as it is written at this place, and the text without it."""
+        text = self.text(message)
+        if self.chat.thought is None:
+            return [], text
+        opening, closing = self.chat.thought
+        inline = message.reasoning is None and closing.strip() in text
+        reasoning, text = split_thought(text, message.reasoning, self.chat.thought)
+        if self.options.enable_thinking is False:
+            reasoning = ""
+        empty = index == len(self.messages) - 1 and not self.continues(index)
+        here = self.options.preserve_thinking or index > self.last_user
+        if not here or not (reasoning or empty):
+            return [], text.lstrip("\n") if inline and "answer" in self.chat.strip else text
+        written = bool(reasoning) or self.options.enable_thinking is True
+        prompted = self.chat.thought_prompt == opening
+        pieces = [Piece(opening, index, written and not prompted, True)]
+        pieces += _data(reasoning.strip("\n"), index, True)
+        pieces.append(Piece(closing, index, written, True))
+        return pieces, text.lstrip("\n")
+
+    def tool(self, index: int, message: Message) -> None:
+        chat, messages = self.chat, self.messages
+        opens = index == 0 or messages[index - 1].role != "tool"
+        closes = index + 1 == len(messages) or messages[index + 1].role != "tool"
+        self.write(chat.tool_open if opens else chat.tool_join, index)
+        number = message.tool_call_id or call_number(self.answers)
+        self.answers += 1
+        text = self.text(message)
+        self.write(chat.tool, index, content=text, json=json.dumps(text, ensure_ascii=False), id=number)
+        self.write(chat.tool_close if closes else "", index)
+
+
+def split_thought(text: str, reasoning: str | None, words: tuple[str, str]) -> tuple[str, str]:
+    """Tell the thought from the answer.
+
+    Line breaks around the thought go; those before the answer stay.
+
+    Args:
+        text: Text of the turn.
+        reasoning: The thought, when the data keeps it apart; the text is then the answer.
+        words: What opens and closes a thought, with the line breaks around it.
+    """
+    if reasoning is not None:
+        return reasoning, text
+    opening, closing = (word.strip() for word in words)
+    if closing not in text:
+        return "", text
+    before = text.split(closing)[0].rstrip("\n").split(opening)[-1].lstrip("\n")
+    return before, text.split(closing)[-1]
+
+
+def call_number(index: int) -> str:
+    """The id of a call that has none: its number in the conversation, nine digits."""
+    return ("00000000" + str(index))[-9:]
+
+
+def strip_pieces(pieces: list[Piece]) -> list[Piece]:
+    """Strip white space at both ends of the joined text."""
+    while pieces and not (text := pieces[0].text.lstrip()):
+        pieces = pieces[1:]
+    if pieces:
+        pieces = [pieces[0]._replace(text=text), *pieces[1:]]
+    while pieces and not (text := pieces[-1].text.rstrip()):
+        pieces = pieces[:-1]
+    return [*pieces[:-1], pieces[-1]._replace(text=text)] if pieces else []

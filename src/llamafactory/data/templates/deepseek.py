@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DeepSeek LLM and V2, V2.5 and V3, R1 and its distillations."""
+
+from dataclasses import replace
+
+from ..template import ChatTemplate
+
+deepseek = ChatTemplate(
+    name="deepseek",
+    prefix="{{bos}}",
+    system="{{content}}\n\n",
+    user="User: {{content}}\n\n",
+    generation="Assistant:",
+    assistant=" {{content}}{{eos}}",
+    tool="User: {{content}}\n\n",
+)
+
+deepseek3 = ChatTemplate(
+    name="deepseek3",
+    prefix="{{bos}}",
+    user="<｜User｜>{{content}}",
+    generation="<｜Assistant｜>",
+    assistant="{{content}}{{eos}}",
+    gather_system="\n\n",
+    tool_open="<｜tool▁outputs▁begin｜>",
+    tool="<｜tool▁output▁begin｜>{{content}}<｜tool▁output▁end｜>",
+    tool_join="\n",
+    tool_close="<｜tool▁outputs▁end｜>",
+    generation_after_tool="",
+    tool_format="deepseek",
+    special_tokens=("<｜User｜>", "<｜Assistant｜>"),
+)
+
+deepseekr1 = replace(
+    deepseek3, name="deepseekr1", thought=("<think>\n", "\n</think>\n\n"), thought_prompt="<think>\n", tool_join=""
+)
+
+deepseekr1_0528 = replace(deepseekr1, name="deepseekr1_0528", thought_prompt="", tool_join="\n")

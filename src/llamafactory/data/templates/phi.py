@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Phi-4 and Phi-4-mini."""
+
+from ..template import ChatTemplate
+
+phi4 = ChatTemplate(
+    name="phi4",
+    system="<|im_start|>system<|im_sep|>{{content}}<|im_end|>",
+    user="<|im_start|>user<|im_sep|>{{content}}<|im_end|>",
+    generation="<|im_start|>assistant<|im_sep|>",
+    assistant="{{content}}<|im_end|>",
+    tool="<|im_start|>tool<|im_sep|>{{content}}<|im_end|>",
+    stop=("<|im_end|>",),
+    eos="<|im_end|>",
+    special_tokens=("<|im_start|>", "<|im_sep|>", "<|im_end|>"),
+)
+
+# EOS (<|endoftext|>) closes the conversation; <|end|> closes a turn, so generation stops at both.
+phi4_mini = ChatTemplate(
+    name="phi4_mini",
+    system="<|system|>{{content}}<|end|>",
+    user="<|user|>{{content}}<|end|>",
+    generation="<|assistant|>",
+    assistant="{{content}}<|end|>",
+    tool="<|tool|>{{content}}<|end|>",
+    suffix="{{eos}}",
+    tool_format="phi4_mini",
+    tools_join="",
+    stop=("<|end|>",),
+    special_tokens=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+)

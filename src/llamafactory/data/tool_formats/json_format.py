@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tool dialects whose tools and arguments are JSON between literal marks: all that differs is data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..messages import ToolCall
+from ..template_pieces import GLUE, Piece, call_number, fill
+
+
+@dataclass(frozen=True)
+class JsonToolFormat:
+    """One dialect.
+
+    Attributes:
+        head: Before the tool list.
+        tool: One tool; slots ``{{tool}}`` (OpenAI tool object) or ``{{function}}`` (the object inside it).
+        join: Between tools.
+        tail: After the tool list.
+        indent: Spaces of indented JSON in the tool list; ``None`` for one line.
+        content_join: Between a turn's text and its calls.
+        calls_open: Before the first call.
+        call: One call; slots ``{{name}}``, ``{{arguments}}``, ``{{id}}``.
+        call_join: Between calls.
+        calls_close: After the last call.
+        several: Put around the calls when there is more than one.
+        start: Regular expression that ends where the JSON of a call starts, or of a list of calls; the group ``name``
+            (and ``id``) when the name is not part of the JSON.
+    """
+
+    head: str
+    tool: str
+    join: str
+    tail: str
+    call: str
+    start: str
+    indent: int | None = None
+    content_join: str = ""
+    calls_open: str = ""
+    call_join: str = ""
+    calls_close: str = ""
+    several: tuple[str, str] = ("", "")
+
+    def describe(self, tools: Sequence[dict[str, Any]]) -> str:
+        """The tool list as the model reads it."""
+        return "".join(piece.text for piece in self.describe_pieces(tools))
+
+    def render(self, calls: Sequence[ToolCall]) -> str:
+        """Calls as the model writes them."""
+        return "".join(piece.text for piece in self.call_pieces(calls, GLUE, 0))
+
+    def parse(self, text: str) -> list[ToolCall]:
+        """The calls in an answer; what cannot be read as a call is none."""
+        return self.split(text)[1]
+
+    def split(self, text: str) -> tuple[str, list[ToolCall]]:
+        """Tell an answer's text from its calls."""
+        calls: list[ToolCall] = []
+        content, position = text, 0
+        while found := re.compile(self.start, re.MULTILINE).search(text, position):
+            new, position = _read_calls(text, found)
+            if new and not calls:
+                content = text[: found.start()].removesuffix(self.calls_open).removesuffix(self.content_join)
+            calls += new
+        return content, calls
+
+    def describe_pieces(self, tools: Sequence[dict[str, Any]]) -> Iterator[Piece]:
+        """:meth:`describe`, with the data told from the literals."""
+        yield from fill(self.head, GLUE, False, {})
+        for number, tool in enumerate(tools):
+            function = tool.get("function", tool)
+            values = {"tool": {"type": "function", "function": function}, "function": function}
+            yield from fill(self.join if number else "", GLUE, False, {})
+            yield from fill(self.tool, GLUE, False, {key: _dump(value, self.indent) for key, value in values.items()})
+        yield from fill(self.tail, GLUE, False, {})
+
+    def call_pieces(self, calls: Sequence[ToolCall], message: int, first: int) -> Iterator[Piece]:
+        """:meth:`render`, with the data told from the literals.
+
+        Args:
+            calls: Calls of one turn.
+            message: Index of that turn.
+            first: How many calls came before in the conversation; numbers calls that have no id.
+        """
+        before, after = self.several if len(calls) > 1 else ("", "")
+        yield from fill(self.calls_open + before, message, True, {})
+        for number, call in enumerate(calls):
+            arguments = call.arguments if isinstance(call.arguments, str) else _dump(call.arguments, None)
+            yield from fill(self.call_join if number else "", message, True, {})
+            identity = call.id or call_number(first + number)
+            yield from fill(self.call, message, True, {"name": call.name, "arguments": arguments, "id": identity})
+        yield from fill(after + self.calls_close, message, True, {})
+
+
+def _dump(value: Any, indent: int | None) -> str:
+    """JSON as the ``tojson`` filter of transformers writes it."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _read_calls(text: str, found: re.Match[str]) -> tuple[list[ToolCall], int]:
+    """Read the JSON at the end of a match; returns the calls and where to search on."""
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, found.end())
+    except json.JSONDecodeError:
+        return [], max(found.end(), found.start() + 1)
+    groups = found.groupdict()
+    if "name" in groups:
+        value = {"name": groups["name"], "arguments": value, "id": groups.get("id")}
+    calls = []
+    for call in value if isinstance(value, list) else [value]:
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+            return [], end
+        arguments = call.get("arguments", call.get("parameters", {}))
+        if not isinstance(arguments, dict):
+            return [], end
+        calls.append(ToolCall(call["name"], arguments, call.get("id")))
+    return calls, end

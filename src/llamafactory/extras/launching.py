@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting several processes: torchrun's arguments, signals handed on, and failures brought home."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from .errors import ConfigError
+from .files import write_json
+
+_DEFAULT_PORT = 29500  # several nodes cannot agree on a free port, so they share torchrun's usual one
+
+
+def torchrun_argv(words: list[str], env: Mapping[str, str]) -> list[str]:
+    """Return the argument list that starts ``words`` under torchrun, as the environment variables ask.
+
+    Read are NNODES, NODE_RANK, NPROC_PER_NODE, MASTER_ADDR, MASTER_PORT; with RDZV_ID the launch is elastic and
+    MIN_NNODES, MAX_NNODES and MAX_RESTARTS count too.
+
+    Raises:
+        ConfigError: A variable that shall be a number is not one.
+    """
+    nodes = _number(env, "NNODES", 1, least=1)
+    workers = processes_per_node(env)
+    address = env.get("MASTER_ADDR") or "127.0.0.1"
+    argv = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(workers)]
+    if env.get("RDZV_ID"):
+        least = _number(env, "MIN_NNODES", nodes, least=1)
+        most = _number(env, "MAX_NNODES", max(nodes, least), least=least)
+        argv += ["--nnodes", f"{least}:{most}", "--rdzv-id", env["RDZV_ID"], "--rdzv-backend", "c10d"]
+        argv += ["--rdzv-endpoint", f"{address}:{_port(env, most)}"]
+        argv += ["--max-restarts", str(_number(env, "MAX_RESTARTS", 0, least=0))]
+    else:
+        rank = _number(env, "NODE_RANK", 0, least=0)
+        if rank >= nodes:
+            raise ConfigError(f"NODE_RANK: expected less than NNODES ({nodes}), got {rank}")
+        argv += ["--nnodes", str(nodes), "--node-rank", str(rank)]
+        argv += ["--master-addr", address, "--master-port", str(_port(env, nodes))]
+    return [*argv, "--module", "llamafactory.launcher", *words]
+
+
+def processes_per_node(env: Mapping[str, str]) -> int:
+    """Return NPROC_PER_NODE, or one process for each accelerator."""
+    if env.get("NPROC_PER_NODE"):
+        return _number(env, "NPROC_PER_NODE", 1, least=1)
+    from .device import count_accelerators
+
+    return max(1, count_accelerators())
+
+
+def worker_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Return variables to add for the workers; what the user has set stays.
+
+    ``OPTIM_TORCH`` (on unless 0) lets CUDA's allocator grow its segments and frees NCCL's buffers early. The cores are
+    shared among the workers of a node.
+    """
+    added = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes_per_node(env)))}
+    if env.get("OPTIM_TORCH", "1").lower() in ("1", "true", "yes", "y", "on"):
+        added |= {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_AVOID_RECORD_STREAMS": "1"}
+    return {name: value for name, value in added.items() if name not in env}
+
+
+def wait_passing_signals(child: subprocess.Popen[Any]) -> int | None:
+    """Wait for a child; SIGINT and SIGTERM sent to this process are handed on and the child is waited for.
+
+    Returns:
+        The first signal that was handed on, or None.
+    """
+    received: list[int] = []
+
+    def hand_on(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        child.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        child.wait()
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+    return received[0] if received else None
+
+
+def record_failures(folder: str) -> None:
+    """In a worker: note that this rank started, and how it ended, in a file of ``folder``.
+
+    A rank whose note does not say that it ended was killed from outside.
+    """
+    note: dict[str, Any] = {
+        "rank": int(os.environ.get("RANK", "0")),
+        "attempt": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+        "ended": False,
+    }
+
+    def write(**more: Any) -> None:
+        note.update(more, time=time.time())
+        write_json(Path(folder) / f"attempt{note['attempt']}-rank{note['rank']}.json", note)
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, ConfigError):
+            write(ended=True, user=True, text=f"error: {error}", code=error.exit_code)
+        else:
+            write(ended=True, user=False, text="".join(traceback.format_exception(kind, error, trace)), code=1)
+
+    def terminate(number: int, _: FrameType | None) -> None:
+        # torchrun ends the other ranks this way when one has failed: that is no failure of their own.
+        write(ended=True)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    write()
+    sys.excepthook = hook
+    signal.signal(signal.SIGTERM, terminate)
+    atexit.register(lambda: None if note["ended"] else write(ended=True))
+
+
+def report_failure(folder: str, code: int) -> int:
+    """Print why the workers failed, as the last thing: the earliest traceback of the last attempt, and a hint.
+
+    Args:
+        folder: Where the workers left their notes.
+        code: torchrun's exit code.
+
+    Returns:
+        The exit code to end with.
+    """
+    notes = [json.loads(path.read_text("utf-8")) for path in Path(folder).glob("attempt*.json")]
+    last = max((note["attempt"] for note in notes), default=0)
+    notes = sorted((note for note in notes if note["attempt"] == last), key=lambda note: note["time"])
+    failed = [note for note in notes if "text" in note]
+    silent = [str(note["rank"]) for note in notes if not note["ended"]]
+    sys.stdout.flush()
+    if failed and failed[0]["user"]:
+        print(failed[0]["text"], file=sys.stderr)
+        return failed[0]["code"]
+    if failed:
+        print(f"\nrank {failed[0]['rank']} failed first:\n{failed[0]['text'].rstrip()}", file=sys.stderr)
+    if silent:
+        print(
+            f"rank {', '.join(silent)} ended without a Python error: killed from outside. Exit code -9 "
+            "mostly means that the host ran out of memory (see dmesg): use fewer processes or a smaller model.",
+            file=sys.stderr,
+        )
+    return code
+
+
+def _number(env: Mapping[str, str], name: str, default: int, *, least: int) -> int:
+    text = env.get(name) or str(default)
+    if not text.isdigit() or int(text) < least:
+        raise ConfigError(f"{name}: expected a whole number of {least} or more, got {text!r}")
+    return int(text)
+
+
+def _port(env: Mapping[str, str], nodes: int) -> int:
+    if env.get("MASTER_PORT"):
+        return _number(env, "MASTER_PORT", 0, least=1)
+    if nodes > 1:
+        return _DEFAULT_PORT
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

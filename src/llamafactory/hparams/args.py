@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two results of reading a configuration: what a training run and what an inference command asked for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .backend_args import Fp8Arguments, MegatronBridgeArguments, ProfilerArguments, RayArguments
+from .data_args import DataArguments
+from .finetuning_args import FinetuningArguments, SwanLabArguments
+from .generating_args import GeneratingArguments
+from .inference_args import (
+    ExportArguments,
+    KTransformersArguments,
+    ProcessorArguments,
+    SGLangArguments,
+    VllmArguments,
+)
+from .model_args import ModelArguments, QuantizationArguments
+from .optimizer_args import ApolloArguments, BAdamArguments, GaloreArguments
+from .rlhf_args import RLHFArguments
+from .training_args import TrainingArguments
+
+# Attribute of TrainArgs / InferArgs -> section. Every flat key belongs to one or more of these, or to a tuner.
+SHARED_SECTIONS: dict[str, type] = {
+    "model": ModelArguments,
+    "quantization": QuantizationArguments,
+    "data": DataArguments,
+    "finetuning": FinetuningArguments,
+    "generating": GeneratingArguments,
+    "export": ExportArguments,
+    "media": ProcessorArguments,
+    "vllm": VllmArguments,
+    "sglang": SGLangArguments,
+    "kt": KTransformersArguments,
+    "rlhf": RLHFArguments,
+}
+TRAINING_SECTIONS: dict[str, type] = {
+    "training": TrainingArguments,
+    "ray": RayArguments,
+    "profiler": ProfilerArguments,
+    "fp8": Fp8Arguments,
+    "swanlab": SwanLabArguments,
+    "galore": GaloreArguments,
+    "apollo": ApolloArguments,
+    "badam": BAdamArguments,
+    "megatron": MegatronBridgeArguments,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferArgs:
+    """Sections that chat, the servers and export read.
+
+    Attributes:
+        tuner: ``Arguments`` of the tuner that ``finetuning_type`` names.
+        keys: The flat keys the user wrote, older names replaced.
+    """
+
+    model: ModelArguments
+    quantization: QuantizationArguments
+    data: DataArguments
+    finetuning: FinetuningArguments
+    generating: GeneratingArguments
+    export: ExportArguments
+    media: ProcessorArguments
+    vllm: VllmArguments
+    sglang: SGLangArguments
+    kt: KTransformersArguments
+    rlhf: RLHFArguments
+    tuner: Any
+    keys: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArgs(InferArgs):
+    """Everything a training run reads: the shared sections and those of the training loop."""
+
+    training: TrainingArguments
+    ray: RayArguments
+    profiler: ProfilerArguments
+    fp8: Fp8Arguments
+    swanlab: SwanLabArguments
+    galore: GaloreArguments
+    apollo: ApolloArguments
+    badam: BAdamArguments
+    megatron: MegatronBridgeArguments
+
+
+_SECRET_ENDINGS = ("_token", "_api_key", "_secret", "_webhook_url")
+
+
+def to_dict(args: InferArgs) -> dict[str, Any]:
+    """Return the resolved configuration as ``{section: {key: value}}``, with tokens, passwords and secrets masked."""
+    sections = {name: asdict(section) for name, section in vars(args).items() if name != "keys" and section is not None}
+    for section in sections.values():
+        for key, value in section.items():
+            if value and key.endswith(_SECRET_ENDINGS):
+                section[key] = "***"
+    return sections

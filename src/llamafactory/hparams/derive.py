@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Values that follow from others: output folder, what to do, the trained model to serve, number formats. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..extras.device import Device
+from ..extras.errors import ConfigError
+from ..extras.logging import get_logger
+from .args import InferArgs, TrainArgs
+from .reader import Flat
+
+logger = get_logger(__name__)
+
+_ACTIONS = ("do_train", "do_eval", "do_predict")
+
+
+def derive_training(flat: Flat) -> dict[str, Any]:
+    """Return the keys of a training run with the output folder and the action filled in."""
+    values = dict(flat.values)
+    if not any(action in values for action in _ACTIONS):
+        values["do_train"] = True
+    if values.get("output_dir") is None:
+        values["output_dir"] = default_output_dir(values)
+    values["output_dir"] = str(Path(str(values["output_dir"])).expanduser())
+    return values
+
+
+def default_output_dir(values: dict[str, Any]) -> str:
+    """Return ``saves/<model>/<finetuning_type>/<stage>`` for a run that names no folder."""
+    model = str(values.get("model_name_or_path") or "model").rstrip("/\\")
+    name = Path(model.replace("\\", "/")).name.removesuffix(".gguf")
+    return str(Path("saves") / name / str(values.get("finetuning_type", "lora")) / str(values.get("stage", "sft")))
+
+
+def derive_inference(flat: Flat) -> dict[str, Any]:
+    """Return the keys of an inference command, pointing at what the same configuration has trained.
+
+    Only a configuration of training (it names ``output_dir`` or ``dataset``) is looked at, and a given
+    ``adapter_name_or_path``, null too, is obeyed.
+    """
+    values = dict(flat.values)
+    if "adapter_name_or_path" in values or not values.get("model_name_or_path"):
+        return values
+    if not (values.get("output_dir") or values.get("dataset")):
+        return values
+    folder = Path(str(values.get("output_dir") or default_output_dir(values))).expanduser()
+    if (folder / "adapter_config.json").is_file():
+        values["adapter_name_or_path"] = str(folder)
+        logger.info_once(
+            f"using the adapter in {folder}, trained by this configuration (adapter_name_or_path: null = without)"
+        )
+    elif (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        values["model_name_or_path"] = str(folder)
+        logger.info_once(
+            f"using the model in {folder}, trained by this configuration (adapter_name_or_path: null = the base)"
+        )
+    return values
+
+
+@dataclass(frozen=True)
+class Dtypes:
+    """Number formats by torch's names.
+
+    Attributes:
+        frozen: Of weights that are not trained.
+        trainable: Of weights that are.
+        compute: Of matrix products.
+        autocast: Whether torch's autocast brings float32 weights to ``compute``.
+    """
+
+    frozen: str
+    trainable: str
+    compute: str
+    autocast: bool
+
+
+def resolve_dtypes(args: TrainArgs | InferArgs, device: Device) -> Dtypes:
+    """Choose the number formats of a run on a device.
+
+    Raises:
+        ConfigError: A format is asked for that the device has not.
+    """
+    if not isinstance(args, TrainArgs):
+        name = _inference_dtype(args.model.infer_dtype, device)
+        return Dtypes(frozen=name, trainable=name, compute=name, autocast=False)
+    if args.finetuning.pure_bf16:
+        _require_bf16("pure_bf16", device)
+        return Dtypes("bfloat16", "bfloat16", "bfloat16", autocast=False)
+    compute = _training_dtype(args, device)
+    if compute == "float32":
+        return Dtypes("float32", "float32", "float32", autocast=False)
+    if args.finetuning.finetuning_type in ("full", "freeze"):
+        return Dtypes(frozen="float32" if args.finetuning.finetuning_type == "full" else compute,
+                      trainable="float32", compute=compute, autocast=True)  # fmt: skip
+    return Dtypes(frozen=compute, trainable="float32", compute=compute, autocast=False)
+
+
+def _training_dtype(args: TrainArgs, device: Device) -> str:
+    training = args.training
+    if training.bf16:
+        _require_bf16("bf16", device)
+        return "bfloat16"
+    if training.fp16:
+        if not device.fp16:
+            raise ConfigError(f"fp16: {device.name} ({device.type}) cannot train in float16; leave the key out")
+        return "float16"
+    return "bfloat16" if training.bf16 is None and training.fp16 is None and device.bf16 else "float32"
+
+
+def _require_bf16(key: str, device: Device) -> None:
+    if device.bf16:
+        return
+    if device.type != "cpu":
+        raise ConfigError(f"{key}: {device.name} has no bfloat16; use fp16: true, or leave the key out")
+    # Every CPU computes bfloat16, in software if need be: obeyed, but said.
+    logger.warning_once(f"{key}: this CPU computes bfloat16 in software, which is slow; leave the key out for float32")
+
+
+def _inference_dtype(asked: str, device: Device) -> str:
+    if asked == "auto":
+        return "bfloat16" if device.bf16 else "float16" if device.fp16 else "float32"
+    if asked == "bfloat16":
+        _require_bf16("infer_dtype", device)
+    if asked == "float16" and not device.fp16:
+        raise ConfigError(f"infer_dtype: {device.name} ({device.type}) has no float16; use auto, bfloat16 or float32")
+    return asked

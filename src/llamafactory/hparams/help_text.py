@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The text of ``train -h`` and its like: every key by section, with type, default, choices and meaning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .args import SHARED_SECTIONS, TRAINING_SECTIONS
+from .coercion import describe
+from .schema import keys_of, plugin_sections
+
+# Sections that each command reads; "tuners" stands for those of every tuner.
+_SECTIONS: dict[str, tuple[str, ...]] = {
+    "train": (*SHARED_SECTIONS, *TRAINING_SECTIONS, "tuners"),
+    "preview": ("data", "model", "finetuning"),
+    "chat": ("model", "data", "generating", "finetuning", "quantization", "media", "vllm", "sglang", "kt"),
+    "export": ("export", "model", "data", "finetuning", "quantization"),
+}
+
+_NOTES: dict[str, str] = {
+    "train": "Trains a model (or evaluates one: do_eval, do_predict).",
+    "preview": "Shows rows as the model will see them; reads the same file as train.",
+    "chat": "Talks to a model in the terminal; reads the same file as train and uses what it trained.",
+    "export": "Writes the merged model; reads the same file as train and uses what it trained.",
+}
+
+
+def help_text(command: str) -> str:
+    """Return the help of one command that reads a configuration."""
+    lines = [
+        f"llamafactory-cli {command} FILE.yaml|FILE.json [key=value ...]",
+        f"llamafactory-cli {command} --key value [--key=value ...] [--flag]",
+        "",
+        _NOTES[command],
+    ]
+    tables: dict[str, type] = {**SHARED_SECTIONS, **TRAINING_SECTIONS}
+    for name in _SECTIONS[command]:
+        for title, section in (plugin_sections() if name == "tuners" else {name: tables[name]}).items():
+            lines += _section_lines(title, section)
+    return "\n".join(lines) + "\n"
+
+
+def _section_lines(title: str, section: type) -> list[str]:
+    keys = keys_of(section)
+    if not keys:
+        return []
+    lines = ["", f"{title}: {(section.__doc__ or '').strip().splitlines()[0]}"]
+    for key in keys.values():
+        lines += [f"  {key.name}: {describe(key.hint)} = {_shown(key.default)}", f"      {key.help}"]
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return '""' if value == "" else str(value)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what the user wrote to typed, checked arguments. Nothing here imports torch or transformers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import plugins
+from ..extras.errors import ConfigError
+from . import (
+    data_args,
+    finetuning_args,
+    generating_args,
+    inference_args,
+    model_args,
+    optimizer_args,
+    rlhf_args,
+    training_args,
+)
+from .aliases import apply_aliases
+from .args import SHARED_SECTIONS, TRAINING_SECTIONS, InferArgs, TrainArgs
+from .coercion import coerce
+from .derive import derive_inference, derive_training
+from .reader import Flat, read_source
+from .schema import keys_of, known_keys, nearest, tuner_arguments
+from .unbuilt import TRAINING, refuse_unbuilt
+
+Source = Mapping[str, Any] | Sequence[str] | None
+
+_CHECKS = (model_args.check, data_args.check, generating_args.check)
+_TRAINING_CHECKS = (
+    model_args.check_training,
+    finetuning_args.check_training,
+    rlhf_args.check_training,
+    optimizer_args.check_training,
+    training_args.check,
+    data_args.check_training,
+)
+
+
+def get_train_args(source: Source = None) -> TrainArgs:
+    """Read what a training run is asked to do.
+
+    Args:
+        source: Flat keys as a dict, command-line words, or None for this process's ``sys.argv[2:]``.
+
+    Raises:
+        ConfigError: A key is unknown, has the wrong type or breaks a rule; one line.
+        UsageError: A part is asked for that is not built.
+    """
+    flat = _read(source)
+    sections = _sections(derive_training(flat), flat, {**SHARED_SECTIONS, **TRAINING_SECTIONS})
+    args = TrainArgs(**sections, keys=_as_read(flat, sections))
+    refuse_unbuilt(args, training=True)
+    _check_stage(args, training=True)
+    for check in (*_CHECKS, *_TRAINING_CHECKS):
+        check(args)
+    _check_tuner(args)
+    return args
+
+
+def get_infer_args(source: Source = None) -> InferArgs:
+    """Read what chat, a server or export is asked to do; keys of training are accepted and not used.
+
+    One file serves training and inference: when it names no adapter and its ``output_dir`` holds a trained one, that
+    adapter is used; when ``output_dir`` holds a whole model, that model is.
+
+    Raises:
+        ConfigError: A key is unknown, has the wrong type or breaks a rule; one line.
+        UsageError: A part is asked for that is not built.
+    """
+    flat = _read(source)
+    sections = _sections(derive_inference(flat), flat, SHARED_SECTIONS)
+    args = InferArgs(**sections, keys=_as_read(flat, sections))
+    refuse_unbuilt(args, training=False)
+    _check_stage(args, training=False)
+    for check in _CHECKS:
+        check(args)
+    inference_args.check(args)
+    _check_tuner(args)
+    return args
+
+
+def _read(source: Source) -> Flat:
+    flat = apply_aliases(read_source(sys.argv[2:] if source is None else source))
+    _refuse_unknown(flat)
+    return flat
+
+
+def _refuse_unknown(flat: Flat) -> None:
+    """Raise for the first key nobody declares; ``ALLOW_EXTRA_ARGS=1`` ignores such keys."""
+    unknown = [key for key in flat.values if key not in known_keys()]
+    if not unknown:
+        return
+    if os.environ.get("ALLOW_EXTRA_ARGS", "0").lower() in ("1", "true", "y", "yes"):
+        for key in unknown:
+            del flat.values[key]
+        return
+    key = unknown[0]
+    near = nearest(key)
+    hint = f"did you mean {near}?" if near else "`llamafactory-cli train -h` lists all keys"
+    raise ConfigError(f"{flat.place(key)}unknown key {key}; {hint}")
+
+
+def _sections(values: dict[str, Any], flat: Flat, sections: dict[str, type]) -> dict[str, Any]:
+    """Build each section from the keys it declares; ``flat`` says where a key was written."""
+    built = {name: _build(section, values, flat) for name, section in sections.items()}
+    kind = built["finetuning"].finetuning_type
+    if kind != "oft" and kind not in plugins.names("tuners"):
+        choices = ", ".join(plugins.names("tuners"))
+        raise ConfigError(f"{flat.place('finetuning_type')}finetuning_type: expected one of {choices}, got {kind!r}")
+    built["tuner"] = None if kind == "oft" else _build(tuner_arguments(kind), values, flat)
+    return built
+
+
+def _build(section: type, values: dict[str, Any], flat: Flat) -> Any:
+    given = {}
+    for name, key in keys_of(section).items():
+        if name in values:
+            try:
+                given[name] = coerce(name, values[name], key.hint, comma=key.comma)
+            except ConfigError as error:
+                raise ConfigError(f"{flat.place(name)}{error}") from None
+    return section(**given)
+
+
+def _as_read(flat: Flat, sections: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys the user wrote, with the types their sections gave them."""
+    built = [vars(section) for section in sections.values() if section is not None]
+    typed = {key: value for section in built for key, value in section.items()}
+    return {key: typed.get(key, value) for key, value in flat.values.items()}
+
+
+def _check_tuner(args: InferArgs) -> None:
+    check = getattr(plugins.resolve("tuners", args.finetuning.finetuning_type), "check", None)
+    if check is not None:
+        check(args)
+
+
+def _check_stage(args: InferArgs, *, training: bool) -> None:
+    """Refuse a stage that no table knows; another stage may have trained the model that is only served here."""
+    stages = plugins.names("stages") + ([] if training else [value for key, value, _ in TRAINING if key == "stage"])
+    stage = args.finetuning.stage
+    if stage not in stages:
+        raise ConfigError(f"stage: expected one of {', '.join(stages)}, got {stage!r}")

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every key there is: which section or plug-in declares it, with type, default and meaning."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from typing import Any, get_type_hints
+
+from .. import plugins
+from .aliases import DROPPED, RENAMED, SWITCHED
+from .args import SHARED_SECTIONS, TRAINING_SECTIONS
+from .evaluation_args import EvaluationArguments
+from .unbuilt import PLUGIN_KEYS
+
+
+@dataclass(frozen=True)
+class Key:
+    """One declared key.
+
+    Attributes:
+        hint: Its type, as a typing object.
+        default: Its value when it is not given.
+        help: One line of meaning.
+        comma: It keeps a comma list as one string.
+    """
+
+    name: str
+    hint: Any
+    default: Any
+    help: str
+    comma: bool
+
+
+@cache
+def keys_of(section: type) -> dict[str, Key]:
+    """Return the keys that one dataclass declares, in the order of declaration."""
+    hints = get_type_hints(section)
+    found = {}
+    for item in fields(section):
+        default = item.default_factory() if item.default_factory is not MISSING else item.default
+        meta = item.metadata
+        found[item.name] = Key(item.name, hints[item.name], default, meta.get("help", ""), meta.get("comma", False))
+    return found
+
+
+def tuner_arguments(name: str) -> type:
+    """Return the ``Arguments`` dataclass of one tuner."""
+    return plugins.resolve("tuners", name).Arguments
+
+
+def plugin_sections() -> dict[str, type]:
+    """Return the ``Arguments`` of every tuner, under its title for the help text."""
+    return {f"tuner {name}": tuner_arguments(name) for name in plugins.names("tuners")}
+
+
+def all_sections() -> dict[str, type]:
+    """Return every section of every command and plug-in."""
+    return {**SHARED_SECTIONS, **TRAINING_SECTIONS, "evaluation": EvaluationArguments, **plugin_sections()}
+
+
+def known_keys() -> set[str]:
+    """Return every key that some command knows."""
+    return {key for section in all_sections().values() for key in keys_of(section)} | set(PLUGIN_KEYS)
+
+
+def nearest(key: str) -> str | None:
+    """Return the known key most like a mistyped one, or None when none is near."""
+    # An older name may be the nearest too; then the key it became is what to write.
+    candidates = {name: name for name in known_keys()}
+    candidates |= {**RENAMED, **{old: new for old, (new, _) in SWITCHED.items()}}
+    found = difflib.get_close_matches(
+        key.lower(), [name for name in candidates if name not in DROPPED], n=1, cutoff=0.6
+    )
+    return candidates[found[0]] if found else None

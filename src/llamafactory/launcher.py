@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which command runs what, and in how many processes.
+
+A command runs in this process; training on several accelerators runs under torchrun, which starts this file as a module
+in each worker. A worker that fails leaves its traceback in a folder, and the parent prints the first one last, so that
+the real error stands at the end of the output.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+# Typing names and dataclasses are left out here on purpose: `version` and `help` pass through this file.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("llamafactory.train.tuner:run_exp", "fine-tune a model, evaluate it, or write predictions"),
+    "chat": ("llamafactory.chat.terminal:run_chat", "talk to a model in the terminal"),
+    "export": ("llamafactory.train.tuner:export_model", "merge adapters and write the model"),
+    "preview": ("llamafactory.data.preview:run_preview", "show the data as the model will see it"),
+    "api": ("llamafactory.api.app:run_api", "serve a model over an OpenAI-compatible interface"),
+    "eval": ("llamafactory.eval.evaluator:run_eval", "run benchmarks"),
+    "webchat": ("llamafactory.webui.interface:run_web_demo", "talk to a model in the browser"),
+    "webui": ("llamafactory.webui.interface:run_web_ui", "train and talk in the browser"),
+    "env": ("llamafactory.extras.env:print_env", "print versions and hardware (--torch: ask torch too)"),
+    "version": ("llamafactory.launcher:print_version", "print the version"),
+    "help": ("llamafactory.launcher:print_help", "print this list"),
+}
+NOT_BUILT = ("api", "eval", "webchat", "webui")
+ERROR_DIR = "LLAMAFACTORY_ERROR_DIR"
+
+
+def launch() -> int:
+    """Run the command that ``sys.argv`` names.
+
+    Returns:
+        The exit code of the process.
+
+    Raises:
+        UsageError: No such command, or its room is not built.
+        ConfigError: The configuration is wrong.
+    """
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print_help()
+        return 0
+    command = {"--version": "version", "-v": "version"}.get(sys.argv[1], sys.argv[1])
+    if command not in COMMANDS:
+        _refuse(f"unknown command {command!r}; commands: {', '.join(COMMANDS)}")
+    if command in NOT_BUILT:
+        _refuse(f"{command} is not built yet in this version")
+    if any(word in ("-h", "--help") for word in sys.argv[2:]):
+        return _print_command_help(command)
+    if _wants_torchrun(command):
+        return run_torchrun(sys.argv[1:])
+    handler(command)()
+    return 0
+
+
+def handler(command: str):  # type: ignore[no-untyped-def]
+    """Import and return the function of one command; called without arguments it reads ``sys.argv`` itself."""
+    module, _, name = COMMANDS[command][0].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def print_version() -> None:
+    """Print the version."""
+    from . import __version__
+
+    print(f"llamafactory {__version__}")
+
+
+def print_help() -> None:
+    """Print what commands there are."""
+    print("llamafactory-cli COMMAND [FILE.yaml] [key=value ...]\n\ncommands:")
+    for name, (_, summary) in COMMANDS.items():
+        print(f"  {name:<8} {summary}" + (" (not built yet)" if name in NOT_BUILT else ""))
+    print("\n`llamafactory-cli COMMAND -h` lists the keys that a command reads.")
+
+
+def _refuse(message: str) -> None:
+    from .extras.errors import UsageError
+
+    raise UsageError(message)
+
+
+def _print_command_help(command: str) -> int:
+    if command in ("env", "version", "help"):
+        print(f"llamafactory-cli {command}: {COMMANDS[command][1]}")
+        return 0
+    from .hparams.help_text import help_text
+
+    try:
+        print(help_text(command), end="", flush=True)
+    except BrokenPipeError:  # the reader (`| head`) has seen enough; Python must not write the rest at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _wants_torchrun(command: str) -> bool:
+    """Whether a command needs several processes.
+
+    Its configuration is read here, before torch is imported or a worker started, so that a mistake shows at once.
+    """
+    if command in ("env", "version", "help") or "LOCAL_RANK" in os.environ:  # LOCAL_RANK: already a worker
+        return False
+    from .hparams import get_infer_args, get_train_args
+
+    if command in ("chat", "export"):
+        get_infer_args()
+        return False
+    args = get_train_args()
+    if command != "train":
+        return False
+    several_nodes = os.environ.get("NNODES", "1") not in ("", "1") or bool(os.environ.get("RDZV_ID"))
+    if several_nodes or os.environ.get("FORCE_TORCHRUN", "0").strip().lower() in ("1", "true", "yes", "y", "on"):
+        return True
+    if args.training.use_cpu:
+        return False
+    from .extras.device import count_accelerators
+
+    return count_accelerators() > 1
+
+
+def run_torchrun(words: list[str]) -> int:
+    """Start torchrun for ``words`` (the command and its arguments), wait for it, and report the first failure.
+
+    Returns:
+        torchrun's exit code, or the failing worker's when it was a configuration error.
+    """
+    import subprocess
+    import tempfile
+
+    from .extras import launching
+
+    with tempfile.TemporaryDirectory(prefix="llamafactory-errors-") as folder:
+        environment = {**os.environ, **launching.worker_environment(os.environ), ERROR_DIR: folder}
+        argv = launching.torchrun_argv(words, os.environ)
+        # A session of its own: a Ctrl-C in the terminal reaches the workers once, through the parent.
+        child = subprocess.Popen(argv, env=environment, start_new_session=True)
+        received = launching.wait_passing_signals(child)
+        code = 128 - child.returncode if child.returncode < 0 else child.returncode
+        if received is not None:
+            print("interrupted", file=sys.stderr)
+            return 128 + received
+        return launching.report_failure(folder, code) if code else 0
+
+
+def worker() -> None:
+    """Entry of one process under torchrun: run the command and leave the reason of a failure in the error folder."""
+    from .extras.launching import record_failures
+
+    record_failures(os.environ[ERROR_DIR])
+    handler(sys.argv[1])()
+
+
+if __name__ == "__main__":
+    worker()

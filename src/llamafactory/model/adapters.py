@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PEFT adapters as objects: made, loaded, merged, prepared for training, saved."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+
+from ..extras.errors import ConfigError
+from ..extras.files import write_atomic
+from ..extras.logging import get_logger
+from .lora_linear import use_exact_add
+from .merging import merge
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..hparams import Dtypes
+
+logger = get_logger(__name__)
+
+
+def new_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """Wrap the model with a fresh adapter. PiSSA's starting point is remembered for :func:`save_converted`."""
+    if not str(config.init_lora_weights).startswith("pissa"):
+        return get_peft_model(model, config)
+    with _same_svd(model):
+        tuned = get_peft_model(model, config)
+    tuned.pissa_start = {name: value.detach().cpu().clone() for name, value in get_peft_model_state_dict(tuned).items()}
+    return tuned
+
+
+def load_adapter(model: PreTrainedModel, folder: str, trainable: bool) -> PeftModel:
+    """Load one adapter from its folder.
+
+    Raises:
+        ConfigError: It was made for another model.
+    """
+    try:
+        with _same_svd(model):
+            return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"adapter_name_or_path: '{folder}' does not fit this model: {reason[:300]}") from error
+
+
+def merge_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
+    """Add one adapter into the weights (one rounding); the model that comes back is plain."""
+    merged = merge(load_adapter(model, folder, trainable=False), model.dtype)
+    logger.info_rank0("Merged the adapter %s", folder)
+    return merged
+
+
+def prepare_for_training(model: PeftModel, dtypes: Dtypes) -> None:
+    """Trained weights in their own dtype, the exact LoRA sum, and saving without copies of the embedding."""
+    use_exact_add(model)
+    trained, frozen = getattr(torch, dtypes.trainable), getattr(torch, dtypes.frozen)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(trained)
+    if trained != frozen:
+        for module in model.modules():
+            if isinstance(module, ModulesToSaveWrapper):
+                for own in module.modules_to_save.values():
+                    _compute_in(own, frozen)
+    # PEFT would add the whole embedding once it was resized (and ask the hub about it); new rows are saved anyway.
+    model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
+
+
+def save_converted(model: PeftModel, folder: str) -> None:
+    """Write a PiSSA adapter as an ordinary LoRA of the untouched base model.
+
+    PiSSA trains ``W + s (B A - B0 A0)``, where ``s B0 A0`` was taken out of ``W`` at the start. That difference is one
+    LoRA of twice the rank: ``A' = [A; A0]``, ``B' = s [B, -B0]`` with scale 1.
+
+    Args:
+        model: From :func:`new_adapter` with a PiSSA configuration.
+        folder: Gets ``adapter_config.json`` and ``adapter_model.safetensors``.
+    """
+    from safetensors.torch import save
+
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    config = copy.deepcopy(model.peft_config["default"])
+    scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+    converted = {}
+    for name, value in state.items():
+        value, start = value.detach().cpu().float(), model.pissa_start[name].float()
+        if name.endswith("lora_A.weight"):
+            value = torch.cat([value, start], dim=0)
+        elif name.endswith("lora_B.weight"):
+            value = torch.cat([scale * value, -scale * start], dim=1)
+        converted[name] = value.contiguous()
+    config.r = config.lora_alpha = 2 * config.r
+    config.use_rslora, config.init_lora_weights, config.inference_mode = False, True, True
+    write_atomic(Path(folder) / "adapter_model.safetensors", save(converted, metadata={"format": "pt"}))
+    config.save_pretrained(folder)
+
+
+@contextmanager
+def _same_svd(model: nn.Module) -> Iterator[None]:
+    """PiSSA's fast SVD draws random numbers; drawing the same ones finds the same residual again when loading."""
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
+
+
+def _compute_in(module: nn.Module, dtype: torch.dtype) -> None:
+    """Compute with float32 weights as if they were ``dtype``, and hand ``dtype`` on to the frozen layers."""
+    original = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(next(module.parameters()).device.type, dtype=dtype):
+            return _cast(original(*args, **kwargs), dtype)
+
+    module.forward = forward
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    return tuple(_cast(item, dtype) for item in value) if isinstance(value, tuple) else value

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Activation checkpointing: on when asked for, or when a micro-batch would not fit; off otherwise (it costs ~1.3x)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from ..extras.device import Device
+    from ..hparams import Dtypes, TrainArgs
+
+from ..extras.device import host_memory
+from ..extras.errors import ConfigError
+from ..extras.logging import get_logger
+
+logger = get_logger(__name__)
+
+_USABLE = 0.8  # of the free memory: kernels need work space and the allocator leaves gaps
+_LOSS_ROWS = 256  # logits are made in chunks of this many rows, in float32, twice (values and gradient)
+
+
+def activation_bytes(config: Any, tokens: int, element_bytes: int) -> int:
+    """Bytes a decoder keeps for the backward pass of ``tokens`` tokens, without checkpointing.
+
+    Per token and layer, with hidden size d, query width q, key/value width k (heads x head size) and MLP width f,
+    in elements of the compute type:
+
+    - two norms: normalised and output, 2d each, and the input in float32, 4 bytes x d each,
+    - attention: q, k, v, the output, and what some models need to normalise q and k: 3q + 3k,
+    - MLP: gate, its activation, up, their product: 4f.
+
+    plus one chunk of logits. What autograd keeps is within 20% of it (tested). A mixture of experts counts the
+    experts a token visits.
+
+    Args:
+        config: A transformers text config.
+        tokens: Tokens of a micro-batch.
+        element_bytes: Size of one element of the compute type, 2 or 4.
+    """
+    d = config.hidden_size
+    head = getattr(config, "head_dim", None) or d // config.num_attention_heads
+    q = config.num_attention_heads * head
+    k = (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * head
+    experts = getattr(config, "num_experts_per_tok", None) or 1
+    f = experts * (
+        getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None) or 4 * d
+    )
+    per_layer = element_bytes * (4 * d + 3 * q + 3 * k + 4 * f) + 2 * 4 * d
+    logits = 2 * 4 * min(tokens, _LOSS_ROWS) * config.vocab_size
+    return tokens * config.num_hidden_layers * per_layer + logits
+
+
+def choose_checkpointing(
+    model: nn.Module, args: TrainArgs, device: Device, dtypes: Dtypes, batch_tokens: int | None = None
+) -> bool:
+    """Turn checkpointing on if ``activation_checkpointing`` (or its older name) asks for it, or if it is not given and
+    the activations would not fit.
+
+    ``disable_gradient_checkpointing`` wins over all. The non-reentrant variant is used: the reentrant one loses
+    gradients when no input of a block requires one and breaks hooks; it must be asked for (``use_reentrant_gc: true``
+    written by the user; its default is not a request).
+
+    Returns:
+        Whether it is on.
+    """
+    training = args.training
+    asked = (
+        training.gradient_checkpointing
+        if training.activation_checkpointing is None
+        else training.activation_checkpointing
+    )
+    if asked is False or args.model.disable_gradient_checkpointing or not _core(model).supports_gradient_checkpointing:
+        return False
+    if asked is None:
+        tokens = batch_tokens or args.training.per_device_train_batch_size * args.data.cutoff_len
+        size = getattr(torch, dtypes.compute).itemsize
+        needed = activation_bytes(_text_config(model), tokens, size)  # + gradients and Adam moments, in float32
+        needed += sum(12 * weight.numel() for weight in model.parameters() if weight.requires_grad)
+        free = _USABLE * _free_bytes(device)
+        if needed <= free:
+            return False
+        logger.info_rank0(
+            "Gradient checkpointing on: %d tokens a batch need about %.1f GiB, %.1f GiB are free",
+            tokens,
+            needed / 2**30,
+            free / 2**30,
+        )
+    given = training.activation_checkpointing_kwargs or training.gradient_checkpointing_kwargs or {}
+    if isinstance(given, str):
+        raise ConfigError(f"activation_checkpointing_kwargs: expected a mapping, got {given!r}")
+    options = dict(given)
+    options.setdefault("use_reentrant", bool(args.keys.get("use_reentrant_gc")))
+    model.activation_checkpointing_enable(
+        every_n_layers=options.pop("every_n_layers", 1),
+        offload=options.pop("offload", False),
+        activation_checkpointing_kwargs=options,
+    )
+    return True
+
+
+def _core(model: nn.Module) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _text_config(model: nn.Module) -> Any:
+    return _core(model).config.get_text_config()
+
+
+def _free_bytes(device: Device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device.index)[0])
+    import psutil
+
+    # In a container the machine may have more than this process is allowed.
+    allowed = host_memory() - psutil.Process().memory_info().rss
+    return min(int(psutil.virtual_memory().available), allowed)

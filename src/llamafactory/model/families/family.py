@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a model family: the only place that compares ``model_type``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Capability:
+    """Whether something works, and if not, why."""
+
+    works: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs from a plain decoder. ``isolates``: packed sequences can be kept apart inside attention."""
+
+    isolates: Capability = Capability(True)
+
+
+_PLAIN = Family()
+_WINDOW_IN_MASK = Family(isolates=Capability(False, "its sliding window lives only in the attention mask"))
+_OWN_MASK = Family(isolates=Capability(False, "it builds an attention mask of its own"))
+_NO_KEYWORDS = Family(isolates=Capability(False, "its layers do not hand the sequence bounds on to attention"))
+
+_KNOWN: dict[str, Family] = {
+    "doge": _OWN_MASK,
+    "emu3": _NO_KEYWORDS,
+    "hrm_text": _OWN_MASK,
+    "llama4": _NO_KEYWORDS,
+    "llama4_text": _NO_KEYWORDS,
+    "moshi": _WINDOW_IN_MASK,
+    "phimoe": _WINDOW_IN_MASK,
+    "qwen2_moe": _WINDOW_IN_MASK,
+}
+
+_LAYERS_THAT_ISOLATE = {"full_attention", "sliding_attention"}
+
+
+def family_of(config: Any) -> Family:
+    """Look up the family of a transformers text config; a plain decoder if nothing is noted."""
+    family = _KNOWN.get(config.model_type, _PLAIN)
+    return _PLAIN if family is _WINDOW_IN_MASK and not _has_window(config) else family
+
+
+def _has_window(config: Any) -> bool:
+    types = getattr(config, "layer_types", None)
+    return "sliding_attention" in types if types else getattr(config, "sliding_window", None) is not None
+
+
+def isolation(model_class: type, config: Any) -> Capability:
+    """Whether the ``isolated`` attention computes what this model means.
+
+    Args:
+        model_class: The transformers class; it must take part in the attention interface.
+        config: The text config; recurrent, chunked or sparse layers mix tokens outside that interface.
+    """
+    if not getattr(model_class, "_supports_attention_backend", False):
+        return Capability(False, f"{model_class.__name__} does not support transformers' attention interface")
+    if getattr(model_class, "_is_stateful", False):
+        return Capability(False, f"{model_class.__name__} has recurrent layers")
+    others = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYERS_THAT_ISOLATE)
+    if others:
+        return Capability(False, f"it has layers of type {', '.join(others)}")
+    if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", None):
+        return Capability(False, "its attention is not causal")
+    return family_of(config).isolates

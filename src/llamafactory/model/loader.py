@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights: loaded with the right types and attention, on the device, with the tuner in place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..extras.errors import ConfigError
+from ..extras.logging import get_logger
+from .paths import resolve_model_path
+from .tokenizer import hub_options
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..extras.device import Device
+    from ..hparams import Dtypes, InferArgs, TrainArgs
+
+logger = get_logger(__name__)
+
+_EXPLICIT_ATTENTION = {
+    "disabled": "eager",
+    "sdpa": "sdpa",
+    "fa2": "flash_attention_2",
+    "fa3": "flash_attention_3",
+}
+
+
+def load_model(
+    tokenizer: PreTrainedTokenizerBase,
+    args: TrainArgs | InferArgs,
+    trainable: bool = True,
+    head: str | None = None,
+    batch_tokens: int | None = None,
+    use_cpu: bool = False,
+) -> nn.Module:
+    """Load the model and make it ready to train, or merged and ready to answer.
+
+    Args:
+        tokenizer: From :func:`load_tokenizer`; the embedding grows to its size when tokens were added.
+        args: The whole resolved configuration.
+        trainable: Apply the tuner for training; else adapters are merged and nothing requires a gradient.
+        head: ``None`` for a language model; no other head is built yet.
+        batch_tokens: Most tokens a micro-batch will hold, if known; default batch size x ``cutoff_len``.
+        use_cpu: Stay on the CPU although there is an accelerator; ``use_cpu: true`` of a training run does it too.
+
+    Returns:
+        A ``PreTrainedModel`` or, for adapters in training, a ``PeftModel``, on its device, dtypes set.
+
+    Raises:
+        ConfigError: The model cannot be found or loaded, or a key asks for what it cannot do.
+    """
+    from ..extras.device import probe
+    from ..hparams import TrainArgs, resolve_dtypes
+    from ..plugins import resolve
+    from . import embeddings, report
+    from .checkpointing import choose_checkpointing
+
+    if head is not None:
+        raise ConfigError(f"head: {head!r} is not built yet; the only model head is the language model")
+    device = probe(use_cpu=use_cpu or (isinstance(args, TrainArgs) and args.training.use_cpu))
+    dtypes = resolve_dtypes(args, device)
+    tuner = resolve("tuners", args.finetuning.finetuning_type)
+    model = _load_base(args, dtypes, device, trainable)
+    new_rows = embeddings.fit_to_tokenizer(model, tokenizer, args.model)
+    model.config.use_cache = args.model.use_kv_cache and not trainable
+    if args.model.moe_aux_loss_coef is not None:
+        _set_router_loss(model, args.model.moe_aux_loss_coef, trainable)
+
+    tuned: nn.Module = tuner.create(model, args, dtypes, trainable=trainable, new_rows=new_rows)
+    if not trainable:
+        tuned.requires_grad_(False)
+        tuned.eval()
+        return tuned
+    assert isinstance(args, TrainArgs), "only the arguments of a training run can be trained with"
+    if args.model.upcast_layernorm:
+        embeddings.upcast_norms(tuned)
+    choose_checkpointing(tuned, args, device, dtypes, batch_tokens)
+    tuned.train()
+    logger.info_rank0(report.trainable_line(tuned))
+    if args.model.print_param_status:
+        logger.info_rank0(report.parameter_table(tuned))
+    return tuned
+
+
+def _load_base(args: TrainArgs | InferArgs, dtypes: Dtypes, device: Device, trainable: bool) -> PreTrainedModel:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from .rope import scale_rope
+
+    path = resolve_model_path(str(args.model.model_name_or_path), args.model)
+    options = hub_options(args.model)
+    try:
+        config = AutoConfig.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model_name_or_path: '{path}': {_first_line(error)}") from error
+    if type(config) not in AutoModelForCausalLM._model_mapping and "auto_map" not in config.to_dict():
+        raise ConfigError(f"model_name_or_path: '{path}' is a {config.model_type} model, not a language model")
+    if args.model.rope_scaling is not None:
+        scale_rope(config, args.model.rope_scaling, args.data.cutoff_len)
+
+    full = args.finetuning.finetuning_type == "full"
+    dtype = getattr(torch, dtypes.trainable if trainable and full else dtypes.frozen)
+    attention = choose_attention(_model_class(config), config, args.model.flash_attn, trainable)
+    if args.model.train_from_scratch and trainable:
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+        return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            device_map=_device_map(device, trainable),
+            offload_folder=args.model.offload_folder,
+            **options,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"model_name_or_path: '{path}' cannot be loaded: {_first_line(error)}") from error
+
+
+def choose_attention(model_class: type | None, config: Any, asked: str, trainable: bool) -> str:
+    """Name of the attention implementation transformers shall use.
+
+    ``auto`` trains with the isolating attention where the model can be trusted with it; everything else, and inference,
+    uses SDPA where it computes what the model means (it has no soft cap), else eager. An explicit choice is obeyed.
+    """
+    from . import attention
+    from .families.family import isolation
+
+    if asked in _EXPLICIT_ATTENTION:
+        return _EXPLICIT_ATTENTION[asked]
+    text = config.get_text_config()
+    if model_class is None:  # remote code: what it supports is known only to itself
+        return "sdpa"
+    ordinary = attention.ordinary_implementation(model_class, text)
+    if not trainable:
+        return ordinary
+    capability = isolation(model_class, text)
+    if not capability.works:
+        logger.info_rank0("Sequences are padded, not packed end to end: %s", capability.reason)
+        return ordinary
+    attention.register()
+    return attention.ISOLATED
+
+
+def _model_class(config: Any) -> type | None:
+    from transformers import AutoModelForCausalLM
+
+    mapping = AutoModelForCausalLM._model_mapping
+    return mapping.get(type(config), None)
+
+
+def _device_map(device: Device, trainable: bool) -> Any:
+    """One device for training (ranks hold a copy each); all visible accelerators for a single inference process."""
+    if device.type == "cpu":
+        return None
+    if not trainable and device.count > 1:
+        return "auto"
+    return {"": f"{device.type}:{device.index}"}
+
+
+def _set_router_loss(model: PreTrainedModel, coefficient: float, trainable: bool) -> None:
+    config = model.config.get_text_config()
+    if not hasattr(config, "router_aux_loss_coef"):
+        raise ConfigError(f"moe_aux_loss_coef: {config.model_type} has no router loss")
+    config.router_aux_loss_coef = coefficient
+    config.output_router_logits = trainable and coefficient > 0
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LoRA and its relatives (rsLoRA, DoRA, PiSSA) through PEFT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...extras.errors import ConfigError
+from ...hparams.field import arg, require, split_list
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from peft import LoraConfig, PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from ...hparams import Dtypes, InferArgs, TrainArgs
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Keys of ``finetuning_type: lora``."""
+
+    additional_target: str | None = arg(None, "Extra fully trained modules saved with the adapter.", comma=True)
+    lora_alpha: int | None = arg(None, "Scale; None = 2 x rank.")
+    lora_dropout: float = arg(0.0, "Adapter dropout.")
+    lora_rank: int = arg(8, "Adapter rank.")
+    lora_target: str = arg("all", "Modules to adapt; all = every linear layer.", comma=True)
+    loraplus_lr_ratio: float | None = arg(None, "LoRA+: lr(B)/lr(A).")
+    loraplus_lr_embedding: float = arg(1e-06, "LoRA+: lr of embedding adapters.")
+    use_rslora: bool = arg(False, "Rank-stabilised scaling.")
+    use_dora: bool = arg(False, "Weight-decomposed LoRA.")
+    pissa_init: bool = arg(False, "Initialise from principal singular vectors.")
+    pissa_iter: int = arg(16, "Fast-SVD iterations, -1 = exact SVD.")
+    pissa_convert: bool = arg(False, "Write PiSSA result back as ordinary LoRA.")
+    create_new_adapter: bool = arg(False, "Merge the loaded adapters and start a fresh one.")
+
+
+def check(args: TrainArgs | InferArgs) -> None:
+    """Ranges, and keys that exclude each other."""
+    tuner: Arguments = args.tuner
+    require(tuner.lora_rank >= 1, f"lora_rank: expected 1 or more, got {tuner.lora_rank}")
+    require(0 <= tuner.lora_dropout < 1, f"lora_dropout: expected at least 0 and below 1, got {tuner.lora_dropout}")
+    require(
+        tuner.lora_alpha is None or tuner.lora_alpha >= 1, f"lora_alpha: expected 1 or more, got {tuner.lora_alpha}"
+    )
+    require(bool(split_list(tuner.lora_target)), "lora_target: empty; give module names or all")
+    require(
+        tuner.pissa_iter >= 1 or tuner.pissa_iter == -1, f"pissa_iter: expected 1 or more or -1, got {tuner.pissa_iter}"
+    )
+    require(not (tuner.pissa_init and tuner.use_dora), "pissa_init: cannot be combined with use_dora")
+    require(tuner.pissa_init or not tuner.pissa_convert, "pissa_convert: needs pissa_init")
+    continued = bool(args.model.adapter_name_or_path) and not tuner.create_new_adapter
+    require(
+        not (tuner.pissa_init and continued), "pissa_init: an adapter is continued, so set create_new_adapter: true"
+    )
+
+
+def create(
+    model: PreTrainedModel,
+    args: TrainArgs | InferArgs,
+    dtypes: Dtypes,
+    *,
+    trainable: bool = True,
+    new_rows: Sequence[int] = (),
+) -> nn.Module:
+    """Put adapters on the model.
+
+    Given adapters are merged into the base weights in the order named. For training, the last one is kept and trained
+    on, unless ``create_new_adapter`` asks for a fresh one on top of all. For inference all are merged and the model
+    that comes back is a plain one.
+
+    Args:
+        model: The base model, frozen dtype.
+        args: ``args.tuner`` are our :class:`Arguments`.
+        dtypes: The trained weights get ``dtypes.trainable``.
+        trainable: For training, or merged for inference.
+        new_rows: Token ids whose embedding rows are trained and saved with the adapter.
+    """
+    from ..adapters import load_adapter, merge_adapter, new_adapter, prepare_for_training
+    from ..paths import resolve_adapter_path
+    from ..tokenizer import adapter_names
+
+    tuner: Arguments = args.tuner
+    folders = [resolve_adapter_path(name, args.model) for name in adapter_names(args.model)]
+    resumed = folders.pop() if trainable and folders and not tuner.create_new_adapter else None
+    base: Any = model
+    for folder in folders:
+        base = merge_adapter(base, folder)
+    if not trainable:
+        return base
+    if resumed:
+        tuned = load_adapter(base, resumed, trainable=True)
+    else:
+        tuned = new_adapter(base, _config(base, tuner, new_rows))
+    prepare_for_training(tuned, dtypes)
+    return tuned
+
+
+def save_final(model: PeftModel, folder: str, args: TrainArgs) -> None:
+    """At the end of training, replace the saved PiSSA adapter by an ordinary LoRA if ``pissa_convert`` asks for it."""
+    if args.tuner.pissa_convert:
+        from ..adapters import save_converted
+
+        save_converted(model, folder)
+
+
+def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -> LoraConfig:
+    from peft import LoraConfig
+
+    additional = split_list(tuner.additional_target)
+    modules = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name}
+    _demand("additional_target", additional, modules)
+    init: bool | str = True
+    if tuner.pissa_init:
+        init = "pissa" if tuner.pissa_iter == -1 else f"pissa_niter_{tuner.pissa_iter}"
+    embeddings = _embedding_names(model)
+    rows = {name: list(new_rows) for name in embeddings if new_rows and name not in additional}
+    tied = bool(model.config.get_text_config().tie_word_embeddings)
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=tuner.lora_rank,
+        lora_alpha=tuner.lora_alpha or 2 * tuner.lora_rank,
+        lora_dropout=tuner.lora_dropout,
+        target_modules=_targets(model, tuner.lora_target),
+        modules_to_save=additional or None,
+        use_rslora=tuner.use_rslora,
+        use_dora=tuner.use_dora,
+        init_lora_weights=init,
+        trainable_token_indices=rows or None,
+        ensure_weight_tying=tied and not set(embeddings).isdisjoint(additional),
+    )
+
+
+def _targets(model: PreTrainedModel, asked: str) -> list[str]:
+    """Names PEFT shall adapt; ``all`` is every linear layer but the output head."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    linear = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+    names = split_list(asked)
+    if names == ["all"]:
+        return sorted(linear)
+    embeddings = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    everything = {name for name, _ in model.named_modules()}
+    unknown = [name for name in names if not any(there == name or there.endswith(f".{name}") for there in everything)]
+    _demand("lora_target", unknown, linear | embeddings)
+    return names
+
+
+def _embedding_names(model: PreTrainedModel) -> list[str]:
+    """Module names of the input embedding and, where it has weights of its own, the output head."""
+    inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
+    own = [inputs] if head is None or head.weight is inputs.weight else [inputs, head]
+    return [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if any(module is one for one in own)]
+
+
+def _demand(key: str, asked: list[str], choices: set[str]) -> None:
+    wrong = [name for name in asked if name not in choices]
+    if wrong:
+        raise ConfigError(f"{key}: the model has no {', '.join(wrong)}; choose from {', '.join(sorted(choices))}")

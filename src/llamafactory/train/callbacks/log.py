@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``trainer_log.jsonl``: one line a log, for people, plots and the web UI."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from ...extras.files import write_atomic
+
+FILE_NAME = "trainer_log.jsonl"
+
+
+class LogCallback(TrainerCallback):
+    """Appends to the log on the first rank, and sees to it that a checkpoint never falls between two logs.
+
+    A resumed run starts its next mean at the checkpoint; logging there too makes the resumed and the uninterrupted run
+    write the same lines.
+    """
+
+    def __init__(self) -> None:
+        self.start = time.time()
+        self.first_step = 0
+        self.seen_before = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.start, self.first_step = time.time(), state.global_step
+        self.seen_before = state.num_input_tokens_seen
+        path = Path(args.output_dir) / FILE_NAME
+        if not state.is_world_process_zero or not path.exists():
+            return
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.endswith("}")]
+        kept = [line for line in lines if line["current_steps"] <= state.global_step] if state.global_step else []
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if control.should_save or (control.should_evaluate and args.save_strategy == "best"):
+            control.should_log = True
+        return control
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        return self.on_step_end(args, state, control)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or not logs or not _is_progress(logs):
+            return
+        with (Path(args.output_dir) / FILE_NAME).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(self._entry(state, logs)) + "\n")
+
+    def _entry(self, state: Any, logs: dict[str, float]) -> dict[str, Any]:
+        elapsed = time.time() - self.start
+        done = state.global_step - self.first_step
+        left = (state.max_steps - state.global_step) * elapsed / done if done > 0 else 0.0
+        entry = {
+            "current_steps": state.global_step,
+            "total_steps": state.max_steps,
+            "loss": logs.get("loss"),
+            "eval_loss": logs.get("eval_loss"),
+            "predict_loss": logs.get("predict_loss"),
+            "reward": logs.get("reward"),
+            "accuracy": logs.get("rewards/accuracies", logs.get("eval_accuracy")),
+            "lr": logs.get("learning_rate"),
+            "grad_norm": logs.get("grad_norm"),
+            "epoch": logs.get("epoch"),
+            "percentage": round(100 * state.global_step / state.max_steps, 2) if state.max_steps else 100.0,
+            "elapsed_time": str(timedelta(seconds=int(elapsed))),
+            "remaining_time": str(timedelta(seconds=int(left))),
+        }
+        entry = {key: value for key, value in entry.items() if value is not None}
+        if state.num_input_tokens_seen:
+            entry["throughput"] = round((state.num_input_tokens_seen - self.seen_before) / max(elapsed, 1e-9), 2)
+            entry["total_tokens"] = state.num_input_tokens_seen
+        return entry | _memory()
+
+
+def _is_progress(logs: dict[str, float]) -> bool:
+    return "loss" in logs or any(key.startswith("eval_") and key.endswith("_loss") for key in logs)
+
+
+def _memory() -> dict[str, float]:
+    """Return peak device memory in GiB when RECORD_VRAM asks for it and there is a device."""
+    wanted = os.environ.get("RECORD_VRAM", "0").lower() in ("1", "true", "y", "yes")
+    if not wanted or not torch.cuda.is_available():
+        return {}
+    return {
+        "vram_allocated": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "vram_reserved": round(torch.cuda.max_memory_reserved() / 2**30, 2),
+    }

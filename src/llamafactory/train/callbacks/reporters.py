@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experiment trackers: which are asked for, whether they are installed, and the run's arguments as their config."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from ...extras.errors import ConfigError
+from ...extras.packages import require
+from ...hparams import split_list, to_dict
+
+if TYPE_CHECKING:
+    from transformers.trainer_callback import CallbackHandler
+
+    from ...hparams import TrainArgs
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "swanlab", "trackio")
+
+
+def trackers(args: TrainArgs) -> list[str]:
+    """Return the trackers to report to, and hand SwanLab's and Weights & Biases' keys to where those look for them.
+
+    Raises:
+        ConfigError: A tracker is unknown or its package is missing.
+    """
+    given = args.training.report_to
+    names = given if isinstance(given, list) else split_list(given)
+    chosen = [name for name in names if name not in ("none", "all")]
+    if "all" in names:
+        chosen = [name for name in TRACKERS if importlib.util.find_spec(name)]
+    if args.swanlab.use_swanlab and "swanlab" not in chosen:
+        chosen.append("swanlab")
+    for name in chosen:
+        if name not in TRACKERS:
+            raise ConfigError(f"report_to: unknown tracker {name!r}; choices: none, all, {', '.join(TRACKERS)}")
+        require(name, f"report_to: {name}")
+    if "swanlab" in chosen:
+        _export("SWANLAB", args.swanlab, ("project", "workspace", "mode", "api_key"))
+        if args.swanlab.swanlab_logdir:
+            os.environ["SWANLAB_LOG_DIR"] = args.swanlab.swanlab_logdir
+    if "wandb" in chosen:
+        os.environ.setdefault("WANDB_PROJECT", "llamafactory")
+    return chosen
+
+
+def _export(prefix: str, section: Any, names: tuple[str, ...]) -> None:
+    for name in names:
+        value = getattr(section, f"{prefix.lower()}_{name}")
+        if value:
+            os.environ[f"{prefix}_{name.upper()}"] = value
+
+
+class ReporterCallback(TrainerCallback):
+    """Sends all argument groups to the trackers' config when training starts."""
+
+    def __init__(self, args: TrainArgs, handler: CallbackHandler) -> None:
+        self.arguments = to_dict(args)
+        self.handler = handler
+        self.run_name = args.swanlab.swanlab_run_name
+        self.lark = (args.swanlab.swanlab_lark_webhook_url, args.swanlab.swanlab_lark_secret)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        if "wandb" in args.report_to:
+            import wandb
+
+            wandb.config.update(self.arguments, allow_val_change=True)
+        if "trackio" in args.report_to:
+            import trackio
+
+            trackio.config.update(self.arguments)
+        if "swanlab" in args.report_to:
+            self._swanlab()
+        if "mlflow" in args.report_to:
+            import mlflow
+
+            for section, values in self.arguments.items():
+                mlflow.log_dict(values, f"{section}.json")
+        if "tensorboard" in args.report_to:
+            self._tensorboard()
+
+    def _swanlab(self) -> None:
+        import swanlab
+
+        swanlab.config.update({"framework": "llamafactory", **self.arguments})
+        webhook, secret = self.lark
+        if webhook:
+            from swanlab.plugin.notification import LarkCallback
+
+            swanlab.register_callbacks([LarkCallback(webhook_url=webhook, secret=secret)])
+
+    def _tensorboard(self) -> None:
+        for callback in self.handler.callbacks:
+            writer = getattr(callback, "tb_writer", None)
+            if writer is not None:
+                for section, values in self.arguments.items():
+                    lines = [f"| {key} | {value} |" for key, value in values.items()]
+                    writer.add_text(section, "\n".join(["| key | value |", "|---|---|", *lines]))

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint folders: they appear whole or not at all, and the same holds when they go."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+
+from ..extras.errors import ConfigError
+from ..extras.files import publish_folder
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+_STATE = "trainer_state.json"
+_STAGING = ".staging-"
+_TRASH = ".trash-"
+
+
+def checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
+    """Return the resumable checkpoint folders in ``output_dir``, oldest step first."""
+    folder = Path(output_dir)
+    if not folder.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found) if (path / _STATE).is_file()]
+
+
+def resume_point(output_dir: str, wanted: str | None, overwrite: bool) -> Path | None:
+    """Return the checkpoint to continue from, None to start anew.
+
+    Args:
+        output_dir: The run's folder.
+        wanted: ``resume_from_checkpoint``: a folder, ``true`` (the last one, which must exist), ``false`` (start anew) or None.
+        overwrite: ``overwrite_output_dir``: start anew, except in a worker that an elastic launch has restarted.
+
+    Raises:
+        ConfigError: The checkpoint asked for is not there or not whole.
+    """
+    last = next(iter(reversed(checkpoints(output_dir))), None)
+    if wanted is not None and wanted.lower() not in ("true", "false"):
+        folder = Path(wanted).expanduser()
+        if not (folder / _STATE).is_file():
+            raise ConfigError(f"resume_from_checkpoint: {folder} is not a checkpoint (it has no {_STATE})")
+        return folder
+    if wanted is not None and wanted.lower() == "true":
+        if last is None:
+            raise ConfigError(f"resume_from_checkpoint: no checkpoint in {output_dir}")
+        return last
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return last if restarted or not (overwrite or wanted is not None) else None
+
+
+def clear_leftovers(output_dir: str | os.PathLike[str], old_checkpoints: bool) -> None:
+    """Remove what a killed run left half done; with ``old_checkpoints`` also the checkpoints of an earlier run."""
+    folder = Path(output_dir)
+    if folder.is_dir():
+        for path in list(folder.iterdir()):
+            if path.name.startswith((_STAGING, _TRASH)):
+                shutil.rmtree(path)
+    if old_checkpoints:
+        for path in checkpoints(output_dir):
+            _remove(path)
+
+
+def save_checkpoint(trainer: Trainer) -> None:
+    """Write the trainer's state to ``checkpoint-<step>``; all ranks call this together.
+
+    Everything goes into a hidden folder first; when all ranks have written, one rename publishes it.
+    """
+    state, args = trainer.state, trainer.args
+    output_dir = Path(args.output_dir)
+    final = output_dir / f"checkpoint-{state.global_step}"
+    staging = output_dir / f"{_STAGING}{final.name}"
+    if state.best_global_step:
+        best = output_dir / f"checkpoint-{state.best_global_step}"
+        if best == final or best.is_dir():
+            state.best_model_checkpoint = str(best)
+    trainer.store_flos()
+    trainer.save_model(str(staging), _internal_call=True)
+    if not args.save_only_model:
+        trainer._save_optimizer_and_scheduler(str(staging))
+        trainer._save_scaler(str(staging))
+        trainer._save_rng_state(str(staging))
+    if args.should_save:
+        trainer.export_callback_states()
+        state.save_to_json(str(staging / _STATE))
+    _barrier()
+    if args.process_index == 0:
+        _publish(staging, final)
+    _barrier()
+    if args.local_process_index == 0 and staging.is_dir():  # a node that shares no disk with the first
+        _publish(staging, final)
+    if args.should_save:
+        _rotate(output_dir, trainer.save_total_limit, state.best_model_checkpoint)
+
+
+def _publish(staging: Path, final: Path) -> None:
+    if final.exists():  # saved again at the same step, for example by Ctrl-C right after a scheduled save
+        _remove(final)
+    publish_folder(staging, final)
+
+
+def _rotate(output_dir: Path, limit: int | None, best: str | None) -> None:
+    """Keep the newest ``limit`` checkpoints, the best one among them."""
+    if limit is None or limit <= 0:
+        return
+    kept = checkpoints(output_dir)
+    newest = kept[-1:]
+    spare = [path for path in kept[:-1] if best is None or path != Path(best)]
+    room = limit - len(newest) - (len(kept) - len(newest) - len(spare))
+    for path in spare[: max(0, len(spare) - max(0, room))]:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Delete a folder; it loses its name first, so a kill in between leaves no half checkpoint."""
+    trash = path.with_name(_TRASH + path.name)
+    os.replace(path, trash)
+    shutil.rmtree(trash)
+
+
+def _barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()

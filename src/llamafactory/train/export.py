@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export: one folder that stock transformers, vLLM and Ollama load, proven before it gets its name.
+
+base + adapter → merged in float32, rounded once → a staging folder beside ``export_dir`` → reloaded and compared with
+base + adapter → renamed. A proof that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import torch
+from transformers import AutoConfig, GenerationConfig
+
+from ..data.template import get_template
+from ..extras.device import probe
+from ..extras.errors import ConfigError
+from ..extras.files import publish_folder, write_atomic
+from ..extras.logging import get_logger
+from ..extras.manifest import NAME as MANIFEST
+from ..extras.manifest import write_manifest
+from ..hparams import InferArgs, get_infer_args, split_list, to_dict
+from ..model import load_model, load_tokenizer, resolve_model_path
+from ..model.adapters import load_adapter
+from ..model.merging import merge
+from ..model.paths import resolve_adapter_path
+from ..model.tokenizer import hub_options
+from .export_check import ExportFailure, Proof, prove, prove_template
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..data.template_encoding import Template
+
+logger = get_logger(__name__)
+
+GIGABYTE = 10**9
+
+
+def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -> None:
+    """Write the merged model to ``export_dir`` and prove it.
+
+    Args:
+        args: Parsed arguments, or what ``get_infer_args`` takes (``None``: the command line).
+
+    Raises:
+        ConfigError: A key cannot be used, or ``export_dir`` is taken.
+        ExportFailure: The written model is not base + adapter; nothing appears under ``export_dir``.
+    """
+    args = args if isinstance(args, InferArgs) else get_infer_args(args)
+    final = _free_folder(args.export.export_dir)
+    if args.export.export_legacy_format:
+        logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")
+    tokenizer = load_tokenizer(args.model)
+    template = get_template(tokenizer, args.data)
+    with _staging(final) as staging:
+        dtype = _write_model(args, tokenizer, template, staging)
+        _write_tokenizer(tokenizer, template, staging)
+        logger.info("Proving the export: reload, every tensor, logits, chat template")
+        proof = prove(lambda: _load(args, tokenizer), staging, template, dtype, args.model.trust_remote_code)
+        write_manifest(staging, to_dict(args), None, extra={"export_proof": dataclasses.asdict(proof)})
+        publish_folder(staging, final)
+    _print_summary(args, final, template, dtype, proof)
+    if args.export.export_hub_model_id:
+        _push(final, args)
+
+
+def _free_folder(export_dir: str | None) -> Path:
+    """Return the folder to make, or refuse one that holds something."""
+    if not export_dir:
+        raise ConfigError("export_dir: missing; name the folder to write the merged model to")
+    final = Path(export_dir).expanduser().absolute()
+    if final.exists() and not final.is_dir():
+        raise ConfigError(f"export_dir: {final} is a file")
+    if final.is_dir() and any(final.iterdir()):
+        raise ConfigError(f"export_dir: {final} is not empty; choose another folder or remove it")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"export_dir: {final.parent} cannot be made ({error.strerror})") from error
+    if not os.access(final.parent, os.W_OK):
+        raise ConfigError(f"export_dir: {final.parent} is not writable")
+    return final
+
+
+@contextmanager
+def _staging(final: Path) -> Iterator[Path]:
+    """A folder beside the final one, removed when the block does not rename it."""
+    staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.staging-"))
+    try:
+        staging.chmod(0o755)
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel | PeftModel:
+    """Load the base in its own type with the last adapter beside it; adapters before it are merged in order."""
+    adapters = split_list(args.model.adapter_name_or_path)
+    on_cpu = args.export.export_device == "cpu"
+    stored = _stored_dtype(args)
+    # Merging several adapters rounds only at the very end; a CPU widens float16 because it hardly computes in it.
+    wide = len(adapters) > 1 or (stored == "float16" and (on_cpu or probe().type == "cpu"))
+    dtype: Any = "float32" if wide else stored
+    base_args = dataclasses.replace(
+        args,
+        model=dataclasses.replace(args.model, infer_dtype=dtype),
+        # The embedding gets its adapters' rows, the adapters themselves are put on below.
+        finetuning=dataclasses.replace(args.finetuning, finetuning_type="full"),
+    )
+    model = load_model(tokenizer, base_args, trainable=False, use_cpu=on_cpu)
+    for number, name in enumerate(adapters, start=1):
+        model = load_adapter(model, resolve_adapter_path(name, args.model), trainable=False)
+        if number < len(adapters):
+            model = merge(model, torch.float32)
+    return model.eval()
+
+
+def _stored_dtype(args: InferArgs) -> str:
+    """Return the type the base's weights are stored in."""
+    path = resolve_model_path(str(args.model.model_name_or_path), args.model)
+    config = AutoConfig.from_pretrained(path, **hub_options(args.model))
+    dtype = config.dtype or config.get_text_config().dtype or torch.float32
+    return str(dtype).removeprefix("torch.")
+
+
+def _write_model(args: InferArgs, tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path) -> torch.dtype:
+    """Merge, cast and save; the model is gone from memory afterwards."""
+    asked = args.model.infer_dtype
+    dtype = getattr(torch, _stored_dtype(args) if asked == "auto" else asked)
+    model = merge(_load(args, tokenizer), dtype)
+    model.generation_config = _generation_config(model.generation_config, tokenizer, template)
+    model.config.use_cache = True
+    model.save_pretrained(folder, max_shard_size=max(1, int(args.export.export_size * GIGABYTE)))
+    del model
+    gc.collect()
+    return dtype
+
+
+def _generation_config(
+    base: GenerationConfig, tokenizer: PreTrainedTokenizerBase, template: Template
+) -> GenerationConfig:
+    """The base's advice on sampling, with the tokens at which the trained template ends."""
+    ends = base.eos_token_id if isinstance(base.eos_token_id, list) else [base.eos_token_id]
+    values = base.to_diff_dict()
+    values.pop("transformers_version", None)
+    values.update(
+        eos_token_id=list(dict.fromkeys([*template.stop_token_ids, *(end for end in ends if end is not None)])),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    if any(key in values for key in ("temperature", "top_p", "top_k")):
+        values["do_sample"] = True  # else transformers refuses to save the values, which mean nothing without
+    return GenerationConfig(**values)
+
+
+def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path) -> None:
+    """Save the tokenizer with a chat template that renders what was trained, and the Ollama Modelfile."""
+    from ..data.ollama import modelfile
+
+    try:
+        keep = tokenizer.chat_template is not None
+        if keep:
+            prove_template(tokenizer, template)
+    except (ExportFailure, jinja2.TemplateError, TypeError) as error:
+        keep = False
+        logger.info("The tokenizer's own chat template is replaced by %s: %s", template.name, error)
+    if not keep:
+        tokenizer.chat_template = template.jinja()
+    tokenizer.save_pretrained(folder)
+    write_atomic(folder / "Modelfile", modelfile(template))
+
+
+def _print_summary(args: InferArgs, final: Path, template: Template, dtype: torch.dtype, proof: Proof) -> None:
+    weights = sorted(final.glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in weights)
+    tensors = f"{proof.tensors} equal the base's"
+    if args.model.adapter_name_or_path:
+        tensors = f"{proof.tensors} equal base + adapter, {proof.changed} of them changed by it"
+    rows = [
+        ("folder", str(final)),
+        ("weights", f"{size / GIGABYTE:.3g} GB in {len(weights)} file{'s' * (len(weights) != 1)}, {dtype}"),
+        ("tensors", tensors),
+        ("rounding", f"worst weight at {proof.worst_rounding:.2f} of one rounding of its type"),
+        ("logits", f"differ by {proof.logits:.1e} of the largest (allowed {proof.tolerance:g})"),
+        ("template", f"{template.name}: equal ids in {proof.conversations} conversations"),
+    ]
+    if proof.unproven:
+        rows.append(("by logits only", f"{len(proof.unproven)} layers, such as {proof.unproven[0]}"))
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"  {name:<{width}}  {value}" for name, value in rows))
+    print(f"\nNext:\n  llamafactory-cli chat --model_name_or_path {final}")
+    print(f"  ollama create {final.name} -f {final / 'Modelfile'}", flush=True)
+
+
+def _push(final: Path, args: InferArgs) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=args.model.hf_hub_token)
+    repo = str(args.export.export_hub_model_id)
+    api.create_repo(repo, exist_ok=True)
+    # The manifest names folders of this machine: it stays here.
+    api.upload_folder(repo_id=repo, folder_path=str(final), ignore_patterns=[MANIFEST])
+    print(f"  pushed to {repo}", flush=True)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log-probabilities of given tokens from hidden states, without ever holding the logits of the whole batch.
+
+With z = softcap(scale * (h W^T + b)) and target distribution q = (1 - eps) * onehot(t) + eps / V:
+
+    log p(t | h)  =  q . z - logsumexp(z)            d log p / dz  =  q - softmax(z)
+
+so the gradient needs the logits only for as long as a chunk lasts. When the head is frozen the gradient with respect to
+``h`` is finished in the forward pass ([N, d] is kept, nothing is computed twice); when the head is trained, backward
+computes each chunk again. (Idea: Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models".)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LogitTransform:
+    """What a model does between its head and the softmax: ``cap * tanh(scale * logits / cap)``."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """Transform ``logits`` [..., V] in place."""
+        if self.scale != 1.0:
+            logits.mul_(self.scale)
+        if self.softcap is not None:
+            logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits
+
+    def slope(self, transformed: Tensor) -> Tensor | float:
+        """Return d transformed / d logits for each entry of ``transformed`` [..., V]."""
+        if self.softcap is None:
+            return self.scale
+        return (1 - (transformed / self.softcap).square_()).mul_(self.scale)
+
+
+class LogProbs(NamedTuple):
+    """Per token [N]; ``entropy`` and ``correct`` are None unless asked for and carry no gradient."""
+
+    log_probs: Tensor
+    entropy: Tensor | None
+    correct: Tensor | None
+
+
+def linear_log_probs(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    chunk: int,
+    transform: LogitTransform | None = None,
+    smoothing: float = 0.0,
+    entropy: bool = False,
+    accuracy: bool = False,
+) -> LogProbs:
+    """Score ``targets`` under a linear head, ``chunk`` rows at a time.
+
+    Args:
+        hidden: [N, d] hidden states; their dtype is the dtype of the products (under autocast, autocast's).
+        weight: [V, d] head.
+        bias: [V] or None.
+        targets: [N] token ids in [0, V).
+        chunk: Rows whose logits are alive at once; memory is about ``chunk * V * 10`` bytes.
+        transform: Scale and softcap of the logits.
+        smoothing: Share of probability spread evenly over the vocabulary (label smoothing).
+        entropy: Also return -sum p log p (nats).
+        accuracy: Also return whether the target is the most probable token (bool).
+
+    Returns:
+        Log-probabilities in fp32 (fp64 for fp64 input), differentiable in hidden, weight and bias.
+    """
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind):
+        hidden = hidden.to(torch.get_autocast_dtype(kind))
+    options = _Options(chunk, transform or LogitTransform(), smoothing, entropy, accuracy)
+    with torch.autocast(kind, enabled=False):
+        log_probs, entropies, correct = _LinearLogProbs.apply(hidden, weight, bias, targets, options)
+    return LogProbs(log_probs, entropies if entropy else None, correct if accuracy else None)
+
+
+@dataclass(frozen=True)
+class _Options:
+    chunk: int
+    transform: LogitTransform
+    smoothing: float
+    entropy: bool
+    accuracy: bool
+
+
+class _LinearLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: _Options
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        rows, wide = hidden.shape[0], torch.promote_types(hidden.dtype, torch.float32)
+        head_trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        finish_gradient = ctx.needs_input_grad[0] and not head_trained
+        log_probs = hidden.new_empty(rows, dtype=wide)
+        entropies = hidden.new_empty(rows if options.entropy else 0, dtype=wide)
+        correct = torch.empty(rows if options.accuracy else 0, dtype=torch.bool, device=hidden.device)
+        gradient = torch.empty_like(hidden) if finish_gradient else None
+        head, shift = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
+        for start in range(0, rows, options.chunk):
+            part = slice(start, start + options.chunk)
+            values = options.transform.apply(F.linear(hidden[part], head, shift).to(wide))
+            log_p = torch.log_softmax(values, -1)
+            log_probs[part] = _expected(log_p, targets[part], options.smoothing)
+            if options.accuracy:
+                correct[part] = log_p.argmax(-1) == targets[part]
+            if options.entropy:
+                entropies[part] = -(log_p.exp() * log_p).sum(-1)
+            if gradient is not None:
+                torch.mm(_logit_gradient(values, log_p, targets[part], options).to(hidden.dtype), head, out=gradient[part])
+        if head_trained:
+            ctx.save_for_backward(hidden, weight, bias, targets)
+        else:
+            ctx.save_for_backward(gradient)
+        ctx.options, ctx.head_trained = options, head_trained
+        ctx.mark_non_differentiable(entropies, correct)
+        return log_probs, entropies, correct
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if not ctx.head_trained:
+            (gradient,) = ctx.saved_tensors
+            return (gradient * grad.unsqueeze(-1)).to(gradient.dtype), None, None, None, None
+        hidden, weight, bias, targets = ctx.saved_tensors
+        options: _Options = ctx.options
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        head, shift = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        # Sums over chunks are kept in fp32: with bf16 weights many small chunks would else be lost to rounding.
+        grad_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=wide) if need_bias else None
+        for start in range(0, hidden.shape[0], options.chunk):
+            part = slice(start, start + options.chunk)
+            values = options.transform.apply(F.linear(hidden[part], head, shift).to(wide))
+            log_p = torch.log_softmax(values, -1)
+            flow = _logit_gradient(values, log_p, targets[part], options).mul_(grad[part].unsqueeze(-1))
+            if grad_bias is not None:
+                grad_bias += flow.sum(0)
+            flow = flow.to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(flow, head, out=grad_hidden[part])
+            if grad_weight is not None:
+                grad_weight += flow.T @ hidden[part]
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(bias.dtype),
+            None,
+            None,
+        )
+
+
+def _expected(log_p: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Return q . log p [c] of ``log_p`` [c, V]; log_softmax commutes with q because q sums to one."""
+    picked = log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return picked if smoothing == 0.0 else (1 - smoothing) * picked + smoothing * log_p.mean(-1)
+
+
+def _logit_gradient(values: Tensor, log_p: Tensor, targets: Tensor, options: _Options) -> Tensor:
+    """Return d log p / d (raw logits) [c, V]; ``log_p`` is overwritten.
+
+    The target's own entry is 1 - p, formed in fp32 before any rounding: for confident tokens it is tiny, and the
+    difference of two rounded numbers would be noise.
+    """
+    gradient = log_p.exp_().neg_()
+    if options.smoothing:
+        gradient.add_(options.smoothing / gradient.shape[-1])
+    gradient.scatter_add_(-1, targets.unsqueeze(-1), gradient.new_full((len(targets), 1), 1 - options.smoothing))
+    slope = options.transform.slope(values)
+    return gradient if isinstance(slope, float) and slope == 1.0 else gradient.mul_(slope)

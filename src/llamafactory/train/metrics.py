@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How near a generated text is to its reference: BLEU-4 and ROUGE-1/2/L, in percent."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING
+
+from ..extras.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+NAMES = ("bleu-4", "rouge-1", "rouge-2", "rouge-l")
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def text_scores(answer: str, reference: str) -> dict[str, float]:
+    """Return BLEU-4 (smoothing 3 of Chen & Cherry 2014) and the F-measures of ROUGE-1, -2 and -L.
+
+    Text with Chinese or Japanese is cut into characters for BLEU and into words by jieba for ROUGE; other text into words
+    and punctuation. An empty side scores 0.
+
+    Raises:
+        ConfigError: A package is missing.
+    """
+    try:
+        from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+        from rouge_chinese import Rouge
+    except ImportError as error:
+        raise _missing(error) from error
+    east_asian = bool(_CJK.search(answer + reference))
+    hypothesis, target = _words(answer, east_asian), _words(reference, east_asian)
+    if not hypothesis or not target:
+        return dict.fromkeys(NAMES, 0.0)
+    units = (list(answer), list(reference)) if east_asian else (hypothesis, target)
+    bleu = sentence_bleu([units[1]], units[0], smoothing_function=SmoothingFunction().method3)
+    rouge = Rouge().get_scores(" ".join(hypothesis), " ".join(target))[0]
+    values = (bleu, rouge["rouge-1"]["f"], rouge["rouge-2"]["f"], rouge["rouge-l"]["f"])
+    return {name: round(100 * float(value), 4) for name, value in zip(NAMES, values, strict=True)}
+
+
+def mean_scores(scores: list[dict[str, float]], device: torch.device) -> dict[str, float]:
+    """Return the mean of each score over the rows of all ranks."""
+    import torch
+    import torch.distributed as dist
+
+    sums = torch.tensor([sum(row[name] for row in scores) for name in NAMES] + [len(scores)], dtype=torch.float64)
+    sums = sums.to(device)
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    *totals, count = sums.tolist()
+    return {name: round(total / max(count, 1), 4) for name, total in zip(NAMES, totals, strict=True)}
+
+
+def _words(text: str, east_asian: bool) -> list[str]:
+    if not east_asian:
+        return _WORD.findall(text)
+    try:
+        import jieba
+    except ImportError as error:
+        raise _missing(error) from error
+    jieba.setLogLevel(logging.WARNING)
+    return [word for word in jieba.cut(text) if word.strip()]
+
+
+def _missing(error: ImportError) -> ConfigError:
+    package = {"rouge_chinese": "rouge-chinese"}.get(error.name or "", error.name)
+    return ConfigError(
+        f"predict_with_generate: scoring needs the package {package}, which is missing: "
+        "pip install nltk jieba rouge-chinese"
+    )

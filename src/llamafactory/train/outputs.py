@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a finished run leaves in its folder: weights, tokenizer, template, results, card; and what to type next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..extras.files import write_atomic
+from ..plugins import resolve
+
+if TYPE_CHECKING:
+    from ..data.template_encoding import Template
+    from ..hparams import TrainArgs
+    from .trainer import Trainer
+
+_STAGING = ".staging-model"
+
+
+def save_tokenizer(tokenizer: Any, template: Template | None, folder: Path) -> None:
+    """Write the tokenizer with the chat template that was trained, so that any loader renders what was trained."""
+    if template is not None:
+        tokenizer.chat_template = template.jinja()
+    tokenizer.save_pretrained(folder)
+
+
+def save_model(trainer: Trainer) -> None:
+    """Write the finished model into output_dir; each file appears whole."""
+    output_dir = Path(trainer.args.output_dir)
+    staging = output_dir / _STAGING
+    trainer.save_model(str(staging))
+    if not trainer.args.should_save:
+        return
+    tuner = resolve("tuners", trainer.run_args.finetuning.finetuning_type)
+    if hasattr(tuner, "save_final"):
+        tuner.save_final(trainer.accelerator.unwrap_model(trainer.model), str(staging), trainer.run_args)
+    for path in sorted(staging.iterdir()):
+        path.chmod(path.stat().st_mode | 0o044)  # safetensors makes its files readable by their owner alone
+        os.replace(path, output_dir / path.name)
+    staging.rmdir()
+
+
+def write_model_card(trainer: Trainer, metrics: dict[str, float]) -> None:
+    """Write README.md: what was trained on what, how, and with which result."""
+    args = trainer.run_args
+    sets = ", ".join(name for name in (args.data.dataset, args.data.eval_dataset) if name)
+    tags = ["llama-factory", args.finetuning.finetuning_type, args.finetuning.stage]
+    base = str(args.model.model_name_or_path)
+    keys = "\n".join(f"- {key}: {_public(key, value)}" for key, value in sorted(args.keys.items()))
+    results = "\n".join(f"| {key} | {value:.6g} |" for key, value in sorted(metrics.items()) if _is_number(value))
+    adapter = hasattr(trainer.model, "peft_config")
+    write_atomic(
+        Path(trainer.args.output_dir) / "README.md",
+        f"""---
+library_name: {"peft" if adapter else "transformers"}
+license: other
+base_model: {base}
+tags:
+{chr(10).join(f"- {tag}" for tag in tags)}
+---
+
+# {Path(trainer.args.output_dir).name}
+
+{"An adapter for" if adapter else "A version of"} `{base}`, trained with stage `{args.finetuning.stage}`
+({args.finetuning.finetuning_type}) on: {sets or "no named set"}.
+
+## Results
+
+| metric | value |
+|---|---|
+{results}
+
+## Configuration
+
+{keys}
+
+Versions, seeds and the fingerprint of the data are in `run_manifest.json`.
+""",
+    )
+
+
+def next_commands(args: TrainArgs) -> str:
+    """Return what to type after training: the same configuration serves chat and export."""
+    first = sys.argv[2] if len(sys.argv) > 2 and sys.argv[1] == "train" else ""
+    output_dir = str(args.training.output_dir)
+    if first.endswith((".yaml", ".yml", ".json")):
+        source = shlex.quote(first)
+    else:
+        kind = "adapter_name_or_path" if args.finetuning.finetuning_type == "lora" else "model_name_or_path"
+        words = [f"{kind}={output_dir}"]
+        if kind == "adapter_name_or_path":
+            words.insert(0, f"model_name_or_path={args.model.model_name_or_path}")
+        if args.data.template:
+            words.append(f"template={args.data.template}")
+        source = " ".join(shlex.quote(word) for word in words)
+    export_dir = shlex.quote(f"{output_dir.rstrip('/')}-merged")
+    return (
+        "Next:\n"
+        f"  llamafactory-cli chat {source}\n"
+        f"  llamafactory-cli export {source} export_dir={export_dir}"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _public(key: str, value: Any) -> Any:
+    return "***" if key.endswith(("_token", "_api_key", "_secret", "_webhook_url")) else value

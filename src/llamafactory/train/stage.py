@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one training stage adds to the spine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .trainer import Trainer
+
+if TYPE_CHECKING:
+    from ..hparams import TrainArgs
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: As users write it.
+        processor: Rows -> features, from the data room.
+        head: Model head that ``load_model`` puts on; None = the language-model head.
+        trainer: What differs in the loop: :class:`Trainer` or a subclass with its own ``batch_loss``.
+        chat: Whether the data goes through the chat template, so that it is saved with the tokenizer.
+        plots: Logged keys that are drawn.
+        finish: Adds to evaluation metrics, for example perplexity.
+        predict: Writes predictions of the evaluation sets; None = the stage has none.
+    """
+
+    name: str
+    processor: Any
+    head: str | None = None
+    trainer: type[Trainer] = Trainer
+    chat: bool = True
+    plots: tuple[str, ...] = ("loss", "eval_loss")
+    finish: Callable[[dict[str, float]], dict[str, float]] = dict
+    predict: Callable[[Trainer, TrainArgs], None] | None = None

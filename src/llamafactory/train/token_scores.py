@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Per-token log-probabilities of a batch, at trained positions only: what every loss is a function of.
+
+``attach(model)`` teaches a causal language model one more way to be called, ``model(**batch, score=True)``. The call
+passes through any wrapper (DDP, PEFT, autocast), runs the decoder, picks the hidden states whose next token is trained
+and scores those by chunks, so that logits of prompts and padding are never computed and no [T, V] tensor exists.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .losses.linear_log_probs import LogitTransform, LogProbs, linear_log_probs
+
+
+class TokenScores(NamedTuple):
+    """N trained tokens of one batch, in batch order.
+
+    Attributes:
+        log_probs: [N] fp32 log-probability of each target, with gradient.
+        targets: [N] token ids.
+        weights: [N] fp32.
+        positions: [N] index of each target in the flattened [B * L] labels.
+        entropy: [N] nats, or None.
+        correct: [N] bool, the target was the most probable token; or None.
+        aux_loss: Router balance loss of a mixture-of-experts model times its coefficient, or None.
+    """
+
+    log_probs: Tensor
+    targets: Tensor
+    weights: Tensor
+    positions: Tensor
+    entropy: Tensor | None = None
+    correct: Tensor | None = None
+    aux_loss: Tensor | None = None
+
+
+def trained_positions(labels: Tensor) -> Tensor:
+    """Return [N] indices into ``labels.flatten()`` of the trained tokens; a row's first token has nothing before it.
+
+    On the CPU this costs nothing; on a GPU it waits for the device, so callers do it before the batch is moved.
+    """
+    trained = labels.ne(-100)
+    trained[:, 0] = False
+    return trained.flatten().nonzero().squeeze(-1)
+
+
+def attach(model: nn.Module) -> nn.Module:
+    """Make ``model(**batch, score=True)`` return :class:`TokenScores`; other calls are unchanged.
+
+    Args:
+        model: A causal language model of transformers, or a PeftModel around one. The same object is returned.
+
+    ``batch`` holds the decoder's inputs and ``labels`` [B, L] (unshifted, -100 = not trained). Optional: ``weights``
+    [B, L], ``positions`` (:func:`trained_positions` of the labels), ``smoothing``, ``entropy``, ``accuracy``.
+    """
+    causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if getattr(causal_lm.forward, "scores_tokens", False):
+        return model
+    forward = causal_lm.forward
+    transform = _find_transform(causal_lm, forward)
+
+    @functools.wraps(forward)
+    def forward_or_score(*args: Any, score: bool = False, **kwargs: Any) -> Any:
+        if not score:
+            return forward(*args, **kwargs)
+        assert not args, "score=True takes the batch by name"
+        return _score(causal_lm, forward, transform, **kwargs)
+
+    forward_or_score.scores_tokens = True  # type: ignore[attr-defined]
+    causal_lm.forward = forward_or_score
+    return model
+
+
+def _score(
+    causal_lm: Any,
+    forward: Any,
+    transform: LogitTransform | None,
+    *,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    positions: Tensor | None = None,
+    smoothing: float = 0.0,
+    entropy: bool = False,
+    accuracy: bool = False,
+    **inputs: Any,
+) -> TokenScores:
+    inputs = {name: value for name, value in inputs.items() if value is not None}
+    balance = getattr(causal_lm.config.get_text_config(), "output_router_logits", False)
+    outputs = getattr(causal_lm, causal_lm.base_model_prefix)(
+        **inputs, use_cache=False, return_dict=True, **({"output_router_logits": True} if balance else {})
+    )
+    if positions is None:
+        positions = trained_positions(labels)
+    hidden = outputs.last_hidden_state.flatten(0, 1).index_select(0, positions - 1)
+    targets = labels.flatten().index_select(0, positions)
+    chosen = torch.ones_like(targets, dtype=torch.float32)
+    if weights is not None:
+        chosen = weights.flatten().index_select(0, positions).float()
+    head = causal_lm.get_output_embeddings()
+    options = {"smoothing": smoothing, "entropy": entropy, "accuracy": accuracy}
+    if transform is not None and _is_plain(head):
+        chunk = chunk_rows(head.out_features, hidden.device)
+        scored = linear_log_probs(hidden, head.weight, head.bias, targets, chunk, transform, **options)
+    else:
+        scored = _module_log_probs(functools.partial(_own_logits, causal_lm, forward), hidden, targets, **options)
+    aux_loss = _balance_loss(causal_lm, outputs, inputs.get("attention_mask")) if balance else None
+    return TokenScores(scored.log_probs, targets, chosen, positions, scored.entropy, scored.correct, aux_loss)
+
+
+def chunk_rows(vocabulary: int, device: torch.device) -> int:
+    """Return how many rows of fp32 logits to hold at once: 32 MB on a CPU (measured best), 512 MB on an accelerator."""
+    budget = 32 << 20 if device.type == "cpu" else 512 << 20
+    return max(32, budget // (4 * vocabulary))
+
+
+def _is_plain(head: nn.Module) -> bool:
+    """A head whose weight may be read directly: nn.Linear itself, not a subclass or a wrapper, and without hooks."""
+    return type(head) is nn.Linear and not head._forward_hooks and not head._forward_pre_hooks
+
+
+def _module_log_probs(
+    logits_of: Any, hidden: Tensor, targets: Tensor, smoothing: float, entropy: bool, accuracy: bool
+) -> LogProbs:
+    """Score through the model's own head, whatever it is; each chunk is computed again in backward."""
+
+    def chunk_scores(part: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        log_p = torch.log_softmax(logits_of(part).to(torch.promote_types(part.dtype, torch.float32)), -1)
+        picked = log_p.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
+        if smoothing:
+            picked = (1 - smoothing) * picked + smoothing * log_p.mean(-1)
+        with torch.no_grad():
+            spread = -(log_p.exp() * log_p).sum(-1) if entropy else picked
+            hit = log_p.argmax(-1) == wanted if accuracy else picked
+        return picked, spread.detach(), hit.detach()
+
+    size = 256
+    parts = [
+        checkpoint(chunk_scores, part, wanted, use_reentrant=False)
+        for part, wanted in zip(hidden.split(size), targets.split(size), strict=True)
+    ]
+    log_probs, spread, hit = (torch.cat(column) for column in zip(*parts, strict=True))
+    return LogProbs(log_probs, spread if entropy else None, hit if accuracy else None)
+
+
+def _own_logits(causal_lm: Any, forward: Any, hidden: Tensor) -> Tensor:
+    """Return the logits [N, V] the model itself makes of ``hidden`` [N, d]: head, scale, softcap and all."""
+    with _decoder_returns(causal_lm, hidden.unsqueeze(0)):
+        return forward(inputs_embeds=hidden.unsqueeze(0)).logits.squeeze(0)
+
+
+class _DecoderOutput:
+    """Stands in for the decoder's output: the hidden states, and None for everything else."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getitem__(self, index: int) -> Tensor | None:
+        return self.last_hidden_state if index == 0 else None
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+@contextmanager
+def _decoder_returns(causal_lm: Any, hidden: Tensor) -> Iterator[None]:
+    decoder = getattr(causal_lm, causal_lm.base_model_prefix)
+    kept = decoder.__dict__.get("forward")
+    decoder.forward = lambda *_, **__: _DecoderOutput(hidden)
+    try:
+        yield
+    finally:
+        if kept is None:
+            del decoder.forward
+        else:
+            decoder.forward = kept
+
+
+# Where configs keep what lies between head and softmax. The same name is a factor in one family and a divisor in
+# another, so both are tried against the model's own logits.
+_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+_SOFTCAPS = ("final_logit_softcapping", "softcap")
+
+
+@torch.no_grad()
+def _find_transform(causal_lm: Any, forward: Any) -> LogitTransform | None:
+    """Return the transform that reproduces the model's own logits on two random rows, None when none does."""
+    head = causal_lm.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or not _is_plain(head):
+        return None
+    config = causal_lm.config.get_text_config()
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, head.in_features, generator=generator).to(head.weight.device, head.weight.dtype)
+    hidden *= 50 / head(hidden).abs().max()  # logits large enough that a softcap shows
+    expected = _own_logits(causal_lm, forward, hidden).float()
+    raw = head(hidden).float()
+    scales = [1.0]
+    for name in _SCALES:
+        value = getattr(config, name, None) or getattr(causal_lm.config, name, None)
+        scales += [float(value), 1 / float(value)] if isinstance(value, (int, float)) else []
+    for softcap in (*(getattr(config, name, None) for name in _SOFTCAPS), None):
+        for scale in scales:
+            transform = LogitTransform(scale, softcap)
+            if torch.allclose(transform.apply(raw.clone()), expected, rtol=2e-2, atol=0.2):
+                return transform
+    return None
+
+
+def _balance_loss(causal_lm: Any, outputs: Any, attention_mask: Tensor | None) -> Tensor:
+    """Return coefficient * load-balancing loss, by the function the model's own module uses."""
+    function = sys.modules[type(causal_lm).__module__].load_balancing_loss_func  # type: ignore[attr-defined]
+    loss = function(outputs.router_logits, causal_lm.num_experts, causal_lm.num_experts_per_tok, attention_mask)
+    return causal_lm.router_aux_loss_coef * loss

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer all stages share: transformers' loop with our batches, loss scale, guard, evaluation and checkpoints.
+
+A stage that differs overrides :meth:`Trainer.batch_loss` (and :meth:`Trainer.count_items` where its loss is not a mean
+over trained tokens); nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+import transformers
+from torch import Tensor, nn
+from transformers.trainer_callback import ExportableState
+
+from . import checkpoints, evaluation, prediction
+from .batches import Batches, MicroBatches
+from .losses.cross_entropy import cross_entropy
+from .nonfinite import NonFiniteGuard
+from .optim import create_optimizer
+from .outputs import save_tokenizer
+from .token_scores import TokenScores, attach, trained_positions
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..data.template_encoding import Template
+    from ..hparams import TrainArgs
+
+
+class Trainer(transformers.Trainer):
+    """One loop for every stage.
+
+    Args:
+        model: Causal language model, with or without adapters; it is taught ``score=True``.
+        arguments: What transformers needs to know (see ``training_arguments``).
+        run_args: The whole resolved configuration.
+        template: The chat template the data was encoded with.
+        keep_template: Whether the template is saved with the tokenizer.
+        train: Training features, or None.
+        evaluate: Evaluation sets by name; the name ``""`` is the one unnamed set.
+        collator: Rows -> batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        arguments: transformers.TrainingArguments,
+        run_args: TrainArgs,
+        template: Template | None,
+        keep_template: bool,
+        tokenizer: Any,
+        train: Dataset | None,
+        evaluate: dict[str, Dataset],
+        collator: Any,
+        callbacks: list[transformers.TrainerCallback] | None = None,
+    ) -> None:
+        self.run_args, self.template, self.collator = run_args, template, collator
+        self.keep_template = keep_template
+        self.save_total_limit = run_args.training.save_total_limit
+        self.loss_is_scaled_for_ga = True
+        self.guard = NonFiniteGuard(run_args.training.on_nonfinite)
+        self.tokens = TokenMeter()
+        super().__init__(
+            model=attach(model),
+            args=arguments,
+            data_collator=collator,
+            train_dataset=train,
+            eval_dataset=evaluate or None,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        self._weight_count = sum(weight.numel() for weight in model.parameters())
+
+    # Loss
+
+    def batch_loss(self, scores: TokenScores, inputs: dict[str, Any], count: Tensor | float) -> Tensor:
+        """Return this micro-batch's share of the step's loss (a scalar with gradient).
+
+        Args:
+            scores: Log-probabilities at the trained positions of the batch.
+            inputs: The batch, for stages that need more than the scores.
+            count: What :meth:`count_items` adds up to over the global step.
+        """
+        return cross_entropy(scores.log_probs, scores.weights, count)
+
+    def count_items(self, batch: dict[str, Any]) -> int:
+        """Return how many items of a CPU batch the loss is a mean over: here trained tokens, weight not 0."""
+        if "weights" not in batch:
+            return int(batch["positions"].numel())
+        return int(batch["weights"].flatten()[batch["positions"]].count_nonzero())
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        assert num_items_in_batch is not None
+        scores: TokenScores = model(**inputs, score=True, smoothing=self.args.label_smoothing_factor)
+        loss = self.batch_loss(scores, inputs, num_items_in_batch)
+        if scores.aux_loss is not None:  # a mean over tokens of its own: weighed by this batch's share of the step
+            loss = loss + scores.aux_loss * (len(scores.targets) / num_items_in_batch)
+        loss = self.guard.mark(loss) * self.accelerator.num_processes  # DDP takes the mean of the ranks' gradients
+        return (loss, scores) if return_outputs else loss
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        rows = inputs.pop("rows")
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        return self.guard.watch(loss, inputs, rows)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.guard.check(norm, self)
+        return norm
+
+    # Batches
+
+    def get_train_dataloader(self) -> Any:
+        args = self.args
+        sampler = MicroBatches(
+            len(self.train_dataset),
+            self._train_batch_size,
+            args.process_index,
+            args.world_size,
+            seed=self._order_seed(),
+            lengths=self._row_lengths() if args.train_sampling_strategy == "group_by_length" else None,
+            drop_last=args.dataloader_drop_last,
+        )
+        return self._batches(self.train_dataset, sampler)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return this rank's batches of one evaluation set: every row exactly once over all ranks."""
+        rows = self.eval_dataset[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
+        sampler = MicroBatches(len(rows), self.args.eval_batch_size, self.args.process_index, self.args.world_size)
+        return self._batches(rows, sampler)
+
+    def _batches(self, rows: Any, sampler: MicroBatches) -> Batches:
+        args, workers = self.args, self.args.dataloader_num_workers
+        return Batches(
+            rows,
+            sampler,
+            self.collator,
+            num_workers=workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
+        )
+
+    def _order_seed(self) -> int | None:
+        if self.run_args.finetuning.disable_shuffling or self.args.train_sampling_strategy == "sequential":
+            return None
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _row_lengths(self) -> list[int]:
+        return [sum(lengths) for lengths in self.train_dataset["seq_lens"]]
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Tensor]:
+        """Take the micro-batches of one optimizer step and count, over all ranks, what its loss is a mean over."""
+        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        items, trained, real = 0, 0, 0
+        for batch in batches:
+            batch["positions"] = trained_positions(batch["labels"])
+            items += self.count_items(batch)
+            trained += int(batch["positions"].numel())
+            real += int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
+        counts = torch.tensor([items, trained, real], dtype=torch.float64, device=device)
+        if self.args.world_size > 1:
+            dist.all_reduce(counts)
+        self.tokens.add(counts[1:])
+        return batches, counts[0].clamp(min=1).float()
+
+    def _prepare_input(self, data: Any) -> Any:
+        if isinstance(data, Tensor):
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 6 * inputs["input_ids"].numel() * self._weight_count
+
+    # Optimizer
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = create_optimizer(self.model if model is None else model, self.run_args, self.args)
+        return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.args.lr_scheduler_type == "warmup_stable_decay" and not self.args.lr_scheduler_kwargs:
+            rest = num_training_steps - self.args.get_warmup_steps(num_training_steps)
+            stable = rest // 3
+            self.args.lr_scheduler_kwargs = {"num_stable_steps": stable, "num_decay_steps": rest - stable}
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    # Evaluation, logs, checkpoints
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate each set apart (``eval_<name>_loss``), and all together when there are several."""
+        sets = self.eval_dataset if eval_dataset is None else eval_dataset
+        metrics = evaluation.evaluate(self, sets if isinstance(sets, dict) else {"": sets}, metric_key_prefix)
+        if self.run_args.training.predict_with_generate:
+            for name, prompts in self.prompts.items():
+                prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
+                metrics |= prediction.generate_and_score(self, prompts, prefix)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @cached_property
+    def prompts(self) -> dict[str, Any]:
+        """The evaluation sets as prompts, by name."""
+        return prediction.prompt_sets(self)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self.tokens.rates()
+            self.state.num_input_tokens_seen = self.tokens.total(self.state.num_input_tokens_seen)
+        super().log(logs, start_time)
+
+    def run_metrics(self) -> dict[str, float]:
+        """Return the mean loss and the tokens of the whole run, and the speed of this session."""
+        skipped = {"skipped_steps": self.guard.skipped} if self.guard.skipped else {}
+        return {
+            "train_loss": whole_run_loss(self.state.log_history),
+            "total_tokens": self.state.num_input_tokens_seen,
+            **self.tokens.speed(self.run_args.finetuning.include_effective_tokens_per_second),
+            **skipped,
+        }
+
+    def report(self, split: str, metrics: dict[str, float]) -> None:
+        """Print metrics and write ``<split>_results.json`` and ``all_results.json``."""
+        self.log_metrics(split, metrics)
+        self.save_metrics(split, metrics)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        checkpoints.save_checkpoint(self)
+
+    def export_callback_states(self) -> None:
+        """Put the present state of stateful callbacks into ``state``, as transformers does before it saves."""
+        states: dict[str, Any] = {}
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(callback, ExportableState):
+                states[type(callback).__name__] = callback.state()
+        self.state.stateful_callbacks = states
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Write weights (safetensors), config, tokenizer and chat template; nothing is pickled."""
+        folder = Path(output_dir or self.args.output_dir)
+        if not self.args.should_save:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        extra = {"save_embedding_layers": False} if hasattr(self.model, "peft_config") else {}
+        self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state_dict, **extra)
+        save_tokenizer(self.processing_class, self.template if self.keep_template else None, folder)
+
+
+class TokenMeter:
+    """Counts tokens over all ranks without waiting for the device until a log is due.
+
+    The clock runs from the first step after a log to the next log, so evaluation and saving are not counted.
+    """
+
+    def __init__(self) -> None:
+        self._pending: list[Tensor] = []
+        self._start = self._seconds = 0.0
+        self._new = self.trained = self.real = 0
+
+    def add(self, counts: Tensor) -> None:
+        """Add [trained, real (padding left out)] of the optimizer step that begins now."""
+        if not self._pending:
+            self._start = time.perf_counter()
+        self._pending.append(counts)
+
+    def rates(self) -> dict[str, float]:
+        """Return tokens per second since the last call."""
+        if not self._pending:
+            return {}
+        trained, real = (int(value) for value in torch.stack(self._pending).sum(0).tolist())
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        self._pending, self._seconds = [], self._seconds + seconds
+        self.trained, self.real, self._new = self.trained + trained, self.real + real, self._new + real
+        return {"tokens_per_second": round(real / seconds, 1), "trained_tokens_per_second": round(trained / seconds, 1)}
+
+    def speed(self, effective: bool) -> dict[str, float]:
+        """Return the mean rates of this session; ``effective`` adds the rate of tokens without padding."""
+        seconds = max(self._seconds, 1e-9)
+        rates = {"trained_tokens_per_second": round(self.trained / seconds, 2)}
+        return rates | ({"effective_tokens_per_sec": round(self.real / seconds, 2)} if effective else {})
+
+    def total(self, before: int) -> int:
+        """Return ``before`` plus the tokens counted since the last call."""
+        new, self._new = self._new, 0
+        return before + new
+
+
+def whole_run_loss(log_history: list[dict[str, float]]) -> float:
+    """Return the mean training loss over all steps of a run, those before a resume included.
+
+    Each logged loss is a mean over the steps since the log before it.
+    """
+    total, last = 0.0, 0
+    for entry in log_history:
+        if "loss" in entry:
+            step = int(entry["step"])
+            total, last = total + entry["loss"] * (step - last), step
+    return total / last if last else math.nan

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our training section as transformers' arguments: one pure conversion, with what this project decides differently."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any
+
+from transformers import Seq2SeqTrainingArguments
+
+from ..extras.device import probe
+from ..extras.errors import ConfigError
+from ..hparams import resolve_dtypes
+from .callbacks.reporters import trackers
+
+if TYPE_CHECKING:
+    from ..hparams import TrainArgs
+
+
+def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
+    """Return what ``transformers.Trainer`` needs to know of ``args``.
+
+    Raises:
+        ConfigError: A rule of transformers between its own keys is broken.
+    """
+    known = {field.name for field in dataclasses.fields(Seq2SeqTrainingArguments) if field.init}
+    given = {
+        field.name: getattr(args.training, field.name)
+        for field in dataclasses.fields(args.training)
+        if field.name in known and getattr(args.training, field.name) is not None
+    }
+    try:
+        return Seq2SeqTrainingArguments(**{**given, **_decided_here(args)})
+    except ValueError as error:
+        raise ConfigError(f"training arguments: {' '.join(str(error).split())}") from error
+
+
+def _decided_here(args: TrainArgs) -> dict[str, Any]:
+    training, device = args.training, probe(args.training.use_cpu)
+    dtypes = resolve_dtypes(args, device)
+    on_cpu = device.type == "cpu"
+    return {
+        # Autocast only where the weights are wider than the arithmetic; LoRA on bf16 weights needs none.
+        "bf16": dtypes.autocast and dtypes.compute == "bfloat16",
+        "fp16": dtypes.autocast and dtypes.compute == "float16",
+        "use_cpu": on_cpu,
+        "ddp_backend": (training.ddp_backend or ("gloo" if on_cpu else None)) if "LOCAL_RANK" in os.environ else None,
+        "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters),
+        "dataloader_pin_memory": training.dataloader_pin_memory and not on_cpu,
+        "average_tokens_across_devices": True,
+        "report_to": trackers(args),
+        # Features carry more than the model's own inputs; the trainer picks what it passes on.
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        # The model room has already decided on recomputation and kernels.
+        "activation_checkpointing": False,
+        "gradient_checkpointing": False,
+        "use_liger_kernel": False,
+        # Non-finite losses are the guard's business, rotation and signals are ours too.
+        "logging_nan_inf_filter": False,
+        "save_total_limit": None,
+        "enable_jit_checkpoint": False,
+        "bf16_full_eval": False,
+        "fp16_full_eval": False,
+        # A resumed run must know, for example, how long early stopping has been patient.
+        "restore_callback_states_from_checkpoint": True,
+        "resume_from_checkpoint": None,
+    }

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry points of the room: train a model, export a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+Source = Mapping[str, Any] | Sequence[str] | None
+
+
+def run_exp(args: Source = None, callbacks: list[TrainerCallback] | None = None) -> None:
+    """Train as the configuration says.
+
+    Args:
+        args: Flat keys as a dict, command-line words, or None for this process's ``sys.argv[2:]``.
+        callbacks: Further callbacks of transformers' Trainer.
+
+    Raises:
+        ConfigError: Anything the user can mend; one line.
+    """
+    from ..hparams import get_train_args
+
+    resolved = get_train_args(args)  # before torch is imported: a mistyped key is told at once
+
+    import torch.distributed as dist
+
+    from .workflow import run
+
+    try:
+        run(resolved, callbacks)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def export_model(args: Source = None) -> None:
+    """Merge, prove and write a model for others to load; see :func:`llamafactory.train.export.run_export`."""
+    from .export import run_export
+
+    run_export(args)

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The spine of every training run, read top to bottom."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from ..data.loader import get_dataset
+from ..data.template import get_template
+from ..data.collators import PaddedCollator, PaddingFreeCollator
+from ..extras.device import probe
+from ..extras.errors import ConfigError
+from ..extras.logging import get_logger
+from ..extras.manifest import write_manifest
+from ..extras.plotting import plot_loss
+from ..extras.seeds import set_seed
+from ..hparams import to_dict
+from ..model import is_isolating, load_model, load_tokenizer
+from ..plugins import resolve
+from .callbacks.log import LogCallback
+from .callbacks.reporters import ReporterCallback
+from .callbacks.signals import SignalCallback
+from .checkpoints import clear_leftovers, resume_point
+from .outputs import next_commands, save_model, write_model_card
+from .trainer import Trainer
+from .training_arguments import transformers_arguments
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import Seq2SeqTrainingArguments
+
+    from ..data.loader import DatasetModule
+    from ..data.template_encoding import Template
+    from ..hparams import TrainArgs
+    from .stage import Stage
+
+logger = get_logger(__name__)
+
+
+def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None:
+    """Load, encode, train, save, evaluate, predict.
+
+    Args:
+        args: The resolved configuration.
+        callbacks: Further callbacks of the caller.
+
+    Raises:
+        ConfigError: Anything the user can mend.
+        SystemExit: Training was ended by a signal, after a checkpoint was saved (130 or 143).
+    """
+    stage: Stage = resolve("stages", args.finetuning.stage)
+    arguments = transformers_arguments(args)
+    resume = resume_point(
+        args.training.output_dir, args.training.resume_from_checkpoint, args.training.overwrite_output_dir
+    )
+    set_seed(args.training.seed, args.training.full_determinism)
+    tokenizer = load_tokenizer(args.model)
+    template = get_template(tokenizer, args.data)
+    dataset = get_dataset(stage.processor, template, tokenizer, args)
+    model = load_model(tokenizer, args, head=stage.head)
+    trainer = build_trainer(stage, model, tokenizer, template, dataset, args, arguments, callbacks)
+    if args.training.do_train:
+        train_and_save(trainer, stage, dataset, args, resume)
+    if args.training.do_eval and dataset.eval:
+        trainer.report("eval", stage.finish(trainer.evaluate()))
+    if args.training.do_predict:
+        if stage.predict is None:
+            raise ConfigError(f"do_predict: stage {stage.name} has no predictions; use do_eval")
+        stage.predict(trainer, args)
+
+
+def build_trainer(
+    stage: Stage,
+    model: Any,
+    tokenizer: Any,
+    template: Template,
+    dataset: DatasetModule,
+    args: TrainArgs,
+    arguments: Seq2SeqTrainingArguments,
+    callbacks: list[TrainerCallback] | None,
+) -> Trainer:
+    """Put model, data and callbacks into the stage's trainer."""
+    extra: list[TrainerCallback] = [LogCallback(), SignalCallback(), *(callbacks or [])]
+    if args.finetuning.early_stopping_steps is not None:
+        extra.append(EarlyStoppingCallback(early_stopping_patience=args.finetuning.early_stopping_steps))
+    trainer = stage.trainer(
+        model=model,
+        arguments=arguments,
+        run_args=args,
+        template=template,
+        keep_template=stage.chat,
+        tokenizer=tokenizer,
+        train=dataset.train if args.training.do_train else None,
+        evaluate=dataset.eval,
+        collator=choose_collator(model, tokenizer, dataset, args),
+        callbacks=extra,
+    )
+    trainer.add_callback(ReporterCallback(args, trainer.callback_handler))
+    return trainer
+
+
+def choose_collator(model: Any, tokenizer: Any, dataset: DatasetModule, args: TrainArgs) -> Any:
+    """Return padding-free batches where the model keeps sequences apart, padded ones elsewhere.
+
+    Raises:
+        ConfigError: Packed rows and an attention that would let their sequences see each other.
+    """
+    if is_isolating(model) and args.data.padding_free is not False:
+        return PaddingFreeCollator(tokenizer)
+    packed = dataset.train is not None and any(len(lengths) > 1 for lengths in dataset.train["seq_lens"])
+    if packed:
+        why = "padding_free is false" if is_isolating(model) else "this model's attention cannot keep sequences apart"
+        raise ConfigError(f"packing: packed rows need isolating attention, but {why}; set packing: false")
+    return PaddedCollator(tokenizer)
+
+
+def train_and_save(
+    trainer: Trainer, stage: Stage, dataset: DatasetModule, args: TrainArgs, resume: Path | None
+) -> None:
+    """Train from scratch or from ``resume`` and leave everything a user looks for in output_dir."""
+    output_dir = str(trainer.args.output_dir)
+    if trainer.train_dataset is None or not len(trainer.train_dataset):
+        raise ConfigError("do_train: there is no training data; give dataset")
+    if trainer.is_world_process_zero():
+        clear_leftovers(output_dir, old_checkpoints=args.training.overwrite_output_dir and resume is None)
+        seeds = {"seed": args.training.seed, "data_seed": args.training.data_seed}
+        device = probe(args.training.use_cpu)
+        write_manifest(output_dir, to_dict(args), dataset.report.fingerprint, device=device, seeds=seeds)
+    if resume is not None:
+        logger.info_rank0("resuming from %s", resume)
+    result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    _leave_if_interrupted(trainer)
+    metrics = {**result.metrics, **trainer.run_metrics()}
+    save_model(trainer)
+    trainer.report("train", metrics)
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        if args.finetuning.plot_loss:
+            plot_loss(output_dir, _logged(stage.plots, trainer))
+        write_model_card(trainer, metrics)
+        print(next_commands(args))
+
+
+def _logged(keys: tuple[str, ...], trainer: Trainer) -> list[str]:
+    """Return ``keys``, and the losses of named evaluation sets, that were logged at all."""
+    seen = {key for entry in trainer.state.log_history for key in entry}
+    named = sorted(key for key in seen if key.startswith("eval_") and key.endswith("_loss"))
+    return [key for key in dict.fromkeys([*keys, *named]) if key in seen]
+
+
+def _leave_if_interrupted(trainer: Trainer) -> None:
+    """End the process after Ctrl-C or SIGTERM, once the checkpoint is on disk."""
+    listener = next(cb for cb in trainer.callback_handler.callbacks if isinstance(cb, SignalCallback))
+    if listener.received is None:
+        return
+    logger.warning_rank0(
+        "stopped by %s at step %d of %d; checkpoint saved in %s. Run the same command again to go on from there.",
+        signal.Signals(listener.received).name,
+        trainer.state.global_step,
+        trainer.state.max_steps,
+        trainer.args.output_dir,
+    )
+    raise SystemExit(128 + listener.received)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Short ways to a bound template and to its ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llamafactory.data.literal_template import LiteralTemplate
+from llamafactory.data.messages import Message, Sample
+from llamafactory.data.template_encoding import Template
+from llamafactory.plugins import resolve
+
+
+def bind(tokenizer: Any, name: str, **flags: Any) -> LiteralTemplate:
+    chat = resolve("templates", name)
+    return LiteralTemplate(tokenizer, chat, resolve("tool_formats", chat.tool_format), **flags)
+
+
+def sample(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> Sample:
+    return Sample(tuple(Message.from_openai(message) for message in messages), tuple(tools))
+
+
+def ids_and_weights(template: Template, one: Sample, **flags: Any) -> tuple[list[int], list[float]]:
+    (segments,) = template.encode_batch([one], **flags)
+    ids = [token for segment in segments for token in segment.ids]
+    return ids, [segment.weight for segment in segments for _ in segment.ids]
+
+
+def encode(
+    template: Template, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], prompt: bool
+) -> list[int]:
+    one = sample(messages, tools)
+    return template.encode_prompt(one.messages, one.tools) if prompt else ids_and_weights(template, one)[0]
+
+
+def official_ids(tokenizer: Any, source: str, messages: Any, tools: Any, prompt: bool, **flags: Any) -> list[int]:
+    return tokenizer.apply_chat_template(
+        list(messages),
+        tools=list(tools) or None,
+        chat_template=source,
+        add_generation_prompt=prompt,
+        return_dict=True,
+        **flags,
+    )["input_ids"]

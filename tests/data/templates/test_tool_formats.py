@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls are read back as they were written; answers are told apart into thought, text and calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llamafactory.data.messages import ToolCall
+from llamafactory.plugins import TEMPLATES, TOOL_FORMATS, resolve
+
+from .binding import bind, sample
+from .cases import CALLS, TIME, WEATHER, U
+from .trained_tokenizers import build_tokenizer
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+CALL = st.builds(
+    ToolCall,
+    st.from_regex(r"[a-z_][a-z_0-9]{0,10}", fullmatch=True),
+    st.dictionaries(st.text(max_size=5), JSON, max_size=3),
+)
+
+
+def _bare(calls: Any) -> list[tuple[str, Any]]:
+    return [(call.name, call.arguments) for call in calls]
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    st.sampled_from(sorted(TOOL_FORMATS)),
+    st.lists(CALL, min_size=1, max_size=3),
+    st.sampled_from(["", "Let me see.", "a\n\nb {x"]),
+)
+def test_parse_gives_the_calls_back(name: str, calls: list[ToolCall], text: str) -> None:
+    dialect = resolve("tool_formats", name)
+    written = text + (dialect.content_join if text else "") + dialect.render(calls)
+    content, found = dialect.split(written)
+    assert _bare(found) == _bare(calls)
+    assert content == text
+    assert _bare(dialect.parse(written)) == _bare(calls)
+
+
+@pytest.mark.parametrize("name", TOOL_FORMATS)
+@pytest.mark.parametrize("text", ["", "Hello", '{"a": 1}', "[1, 2]", "<tool_call>\n{oops}\n</tool_call>", "Action: x"])
+def test_what_is_no_call_stays_text(name: str, text: str) -> None:
+    assert resolve("tool_formats", name).split(text) == (text, [])
+
+
+def test_ids_are_kept_where_they_are_written() -> None:
+    for name in ("mistral", "mistral_small"):
+        calls = [ToolCall("f", {"x": 1}, "abcdef123"), ToolCall("g", {})]
+        found = resolve("tool_formats", name).parse(resolve("tool_formats", name).render(calls))
+        assert [call.id for call in found] == ["abcdef123", "000000001"]
+
+
+def test_mistral_marks_may_be_missing_from_decoded_text() -> None:
+    text = ' [{"name": "f", "arguments": {"x": 1}, "id": "abcdef123"}]'
+    assert _bare(resolve("tool_formats", "mistral").parse(text)) == [("f", {"x": 1})]
+
+
+def test_arguments_given_as_text_are_written_as_they_stand() -> None:
+    call = ToolCall("f", '{"x":1}')
+    assert '"arguments": {"x":1}}' in resolve("tool_formats", "qwen").render([call])
+
+
+def test_describe_names_every_tool() -> None:
+    for name in TOOL_FORMATS:
+        text = resolve("tool_formats", name).describe([WEATHER, TIME["function"]])
+        assert "get_weather" in text and "get_time" in text and "Köln" in text
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_reads_what_it_wrote(name: str) -> None:
+    template = bind(build_tokenizer(name), name, preserve_thinking=True)
+    written = {"role": "assistant", "content": "Let me see.", "tool_calls": CALLS["tool_calls"]}
+    if template.chat.thought:
+        written["reasoning_content"] = "Both?"
+    messages = sample([U, written]).messages
+    prompt = template.render(messages[:1], add_generation_prompt=True)
+    full = template.render(messages)
+    assert full.startswith(prompt)
+    message = template.parse(full[len(prompt) :].removesuffix(template.chat.suffix).removesuffix(template.chat.gap))
+    assert message.text == "Let me see."
+    assert _bare(message.tool_calls) == _bare(messages[1].tool_calls)
+    assert message.reasoning == messages[1].reasoning
+
+
+def test_a_thought_cut_off_is_a_thought() -> None:
+    message = bind(build_tokenizer("qwen3"), "qwen3").parse("<think>\nFirst, I")
+    assert (message.reasoning, message.text) == ("First, I", "")

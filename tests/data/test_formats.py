@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of each layout against messages written by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llamafactory.data.dataset_info import DatasetAttr, parse_entry
+from llamafactory.data.messages import Message, Part, Sample, ToolCall
+from llamafactory.extras.errors import ConfigError
+from llamafactory.plugins import resolve
+
+U, A, S = (lambda text, role=role, **more: Message.of(role, text, **more) for role in ("user", "assistant", "system"))
+
+
+def convert(row: dict[str, Any], **entry: Any) -> Sample:
+    attr: DatasetAttr = parse_entry("set", {"file_name": "x.json", **entry}, "dataset_info.json", ".")
+    return resolve("formats", attr.formatting)(row, attr)
+
+
+def test_alpaca_joins_question_parts_and_reads_history_and_system() -> None:
+    row = {"instruction": "Add.", "input": "1 2", "output": "3", "past": [["hi", "hello"]], "sys": "Be brief."}
+    sample = convert(row, columns={"history": "past", "system": "sys"})
+    assert sample.messages == (S("Be brief."), U("hi"), A("hello"), U("Add.\n1 2"), A("3"))
+
+
+def test_alpaca_without_answer_pair_and_label() -> None:
+    assert convert({"text": "once"}, columns={"prompt": "text"}).messages == (U("once"),)
+    pair = convert(
+        {"instruction": "q", "good": "yes", "bad": "no"}, ranking=True, columns={"chosen": "good", "rejected": "bad"}
+    )
+    assert (pair.messages, pair.chosen, pair.rejected) == ((U("q"),), (A("yes"),), (A("no"),))
+    assert convert({"instruction": "q", "output": "a", "tag": False}, columns={"kto_tag": "tag"}).label is False
+
+
+def test_sharegpt_takes_any_order_of_roles_and_parallel_calls() -> None:
+    row = {
+        "conversations": [
+            {"from": "system", "value": "s"},
+            {"from": "gpt", "value": "How can I help?"},
+            {"from": "human", "value": "rain?"},
+            {"from": "human", "value": "in Rome and Oslo"},
+            {"from": "gpt", "value": "I look.", "train": False},
+            {"from": "function_call", "value": '[{"name": "rain", "arguments": {"at": "Rome"}}, {"name": "rain"}]',
+             "train": False},
+            {"from": "observation", "value": "yes"},
+            {"from": "observation", "value": "no"},
+            {"from": "gpt", "value": "Rome only.", "weight": 0.5},
+        ],
+        "tools": '[{"name": "rain", "description": "d", "parameters": {}}]',
+    }  # fmt: skip
+    sample = convert(row, formatting="sharegpt", columns={"tools": "tools"})
+    calls = (ToolCall("rain", {"at": "Rome"}), ToolCall("rain", {}))
+    assert sample.messages == (
+        S("s"), A("How can I help?"), U("rain?"), U("in Rome and Oslo"),
+        Message("assistant", (Part("text", "I look."),), calls, weight=0.0),
+        Message.of("tool", "yes"), Message.of("tool", "no"), A("Rome only.", weight=0.5),
+    )  # fmt: skip
+    assert sample.tools == ({"type": "function", "function": {"name": "rain", "description": "d", "parameters": {}}},)
+
+
+def test_sharegpt_call_after_a_thought_keeps_the_thought() -> None:
+    value = '<think>\nhm\n</think>\n\n{"name": "f", "arguments": {"x": 1}}'
+    row = {"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": value}]}
+    message = convert(row, formatting="sharegpt").messages[1]
+    assert (message.text, message.tool_calls) == ("<think>\nhm\n</think>\n\n", (ToolCall("f", {"x": 1}),))
+
+
+def test_sharegpt_pairs_and_column_defaults_stay() -> None:
+    row = {
+        "conversations": [{"from": "human", "value": "q"}],
+        "better": {"from": "gpt", "value": "a"},
+        "worse": [{"from": "gpt", "value": "b"}],
+    }
+    # Only two columns are listed: `conversations` keeps its default.
+    sample = convert(row, formatting="sharegpt", ranking=True, columns={"chosen": "better", "rejected": "worse"})
+    assert (sample.chosen, sample.rejected) == ((A("a"),), (A("b"),))
+
+
+def test_openai_messages_with_parts_calls_reasoning_and_weights() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    row = {
+        "messages": [
+            {"role": "developer", "content": "s"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": None, "tool_calls": [call], "train": 0.25},
+            {"role": "tool", "content": "7", "tool_call_id": "c1"},
+            {"role": "assistant", "content": "seven", "reasoning_content": "easy", "train": True},
+        ],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+    }
+    sample = convert(row, formatting="openai")
+    assert sample.messages == (
+        S("s"), Message("user", (Part("text", "a"), Part("text", "b"))),
+        Message("assistant", (), (ToolCall("f", '{"x": 1}', "c1"),), weight=0.25),
+        Message.of("tool", "7", tool_call_id="c1"), A("seven", reasoning="easy", weight=1.0),
+    )  # fmt: skip
+    assert sample.tools == ({"type": "function", "function": {"name": "f"}},)
+
+
+def test_openai_with_renamed_tags() -> None:
+    tags = {"role_tag": "who", "content_tag": "says", "assistant_tag": "bot"}
+    row = {"chat": [{"who": "user", "says": "q"}, {"who": "bot", "says": "a"}]}
+    assert convert(row, formatting="openai", columns={"messages": "chat"}, tags=tags).messages == (U("q"), A("a"))
+
+
+CHAT = {"formatting": "sharegpt"}
+BROKEN: list[tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = [
+    ({"output": "a"}, {}, ("missing column 'instruction'", "'output'")),
+    ({"instruction": 3, "output": "a"}, {}, ("'instruction'", "3", "expected text")),
+    ({"instruction": "q", "output": ["a"]}, {}, ("'output'", "['a']")),
+    ({"instruction": "q", "h": [["a"]]}, {"columns": {"history": "h"}}, ("'h', turn 1", "[question, answer]")),
+    ({"instruction": "q", "c": "a", "r": {}}, {"ranking": True, "columns": {"chosen": "c", "rejected": "r"}}, ("'r'",)),
+    ({"instruction": "q", "output": "a", "k": "maybe"}, {"columns": {"kto_tag": "k"}}, ("'k'", "true or false")),
+    ({"instruction": "q", "output": "a", "t": "[{"}, {"columns": {"tools": "t"}}, ("'t'", "not JSON")),
+    ({"instruction": "q", "output": "a", "t": [{"x": 1}]}, {"columns": {"tools": "t"}}, ("tool 1", "function name")),
+    ({"instruction": "q", "output": "a", "i": ["p.png"]}, {"columns": {"images": "i"}}, ("'i'", "not supported yet")),
+    ({"conversations": []}, CHAT, ("'conversations' holds no turn",)),
+    ({"conversations": {"from": "human"}}, CHAT, ("'conversations'", "expected a list")),
+    ({"conversations": ["hi"]}, CHAT, ("turn 1", "'from'", "'value'")),
+    ({"conversations": [{"from": "bot", "value": "x"}]}, CHAT, ("turn 1", "'bot'", "human, gpt, observation")),
+    ({"conversations": [{"from": "human", "value": None}]}, CHAT, ("turn 1", "'value'", "null")),
+    ({"conversations": [{"from": "human", "value": 5}]}, CHAT, ("turn 1", "5")),
+    ({"conversations": [{"from": "function_call", "value": "call f"}]}, CHAT, ("turn 1", "not JSON", "call f")),
+    ({"conversations": [{"from": "function_call", "value": "[]"}]}, CHAT, ("turn 1", "[]")),
+    ({"conversations": [{"from": "gpt", "value": "x", "train": "yes"}]}, CHAT, ("turn 1", "'train'", "'yes'")),
+    ({"conversations": [{"from": "gpt", "value": "x", "weight": -1}]}, CHAT, ("turn 1", "'weight'", "-1")),
+]
+
+
+@pytest.mark.parametrize(("row", "entry", "words"), BROKEN)
+def test_a_broken_row_is_named_by_field_value_and_choices(
+    row: dict[str, Any], entry: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        convert(row, **entry)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The house keeps its shape: who may import whom, how long a file is, what no file does; every table row exists."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llamafactory import launcher, plugins
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "llamafactory"
+FILES = sorted(SOURCE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+# A room imports from rooms of lower levels only; rooms of one level do not know each other.
+LEVELS = {
+    "": 0,  # llamafactory/__init__.py: the version
+    "extras": 1,
+    "plugins": 2,
+    "hparams": 3,
+    "data": 4,
+    "model": 4,
+    "train": 5,
+    "chat": 5,
+    "eval": 5,
+    "api": 6,
+    "webui": 6,
+    "launcher": 7,
+    "cli": 8,
+    "__main__": 9,
+}
+MAX_LINES = 400
+DATA_ONLY = ("data/templates/",)  # literal values without logic
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(SOURCE).parts[0]
+    return "" if first == "__init__.py" else first.removesuffix(".py")
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"), str(path))
+
+
+def imports(path: Path, nodes) -> list[tuple[int, str]]:
+    """Return line and absolute module of every import among ``nodes``."""
+    package = ["llamafactory", *path.relative_to(SOURCE).parent.parts]
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from .. import plugins` names a room; `from ..plugins import resolve` names it already.
+            found += [(node.lineno, f"{module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def module_level(tree: ast.Module):
+    """Yield the nodes that run when a module is imported: not those inside functions or ``if TYPE_CHECKING``."""
+    stack: list[ast.AST] = list(tree.body)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            stack += node.orelse
+            continue
+        yield node
+        stack += ast.iter_child_nodes(node)
+
+
+def test_every_file_belongs_to_a_room():
+    assert {room_of(path) for path in FILES} <= set(LEVELS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_run_one_way(path):
+    room = room_of(path)
+    for line, module in imports(path, ast.walk(tree_of(path))):
+        parts = module.split(".")
+        if parts[0] != "llamafactory" or len(parts) < 2:
+            continue
+        other = parts[1] if parts[1] in LEVELS else ""
+        allowed = other == room or LEVELS[other] < LEVELS[room]
+        assert allowed, f"{name_of(path)}:{line}: {room} may not import {module}"
+
+
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_are_short_and_licensed(path):
+    text = path.read_text("utf-8")
+    assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n")
+    if path.is_relative_to(SOURCE) and not name_of(path).startswith(DATA_ONLY):
+        assert text.count("\n") <= MAX_LINES, f"{text.count(chr(10))} lines"
+    assert path.name not in ("utils.py", "misc.py", "helpers.py")
+
+
+LIGHT = sorted(
+    {path for path in FILES if room_of(path) in ("", "plugins", "hparams", "launcher", "cli", "__main__", "extras")}
+    | {SOURCE / f"{target.partition(':')[0].removeprefix('llamafactory.').replace('.', '/')}.py"
+       for table in (plugins.TUNERS, plugins.TEMPLATES, plugins.FORMATS) for target in table.values()}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", LIGHT, ids=name_of)
+def test_light_modules_import_no_torch_at_module_level(path):
+    heavy = [
+        f"{name_of(path)}:{line}: {module}"
+        for line, module in imports(path, module_level(tree_of(path)))
+        if module.split(".")[0] in ("torch", "transformers", "datasets", "peft", "accelerate")
+    ]
+    assert heavy == []
+
+
+def test_plugin_files_load_without_torch():
+    """Not only the files themselves: nothing they import at module level brings torch along."""
+    rows = [target for table in (plugins.TUNERS, plugins.TEMPLATES, plugins.FORMATS) for target in table.values()]
+    code = (
+        "import importlib, json, sys\n"
+        "for target in json.loads(sys.argv[1]): importlib.import_module(target.partition(':')[0])\n"
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(rows)], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
+ROWS = [(kind, name) for kind, table in plugins.TABLES.items() for name in table]
+
+
+@pytest.mark.parametrize(("kind", "name"), ROWS)
+def test_every_plugin_row_resolves(kind, name):
+    assert plugins.resolve(kind, name) is not None
+
+
+@pytest.mark.parametrize("name", plugins.TUNERS)
+def test_tuners_export_what_the_parser_needs(name):
+    tuner = plugins.resolve("tuners", name)
+    assert callable(tuner.create) and tuner.Arguments.__dataclass_params__.frozen
+
+
+@pytest.mark.parametrize("command", [name for name in launcher.COMMANDS if name not in launcher.NOT_BUILT])
+def test_every_command_that_is_built_resolves(command):
+    assert callable(launcher.handler(command))
+
+
+@pytest.mark.parametrize("command", launcher.NOT_BUILT)
+def test_commands_listed_as_not_built_are_not(command):
+    room = launcher.COMMANDS[command][0].partition(":")[0]
+    assert not (SOURCE / f"{room.removeprefix('llamafactory.').replace('.', '/')}.py").exists()
+    assert importlib.util.find_spec("llamafactory") is not None
+
+
+def test_unknown_plugin_names_the_nearest():
+    from llamafactory.extras.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"tuners: unknown name 'lorra'; did you mean lora\?"):
+        plugins.resolve("tuners", "lorra")
+
+
+def test_third_party_rows_come_from_entry_points(tmp_path, monkeypatch):
+    folder = tmp_path / "mine-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[llamafactory.plugins]\nlosses.mine = my_loss:loss\n")
+    (tmp_path / "my_loss.py").write_text("loss = 'found'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(plugins, "_entry_points", None)
+    assert plugins.resolve("losses", "mine") == "found"
+    assert "mine" in plugins.names("losses")
+
+
+EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))
+
+
+def test_there_are_examples():
+    assert EXAMPLES
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_example_parses(path, monkeypatch):
+    from llamafactory.hparams import get_infer_args, get_train_args
+
+    monkeypatch.chdir(ROOT)
+    keys = yaml.safe_load(path.read_text("utf-8"))
+    # overwrite_output_dir: the example may have been run in this checkout.
+    if "dataset" in keys or "eval_dataset" in keys:
+        get_train_args([str(path.relative_to(ROOT)), "overwrite_output_dir=true"])
+    get_infer_args([str(path.relative_to(ROOT))])
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_nothing_dangerous_or_careless(path):
+    found = []
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            found.append((node.lineno, "bare except"))
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            found += [
+                (node.lineno, name) for name in names if name.split(".")[0] in ("pickle", "dill", "shelve", "marshal")
+            ]
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if called in ("eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "yaml.full_load"):
+                found.append((node.lineno, called))
+            if keywords.get("shell", "False") != "False":
+                found.append((node.lineno, "shell=True"))
+            if called == "torch.load" and keywords.get("weights_only") != "True":
+                found.append((node.lineno, "torch.load without weights_only=True"))
+    assert found == [], name_of(path)

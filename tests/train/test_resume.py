@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that was killed, or asked to stop, goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from llamafactory.extras.errors import ConfigError
+from llamafactory.train.checkpoints import checkpoints, clear_leftovers, resume_point
+
+from .conftest import Keys
+from .running import curve, log_of, train, train_elsewhere, weights_of
+
+_LONG = {"max_steps": 10, "save_strategy": "steps", "save_steps": 5, "lora_dropout": 0.2, "logging_steps": 3}
+
+
+def _assert_bit_equal(one: Path, other: Path) -> None:
+    theirs = weights_of(other)
+    for name, weight in weights_of(one).items():
+        assert torch.equal(weight, theirs[name]), name
+    assert curve(one) == curve(other)
+    times = ("elapsed_time", "remaining_time", "throughput")
+    ours, others = ([{k: v for k, v in row.items() if k not in times} for row in log_of(run)] for run in (one, other))
+    assert ours == others
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_five_steps_and_kill_and_five_are_ten(keys: Keys, tmp_path: Path, packing: bool) -> None:
+    """Bit-equal on the CPU: weights and every logged loss, with dropout, over an epoch border when packed."""
+    settings = keys(**_LONG, packing=packing, neat_packing=packing)
+    whole = train(settings | {"output_dir": str(tmp_path / "whole")})
+    killed = train_elsewhere(settings, KILL_AT="7")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    run = Path(settings["output_dir"])
+    assert [path.name for path in checkpoints(run)] == ["checkpoint-5"]
+    train(settings)
+    _assert_bit_equal(whole, run)
+
+
+class _Signal(TrainerCallback):
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_first_and_says_how_to_go_on(
+    keys: Keys, tmp_path: Path, capfd: pytest.CaptureFixture[str], number: int, code: int
+) -> None:
+    settings = keys(**_LONG)
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stopped:
+        train(settings, [_Signal(number)])
+    assert stopped.value.code == code and signal.getsignal(number) is before
+    assert "again to go on from there" in capfd.readouterr().err
+    run = Path(settings["output_dir"])
+    assert [path.name for path in checkpoints(run)] == ["checkpoint-4"]
+    assert not (run / "adapter_model.safetensors").exists()
+    train(settings)
+    whole = train(settings | {"output_dir": str(tmp_path / "whole")})
+    theirs = weights_of(whole)
+    assert all(torch.equal(weight, theirs[name]) for name, weight in weights_of(run).items())
+
+
+def test_two_ranks_survive_the_death_of_one(keys: Keys, tmp_path: Path) -> None:
+    """torchrun starts the ranks anew; they go on from the last checkpoint although overwrite_output_dir is set."""
+    settings = keys(**_LONG, overwrite_output_dir=True)
+    result = train_elsewhere(settings, 2, ("--max-restarts=1",), KILL_AT="7", KILL_RANK="1")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "resuming from" in result.stderr
+    whole = train_elsewhere(settings | {"output_dir": str(tmp_path / "whole")}, 2)
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    _assert_bit_equal(tmp_path / "whole", Path(settings["output_dir"]))
+
+
+def _folder(root: Path, step: int, whole: bool = True) -> Path:
+    path = root / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    if whole:
+        (path / "trainer_state.json").write_text("{}")
+    return path
+
+
+def test_resume_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
+    assert resume_point(tmp_path, None, False) is None
+    nine, ten = _folder(tmp_path, 9), _folder(tmp_path, 10)
+    _folder(tmp_path, 11, whole=False)
+    assert resume_point(tmp_path, None, False) == ten
+    assert resume_point(tmp_path, "true", True) == ten
+    assert resume_point(tmp_path, str(nine), True) == nine
+    assert resume_point(tmp_path, None, True) is None
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert resume_point(tmp_path, None, True) == ten
+    with pytest.raises(ConfigError, match="is not a checkpoint"):
+        resume_point(tmp_path, str(tmp_path / "checkpoint-11"), False)
+    with pytest.raises(ConfigError, match="no checkpoint in"):
+        resume_point(tmp_path / "elsewhere", "true", False)
+
+
+def test_leftovers_go_and_checkpoints_stay(tmp_path: Path) -> None:
+    _folder(tmp_path, 5)
+    for name in (".staging-checkpoint-10", ".trash-checkpoint-1", "keep"):
+        (tmp_path / name).mkdir()
+    clear_leftovers(tmp_path, old_checkpoints=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5", "keep"]
+    clear_leftovers(tmp_path, old_checkpoints=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["keep"]
