@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("llamafactory.train.tuner:run_exp", "fine-tune a model, evaluate it, or write predictions"),
     "chat": ("llamafactory.chat.terminal:run_chat", "talk to a model in the terminal"),
     "export": ("llamafactory.train.tuner:export_model", "merge adapters and write the model"),
-    "preview": ("llamafactory.data.preview:run_preview", "show the data as the model will see it"),
+    "preview": ("llamafactory.train.preview:run_preview", "show the data as the model will see it"),
     "api": ("llamafactory.api.app:run_api", "serve a model over an OpenAI-compatible interface"),
     "eval": ("llamafactory.eval.evaluator:run_eval", "run benchmarks"),
     "webchat": ("llamafactory.webui.interface:run_web_demo", "talk to a model in the browser"),

@@ -292,3 +292,17 @@ def test_a_failed_preparation_leaves_the_old_folder(tmp_path: Path) -> None:
         prepared.prepare_once(folder, fail, builder=True, rebuild=True)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     assert prepared.is_prepared(folder)
+
+
+def test_the_report_counts_every_row_and_its_reason(prepare: Prepare, tmp_path: Path) -> None:
+    rows = [*alpaca_rows(6), {"instruction": "open", "output": ""}, {"instruction": "x", "output": "word " * 400}]
+    report = prepare(dataset=write_jsonl(tmp_path / "a.jsonl", rows), cutoff_len=64).report
+    (source,) = report.sources
+    assert (source.rows, source.kept, source.cut, source.unanswered) == (8, 6, 1, 1)
+    assert source.lost == source.longest - 64 > 300
+    assert sum(source.histogram) == 7
+    assert source.histogram[-1] == 1
+    assert (report.train_rows, report.train_tokens) == (7, source.tokens_out)
+    shown = report.table()
+    assert [list(column.cells) for column in shown.columns[1:6]] == [["8"], ["6"], ["1"], ["0"], ["1"]]
+    assert report.notes() == [f"dropped from {source.name}: 1 no answer"]

@@ -91,6 +91,7 @@ def test_export_is_base_plus_adapter_at_every_shard_size(
     manifest = json.loads((out / "run_manifest.json").read_text())
     assert manifest["config"]["model"]["adapter_name_or_path"] == str(adapter)
     assert manifest["export_proof"]["changed"] == 14
+    assert manifest["export_proof"]["effect"] > 100 * manifest["export_proof"]["logits"]
 
 
 @pytest.mark.parametrize(
@@ -162,14 +163,16 @@ def test_a_model_without_adapter_is_cut_and_cast(tiny_llama: Path, tmp_path: Pat
     assert_same(model, AutoModelForCausalLM.from_pretrained(tiny_llama), atol=0)
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_new_tokens_go_from_the_adapter_into_the_vocabulary(
-    make_tiny_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_tiny_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], stored: torch.dtype
 ) -> None:
     base, adapter = make_tiny_model(), tmp_path / "adapter"
+    AutoModelForCausalLM.from_pretrained(base, dtype=stored).save_pretrained(base)
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.add_special_tokens({"extra_special_tokens": ["<|a|>", "<|b|>"]})
     new = tokenizer.convert_tokens_to_ids(["<|a|>", "<|b|>"])
-    model = AutoModelForCausalLM.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
     config = LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices={"embed_tokens": new})
     tuned = get_peft_model(model, config)
@@ -181,7 +184,8 @@ def test_new_tokens_go_from_the_adapter_into_the_vocabulary(
     tokenizer.save_pretrained(adapter)
     rows = next(w for name, w in tuned.named_parameters() if "trainable_tokens_delta" in name)
 
-    exported = run(base, tmp_path / "out", adapter)
+    exported = run(base, tmp_path / "out", adapter, infer_dtype="float32")
+    assert "by logits only" not in capsys.readouterr().out  # every tensor had its equation
     found = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert found.encode("<|b|>", add_special_tokens=False) == [new[1]]
     torch.testing.assert_close(exported.get_input_embeddings().weight[new], rows.detach(), atol=0, rtol=0)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from llamafactory.extras.errors import ConfigError
-from llamafactory.model import load_model, load_tokenizer
+from llamafactory.model import generation_attention, load_model, load_tokenizer
+from llamafactory.model.attention import implementation
 from llamafactory.model.lora_linear import ExactLinear
 
 from .packing import sequences
@@ -322,3 +323,14 @@ def test_the_embedding_grows_to_an_adapter_that_carries_all_of_it(tiny_llama, in
 def test_lora_layers_use_the_exact_sum(tiny_llama, train_args):
     model = train(train_args(tiny_llama))
     assert sum(isinstance(module, ExactLinear) for module in model.modules()) == 7 * 2
+
+
+def test_generation_through_an_adapter(tiny_llama, train_args):
+    model = train(train_args(tiny_llama)).eval()
+    with generation_attention(model):
+        assert implementation(model) == "sdpa"
+        answer = model.generate(input_ids=IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=4, do_sample=False)
+    assert implementation(model) == "isolated"
+    plain = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    expected = plain.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=4, do_sample=False)
+    assert torch.equal(answer, expected)

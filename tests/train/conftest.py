@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-_WORDS = "who are you what is the name of a river story star number fox rain world please write think answer".split()
+_WORDS = "who are you what is the name of a river story star number fox rain world please write think answer".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="session")

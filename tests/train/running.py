@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,15 +22,14 @@ def train(given: dict[str, Any], callbacks: list[Any] | None = None) -> Path:
 
 
 def train_elsewhere(
-    given: dict[str, Any], ranks: int = 0, torchrun: tuple[str, ...] = (), **env: str
+    given: dict[str, Any], ranks: int = 0, restarts: int = 0, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Train in another process (``ranks`` > 0: under torchrun) through ``runner.py``, which can kill itself."""
-    launcher = []
-    if ranks:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={port}", *torchrun]
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"]
+        if ranks
+        else []
+    )
     return subprocess.run(
         [sys.executable, *launcher, str(RUNNER), json.dumps(given)],
         env={**os.environ, "OMP_NUM_THREADS": "1", **env},

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ def _steps(size: int, batch: int, ranks: int, accumulation: int, seed: int | Non
     per_rank = [list(MicroBatches(size, batch, rank, ranks, seed)) for rank in range(ranks)]
     assert len({len(batches) for batches in per_rank}) == 1, "ranks must take part in the same number of steps"
     rounds = [[row for rank in per_rank for row in rank[k] if row >= 0] for k in range(len(per_rank[0]))]
-    return [sum(rounds[k : k + accumulation], []) for k in range(0, len(rounds), accumulation)]
+    return [list(chain.from_iterable(rounds[k : k + accumulation])) for k in range(0, len(rounds), accumulation)]
 
 
 @given(st.integers(1, 70), st.sampled_from([(1, 8, 1), (8, 1, 1), (2, 2, 2), (4, 2, 1), (1, 2, 4)]), st.integers(0, 3))
@@ -28,7 +29,7 @@ def test_every_cut_of_a_step_has_the_same_rows(size: int, cut: tuple[int, int, i
 
 @given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 4))
 def test_every_row_once_an_epoch(size: int, batch: int, ranks: int) -> None:
-    rows = sum(_steps(size, batch, ranks, 1, seed=0), [])
+    rows = list(chain.from_iterable(_steps(size, batch, ranks, 1, seed=0)))
     assert sorted(rows) == list(range(size))
 
 
@@ -46,7 +47,7 @@ def test_lengths_bring_like_rows_together() -> None:
 
     def spread(given_lengths: list[int] | None) -> float:
         batches = list(MicroBatches(400, 4, seed=0, lengths=given_lengths))
-        assert sorted(sum(batches, [])) == list(range(400))
+        assert sorted(list(chain.from_iterable(batches))) == list(range(400))
         return sum(max(lengths[i] for i in rows) - min(lengths[i] for i in rows) for rows in batches)
 
     assert spread(lengths) < 0.1 * spread(None)

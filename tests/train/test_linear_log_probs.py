@@ -19,7 +19,9 @@ TRANSFORMS = {
 }
 
 
-def _inputs(dtype: torch.dtype, rows: int = 7, width: int = 5, vocabulary: int = 11) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _inputs(
+    dtype: torch.dtype, rows: int = 7, width: int = 5, vocabulary: int = 11
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(rows, width, generator=generator, dtype=torch.float64)
     weight = torch.randn(vocabulary, width, generator=generator, dtype=torch.float64)
@@ -28,7 +30,9 @@ def _inputs(dtype: torch.dtype, rows: int = 7, width: int = 5, vocabulary: int =
     return hidden.to(dtype), weight.to(dtype), bias.to(dtype), targets
 
 
-def _reference(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, t: LogitTransform, eps: float) -> Tensor:
+def _reference(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, t: LogitTransform, eps: float
+) -> Tensor:
     logits = (hidden @ weight.T + (0 if bias is None else bias)) * t.scale
     if t.softcap is not None:
         logits = t.softcap * torch.tanh(logits / t.softcap)

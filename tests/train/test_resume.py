@@ -72,17 +72,6 @@ def test_a_signal_saves_first_and_says_how_to_go_on(
     assert all(torch.equal(weight, theirs[name]) for name, weight in weights_of(run).items())
 
 
-def test_two_ranks_survive_the_death_of_one(keys: Keys, tmp_path: Path) -> None:
-    """torchrun starts the ranks anew; they go on from the last checkpoint although overwrite_output_dir is set."""
-    settings = keys(**_LONG, overwrite_output_dir=True)
-    result = train_elsewhere(settings, 2, ("--max-restarts=1",), KILL_AT="7", KILL_RANK="1")
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "resuming from" in result.stderr
-    whole = train_elsewhere(settings | {"output_dir": str(tmp_path / "whole")}, 2)
-    assert whole.returncode == 0, whole.stderr[-3000:]
-    _assert_bit_equal(tmp_path / "whole", Path(settings["output_dir"]))
-
-
 def _folder(root: Path, step: int, whole: bool = True) -> Path:
     path = root / f"checkpoint-{step}"
     path.mkdir(parents=True)

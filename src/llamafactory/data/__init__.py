@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .dataset import get_dataset
+    from .loader import get_dataset
     from .template import get_template, render
 
 __all__ = ["get_dataset", "get_template", "render"]
 
-_HOMES = {"get_dataset": ".dataset", "get_template": ".template", "render": ".template"}
+_HOMES = {"get_dataset": ".loader", "get_template": ".template", "render": ".template"}
 
 
 def __getattr__(name: str) -> Any:

@@ -220,7 +220,11 @@ def _read_listing(dataset_dir: str, optional: bool) -> Mapping[str, Any]:
     if dataset_dir.startswith("REMOTE:"):
         from huggingface_hub import hf_hub_download
 
-        path = Path(hf_hub_download(dataset_dir.removeprefix("REMOTE:"), CONFIG_NAME, repo_type="dataset"))
+        try:
+            path = Path(hf_hub_download(dataset_dir.removeprefix("REMOTE:"), CONFIG_NAME, repo_type="dataset"))
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"dataset_dir: {CONFIG_NAME} of {dataset_dir} cannot be loaded: {reason}") from None
     else:
         path = Path(dataset_dir, CONFIG_NAME)
     if not path.is_file():

@@ -52,7 +52,7 @@ def show_row(row: dict[str, Any], number: int, tokenizer: PreTrainedTokenizerBas
 def show_lengths(report: DatasetReport, console: Console) -> None:
     """Print for each set how long its samples are."""
     for source in report.sources:
-        console.print(f"\n[bold]{source.name}[/bold] ({source.part}): tokens of a sample before cutting")
+        console.print(f"\n[bold]{source.name}[/bold] ({source.part}): tokens a sample, the longest {source.longest:,}")
         highest = max(source.histogram)
         for index, count in enumerate(source.histogram):
             low, high = (round(report.cutoff_len * step / BINS) for step in (index, index + 1))

@@ -21,6 +21,7 @@ class SourceReport:
     """Counts of one set; the fields are those of :class:`~llamafactory.data.processor.Tally`.
 
     Attributes:
+        longest: Tokens of the longest sample, before cutting.
         histogram: Samples by length before cutting, in ``BINS`` equal steps up to ``cutoff_len``, then those beyond.
         used: Rows of this set in the training data (after mixing; repeats count).
     """
@@ -38,6 +39,7 @@ class SourceReport:
     tokens_out: int
     trained: int
     lost: int
+    longest: int
     histogram: list[int]
     used: int = 0
 
@@ -46,11 +48,12 @@ class SourceReport:
         """Sum up a set's count."""
         counts = asdict(tally)
         edges = np.linspace(0, cutoff, BINS + 1)
-        lengths = np.asarray(counts.pop("lengths"))
+        lengths = np.asarray(counts.pop("lengths"), dtype=np.int64)
         counts.pop("weighted")
         # Right edges are closed: a sample of exactly cutoff_len tokens fits.
         bins = np.clip(np.searchsorted(edges, lengths, side="left") - 1, 0, BINS)
-        return cls(name, part, **counts, histogram=np.bincount(bins, minlength=BINS + 1).tolist())
+        histogram = np.bincount(bins, minlength=BINS + 1).tolist()
+        return cls(name, part, **counts, longest=int(lengths.max(initial=0)), histogram=histogram)
 
     @property
     def dropped(self) -> int:
@@ -123,6 +126,8 @@ class DatasetReport:
         from rich.console import Console
 
         console = Console(stderr=True)
+        if not console.is_terminal:
+            console.width = 120  # a log file has no width of its own
         console.print(self.table())
         for note in self.notes():
             console.print(note, soft_wrap=True, highlight=False)

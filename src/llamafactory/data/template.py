@@ -7,10 +7,11 @@ A template is a frozen value of literals, one file per family in ``data/template
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..extras.errors import ConfigError
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from .template_encoding import Template
 
 _logger = logging.getLogger(__name__)
+
+ToolsPlace = Literal["system", "first_user", "before_last_user"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class ChatTemplate:
     tool_close: str = ""
     generation_after_tool: str | None = None
     tool_format: str = "default"
-    tools_in: Literal["system", "first_user", "before_last_user"] = "system"
+    tools_in: ToolsPlace = "system"
     tools_join: str = "\n\n"
     thought: tuple[str, str] | None = None
     thought_prompt: str = ""
@@ -104,7 +107,7 @@ def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Tem
 
     Args:
         tokenizer: Its EOS token is replaced when the template's family requires another one that it has.
-        args: Reads ``template`` (a name, a path of a ``.jinja`` file, or ``None`` for the tokenizer's own),
+        args: Reads ``template`` (a name, a ``.jinja`` or ``.yaml`` file, or ``None`` for the tokenizer's own Jinja),
             ``default_system``, ``tool_format``, ``enable_thinking``, ``preserve_thinking``.
 
     Raises:
@@ -119,12 +122,13 @@ def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Tem
     if name is None and tokenizer.chat_template:
         _refuse_for_jinja(args)
         return JinjaTemplate(tokenizer, "tokenizer", tokenizer.get_chat_template(), **flags)
-    if name is not None and (name.endswith((".jinja", ".jinja2", ".j2")) or os.sep in name):
+    written = name is not None and name.endswith((".yaml", ".yml"))
+    if name is not None and not written and (name.endswith((".jinja", ".jinja2", ".j2")) or os.sep in name):
         _refuse_for_jinja(args)
         return JinjaTemplate(tokenizer, name, _read(name), **flags)
     if name is None:
         _logger.warning("template: the tokenizer has no chat template of its own; using 'default'")
-    chat: ChatTemplate = resolve("templates", name or "default")
+    chat: ChatTemplate = read_literals(name) if name and written else resolve("templates", name or "default")
     tool_format = resolve("tool_formats", args.tool_format or chat.tool_format)
     return LiteralTemplate(tokenizer, chat, tool_format, default_system=args.default_system, **flags)
 
@@ -144,6 +148,49 @@ def render(
 
     read = [message if isinstance(message, Message) else Message.from_openai(message) for message in messages]
     return template.render(read, tools, **flags)
+
+
+def read_literals(path: str) -> ChatTemplate:
+    """Read a template from a YAML file.
+
+    Args:
+        path: Holds fields of :class:`ChatTemplate`, and optionally ``extends``, a named template to start from.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds what no template has.
+    """
+    import yaml
+
+    from ..plugins import resolve
+
+    try:
+        values = yaml.safe_load(_read(path))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"template {path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"template {path}: expected keys and values, got {type(values).__name__}")
+    base = resolve("templates", values.pop("extends")) if "extends" in values else ChatTemplate(path, "{{content}}")
+    return replace(base, **{"name": path, **{key: _check_literal(path, key, value) for key, value in values.items()}})
+
+
+def _check_literal(path: str, key: str, value: Any) -> str | tuple[str, ...]:
+    """A value of a YAML template, if a :class:`ChatTemplate` can have it."""
+    known = {field.name: str(field.type) for field in fields(ChatTemplate)}
+    if key not in known:
+        near = difflib.get_close_matches(str(key), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        raise ConfigError(f"template {path}: unknown key {key!r}; {hint}")
+    if key == "tools_in" and value not in get_args(ToolsPlace):
+        raise ConfigError(f"template {path}: tools_in: {value!r} is not one of {', '.join(get_args(ToolsPlace))}")
+    if "tuple" not in known[key]:
+        if not isinstance(value, str):
+            raise ConfigError(f"template {path}: {key} must be text, got {value!r}")
+        return value
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ConfigError(f"template {path}: {key} must be a list of texts, got {value!r}")
+    if key == "thought" and len(value) != 2:
+        raise ConfigError(f"template {path}: thought must be two texts: what opens a thought, and what closes it")
+    return tuple(value)
 
 
 def _read(path: str) -> str:

@@ -211,8 +211,8 @@ def _cut(encoding: Encoding, runs: list[_Run]) -> list[Segment]:
         end = len(ids)
         if number < len(runs):
             end = max(start, _token_at(encoding, position, start))
-            across = end < len(ids) and encoding.token_to_chars(end)[0] < position
-            if across and run.weight:
+            span = encoding.token_to_chars(end) if end < len(ids) else None
+            if span is not None and span[0] < position and run.weight:
                 end += 1
         if end > start:
             out.append(Segment(ids[start:end], run.weight, run.message))

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..extras.errors import ConfigError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from .messages import Message
     from .template import ChatTemplate
     from .tool_formats.json_format import JsonToolFormat
+
+_logger = logging.getLogger(__name__)
 
 GLUE = -1
 
@@ -74,6 +77,11 @@ def fill(literal: str, message: int, trained: bool, values: Values) -> Iterator[
                 yield Piece(value, message, trained, False)
         else:
             yield from value
+
+
+@cache
+def _warn_of_dropped_thoughts(name: str) -> None:
+    _logger.warning("template %s writes no thoughts: the reasoning_content of messages is left out", name)
 
 
 def _data(text: str, message: int, trained: bool = False) -> list[Piece]:
@@ -225,6 +233,8 @@ class _Renderer:
         """The thought as it is written at this place, and the text without it."""
         text = self.text(message)
         if self.chat.thought is None:
+            if message.reasoning:
+                _warn_of_dropped_thoughts(self.chat.name)
             return [], text
         opening, closing = self.chat.thought
         inline = message.reasoning is None and closing.strip() in text

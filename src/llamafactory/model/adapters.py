@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +33,9 @@ logger = get_logger(__name__)
 def new_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """Wrap the model with a fresh adapter. PiSSA's starting point is remembered for :func:`save_converted`."""
     if not str(config.init_lora_weights).startswith("pissa"):
-        return get_peft_model(model, config)
-    with _same_svd(model):
+        with _no_hints():
+            return get_peft_model(model, config)
+    with _same_svd(model), _no_hints():
         tuned = get_peft_model(model, config)
     tuned.pissa_start = {name: value.detach().cpu().clone() for name, value in get_peft_model_state_dict(tuned).items()}
     return tuned
@@ -46,7 +48,7 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool) -> PeftMo
         ConfigError: It was made for another model.
     """
     try:
-        with _same_svd(model):
+        with _same_svd(model), _no_hints():
             return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
@@ -111,6 +113,14 @@ def _same_svd(model: nn.Module) -> Iterator[None]:
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
+        yield
+
+
+@contextmanager
+def _no_hints() -> Iterator[None]:
+    """Keep back what PEFT and transformers tell each other's developers; nobody who trains can act on it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         yield
 
 

@@ -36,8 +36,9 @@ def merge(model: PreTrainedModel | PeftModel, dtype: torch.dtype) -> PreTrainedM
     if isinstance(model, PeftModel):
         _untie(model)
         for name, layer in model.named_modules():
-            # Rows of new tokens replace weights, nothing is added: merge_and_unload does that exactly.
-            if isinstance(layer, BaseTunerLayer) and not isinstance(layer, TrainableTokensLayer):
+            if isinstance(layer, TrainableTokensLayer):
+                layer.get_base_layer().to(dtype)  # merge_and_unload then puts the rows of new tokens in
+            elif isinstance(layer, BaseTunerLayer):
                 _merge_layer(name, layer, dtype)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*([Aa]lready (been )?merged|no longer tied).*")

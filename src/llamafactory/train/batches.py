@@ -29,9 +29,9 @@ class Rows(Dataset):
 class MicroBatches(Sampler[list[int]]):
     """Batches of one rank, so dealt that each optimizer step sees the same rows however it is cut.
 
-    The rows of a step are consecutive in the epoch's order; micro-step ``k`` takes the next ``batch * ranks`` of them and
-    rank ``r`` the ``r``-th part. No row is seen twice: at the end of an epoch a rank without rows gets a filler that trains
-    nothing, so that all ranks still take part in the collectives.
+    The rows of a step are consecutive in the epoch's order; micro-step ``k`` takes the next ``batch * ranks`` of them
+    and rank ``r`` the ``r``-th part. No row is seen twice: at the end of an epoch a rank without rows gets a filler
+    that trains nothing, so that all ranks still take part in the collectives.
 
     Args:
         size: Rows in the dataset.
@@ -89,7 +89,9 @@ class Batches(DataLoader):
     A batch is what the collator makes plus ``rows``, the indices of its rows (fillers left out).
     """
 
-    def __init__(self, rows: Any, sampler: MicroBatches, collator: Callable[..., dict[str, Any]], **options: Any) -> None:
+    def __init__(
+        self, rows: Any, sampler: MicroBatches, collator: Callable[..., dict[str, Any]], **options: Any
+    ) -> None:
         super().__init__(
             Rows(rows),
             batch_sampler=sampler,

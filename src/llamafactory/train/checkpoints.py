@@ -37,7 +37,8 @@ def resume_point(output_dir: str, wanted: str | None, overwrite: bool) -> Path |
 
     Args:
         output_dir: The run's folder.
-        wanted: ``resume_from_checkpoint``: a folder, ``true`` (the last one, which must exist), ``false`` (start anew) or None.
+        wanted: ``resume_from_checkpoint``: a folder, ``true`` (the last one, which must exist), ``false`` (start anew)
+            or None.
         overwrite: ``overwrite_output_dir``: start anew, except in a worker that an elastic launch has restarted.
 
     Raises:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def evaluate(trainer: Trainer, sets: dict[str, Any], prefix: str) -> dict[str, float]:
     """Return ``<prefix>_<name>_loss`` (and ``_accuracy``) of each set, and of all together when there are several.
 
-    The loss is the sum of weighted token losses over the number of trained tokens: what training minimises, not a mean of
-    batch means.
+    The loss is the sum of weighted token losses over the number of trained tokens: what training minimises, not a mean
+    of batch means.
 
     Args:
         trainer: Gives the model, the batches and the device.

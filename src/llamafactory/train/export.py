@@ -153,7 +153,8 @@ def _generation_config(
     """The base's advice on sampling, with the tokens at which the trained template ends."""
     ends = base.eos_token_id if isinstance(base.eos_token_id, list) else [base.eos_token_id]
     values = base.to_diff_dict()
-    values.pop("transformers_version", None)
+    for name in ("transformers_version", "_from_model_config"):
+        values.pop(name, None)
     values.update(
         eos_token_id=list(dict.fromkeys([*template.stop_token_ids, *(end for end in ends if end is not None)])),
         pad_token_id=tokenizer.pad_token_id,
@@ -191,9 +192,14 @@ def _print_summary(args: InferArgs, final: Path, template: Template, dtype: torc
         ("weights", f"{size / GIGABYTE:.3g} GB in {len(weights)} file{'s' * (len(weights) != 1)}, {dtype}"),
         ("tensors", tensors),
         ("rounding", f"worst weight at {proof.worst_rounding:.2f} of one rounding of its type"),
-        ("logits", f"differ by {proof.logits:.1e} of the largest (allowed {proof.tolerance:g})"),
+        ("logits", f"differ by {proof.logits:.1e} of the largest (allowed {proof.tolerance:.1e})"),
         ("template", f"{template.name}: equal ids in {proof.conversations} conversations"),
     ]
+    if proof.effect:
+        lost = min(1.0, proof.logits / proof.effect)
+        rows.append(
+            ("adapter", f"moves the logits by {proof.effect:.1e}; rounding to {dtype} disturbs {lost:.1%} of it")
+        )
     if proof.unproven:
         rows.append(("by logits only", f"{len(proof.unproven)} layers, such as {proof.unproven[0]}"))
     width = max(len(name) for name, _ in rows)

@@ -20,8 +20,8 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 def text_scores(answer: str, reference: str) -> dict[str, float]:
     """Return BLEU-4 (smoothing 3 of Chen & Cherry 2014) and the F-measures of ROUGE-1, -2 and -L.
 
-    Text with Chinese or Japanese is cut into characters for BLEU and into words by jieba for ROUGE; other text into words
-    and punctuation. An empty side scores 0.
+    Text with Chinese or Japanese is cut into characters for BLEU and into words by jieba for ROUGE; other text into
+    words and punctuation. An empty side scores 0.
 
     Raises:
         ConfigError: A package is missing.

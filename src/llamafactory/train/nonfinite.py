@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guard against NaN and infinity: a run does not go on for hours on weights that are already lost.
 
-A non-finite loss is turned into NaN gradients, which the all-reduce of the gradients carries to every rank; so one look at
-the gradient norm, once an optimizer step, tells all ranks the same thing without another collective.
+A non-finite loss is turned into NaN gradients, which the all-reduce of the gradients carries to every rank; so one look
+at the gradient norm, once an optimizer step, tells all ranks the same thing without another collective.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class NonFiniteGuard:
             return
         raise NonFiniteError(_describe(watched, grad_norm, trainer))
 
-    def _finite(self, grad_norm: Any, watched: list[tuple[Tensor, dict[str, Any], list[int]]], trainer: Trainer) -> bool:
+    def _finite(
+        self, grad_norm: Any, watched: list[tuple[Tensor, dict[str, Any], list[int]]], trainer: Trainer
+    ) -> bool:
         if trainer.accelerator.scaler is not None:  # fp16: infinite gradients are the scaler's daily bread
             flag = torch.stack([loss for loss, _, _ in watched]).isfinite().all().float()
             if trainer.args.world_size > 1:

@@ -97,11 +97,7 @@ def next_commands(args: TrainArgs) -> str:
             words.append(f"template={args.data.template}")
         source = " ".join(shlex.quote(word) for word in words)
     export_dir = shlex.quote(f"{output_dir.rstrip('/')}-merged")
-    return (
-        "Next:\n"
-        f"  llamafactory-cli chat {source}\n"
-        f"  llamafactory-cli export {source} export_dir={export_dir}"
-    )
+    return f"Next:\n  llamafactory-cli chat {source}\n  llamafactory-cli export {source} export_dir={export_dir}"
 
 
 def _is_number(value: Any) -> bool:

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from transformers import GenerationConfig
 
-from ..data.loader import get_dataset
 from ..data.collators import PromptCollator
+from ..data.loader import get_dataset
 from ..data.processor import PromptProcessor
 from ..extras.errors import ConfigError
 from ..extras.files import write_atomic

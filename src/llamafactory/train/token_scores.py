@@ -106,12 +106,14 @@ def _score(
     if weights is not None:
         chosen = weights.flatten().index_select(0, positions).float()
     head = causal_lm.get_output_embeddings()
-    options = {"smoothing": smoothing, "entropy": entropy, "accuracy": accuracy}
     if transform is not None and _is_plain(head):
         chunk = chunk_rows(head.out_features, hidden.device)
-        scored = linear_log_probs(hidden, head.weight, head.bias, targets, chunk, transform, **options)
+        scored = linear_log_probs(
+            hidden, head.weight, head.bias, targets, chunk, transform, smoothing, entropy, accuracy
+        )
     else:
-        scored = _module_log_probs(functools.partial(_own_logits, causal_lm, forward), hidden, targets, **options)
+        logits_of = functools.partial(_own_logits, causal_lm, forward)
+        scored = _module_log_probs(logits_of, hidden, targets, smoothing, entropy, accuracy)
     aux_loss = _balance_loss(causal_lm, outputs, inputs.get("attention_mask")) if balance else None
     return TokenScores(scored.log_probs, targets, chosen, positions, scored.entropy, scored.correct, aux_loss)
 
@@ -216,6 +218,6 @@ def _find_transform(causal_lm: Any, forward: Any) -> LogitTransform | None:
 
 def _balance_loss(causal_lm: Any, outputs: Any, attention_mask: Tensor | None) -> Tensor:
     """Return coefficient * load-balancing loss, by the function the model's own module uses."""
-    function = sys.modules[type(causal_lm).__module__].load_balancing_loss_func  # type: ignore[attr-defined]
+    function = sys.modules[type(causal_lm).__module__].load_balancing_loss_func
     loss = function(outputs.router_logits, causal_lm.num_experts, causal_lm.num_experts_per_tok, attention_mask)
     return causal_lm.router_aux_loss_coef * loss

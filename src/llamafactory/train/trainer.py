@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,12 +50,15 @@ class Trainer(transformers.Trainer):
         collator: Rows -> batch.
     """
 
+    optimizer: Any  # transformers sets both without saying what they are
+    control: Any
+
     def __init__(
         self,
         model: nn.Module,
         arguments: transformers.TrainingArguments,
         run_args: TrainArgs,
-        template: Template | None,
+        template: Template,
         keep_template: bool,
         tokenizer: Any,
         train: Dataset | None,
@@ -264,7 +268,8 @@ class Trainer(transformers.Trainer):
             return
         folder.mkdir(parents=True, exist_ok=True)
         extra = {"save_embedding_layers": False} if hasattr(self.model, "peft_config") else {}
-        self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state_dict, **extra)
+        with _cache_in_config(self.model):
+            self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state_dict, **extra)
         save_tokenizer(self.processing_class, self.template if self.keep_template else None, folder)
 
 
@@ -305,6 +310,16 @@ class TokenMeter:
         """Return ``before`` plus the tokens counted since the last call."""
         new, self._new = self._new, 0
         return before + new
+
+
+@contextmanager
+def _cache_in_config(model: Any) -> Iterator[None]:
+    """Training runs without the key/value cache; who loads the saved model wants it."""
+    before, model.config.use_cache = model.config.use_cache, True
+    try:
+        yield
+    finally:
+        model.config.use_cache = before
 
 
 def whole_run_loss(log_history: list[dict[str, float]]) -> float:

@@ -13,6 +13,7 @@ from ..extras.device import probe
 from ..extras.errors import ConfigError
 from ..hparams import resolve_dtypes
 from .callbacks.reporters import trackers
+from .process_group import rejoin
 
 if TYPE_CHECKING:
     from ..hparams import TrainArgs
@@ -30,8 +31,10 @@ def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
         for field in dataclasses.fields(args.training)
         if field.name in known and getattr(args.training, field.name) is not None
     }
+    decided = _decided_here(args)
+    rejoin(decided["ddp_backend"], args.training.ddp_timeout)
     try:
-        return Seq2SeqTrainingArguments(**{**given, **_decided_here(args)})
+        return Seq2SeqTrainingArguments(**{**given, **decided})
     except ValueError as error:
         raise ConfigError(f"training arguments: {' '.join(str(error).split())}") from error
 
@@ -45,7 +48,7 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "bf16": dtypes.autocast and dtypes.compute == "bfloat16",
         "fp16": dtypes.autocast and dtypes.compute == "float16",
         "use_cpu": on_cpu,
-        "ddp_backend": (training.ddp_backend or ("gloo" if on_cpu else None)) if "LOCAL_RANK" in os.environ else None,
+        "ddp_backend": training.ddp_backend or ("gloo" if on_cpu else None) if _is_distributed() else None,
         "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters),
         "dataloader_pin_memory": training.dataloader_pin_memory and not on_cpu,
         "average_tokens_across_devices": True,
@@ -67,3 +70,7 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "restore_callback_states_from_checkpoint": True,
         "resume_from_checkpoint": None,
     }
+
+
+def _is_distributed() -> bool:
+    return "LOCAL_RANK" in os.environ

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from ..data.collators import PaddedCollator, PaddingFreeCollator
 from ..data.loader import get_dataset
 from ..data.template import get_template
-from ..data.collators import PaddedCollator, PaddingFreeCollator
 from ..extras.device import probe
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
@@ -55,7 +55,7 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     stage: Stage = resolve("stages", args.finetuning.stage)
     arguments = transformers_arguments(args)
     resume = resume_point(
-        args.training.output_dir, args.training.resume_from_checkpoint, args.training.overwrite_output_dir
+        str(args.training.output_dir), args.training.resume_from_checkpoint, args.training.overwrite_output_dir
     )
     set_seed(args.training.seed, args.training.full_determinism)
     tokenizer = load_tokenizer(args.model)

@@ -46,6 +46,39 @@ def test_an_unknown_name_or_file_is_one_line(tmp_path: Path) -> None:
     assert get_template(tokenizer, DataArguments(template=str(path))).name == str(path)
 
 
+def test_a_yaml_file_of_literals(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: qwen\ndefault_system: You are Ada.\nstop: ['<|im_end|>', 'USER:']\n")
+    template = get_template(build_tokenizer("qwen"), DataArguments(template=str(path)))
+    assert template.name == str(path) and template.render(sample([U]).messages).startswith(
+        "<|im_start|>system\nYou are Ada."
+    )
+    path.write_text('user: "Q: {{content}}\\n"\ngeneration: "A:"\nassistant: " {{content}}{{eos}}"')
+    template = get_template(build_tokenizer("qwen"), DataArguments(template=str(path), default_system="Hm."))
+    assert template.render(sample([U, A]).messages) == f"Hm.Q: {U['content']}\nA: {A['content']}<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a", "expected keys and values, got list"),
+        ("a: [", "not YAML"),
+        ("usr: x", "unknown key 'usr'; did you mean user"),
+        ("user: 3", "user must be text"),
+        ("stop: x", "stop must be a list of texts"),
+        ("thought: [x]", "thought must be two texts"),
+        ("tools_in: there", "tools_in: 'there' is not one of"),
+        ("extends: qwne", "unknown name 'qwne'"),
+    ],
+)
+def test_a_bad_yaml_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        get_template(build_tokenizer("qwen"), DataArguments(template=str(path)))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_without_a_name_the_tokenizer_decides(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = build_tokenizer("chatml")
     caplog.set_level(logging.WARNING)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from llamafactory.data.template_pieces import _warn_of_dropped_thoughts
+
 from .binding import bind, ids_and_weights, sample
 from .cases import A2, CALL, CALLS, INLINE, RESULT, RESULT2, THOUGHT, U2, WEATHER, A, S, U
 from .test_official import load_official
@@ -113,6 +115,13 @@ def test_an_empty_thought_is_trained_only_when_thinking_is_on() -> None:
         assert pair + answer in template.render(sample([U, A]).messages)
     off = bind(tokenizer, "qwen3", enable_thinking=False)
     assert _trained(off, [U, THOUGHT]) == [THOUGHT["content"] + "<|im_end|>"]
+
+
+def test_a_thought_that_the_template_cannot_write_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    _warn_of_dropped_thoughts.cache_clear()
+    template = bind(build_tokenizer("phi4"), "phi4")
+    assert _trained(template, [U, THOUGHT, U2, THOUGHT]) == ["Rain.<|im_end|>"] * 2
+    assert caplog.text.count("phi4 writes no thoughts") == 1
 
 
 def test_thoughts_of_earlier_turns() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from operator import iadd
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..overlong import Rule
@@ -61,7 +62,8 @@ class Tally:
     def add(self, other: Tally) -> None:
         """Add another count to this one."""
         for item in fields(self):
-            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+            # In place, so that the list of lengths is not copied for every batch.
+            setattr(self, item.name, iadd(getattr(self, item.name), getattr(other, item.name)))
 
     def settle(self, length: int, rows: int, lost: int, too_long: bool) -> None:
         """Book one sample of ``length`` tokens that became ``rows`` rows, with ``lost`` tokens in none of them.

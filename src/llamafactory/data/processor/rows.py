@@ -27,26 +27,24 @@ class RowWriter:
         """
         ids: list[int] = []
         labels: list[int] = []
-        weights: list[float] = []
-        weighted = False
         for segment in segments:
             ids += segment.ids
             if segment.weight > 0:
                 labels += segment.ids
-                weighted = weighted or segment.weight != 1
             else:
                 labels += [IGNORED] * len(segment.ids)
-            weights += [segment.weight] * len(segment.ids)
         if labels:
             labels[0] = IGNORED
         trained = len(labels) - labels.count(IGNORED)
         if not trained:
             return False
+        weighted = any(segment.weight not in (0, 1) for segment in segments)
+        weights = [segment.weight for segment in segments for _ in segment.ids] if weighted else None
         columns = self.columns
         columns["input_ids"].append(ids)
         columns["labels"].append(labels)
         columns["seq_lens"].append([len(ids)])
-        columns["weights"].append(weights if weighted else None)
+        columns["weights"].append(weights)
         columns["sample"].append(sample)
         tally.trained += trained
         tally.tokens_out += len(ids)

@@ -12,7 +12,7 @@ def cross_entropy(log_probs: Tensor, weights: Tensor, count: Tensor | float) -> 
     Args:
         log_probs: [N] log-probabilities of the trained tokens of one micro-batch.
         weights: [N] weight of each token.
-        count: Trained tokens (weight not 0) of the global step, over all ranks and micro-batches; so that the sum of all
-            shares is one mean, however the step is cut up.
+        count: Trained tokens (weight not 0) of the global step, over all ranks and micro-batches; so that the sum of
+            all shares is one mean, however the step is cut up.
     """
     return -(log_probs * weights).sum() / count

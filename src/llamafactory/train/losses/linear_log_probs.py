@@ -118,7 +118,9 @@ class _LinearLogProbs(torch.autograd.Function):
             if options.entropy:
                 entropies[part] = -(log_p.exp() * log_p).sum(-1)
             if gradient is not None:
-                torch.mm(_logit_gradient(values, log_p, targets[part], options).to(hidden.dtype), head, out=gradient[part])
+                torch.mm(
+                    _logit_gradient(values, log_p, targets[part], options).to(hidden.dtype), head, out=gradient[part]
+                )
         if head_trained:
             ctx.save_for_backward(hidden, weight, bias, targets)
         else:

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run leaves in its folder, and what it says when it cannot start."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from llamafactory.extras.errors import ConfigError
+from llamafactory.hparams import get_train_args
+from llamafactory.train.callbacks.reporters import TRACKERS, trackers
+from llamafactory.train.checkpoints import _rotate, checkpoints
+from llamafactory.train.training_arguments import transformers_arguments
+
+from .conftest import Keys
+from .running import log_of, train
+
+
+def test_everything_a_user_looks_for(keys: Keys, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors import safe_open
+
+    run = train(
+        keys(save_strategy="steps", save_steps=3, plot_loss=True, report_to="tensorboard", hf_hub_token="hf_private",
+             include_effective_tokens_per_second=True)
+    )  # fmt: skip
+    present = {path.name for path in run.iterdir()}
+    assert present >= {
+        "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "chat_template.jinja", "README.md",
+        "all_results.json", "train_results.json", "trainer_state.json", "trainer_log.jsonl", "training_loss.png",
+        "run_manifest.json", "checkpoint-3", "checkpoint-5", "runs",
+    }  # fmt: skip
+    assert not [name for name in present if name.startswith(".")]
+    assert {path.suffix for path in run.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pickle")} <= {".pt"}
+    assert not list(run.rglob("training_args.bin"))
+    for path in run.rglob("*"):
+        assert not path.is_file() or b"hf_private" not in path.read_bytes(), path
+    with safe_open(run / "adapter_model.safetensors", "pt") as tensors:
+        assert not [name for name in tensors.keys() if "lora" not in name]
+    results = json.loads((run / "train_results.json").read_text())
+    assert results.keys() >= {"train_loss", "total_tokens", "trained_tokens_per_second", "effective_tokens_per_sec"}
+    last = log_of(run)[-1]
+    assert last.keys() >= {"current_steps", "total_steps", "loss", "lr", "epoch", "percentage", "elapsed_time"}
+    assert last.keys() >= {"remaining_time", "throughput", "total_tokens"} and last["percentage"] == 100
+    printed = capsys.readouterr().out
+    assert "llamafactory-cli chat" in printed and "llamafactory-cli export" in printed
+
+
+def test_the_saved_tokenizer_renders_what_was_trained(keys: Keys) -> None:
+    from llamafactory.data.messages import Message
+    from llamafactory.data.template import get_template
+    from llamafactory.model import load_tokenizer
+
+    given = keys(template="llama3", max_steps=1)
+    run = train(given)
+    args = get_train_args(given | {"output_dir": str(run / "other")})
+    template = get_template(load_tokenizer(args.model), args.data)
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "yo"},
+        {"role": "user", "content": "?"},
+    ]
+    stock = AutoTokenizer.from_pretrained(run).apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+    assert stock == template.encode_prompt([Message.of(m["role"], m["content"]) for m in messages])
+
+
+def test_finished_runs_are_not_overwritten(keys: Keys) -> None:
+    settings = keys(max_steps=1)
+    train(settings)
+    with pytest.raises(ConfigError, match="already holds weights"):
+        train(settings)
+    train(settings | {"overwrite_output_dir": True})
+
+
+def test_loraplus_and_accumulated_padding_free_false(keys: Keys) -> None:
+    run = train(keys(loraplus_lr_ratio=16.0, save_strategy="steps", save_steps=5, gradient_accumulation_steps=2))
+    import torch
+
+    groups = torch.load(run / "checkpoint-5" / "optimizer.pt", weights_only=True)["param_groups"]
+    rates = {group["initial_lr"] for group in groups if group["params"]}
+    assert rates == {1e-3, 16e-3}
+
+
+def test_packing_needs_isolation(keys: Keys) -> None:
+    with pytest.raises(ConfigError, match="packing: packed rows need isolating attention"):
+        train(keys(packing=True, flash_attn="sdpa"))
+
+
+def test_no_training_data(keys: Keys, alpaca: Path) -> None:
+    with pytest.raises(ConfigError, match="dataset"):
+        train(keys(dataset=None, eval_dataset=str(alpaca)))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"report_to": "nosuch"}, "report_to: unknown tracker 'nosuch'; choices: none, all, tensorboard"),
+        ({"report_to": "trackio"}, "report_to: trackio: needs the package trackio; pip install trackio"),
+        ({"use_swanlab": True}, "report_to: swanlab: needs the package swanlab"),
+    ],
+)
+def test_trackers_are_checked_before_the_model_is_loaded(keys: Keys, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        train(keys(**given, model_name_or_path="/no/such/model"))
+    assert message in str(error.value)
+
+
+def test_report_to(keys: Keys) -> None:
+    assert trackers(get_train_args(keys(report_to="none"))) == []
+    assert trackers(get_train_args(keys(report_to=["tensorboard"]))) == ["tensorboard"]
+    assert set(trackers(get_train_args(keys(report_to="all")))) <= set(TRACKERS)
+
+
+def test_conversion_of_arguments(keys: Keys) -> None:
+    arguments = transformers_arguments(
+        get_train_args(keys(warmup_steps=0.1, lr_scheduler_type="cosine", adam_beta2=0.95))
+    )
+    assert arguments.adam_beta2 == 0.95 and arguments.lr_scheduler_type == "cosine"
+    assert not (arguments.bf16 or arguments.fp16 or arguments.remove_unused_columns or arguments.gradient_checkpointing)
+    full = transformers_arguments(get_train_args(keys(bf16=True, finetuning_type="full")))
+    lora = transformers_arguments(get_train_args(keys(bf16=True)))
+    assert full.bf16 and not lora.bf16, "LoRA on bf16 weights needs no autocast"
+    with pytest.raises(ConfigError, match="training arguments: "):
+        transformers_arguments(
+            get_train_args(keys(load_best_model_at_end=True, eval_strategy="epoch", save_strategy="steps", val_size=2))
+        )
+
+
+def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    for step in (1, 2, 10, 11, 12):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    _rotate(tmp_path, 3, str(tmp_path / "checkpoint-2"))
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-11", "checkpoint-12"]
+    _rotate(tmp_path, 1, None)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-12"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-12"]
