@@ -39,7 +39,7 @@ def test_everything_a_user_looks_for(keys: Keys, capsys: pytest.CaptureFixture[s
     for path in run.rglob("*"):
         assert not path.is_file() or b"hf_private" not in path.read_bytes(), path
     with safe_open(run / "adapter_model.safetensors", "pt") as tensors:
-        assert not [name for name in tensors.keys() if "lora" not in name]
+        assert not [name for name in tensors.keys() if "lora" not in name]  # noqa: SIM118
     results = json.loads((run / "train_results.json").read_text())
     assert results.keys() >= {"train_loss", "total_tokens", "trained_tokens_per_second", "effective_tokens_per_sec"}
     last = log_of(run)[-1]
