@@ -17,15 +17,16 @@ REQUIREMENTS = [
     "datasets<=4.0.0",
     "accelerate<=1.11.0",
     "gradio<=5.50.0",
-    *"av einops fire hf-transfer modelscope omegaconf scipy sse-starlette tiktoken tyro matplotlib sentencepiece".split(),
+    *("av", "einops", "fire", "hf-transfer", "modelscope", "omegaconf", "scipy", "sse-starlette", "tiktoken", "tyro"),
+    *("matplotlib", "sentencepiece"),
 ]
 
 
 def make_environment(root: Path) -> Path:
     """Install LLaMA-Factory into ``root/env`` and return that folder.
 
-    No CPU build of torchvision and torchaudio exists everywhere: the package is installed without its requirements, those
-    that it needs for text are added, and an empty module stands in for torchaudio.
+    CPU builds of torchvision and torchaudio are not to be had everywhere: the package is installed without its
+    requirements, those that it needs for text are added, and an empty module stands in for torchaudio.
     """
     environment = root / "env"
     if (environment / ".complete").exists():
@@ -48,7 +49,9 @@ def fetch_data(root: Path, environment: Path) -> Path:
     if data.is_dir():
         return data
     unearth = environment / "bin" / "unearth"
-    subprocess.run([unearth, "--no-binary", "-d", root, f"llamafactory=={VERSION}"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [unearth, "--no-binary", "-d", root, f"llamafactory=={VERSION}"], check=True, stdout=subprocess.DEVNULL
+    )
     if data.is_dir():  # unpacked by the download
         return data
     with tarfile.open(root / f"llamafactory-{VERSION}.tar.gz") as archive:

@@ -3,8 +3,9 @@
 
     .venv/bin/python benchmarks/training.py [--rounds 2] [--steps 10]
 
-Prints a Markdown table of medians; `benchmarks/RESULTS.md` keeps the runs worth keeping. Trained tokens are counted once, from
-our own features, for the rows that both train on; seconds are each side's own ``train_runtime``, without loading.
+Prints a Markdown table of medians; `benchmarks/RESULTS.md` keeps the runs worth keeping. Trained tokens are counted
+once, from our own features, for the rows that both train on; seconds are each side's own ``train_runtime``, without
+loading.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def timed(command: list[str | Path], output_dir: Path | None = None) -> Measure:
 def local_model() -> Path:
     """SmolLM2 as a safetensors folder, the same for both sides."""
     code = (
-        "import sys; from llamafactory.hparams import get_infer_args; from llamafactory.model import resolve_model_path;"
+        "import sys; from llamafactory.hparams import get_infer_args;"
+        "from llamafactory.model import resolve_model_path;"
         "args = get_infer_args({'model_name_or_path': sys.argv[1], 'template': 'smollm2'});"
         "print(resolve_model_path(args.model.model_name_or_path, args.model))"
     )
@@ -98,7 +100,15 @@ def config(path: Path, model: Path, data: Path, output_dir: Path, steps: int) ->
 
 def trained_tokens(path: Path) -> int:
     """Trained tokens of the rows in the YAML, counted on the features our `preview` prints."""
-    command = [sys.executable, "-m", "llamafactory.cli", "preview", path, "preview_format=json", "preview_samples=1000000"]
+    command = [
+        sys.executable,
+        "-m",
+        "llamafactory.cli",
+        "preview",
+        path,
+        "preview_format=json",
+        "preview_samples=1000000",
+    ]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     return sum(label != -100 for line in lines for label in json.loads(line)["labels"])
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tune a real model in minutes: the question "Who are you?" before and after, then what to type next.
 
-    make quickstart            or: python scripts/quickstart.py NAME AUTHOR
+make quickstart            or: python scripts/quickstart.py NAME AUTHOR
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ CONFIG = REPOSITORY / "examples" / "quickstart.yaml"
 DATA = REPOSITORY / "saves" / "quickstart_identity.json"
 HUB_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 QUESTION = "Who are you?"
+CLI, FILE = ".venv/bin/llamafactory-cli", "examples/quickstart.yaml"
 
 
 def write_identity(name: str, author: str) -> None:
@@ -61,9 +62,7 @@ def main() -> None:
     after = answer(config)
 
     print(f"\nQuestion: {QUESTION}\n  before: {before}\n  after:  {after}\n  (fine-tuned in {seconds:.0f} s)\n")
-    print("Next:")
-    for command in ("chat", "export", "webui"):
-        print(f"  .venv/bin/llamafactory-cli {command} {'examples/quickstart.yaml' if command != 'webui' else ''}".rstrip())
+    print(f"Next:\n  {CLI} chat {FILE}\n  {CLI} export {FILE}\n  {CLI} webui\n")
 
 
 if __name__ == "__main__":

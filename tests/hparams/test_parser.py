@@ -44,7 +44,6 @@ def train(**keys):
         ("training", "trackio_static_space_id", False, False),
         ("data", "dataset", ["a", "b"], "a,b"),
         ("data", "dataset", "[a, b]", "a,b"),
-        ("data", "enable_thinking", "auto", "auto"),
         ("data", "enable_thinking", None, None),
         ("data", "enable_thinking", "false", False),
         ("data", "template", "null", None),

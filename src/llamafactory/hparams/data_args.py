@@ -62,7 +62,7 @@ class DataArguments:
     overwrite_cache: bool = arg(False, "Tokenize again even when a cached result fits.")
     tokenized_path: str | None = arg(None, "Folder of tokenized data: loaded when it exists, else written.")
     data_shared_file_system: bool = arg(False, "Nodes share a disk: only the very first process tokenizes.")
-    ignore_pad_token_for_loss: bool = arg(True, "Padding is not trained.")
+    ignore_pad_token_for_loss: bool = arg(True, "Known from older files; padding is never trained.")
     eval_num_beams: int | None = arg(None, "Beams of answers generated in evaluation.")
 
     # Preview.

@@ -58,8 +58,8 @@ class ModelArguments:
     disable_gradient_checkpointing: bool = arg(False, "Never recompute activations.")
     use_reentrant_gc: bool = arg(True, "Reentrant variant of activation checkpointing.")
     upcast_layernorm: bool = arg(False, "Norm weights in float32.")
-    upcast_lmhead_output: bool = arg(False, "Logits in float32.")
-    low_cpu_mem_usage: bool = arg(True, "Load weights without a second copy in host memory.")
+    upcast_lmhead_output: bool = arg(False, "Known from older files; the softmax is always taken in float32.")
+    low_cpu_mem_usage: bool = arg(True, "Known from older files; weights are never held twice while loading.")
     print_param_status: bool = arg(False, "List each weight's dtype, device and whether it is trained.")
 
     # Inference.

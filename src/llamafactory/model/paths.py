@@ -98,13 +98,15 @@ def _from_hub(name: str, args: ModelArguments, key: str, filename: str) -> str:
         except ImportError:
             raise ConfigError("USE_MODELSCOPE_HUB needs the package modelscope: pip install modelscope") from None
         revision = "master" if args.model_revision == "main" else args.model_revision
-        return str(snapshot_download(name, revision=revision, cache_dir=args.cache_dir))
+        return str(snapshot_download(name, revision=revision, cache_dir=args.cache_dir, token=args.ms_hub_token))
     if is_on("USE_OPENMIND_HUB"):
         try:
             from openmind.utils.hub import snapshot_download
         except ImportError:
             raise ConfigError("USE_OPENMIND_HUB needs the package openmind: pip install openmind") from None
-        return str(snapshot_download(name, revision=args.model_revision, cache_dir=args.cache_dir))
+        return str(
+            snapshot_download(name, revision=args.model_revision, cache_dir=args.cache_dir, token=args.om_hub_token)
+        )
     _probe_hugging_face(name, args, key, filename)
     return name
 
