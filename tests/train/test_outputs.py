@@ -131,6 +131,11 @@ def test_conversion_of_arguments(keys: Keys) -> None:
         )
 
 
+def test_a_sampling_strategy_that_is_not_built(keys: Keys) -> None:
+    with pytest.raises(ConfigError, match="train_sampling_strategy: batch_rebalance is not built"):
+        train(keys(train_sampling_strategy="batch_rebalance"))
+
+
 def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in (1, 2, 10, 11, 12):
         (tmp_path / f"checkpoint-{step}").mkdir()

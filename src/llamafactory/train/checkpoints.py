@@ -98,6 +98,8 @@ def save_checkpoint(trainer: Trainer) -> None:
     _barrier()
     if args.local_process_index == 0 and staging.is_dir():  # a node that shares no disk with the first
         _publish(staging, final)
+    if args.push_to_hub:
+        trainer._push_from_checkpoint(str(final))
     if args.should_save:
         _rotate(output_dir, trainer.save_total_limit, state.best_model_checkpoint)
 

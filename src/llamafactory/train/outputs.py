@@ -31,7 +31,7 @@ def save_model(trainer: Trainer) -> None:
     """Write the finished model into output_dir; each file appears whole."""
     output_dir = Path(trainer.args.output_dir)
     staging = output_dir / _STAGING
-    trainer.save_model(str(staging))
+    trainer.save_model(str(staging), _internal_call=True)
     if not trainer.args.should_save:
         return
     tuner = resolve("tuners", trainer.run_args.finetuning.finetuning_type)

@@ -31,6 +31,11 @@ def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
         for field in dataclasses.fields(args.training)
         if field.name in known and getattr(args.training, field.name) is not None
     }
+    strategy = args.training.train_sampling_strategy
+    if strategy == "batch_rebalance":
+        raise ConfigError(
+            f"train_sampling_strategy: {strategy} is not built; use random, sequential or group_by_length"
+        )
     decided = _decided_here(args)
     rejoin(decided["ddp_backend"], args.training.ddp_timeout)
     try:

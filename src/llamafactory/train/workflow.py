@@ -142,6 +142,9 @@ def train_and_save(
         if args.finetuning.plot_loss:
             plot_loss(output_dir, _logged(stage.plots, trainer))
         write_model_card(trainer, metrics)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    if trainer.is_world_process_zero():
         print(next_commands(args))
 
 
