@@ -111,11 +111,11 @@ def test_modelscope_downloads_through_its_own_package(monkeypatch, tiny_llama):
 
     calls = []
 
-    def snapshot_download(name: str, revision: str, cache_dir: str | None) -> str:
-        calls.append((name, revision, cache_dir))
+    def snapshot_download(name: str, revision: str, cache_dir: str | None, token: str | None) -> str:
+        calls.append((name, revision, cache_dir, token))
         return str(tiny_llama)
 
     monkeypatch.setenv("USE_MODELSCOPE_HUB", "true")
     monkeypatch.setitem(sys.modules, "modelscope", types.SimpleNamespace(snapshot_download=snapshot_download))
-    assert resolve_model_path("qwen/Qwen2", ModelArguments(cache_dir="there")) == str(tiny_llama)
-    assert calls == [("qwen/Qwen2", "master", "there")]
+    assert resolve_model_path("qwen/Qwen2", ModelArguments(cache_dir="there", ms_hub_token="secret")) == str(tiny_llama)
+    assert calls == [("qwen/Qwen2", "master", "there", "secret")]

@@ -2,8 +2,9 @@
 """Attention that keeps the sequences of a packed batch apart, registered with transformers as ``isolated``.
 
 A padding-free batch is one row ``[1, T]`` of ``S`` sequences laid end to end; ``cu_seqlens [S+1]`` holds their bounds.
-Each sequence is computed by its own kernel call (or by one varlen kernel on CUDA), never through a mask, so a change in
-one sequence leaves the output of another bit-equal, and no time goes into the empty blocks of a mask.
+Each sequence is computed by its own kernel call (by one varlen kernel on CUDA; short ones on a CPU as rows of a
+batch), never through a mask, so a change in one sequence leaves the output of another bit-equal, and no time goes into
+the empty blocks of a mask.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import short_attention
+from . import segment_groups, short_attention
 
 ISOLATED = "isolated"
 _FLASH = frozenset({"flash_attention_2", "flash_attention_3", "flash_attention_4"})
@@ -123,6 +124,11 @@ def isolated_attention(
     if max_seqlen is not None and _varlen_fits(query, options):
         return _varlen(query, key, value, cu_seqlens, int(max_seqlen), options), None
     bounds = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens
+    if short_attention.applies(query) and options.plain and causal:
+        where = segment_groups.layout(tuple(bounds), short_attention.LONGEST)
+        if where is not None:
+            groups = zip(*(segment_groups.spread(x, where) for x in (query, key, value)), strict=True)
+            return segment_groups.gather([_attend(q, k, v, None, options) for q, k, v in groups], where), None
     pieces = [
         _attend(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], None, options) for a, b in pairwise(bounds) if b > a
     ]
@@ -145,6 +151,11 @@ class _Options:
     ) -> None:
         self.scale, self.dropout, self.causal = scale, dropout, causal
         self.window, self.softcap, self.sinks = window, softcap, sinks
+
+    @property
+    def plain(self) -> bool:
+        """Nothing beyond softmax(q k^T) v."""
+        return self.softcap is None and self.sinks is None and self.window is None and not self.dropout
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: _Options) -> Tensor:
