@@ -51,7 +51,7 @@ CASES = [
     Broken("config missing", ("nothing.yaml",), command=("train", "nothing.yaml")),
     Broken("config empty", ("config.yaml",), config=""),
     Broken("config is a list", ("config.yaml",), config="- a\n- b\n"),
-    Broken("config broken yaml", ("config.yaml", "2"), config="stage: sft\ndataset: [a, b\nlr: 1\n"),
+    Broken("config broken yaml", ("config.yaml:3", "not YAML"), config="stage: sft\ndataset: [a, b\nlr: 1\n"),
     Broken("config has a key twice", ("config.yaml", "stage"), config="stage: sft\nstage: pt\n"),
     Broken("override without a value", ("learning_rate",), command=("train", "{config}", "--learning_rate")),
     # keys

@@ -58,6 +58,21 @@ def resume_point(output_dir: str, wanted: str | None, overwrite: bool) -> Path |
     return last if restarted or not (overwrite or wanted is not None) else None
 
 
+def make_output_dir(output_dir: str | os.PathLike[str]) -> None:
+    """Make the run's folder before anything slow happens.
+
+    Raises:
+        ConfigError: The folder cannot be made or written.
+    """
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output_dir: {folder} cannot be made ({error.strerror})") from None
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"output_dir: {folder} is not writable")
+
+
 def clear_leftovers(output_dir: str | os.PathLike[str], old_checkpoints: bool) -> None:
     """Remove what a killed run left half done; with ``old_checkpoints`` also the checkpoints of an earlier run."""
     folder = Path(output_dir)

@@ -23,7 +23,7 @@ from ..plugins import resolve
 from .callbacks.log import LogCallback
 from .callbacks.reporters import ReporterCallback
 from .callbacks.signals import SignalCallback
-from .checkpoints import clear_leftovers, resume_point
+from .checkpoints import clear_leftovers, make_output_dir, resume_point
 from .outputs import next_commands, save_model, write_model_card
 from .trainer import Trainer
 from .training_arguments import transformers_arguments
@@ -57,6 +57,7 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     resume = resume_point(
         str(args.training.output_dir), args.training.resume_from_checkpoint, args.training.overwrite_output_dir
     )
+    make_output_dir(args.training.output_dir)
     set_seed(args.training.seed, args.training.full_determinism)
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, args.data)
@@ -161,10 +162,11 @@ def _leave_if_interrupted(trainer: Trainer) -> None:
     if listener.received is None:
         return
     logger.warning_rank0(
-        "stopped by %s at step %d of %d; checkpoint saved in %s. Run the same command again to go on from there.",
+        "stopped by %s at step %d of %d; checkpoint saved in %s. Run the same command again%s to go on from there.",
         signal.Signals(listener.received).name,
         trainer.state.global_step,
         trainer.state.max_steps,
         trainer.args.output_dir,
+        " with overwrite_output_dir=false" if trainer.run_args.training.overwrite_output_dir else "",
     )
     raise SystemExit(128 + listener.received)
