@@ -57,7 +57,7 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     resume = resume_point(
         str(args.training.output_dir), args.training.resume_from_checkpoint, args.training.overwrite_output_dir
     )
-    make_output_dir(args.training.output_dir)
+    make_output_dir(str(args.training.output_dir))
     set_seed(args.training.seed, args.training.full_determinism)
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, args.data)
