@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -66,7 +67,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import os
-
     os.chdir(REPOSITORY)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
     main()

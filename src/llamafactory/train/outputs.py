@@ -84,10 +84,10 @@ Versions, seeds and the fingerprint of the data are in `run_manifest.json`.
 
 def next_commands(args: TrainArgs) -> str:
     """Return what to type after training: the same configuration serves chat and export."""
-    first = sys.argv[2] if len(sys.argv) > 2 and sys.argv[1] == "train" else ""
+    words = sys.argv[2:] if sys.argv[1:2] == ["train"] else []
     output_dir = str(args.training.output_dir)
-    if first.endswith((".yaml", ".yml", ".json")):
-        source = shlex.quote(first)
+    if words and words[0].endswith((".yaml", ".yml", ".json")):
+        source = shlex.join(words)  # overrides too: one of them may be the folder
     else:
         kind = "adapter_name_or_path" if args.finetuning.finetuning_type == "lora" else "model_name_or_path"
         words = [f"{kind}={output_dir}"]
