@@ -57,7 +57,7 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters),
         "dataloader_pin_memory": training.dataloader_pin_memory and not on_cpu,
         "average_tokens_across_devices": True,
-        "report_to": trackers(args),
+        "report_to": [name for name in trackers(args) if name != "swanlab"],  # it brings its own callback
         # Features carry more than the model's own inputs; the trainer picks what it passes on.
         "remove_unused_columns": False,
         "label_names": ["labels"],

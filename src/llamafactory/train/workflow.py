@@ -21,7 +21,7 @@ from ..hparams import to_dict
 from ..model import is_isolating, load_model, load_tokenizer
 from ..plugins import resolve
 from .callbacks.log import LogCallback
-from .callbacks.reporters import ReporterCallback
+from .callbacks.reporters import ReporterCallback, swanlab_callbacks
 from .callbacks.signals import SignalCallback
 from .checkpoints import clear_leftovers, make_output_dir, resume_point
 from .outputs import next_commands, save_model, write_model_card
@@ -85,7 +85,7 @@ def build_trainer(
     callbacks: list[TrainerCallback] | None,
 ) -> Trainer:
     """Put model, data and callbacks into the stage's trainer."""
-    extra: list[TrainerCallback] = [LogCallback(), SignalCallback(), *(callbacks or [])]
+    extra: list[TrainerCallback] = [LogCallback(), SignalCallback(), *swanlab_callbacks(args), *(callbacks or [])]
     if args.finetuning.early_stopping_steps is not None:
         extra.append(EarlyStoppingCallback(early_stopping_patience=args.finetuning.early_stopping_steps))
     trainer = stage.trainer(

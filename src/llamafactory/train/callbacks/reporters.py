@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
     from ...hparams import TrainArgs
 
+_SWANLAB_MODES = {"cloud": "online"}  # what newer versions call it
 TRACKERS = ("tensorboard", "wandb", "mlflow", "swanlab", "trackio")
 
 
 def trackers(args: TrainArgs) -> list[str]:
-    """Return the trackers to report to, and hand SwanLab's and Weights & Biases' keys to where those look for them.
+    """Return the trackers to report to.
 
     Raises:
         ConfigError: A tracker is unknown or its package is missing.
@@ -38,20 +39,35 @@ def trackers(args: TrainArgs) -> list[str]:
         if name not in TRACKERS:
             raise ConfigError(f"report_to: unknown tracker {name!r}; choices: none, all, {', '.join(TRACKERS)}")
         require(name, f"report_to: {name}")
-    if "swanlab" in chosen:
-        _export("SWANLAB", args.swanlab, ("project", "workspace", "mode", "api_key"))
-        if args.swanlab.swanlab_logdir:
-            os.environ["SWANLAB_LOG_DIR"] = args.swanlab.swanlab_logdir
     if "wandb" in chosen:
         os.environ.setdefault("WANDB_PROJECT", "llamafactory")
     return chosen
 
 
-def _export(prefix: str, section: Any, names: tuple[str, ...]) -> None:
-    for name in names:
-        value = getattr(section, f"{prefix.lower()}_{name}")
-        if value:
-            os.environ[f"{prefix}_{name.upper()}"] = value
+def swanlab_callbacks(args: TrainArgs) -> list[TrainerCallback]:
+    """Return SwanLab's own callback when it is asked for; the one in transformers does not fit newer SwanLabs."""
+    if "swanlab" not in trackers(args):
+        return []
+    from swanlab.integration.transformers import SwanLabCallback
+
+    keys = args.swanlab
+    if keys.swanlab_api_key:
+        os.environ["SWANLAB_API_KEY"] = keys.swanlab_api_key
+    if keys.swanlab_lark_webhook_url:
+        import swanlab
+        from swanlab.plugin.notification import LarkCallback
+
+        lark = LarkCallback(webhook_url=keys.swanlab_lark_webhook_url, secret=keys.swanlab_lark_secret)
+        swanlab.register_callbacks([lark])
+    return [
+        SwanLabCallback(
+            project=keys.swanlab_project,
+            workspace=keys.swanlab_workspace,
+            experiment_name=keys.swanlab_run_name,
+            mode=_SWANLAB_MODES.get(keys.swanlab_mode, keys.swanlab_mode),
+            log_dir=keys.swanlab_logdir,
+        )
+    ]
 
 
 class ReporterCallback(TrainerCallback):
@@ -60,8 +76,7 @@ class ReporterCallback(TrainerCallback):
     def __init__(self, args: TrainArgs, handler: CallbackHandler) -> None:
         self.arguments = to_dict(args)
         self.handler = handler
-        self.run_name = args.swanlab.swanlab_run_name
-        self.lark = (args.swanlab.swanlab_lark_webhook_url, args.swanlab.swanlab_lark_secret)
+        self.swanlab = "swanlab" in trackers(args)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
@@ -74,8 +89,10 @@ class ReporterCallback(TrainerCallback):
             import trackio
 
             trackio.config.update(self.arguments)
-        if "swanlab" in args.report_to:
-            self._swanlab()
+        if self.swanlab:
+            import swanlab
+
+            swanlab.config.update({"framework": "llamafactory", **self.arguments})
         if "mlflow" in args.report_to:
             import mlflow
 
@@ -83,16 +100,6 @@ class ReporterCallback(TrainerCallback):
                 mlflow.log_dict(values, f"{section}.json")
         if "tensorboard" in args.report_to:
             self._tensorboard()
-
-    def _swanlab(self) -> None:
-        import swanlab
-
-        swanlab.config.update({"framework": "llamafactory", **self.arguments})
-        webhook, secret = self.lark
-        if webhook:
-            from swanlab.plugin.notification import LarkCallback
-
-            swanlab.register_callbacks([LarkCallback(webhook_url=webhook, secret=secret)])
 
     def _tensorboard(self) -> None:
         for callback in self.handler.callbacks:
