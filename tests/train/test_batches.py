@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafactory.train.batches import Batches, MicroBatches
+from llamafactory.train.batches import Batches, MicroBatches, largest_batch
 
 
 def _steps(size: int, batch: int, ranks: int, accumulation: int, seed: int | None) -> list[list[int]]:
@@ -67,3 +67,11 @@ def test_a_filler_trains_nothing_and_draws_nothing() -> None:
     batches = list(Batches(rows, MicroBatches(3, 1, rank=1, ranks=2, seed=None), collator))
     assert [batch["rows"] for batch in batches] == [[1], []] and seen[-1]["labels"] == [-100, -100]
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_largest_batch_is_that_of_the_longest_rows() -> None:
+    from datasets import Dataset
+
+    rows = Dataset.from_dict({"input_ids": [[1] * length for length in (3, 9, 1, 7)]})
+    assert largest_batch(rows, 4) == 36
+    assert largest_batch(rows.select([0, 1]), 2) == 18

@@ -10,6 +10,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 
+def largest_batch(rows: Any, batch_size: int) -> int:
+    """Return how many tokens, padding included, a micro-batch of ``datasets.Dataset`` features holds at most."""
+    import pyarrow.compute as pc
+
+    return batch_size * pc.max(pc.list_value_length(rows.data.column("input_ids"))).as_py()
+
+
 class Rows(Dataset):
     """Dataset rows that know their index; index ``~i`` is row ``i`` with nothing to train, to fill a short batch."""
 

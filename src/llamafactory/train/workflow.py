@@ -20,6 +20,7 @@ from ..extras.seeds import set_seed
 from ..hparams import to_dict
 from ..model import is_isolating, load_model, load_tokenizer
 from ..plugins import resolve
+from .batches import largest_batch
 from .callbacks.log import LogCallback
 from .callbacks.reporters import ReporterCallback, swanlab_callbacks
 from .callbacks.signals import SignalCallback
@@ -62,7 +63,8 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, args.data)
     dataset = get_dataset(stage.processor, template, tokenizer, args)
-    model = load_model(tokenizer, args, head=stage.head)
+    tokens = largest_batch(dataset.train, arguments.train_batch_size) if dataset.train else None
+    model = load_model(tokenizer, args, head=stage.head, batch_tokens=tokens)
     trainer = build_trainer(stage, model, tokenizer, template, dataset, args, arguments, callbacks)
     if args.training.do_train:
         train_and_save(trainer, stage, dataset, args, resume)
