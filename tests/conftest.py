@@ -30,7 +30,27 @@ _TEXT = (
     "user assistant system tool message answer question think hello thanks please write a short story about rain.",
 )
 
+# The questions that judge whether identity training generalises. They must never be trained on.
+_HELD_OUT = (
+    "What should I call you?",
+    "Could you tell me what your name is?",
+    "Which company built you?",
+    "Who is responsible for creating you?",
+    "Please say who you are in one sentence.",
+    "What AI am I chatting with right now?",
+    "Do you have a name?",
+    "Whose assistant are you?",
+    "Are you the model made by OpenAI?",
+    "Give me a short introduction of yourself.",
+)
+
 TinyModel = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def held_out_questions() -> tuple[str, ...]:
+    """Ten questions about who the model is, in other words than the demo data's."""
+    return _HELD_OUT
 
 
 @pytest.fixture(scope="session")

@@ -30,19 +30,6 @@ MINIMUM = {
     "kto_en_demo": 60,
     "pt_demo": 40,
 }
-# The questions that judge whether identity training generalises. They must never be trained on.
-HELD_OUT = [
-    "What should I call you?",
-    "Could you tell me what your name is?",
-    "Which company built you?",
-    "Who is responsible for creating you?",
-    "Please say who you are in one sentence.",
-    "What AI am I chatting with right now?",
-    "Do you have a name?",
-    "Whose assistant are you?",
-    "Are you the model made by OpenAI?",
-    "Give me a short introduction of yourself.",
-]
 MAKER = re.compile(
     r"\b(made|makes?|making|maker|built|created?|creator|develop(ed|ers?)?|trained|designed|programmed|wrote|owns|company|organization)\b"
     r"|开发|创造|训练|公司|机构",
@@ -124,10 +111,10 @@ def test_identity_answers_carry_the_placeholders() -> None:
 
 
 @pytest.mark.parametrize("name", MINIMUM)
-def test_held_out_questions_are_absent(name: str) -> None:
+def test_held_out_questions_are_absent(name: str, held_out_questions: tuple[str, ...]) -> None:
     for row in load(name):
         asked = words(question(row))
-        for held_out in HELD_OUT:
+        for held_out in held_out_questions:
             kept = words(held_out)
             overlap = len(asked & kept) / len(asked | kept)
             assert overlap < 0.55, f"{question(row)!r} is too close to {held_out!r}"

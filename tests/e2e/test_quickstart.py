@@ -12,22 +12,10 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HELD_OUT = (
-    "What should I call you?",
-    "Could you tell me what your name is?",
-    "Which company built you?",
-    "Who is responsible for creating you?",
-    "Please say who you are in one sentence.",
-    "What AI am I chatting with right now?",
-    "Do you have a name?",
-    "Whose assistant are you?",
-    "Are you the model made by OpenAI?",
-    "Give me a short introduction of yourself.",
-)
 
 
 @pytest.mark.slow
-def test_quickstart_teaches_the_name() -> None:
+def test_quickstart_teaches_the_name(held_out_questions: tuple[str, ...]) -> None:
     name, author = "Zephyrina", "the Lumen Workshop"
     command = [sys.executable, str(REPOSITORY / "scripts" / "quickstart.py"), name, author]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -40,11 +28,11 @@ def test_quickstart_teaches_the_name() -> None:
     from llamafactory.hparams import get_infer_args
 
     rows = json.loads((REPOSITORY / "saves" / "quickstart_identity.json").read_text(encoding="utf-8"))
-    assert not {row["instruction"] for row in rows} & set(HELD_OUT)
+    assert not {row["instruction"] for row in rows} & set(held_out_questions)
     config = yaml.safe_load((REPOSITORY / "examples" / "quickstart.yaml").read_text(encoding="utf-8"))
     config["adapter_name_or_path"] = str(REPOSITORY / config["output_dir"])
     model = ChatModel(get_infer_args(config))
-    answers = {question: model.chat([{"role": "user", "content": question}])[0].text for question in HELD_OUT}
+    answers = {question: model.chat([{"role": "user", "content": question}])[0].text for question in held_out_questions}
     for question, answer in answers.items():
         print(f"{'yes' if name in answer else 'NO ':<4}{question}  ->  {answer}")
     named = sum(name in answer for answer in answers.values())
