@@ -53,7 +53,7 @@ class _Signal(TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_first_and_says_how_to_go_on(
     keys: Keys, tmp_path: Path, capfd: pytest.CaptureFixture[str], number: int, code: int
 ) -> None:

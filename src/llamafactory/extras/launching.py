@@ -66,14 +66,21 @@ def worker_environment(env: Mapping[str, str]) -> dict[str, str]:
     ``OPTIM_TORCH`` (on unless 0) lets CUDA's allocator grow its segments and frees NCCL's buffers early. The cores are
     shared among the workers of a node.
     """
-    added = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes_per_node(env)))}
+    added = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes_per_node(env)))}
     if env.get("OPTIM_TORCH", "1").lower() in ("1", "true", "yes", "y", "on"):
         added |= {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_AVOID_RECORD_STREAMS": "1"}
     return {name: value for name, value in added.items() if name not in env}
 
 
+def ending_signals() -> list[int]:
+    """Return the signals that ask a run to end: Ctrl-C, SIGTERM and, unless nohup has it ignored, a closed terminal."""
+    signals = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    return signals if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN else [*signals, hangup]
+
+
 def wait_passing_signals(child: subprocess.Popen[Any]) -> int | None:
-    """Wait for a child; SIGINT and SIGTERM sent to this process are handed on and the child is waited for.
+    """Wait for a child; signals that end a run are handed on (a closed terminal as SIGTERM) and the child waited for.
 
     Returns:
         The first signal that was handed on, or None.
@@ -82,9 +89,9 @@ def wait_passing_signals(child: subprocess.Popen[Any]) -> int | None:
 
     def hand_on(number: int, _: FrameType | None) -> None:
         received.append(number)
-        child.send_signal(number)
+        child.send_signal(number if number in (signal.SIGINT, signal.SIGTERM) else signal.SIGTERM)
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, hand_on) for number in ending_signals()}
     try:
         child.wait()
     finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C and SIGTERM: the step is finished, a checkpoint saved, and the run ends; a second signal ends it at once."""
+"""Ctrl-C, SIGTERM, a closed terminal: the step is finished, a checkpoint saved, and the run ends; a second signal ends it at once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
 
+from ...extras.launching import ending_signals
 from ...extras.logging import get_logger
 
 logger = get_logger(__name__)
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class SignalCallback(TrainerCallback):
@@ -31,7 +31,7 @@ class SignalCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._handle) for number in ending_signals()}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         if args.world_size > 1:  # one rank may have got the signal a step before another
