@@ -74,7 +74,7 @@ def worker_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def ending_signals() -> list[int]:
     """Return the signals that ask a run to end: Ctrl-C, SIGTERM and, unless nohup has it ignored, a closed terminal."""
-    signals = [signal.SIGINT, signal.SIGTERM]
+    signals: list[int] = [signal.SIGINT, signal.SIGTERM]
     hangup = getattr(signal, "SIGHUP", None)  # not on Windows
     return signals if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN else [*signals, hangup]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C, SIGTERM, a closed terminal: the step is finished, a checkpoint saved, and the run ends; a second signal ends it at once."""
+"""Ctrl-C, SIGTERM, a closed terminal: the step ends, a checkpoint is saved, the run stops; a second signal kills it."""
 
 from __future__ import annotations
 
