@@ -125,7 +125,8 @@ def test_a_broken_file_is_one_line_that_names_it(
     assert "\n" not in message
     for word in words:
         assert word in message
-    assert not list((tmp_path / "hf-cache").glob("llamafactory/*")), "a failed preparation leaves nothing behind"
+    left = {path.name for path in (tmp_path / "hf-cache").glob("llamafactory/**/.*")}
+    assert not left, "a failed preparation leaves nothing half made"
 
 
 def test_a_column_that_the_listing_names_must_exist(tmp_path: Path, prepare: Prepare) -> None:

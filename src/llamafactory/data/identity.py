@@ -30,6 +30,11 @@ _SETTINGS = (
     "eval_on_each_dataset",
 )  # fmt: skip
 # Not compared for a folder that the user names, when the run does not name the sets again.
+# Not part of a shard's key: rows are counted by what they hold, and mixed and packed after they were encoded.
+_AFTER_ENCODING = (
+    "dataset", "eval_dataset", "files", "max_samples", "mix_strategy", "interleave_probs", "val_size",
+    "eval_on_each_dataset", "packing", "seed",
+)  # fmt: skip
 _OF_THE_SETS = ("dataset", "eval_dataset", "files", "max_samples", "mix_strategy", "interleave_probs", "val_size")
 
 
@@ -70,6 +75,12 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
     return _hash(json.dumps(identity, sort_keys=True, default=str).encode())
 
 
+def shard_key(identity: Mapping[str, Any], attr: DatasetAttr) -> str:
+    """Hash of everything that the features of one set depend on, but for its rows."""
+    settings = {key: value for key, value in identity.items() if key not in _AFTER_ENCODING}
+    return fingerprint({**settings, "layout": _layout(attr)})
+
+
 def check_identity(folder: str, made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Compare a folder of the user's with this run.
 
@@ -106,8 +117,7 @@ def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _set_hash(attr: DatasetAttr) -> str:
-    layout = {key: value for key, value in asdict(attr).items() if key not in ("location", "listed")}
-    hasher = hashlib.blake2b(json.dumps(layout, sort_keys=True).encode(), digest_size=16)
+    hasher = hashlib.blake2b(json.dumps(_layout(attr), sort_keys=True).encode(), digest_size=16)
     if attr.place != "file":
         hasher.update(attr.location.encode())
         return hasher.hexdigest()
@@ -120,6 +130,10 @@ def _set_hash(attr: DatasetAttr) -> str:
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     return hasher.hexdigest()
+
+
+def _layout(attr: DatasetAttr) -> dict[str, Any]:
+    return {key: value for key, value in asdict(attr).items() if key not in ("location", "listed")}
 
 
 def _hash(data: bytes) -> str:

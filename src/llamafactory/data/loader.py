@@ -16,10 +16,11 @@ from ..extras.logging import is_rank0
 from ..hparams import split_list
 from .assembly import hold_out, mixed_order, row_lengths, write_rows
 from .dataset_info import DatasetAttr, find_datasets
-from .encoding import Encoder, encode_set
-from .identity import check_identity, fingerprint, identify
+from .encoding import EncodedSet, encode_set
+from .identity import check_identity, fingerprint, identify, shard_key
 from .prepared import is_prepared, load, prepare_once, read_manifest, save
 from .report import DatasetReport, SourceReport
+from .shards import Encoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from ..hparams import TrainArgs
     from ..hparams.data_args import DataArguments
-    from .processor import Processor, Tally
+    from .processor import Processor
     from .template_encoding import Template
 
 
@@ -39,11 +40,13 @@ class DatasetModule:
         train: Training rows; None when the run has no training set.
         eval: Evaluation sets by name; the name "" means the one unnamed set.
         report: What became of every row.
+        folder: Where the features lie.
     """
 
     train: Dataset | None
     eval: dict[str, Dataset] = field(default_factory=dict)
     report: DatasetReport = field(default_factory=DatasetReport)
+    folder: Path | None = None
 
 
 def get_dataset(
@@ -76,6 +79,7 @@ def get_dataset(
     prepare_once(
         final, lambda staging: job.build(staging, identity), _is_builder(data), data.overwrite_cache and not folder
     )
+    job.clear_shards()
     return _open(final)
 
 
@@ -107,11 +111,11 @@ def _open(folder: Path) -> DatasetModule:
     train, evals = load(folder)
     manifest = read_manifest(folder)
     if manifest is None:
-        return DatasetModule(train, evals)
+        return DatasetModule(train, evals, folder=folder)
     report = DatasetReport.from_dict(manifest["report"])
     if is_rank0():
         report.show()
-    return DatasetModule(train, evals, report)
+    return DatasetModule(train, evals, report, folder)
 
 
 def _is_builder(data: DataArguments) -> bool:
@@ -146,6 +150,7 @@ class _Job:
         self.train_sets: list[DatasetAttr] = []
         self.eval_sets: list[DatasetAttr] = []
         self.sources: list[SourceReport] = []
+        self.shards: list[str] = []
         self.weighted = 0
 
     def find(self) -> None:
@@ -169,11 +174,11 @@ class _Job:
         raw.mkdir()
         train, evals = None, {}
         if self.train_sets:
-            train, held = self._train(raw)
+            train, held = self._train(raw, identity)
             if held is not None:
                 evals[""] = held
         if self.eval_sets:
-            evals.update(self._evals(raw))
+            evals.update(self._evals(raw, identity))
         report = DatasetReport(self.sources, self.data.cutoff_len, self.data.overlong, fingerprint(identity))
         if train is not None:
             report.train_rows = len(train)
@@ -183,13 +188,19 @@ class _Job:
         save(staging, train, evals, {"identity": identity, "report": report.to_dict()})
         shutil.rmtree(raw)
 
-    def _train(self, raw: Path) -> tuple[Dataset | None, Dataset | None]:
-        encoded = self._encode(self.train_sets, raw, "train")
-        sets = [rows for rows, _ in encoded]
+    def clear_shards(self) -> None:
+        """Remove the shards once the folder made of them stands."""
+        for folder in self.shards:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _train(self, raw: Path, identity: dict[str, Any]) -> tuple[Dataset | None, Dataset | None]:
+        encoded = self._encode(self.train_sets, "train", identity)
+        sets = [done.rows for done in encoded]
         sizes = [len(rows) for rows in sets]
         chosen, held = [np.arange(size) for size in sizes], None
         if self.data.val_size:
-            sides = hold_out(sets, [tally.rows for _, tally in encoded], self.data.val_size, self.seed)
+            counts = [done.tally.rows for done in encoded]
+            sides = hold_out([done.samples for done in encoded], counts, self.data.val_size, self.seed)
             chosen = [kept for kept, _ in sides]
             order = mixed_order([out for _, out in sides], sizes, "concat", None, self.seed)
             held = self._write(sets, order, raw / "held.arrow", None)
@@ -203,9 +214,9 @@ class _Job:
         capacity = self.data.cutoff_len if self.data.packing else None
         return self._write(sets, order, raw / "train.arrow", capacity), held
 
-    def _evals(self, raw: Path) -> dict[str, Dataset]:
+    def _evals(self, raw: Path, identity: dict[str, Any]) -> dict[str, Dataset]:
         """Evaluation rows are never packed, so that each answers for itself."""
-        sets = [rows for rows, _ in self._encode(self.eval_sets, raw, "eval")]
+        sets = [done.rows for done in self._encode(self.eval_sets, "eval", identity)]
         if self.data.eval_on_each_dataset:
             groups = {attr.name: [rows] for attr, rows in zip(self.eval_sets, sets, strict=True)}
         else:
@@ -215,13 +226,16 @@ class _Job:
             for number, (name, rows) in enumerate(groups.items())
         }
 
-    def _encode(self, sets: list[DatasetAttr], raw: Path, part: str) -> list[tuple[Dataset, Tally]]:
+    def _encode(self, sets: list[DatasetAttr], part: str, identity: dict[str, Any]) -> list[EncodedSet]:
         encoded = []
-        for number, attr in enumerate(sets):
-            rows, tally = encode_set(attr, self.encoder, self.seed, str(raw / f"{part}-{number}.arrow"))
-            self.sources.append(SourceReport.of(attr.name, part, tally, self.data.cutoff_len))
-            self.weighted += tally.weighted
-            encoded.append((rows, tally))
+        for attr in sets:
+            done = encode_set(
+                attr, self.encoder, self.seed, _cache_root(self.args) / "shards", shard_key(identity, attr)
+            )
+            self.sources.append(SourceReport.of(attr.name, part, done.tally, self.data.cutoff_len))
+            self.weighted += done.tally.weighted
+            self.shards += done.shards
+            encoded.append(done)
         return encoded
 
     def _write(self, sets: list[Dataset], order: np.ndarray, path: Path, capacity: int | None) -> Dataset:

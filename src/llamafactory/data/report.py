@@ -46,7 +46,7 @@ class SourceReport:
     @classmethod
     def of(cls, name: str, part: str, tally: Tally, cutoff: int) -> SourceReport:
         """Sum up a set's count."""
-        counts = asdict(tally)
+        counts = tally.to_dict()
         edges = np.linspace(0, cutoff, BINS + 1)
         lengths = np.asarray(counts.pop("lengths"), dtype=np.int64)
         counts.pop("weighted")
