@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("llamafactory.train.tuner:export_model", "merge adapters and write the model"),
     "preprocess": ("llamafactory.train.preprocess:run_preprocess", "tokenize the data of a run before the run"),
     "preview": ("llamafactory.train.preview:run_preview", "show the data as the model will see it"),
+    "check-data": ("llamafactory.train.check_data:run_check_data", "look at every row: broken, repeated, too long"),
     "api": ("llamafactory.api.app:run_api", "serve a model over an OpenAI-compatible interface"),
     "eval": ("llamafactory.eval.evaluator:run_eval", "run benchmarks"),
     "webchat": ("llamafactory.webui.interface:run_web_demo", "talk to a model in the browser"),

@@ -67,7 +67,7 @@ def get_dataset(
     Raises:
         ConfigError: A set, file or row is broken, or ``tokenized_path`` was made with other settings.
     """
-    data = _decided(processor, args)
+    data = settle_stage(processor, args)
     job = _Job(processor, template, tokenizer, data, args)
     wants_features = processor.name != "prompt"
     folder = Path(data.tokenized_path).expanduser() if data.tokenized_path and wants_features else None
@@ -83,7 +83,7 @@ def get_dataset(
     return _open(final)
 
 
-def _decided(processor: Processor, args: TrainArgs) -> DataArguments:
+def settle_stage(processor: Processor, args: TrainArgs) -> DataArguments:
     """Settle what depends on the stage: the rule for long samples, and packing."""
     data = args.data
     packing = data.neat_packing or (processor.packs if data.packing is None else data.packing)

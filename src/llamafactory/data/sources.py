@@ -10,6 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import IO, Any, NamedTuple, cast
 
 from ..extras.errors import ConfigError
@@ -32,6 +33,8 @@ class Place(NamedTuple):
 
 
 NumberedRow = tuple[Place, Row]
+# A row, or what is wrong with it; its error names the place too.
+FoundRow = tuple[Place, Row | ConfigError]
 
 
 def read_rows(attr: DatasetAttr) -> Iterator[NumberedRow]:
@@ -46,6 +49,18 @@ def read_rows(attr: DatasetAttr) -> Iterator[NumberedRow]:
     Raises:
         ConfigError: A file is missing, empty, of an unknown kind, or broken at a line that the message names.
     """
+    for place, row in scan_rows(attr):
+        if isinstance(row, ConfigError):
+            raise row
+        yield place, row
+
+
+def scan_rows(attr: DatasetAttr) -> Iterator[FoundRow]:
+    """Read what can be read: a broken row is given as its error, and so is a file that cannot be read on.
+
+    Raises:
+        ConfigError: There is no file, or the hub does not answer.
+    """
     if attr.place in ("hf", "ms", "om"):
         for number, hub_row in enumerate(open_hub(attr), start=1):
             yield Place(f"{attr.location} ({attr.split})", "row", number), hub_row
@@ -53,11 +68,15 @@ def read_rows(attr: DatasetAttr) -> Iterator[NumberedRow]:
     empty = True
     for path in list_files(attr):
         try:
-            for numbered in READERS[_kind(path)](path):
+            for found in READERS[_kind(path)](path):
                 empty = False
-                yield numbered
+                yield found
+        except ConfigError as error:
+            empty = False
+            yield Place(path, "line", 0), error
         except (OSError, EOFError, zlib.error) as error:  # a disk that fails, a damaged gzip file
-            raise ConfigError(f"{path}: cannot be read: {_one_line(error)}") from None
+            empty = False
+            yield Place(path, "line", 0), ConfigError(f"{path}: cannot be read: {_one_line(error)}")
     if empty:
         raise ConfigError(f"dataset {attr.name!r}: {attr.location} holds no rows")
 
@@ -111,7 +130,7 @@ def _kind(path: str) -> str:
     return kind
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
+def _lines(path: str) -> Iterator[tuple[int, str | ConfigError]]:
     """Yield numbered lines of text that are not blank; a byte-order mark is dropped."""
     with open_bytes(path) as file:
         for number, raw in enumerate(file, start=1):
@@ -120,24 +139,28 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
             try:
                 line = raw.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
-                raise ConfigError(
-                    f"{path} line {number}: not UTF-8 text (byte {raw[error.start]:#04x} at {error.start + 1})"
-                ) from None
+                byte = f"byte {raw[error.start]:#04x} at {error.start + 1}"
+                yield number, ConfigError(f"{path} line {number}: not UTF-8 text ({byte})")
+                continue
             if line.strip():
                 yield number, line
 
 
-def _read_jsonl(path: str) -> Iterator[NumberedRow]:
+def _read_jsonl(path: str) -> Iterator[FoundRow]:
     for number, line in _lines(path):
         place = Place(path, "line", number)
+        if isinstance(line, ConfigError):
+            yield place, line
+            continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ConfigError(f"{place}: bad JSON: {error.msg} at column {error.colno}") from None
-        yield place, _checked(row, place)
+            yield place, ConfigError(f"{place}: bad JSON: {error.msg} at column {error.colno}")
+        else:
+            yield place, _checked(row, place)
 
 
-def _read_json(path: str) -> Iterator[NumberedRow]:
+def _read_json(path: str) -> Iterator[FoundRow]:
     """A list of objects, or one object a line."""
     if _one_object_a_line(path):
         yield from _read_jsonl(path)
@@ -159,21 +182,22 @@ def _read_json(path: str) -> Iterator[NumberedRow]:
 
 
 def _one_object_a_line(path: str) -> bool:
-    first = next(_lines(path), None)
+    first, second = ([line for _, line in islice(_lines(path), 2)] + [None, None])[:2]
     if first is None:
         raise ConfigError(f"{path}: the file is empty")
-    if not first[1].lstrip().startswith("{"):
+    if isinstance(first, ConfigError):
+        raise first
+    if not first.lstrip().startswith("{"):
         return False
     try:
-        json.loads(first[1])
+        json.loads(first)
     except json.JSONDecodeError:
         # Either an object over several lines or a broken first line: the second line tells.
-        second = [line for _, line in zip(range(2), (line for _, line in _lines(path)), strict=False)][1:]
-        return bool(second) and second[0].startswith("{")
+        return isinstance(second, str) and second.startswith("{")
     return True
 
 
-def _read_csv(path: str) -> Iterator[NumberedRow]:
+def _read_csv(path: str) -> Iterator[FoundRow]:
     csv.field_size_limit(2**31 - 1)  # one cell may hold a whole document
     with open_bytes(path) as file:
         reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
@@ -188,22 +212,22 @@ def _read_csv(path: str) -> Iterator[NumberedRow]:
                 if not cells:
                     continue
                 if len(cells) != len(header):
-                    raise ConfigError(
-                        f"{place}: {len(cells)} cells, the header has {len(header)} ({', '.join(header)})"
-                    )
-                yield place, dict(zip(header, cells, strict=True))
+                    wanted = f"the header has {len(header)} ({', '.join(header)})"
+                    yield place, ConfigError(f"{place}: {len(cells)} cells, {wanted}")
+                else:
+                    yield place, dict(zip(header, cells, strict=True))
         except csv.Error as error:
             raise ConfigError(f"{path} line {reader.line_num}: bad CSV: {error}") from None
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path} after line {reader.line_num}: not UTF-8 text ({error.reason})") from None
 
 
-def _read_text(path: str) -> Iterator[NumberedRow]:
+def _read_text(path: str) -> Iterator[FoundRow]:
     for number, line in _lines(path):
-        yield Place(path, "line", number), {"text": line}
+        yield Place(path, "line", number), line if isinstance(line, ConfigError) else {"text": line}
 
 
-def _read_parquet(path: str) -> Iterator[NumberedRow]:
+def _read_parquet(path: str) -> Iterator[FoundRow]:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
@@ -214,7 +238,7 @@ def _read_parquet(path: str) -> Iterator[NumberedRow]:
             raise ConfigError(f"{path}: not a readable parquet file: {_one_line(error)}") from None
 
 
-def _read_arrow(path: str) -> Iterator[NumberedRow]:
+def _read_arrow(path: str) -> Iterator[FoundRow]:
     """An Arrow IPC stream (what ``datasets`` writes) or an Arrow IPC file (Feather)."""
     import pyarrow as pa
 
@@ -232,7 +256,7 @@ def _read_arrow(path: str) -> Iterator[NumberedRow]:
             raise ConfigError(f"{path}: not a readable arrow file: {_one_line(error)}") from None
 
 
-def _rows_of_batches(path: str, batches: Any) -> Iterator[NumberedRow]:
+def _rows_of_batches(path: str, batches: Any) -> Iterator[FoundRow]:
     number = 0
     for batch in batches:
         for row in batch.to_pylist():
@@ -240,9 +264,9 @@ def _rows_of_batches(path: str, batches: Any) -> Iterator[NumberedRow]:
             yield Place(path, "row", number), row
 
 
-def _checked(row: Any, place: Place) -> Row:
+def _checked(row: Any, place: Place) -> Row | ConfigError:
     if not isinstance(row, dict):
-        raise ConfigError(f"{place}: is {_name(row)}, expected an object with named fields")
+        return ConfigError(f"{place}: is {_name(row)}, expected an object with named fields")
     return row
 
 
@@ -255,7 +279,7 @@ def _one_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-READERS: dict[str, Callable[[str], Iterator[NumberedRow]]] = {
+READERS: dict[str, Callable[[str], Iterator[FoundRow]]] = {
     "json": _read_json,
     "jsonl": _read_jsonl,
     "csv": _read_csv,

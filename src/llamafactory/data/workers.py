@@ -65,10 +65,10 @@ def map_in_processes(work: Callable[[Job], Result], jobs: Iterator[Job], number:
                     busy[ready] = owner, following
                 yield result
     finally:
-        for process, connection in started:
+        for worker, connection in started:
             connection.close()
-            process.terminate()
-            process.join()
+            worker.terminate()
+            worker.join()
 
 
 def _receive(connection: Connection, process: BaseProcess, job: Any) -> Any:

@@ -65,7 +65,8 @@ class DataArguments:
     ignore_pad_token_for_loss: bool = arg(True, "Known from older files; padding is never trained.")
     eval_num_beams: int | None = arg(None, "Beams of answers generated in evaluation.")
 
-    # Preview.
+    # Preview and check-data.
+    report_format: Literal["text", "json"] = arg("text", "check-data prints a report, or one JSON object.")
     preview_format: Literal["text", "json"] = arg("text", "preview prints coloured text, or one JSON object a row.")
     preview_samples: int = arg(3, "Rows that preview shows.")
 

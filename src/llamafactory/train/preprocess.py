@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..data.loader import get_dataset
 from ..data.processor import PretrainProcessor, Processor, PromptProcessor, SupervisedProcessor
 from ..data.template import get_template
+from ..data.thinking import settle_thinking
 from ..extras.errors import ConfigError
 from ..hparams import get_train_args
 from ..model.tokenizer import load_tokenizer
@@ -26,6 +28,7 @@ def run_preprocess(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
         ConfigError: The configuration or the data is broken.
     """
     train_args = get_train_args(args)
+    train_args = replace(train_args, data=settle_thinking(train_args.data))
     tokenizer = load_tokenizer(train_args.model)
     template = get_template(tokenizer, train_args.data)
     dataset = get_dataset(stage_processor(train_args.finetuning.stage), template, tokenizer, train_args)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from ..data.loader import get_dataset
 from ..data.preview import CONTEXT, TRAINED, row_as_json, show_lengths, show_row
 from ..data.template import get_template
+from ..data.thinking import settle_thinking
 from ..hparams import get_train_args
 from ..model.tokenizer import load_tokenizer
 from .preprocess import stage_processor
@@ -30,6 +32,7 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
     """
     words = sys.argv[2:] if args is None else args
     train_args = get_train_args(words)
+    train_args = replace(train_args, data=settle_thinking(train_args.data))
     tokenizer = load_tokenizer(train_args.model)
     template = get_template(tokenizer, train_args.data)
     dataset = get_dataset(stage_processor(train_args.finetuning.stage), template, tokenizer, train_args)
