@@ -28,6 +28,11 @@ def find_duplicates(sets: Sequence[Dataset]) -> list[np.ndarray]:
     return [_mark(rows, seen) for rows in sets]
 
 
+def drop_marked(rows: Sequence[np.ndarray], marks: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Leave the marked rows out of each set's row numbers."""
+    return [numbers[~marked[numbers]] for numbers, marked in zip(rows, marks, strict=True)]
+
+
 def is_new(columns: Sequence[Any], seen: set[bytes]) -> bool:
     """Whether a row, given as its columns' bytes, is not among those seen; it is then added."""
     hasher = hashlib.blake2b(digest_size=16)

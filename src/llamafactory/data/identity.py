@@ -27,14 +27,14 @@ DATA_VERSION = 1
 _SETTINGS = (
     "cutoff_len", "overlong", "train_on_prompt", "mask_history", "packing", "tool_format", "default_system",
     "enable_thinking", "preserve_thinking", "max_samples", "mix_strategy", "interleave_probs", "val_size",
-    "eval_on_each_dataset",
+    "eval_on_each_dataset", "deduplicate",
 )  # fmt: skip
-# Not compared for a folder that the user names, when the run does not name the sets again.
 # Not part of a shard's key: rows are counted by what they hold, and mixed and packed after they were encoded.
 _AFTER_ENCODING = (
     "dataset", "eval_dataset", "files", "max_samples", "mix_strategy", "interleave_probs", "val_size",
-    "eval_on_each_dataset", "packing", "seed",
+    "eval_on_each_dataset", "deduplicate", "packing", "seed",
 )  # fmt: skip
+# Not compared for a folder that the user names, when the run does not name the sets again.
 _OF_THE_SETS = ("dataset", "eval_dataset", "files", "max_samples", "mix_strategy", "interleave_probs", "val_size")
 
 
@@ -78,7 +78,8 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 def shard_key(identity: Mapping[str, Any], attr: DatasetAttr) -> str:
     """Hash of everything that the features of one set depend on, but for its rows."""
     settings = {key: value for key, value in identity.items() if key not in _AFTER_ENCODING}
-    return fingerprint({**settings, "layout": _layout(attr)})
+    layout = {key: value for key, value in _layout(attr).items() if key not in ("num_samples", "weight", "repeat")}
+    return fingerprint({**settings, "layout": layout})
 
 
 def check_identity(folder: str, made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from ..extras.logging import is_rank0
 from ..hparams import split_list
 from .assembly import hold_out, mixed_order, row_lengths, write_rows
 from .dataset_info import DatasetAttr, find_datasets
+from .duplicates import drop_marked, find_duplicates
 from .encoding import EncodedSet, encode_set
 from .identity import check_identity, fingerprint, identify, shard_key
 from .prepared import is_prepared, load, prepare_once, read_manifest, save
@@ -149,6 +150,7 @@ class _Job:
         self.sets: list[DatasetAttr] = []
         self.train_sets: list[DatasetAttr] = []
         self.eval_sets: list[DatasetAttr] = []
+        self.shares: list[float] | None = None
         self.sources: list[SourceReport] = []
         self.shards: list[str] = []
         self.weighted = 0
@@ -162,6 +164,7 @@ class _Job:
         self.sets = [*self.train_sets, *self.eval_sets]
         if not self.sets:
             raise ConfigError("dataset: missing; give dataset or eval_dataset")
+        self.shares = self._shares()
 
     def identity(self) -> dict[str, Any]:
         """Everything that the features depend on."""
@@ -198,21 +201,41 @@ class _Job:
         sets = [done.rows for done in encoded]
         sizes = [len(rows) for rows in sets]
         chosen, held = [np.arange(size) for size in sizes], None
+        out: list[np.ndarray] = []
         if self.data.val_size:
             counts = [done.tally.rows for done in encoded]
             sides = hold_out([done.samples for done in encoded], counts, self.data.val_size, self.seed)
-            chosen = [kept for kept, _ in sides]
-            order = mixed_order([out for _, out in sides], sizes, "concat", None, self.seed)
+            chosen, out = [kept for kept, _ in sides], [rows for _, rows in sides]
+        if self.data.deduplicate:
+            marks = find_duplicates(sets)
+            chosen, out = (drop_marked(some, marks) if some else some for some in (chosen, out))
+            for source, repeated in zip(self.sources, marks, strict=True):
+                source.duplicates = int(repeated.sum())
+        if out:
+            order = mixed_order(out, sizes, "concat", None, self.seed)
             held = self._write(sets, order, raw / "held.arrow", None)
         if self.prompts:
             return None, held
-        shares = [float(share) for share in split_list(self.data.interleave_probs)] or None
-        order = mixed_order(chosen, sizes, self.data.mix_strategy, shares, self.seed)
+        chosen = [np.tile(rows, attr.repeat) for rows, attr in zip(chosen, self.train_sets, strict=True)]
+        order = mixed_order(chosen, sizes, self.data.mix_strategy, self.shares, self.seed)
         used = np.histogram(order, np.concatenate([[0], np.cumsum(sizes)]))[0]
         for source, number in zip(self.sources, used.tolist(), strict=True):
             source.used = number
         capacity = self.data.cutoff_len if self.data.packing else None
         return self._write(sets, order, raw / "train.arrow", capacity), held
+
+    def _shares(self) -> list[float] | None:
+        """How often each set is drawn; None = in turn."""
+        given = [float(share) for share in split_list(self.data.interleave_probs)]
+        weighing = [attr for attr in self.train_sets if attr.weight is not None]
+        if not weighing:
+            return given or None
+        name = f"weight (of dataset {weighing[0].name!r})"
+        if given:
+            raise ConfigError(f"{name}: cannot be combined with interleave_probs")
+        if self.data.mix_strategy == "concat" and len(self.train_sets) > 1:
+            raise ConfigError(f"{name}: needs a mix_strategy that interleaves, not concat")
+        return [1.0 if attr.weight is None else attr.weight for attr in self.train_sets]
 
     def _evals(self, raw: Path, identity: dict[str, Any]) -> dict[str, Dataset]:
         """Evaluation rows are never packed, so that each answers for itself."""

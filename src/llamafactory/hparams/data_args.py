@@ -29,6 +29,7 @@ class DataArguments:
         "concat", "How sets are mixed: joined, or interleaved until the first / the last / each is used up."
     )
     interleave_probs: str | None = arg(None, "Share of each set when interleaving, comma list.", comma=True)
+    deduplicate: bool = arg(False, "Leave out training rows whose tokens equal those of an earlier row.")
     val_size: float = arg(0.0, "Rows held out for evaluation: a share below 1 or a count.")
     eval_on_each_dataset: bool = arg(False, "Report metrics of each evaluation set apart.")
     streaming: bool = arg(False, "Read the data while training instead of all before; needs max_steps.")
