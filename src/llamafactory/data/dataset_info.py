@@ -130,7 +130,8 @@ def find_datasets(names: list[str], dataset_dir: str | Mapping[str, Any]) -> lis
         if name in entries:
             found.append(parse_entry(name, entries[name], listing, root))
         elif name in plain:
-            found.append(DatasetAttr(name, "file", plain[name], formatting="auto", sniffed=True))
+            place: Place = "cloud" if "://" in name else "file"
+            found.append(DatasetAttr(name, place, plain[name], formatting="auto", sniffed=True))
         else:
             raise ConfigError(f"dataset: {name!r} is neither in {listing} nor a file; {_nearest(name, list(entries))}")
     return found
@@ -218,7 +219,9 @@ def _override(base: Any, given: Any, where: str) -> Any:
 
 
 def _plain_path(name: str, root: str) -> str | None:
-    """Return the path when a data set's name is one: as written, or below the data folder."""
+    """Return the path when a data set's name is one: an address, a path as written, or one below the data folder."""
+    if "://" in name:
+        return name
     for path in (name, os.path.join(root, name)):
         if os.path.isfile(path) or (os.path.isdir(path) and "/" in name):
             return path

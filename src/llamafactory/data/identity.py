@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
+from .cloud import cloud_version
 from .dataset_info import DatasetAttr
 from .sources import list_files
 
@@ -54,7 +55,8 @@ def identify(
         tokenizer: Its whole definition counts.
         data: The data section, with ``overlong`` and ``packing`` decided.
         args: For the seed and the names of the sets.
-        sets: Every set used; files count by content, hub sets by name (``overwrite_cache`` takes a newer version).
+        sets: Every set used; files count by content, objects by their store's checksum, hub sets by
+            name (``overwrite_cache`` takes a newer version).
     """
     return {
         "version": DATA_VERSION,
@@ -119,8 +121,12 @@ def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _set_hash(attr: DatasetAttr) -> str:
     hasher = hashlib.blake2b(json.dumps(_layout(attr), sort_keys=True).encode(), digest_size=16)
-    if attr.place != "file":
+    if attr.place in ("hf", "ms", "om"):
         hasher.update(attr.location.encode())
+        return hasher.hexdigest()
+    if attr.place == "cloud":
+        for address in list_files(attr):
+            hasher.update(f"{address}\0{cloud_version(address)}\0".encode())
         return hasher.hexdigest()
     for path in list_files(attr):
         hasher.update(b"\0file\0")

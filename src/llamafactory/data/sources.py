@@ -14,6 +14,7 @@ from itertools import islice
 from typing import IO, Any, NamedTuple, cast
 
 from ..extras.errors import ConfigError
+from .cloud import list_cloud, open_cloud
 from .dataset_info import DatasetAttr
 from .hubs import open_hub
 
@@ -84,11 +85,9 @@ def scan_rows(attr: DatasetAttr) -> Iterator[FoundRow]:
 def list_files(attr: DatasetAttr) -> list[str]:
     """Return the files a set is made of: the file itself, or the data files of a folder by name."""
     if attr.place == "cloud":
-        return [attr.location]
+        return list_cloud(attr.location, _is_data)
     if os.path.isdir(attr.location):
-        names = sorted(
-            name for name in os.listdir(attr.location) if _suffix(name) in READERS and name != "dataset_info.json"
-        )
+        names = sorted(name for name in os.listdir(attr.location) if _is_data(name))
         if not names:
             raise ConfigError(f"dataset {attr.name!r}: no data file in {attr.location}; expected {', '.join(READERS)}")
         return [os.path.join(attr.location, name) for name in names]
@@ -98,29 +97,26 @@ def list_files(attr: DatasetAttr) -> list[str]:
 
 
 def open_bytes(path: str) -> IO[bytes]:
-    """Open a local file, a gzip file, or an object of ``s3://``, ``gs://`` and ``gcs://``."""
-    if "://" in path:
-        return _open_cloud(path)
+    """Open a file of this machine or of an object store, decompressed if its name ends in ``.gz`` or ``.zst``."""
     try:
-        return cast(IO[bytes], gzip.open(path, "rb")) if path.endswith(".gz") else open(path, "rb")
+        file = open_cloud(path) if "://" in path else open(path, "rb")  # noqa: SIM115 (the caller closes it)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if path.endswith(".gz"):
+        return cast(IO[bytes], gzip.open(file, "rb"))
+    if path.endswith(".zst"):
+        import pyarrow as pa
+
+        return cast(IO[bytes], io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")))
+    return file
 
 
-def _open_cloud(path: str) -> IO[bytes]:
-    import fsspec
-
-    try:
-        return fsspec.open(path, "rb", compression="infer").open()
-    except ImportError:
-        package = "s3fs" if path.startswith("s3") else "gcsfs"
-        raise ConfigError(f"cloud_file_name: {path} needs the package {package}: pip install {package}") from None
-    except OSError as error:
-        raise ConfigError(f"cloud_file_name: {path} cannot be read: {error}") from None
+def _is_data(name: str) -> bool:
+    return _suffix(name) in READERS and name != "dataset_info.json"
 
 
 def _suffix(path: str) -> str:
-    return os.path.splitext(path.removesuffix(".gz"))[1].lstrip(".").lower()
+    return os.path.splitext(path.removesuffix(".gz").removesuffix(".zst"))[1].lstrip(".").lower()
 
 
 def _kind(path: str) -> str:
