@@ -13,7 +13,7 @@ from ..extras.errors import ConfigError
 from .dataset_info import DatasetAttr
 from .duplicates import is_new
 from .processor import Tally
-from .reading import settle_layout, to_sample
+from .reading import settle_layout, to_samples
 from .report import DatasetReport, SourceReport
 from .shards import Encoder
 from .sources import FoundRow, NumberedRow, scan_rows
@@ -149,7 +149,7 @@ def _samples(rows: Iterator[FoundRow], attr: DatasetAttr, check: SetCheck) -> It
         try:
             if isinstance(row, ConfigError):
                 raise row
-            sample = to_sample((place, row), attr)
+            (sample,) = to_samples([(place, row)], attr)
         except ConfigError as error:
             check.blame(error)
             continue

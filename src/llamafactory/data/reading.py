@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
 
@@ -56,14 +56,15 @@ def settle_layout(attr: DatasetAttr, first: list[NumberedRow]) -> DatasetAttr:
     return attr
 
 
-def to_sample(numbered: NumberedRow, attr: DatasetAttr) -> Sample:
-    """Convert a row; an error names its file and line."""
-    place, row = numbered
-    try:
-        sample: Sample = resolve("formats", attr.formatting)(row, attr)
-    except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from None
-    return replace(sample, origin=Origin(attr.name, place.file, place.number))
+def to_samples(rows: Iterable[NumberedRow], attr: DatasetAttr) -> Iterator[Sample]:
+    """Convert rows; an error names file and line."""
+    convert = resolve("formats", attr.formatting)
+    for place, row in rows:
+        try:
+            sample: Sample = convert(row, attr)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from None
+        yield replace(sample, origin=Origin(attr.name, place.file, place.number))
 
 
 def _choose(rows: list[NumberedRow], number: int, seed: int) -> list[NumberedRow]:

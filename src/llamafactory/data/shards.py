@@ -23,7 +23,7 @@ from ..extras.files import publish_folder, write_json
 from .arrow_file import ArrowFile
 from .dataset_info import DatasetAttr
 from .processor import Encoded, Processor, Tally
-from .reading import to_sample
+from .reading import to_samples
 from .sources import NumberedRow
 
 if TYPE_CHECKING:
@@ -92,10 +92,10 @@ class ShardWriter:
         return job.number, job.folder
 
     def _write(self, job: ShardJob, staging: str) -> None:
-        tally, rows = Tally(), iter(job.rows)
+        tally, samples = Tally(), to_samples(job.rows, self.attr)
         with ArrowFile(os.path.join(staging, _ROWS)) as file:
-            while batch := list(islice(rows, self.encoder.args.preprocessing_batch_size)):
-                encoded = self.encoder([to_sample(row, self.attr) for row in batch])
+            while batch := list(islice(samples, self.encoder.args.preprocessing_batch_size)):
+                encoded = self.encoder(batch)
                 columns = encoded.columns
                 columns["sample"] = [tally.rows + number for number in columns["sample"]]
                 columns["source"] = [self.attr.name] * len(columns["sample"])

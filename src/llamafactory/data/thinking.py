@@ -13,7 +13,7 @@ from ..extras.logging import get_logger
 from ..hparams import split_list
 from .dataset_info import find_datasets
 from .messages import Sample
-from .reading import open_set, to_sample
+from .reading import open_set, to_samples
 
 if TYPE_CHECKING:
     from ..hparams.data_args import DataArguments
@@ -61,11 +61,11 @@ def settle_thinking(data: DataArguments) -> DataArguments:
 
 
 def _first_samples(data: DataArguments) -> list[Sample]:
-    samples = []
+    samples: list[Sample] = []
     sets = find_datasets(split_list(data.dataset) or split_list(data.eval_dataset), data.dataset_dir)
     if not sets:
         raise ConfigError("dataset is not given")
     for attr in sets:
         settled, rows = open_set(replace(attr, num_samples=None), data.max_samples, seed=0)
-        samples += [to_sample(row, settled) for row in islice(rows, _LOOKED_AT)]
+        samples += to_samples(islice(rows, _LOOKED_AT), settled)
     return samples
