@@ -135,7 +135,7 @@ def measure(name: str, path: Path, profile: bool = False) -> dict[str, float]:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "LLAMAFACTORY_VERBOSITY": "WARNING"}
         done = subprocess.run(
             [*command, "--measure", name, "--file", str(path), "--folder", folder],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=environment, capture_output=True, text=True,
         )  # fmt: skip
     if done.returncode:
         sys.exit(done.stderr[-3000:])

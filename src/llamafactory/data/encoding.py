@@ -61,32 +61,36 @@ def encode_set(attr: DatasetAttr, encoder: Encoder, seed: int, store: Path, key:
     store.mkdir(parents=True, exist_ok=True)
     clear_old(store)
     attr, rows = open_set(attr, encoder.args.max_samples, seed)
-    folders: dict[int, str] = {}
+    folders: list[str] = []
+    opened: dict[int, tuple[Dataset, Tally]] = {}
     with tqdm(desc=f"tokenizing {attr.name}", unit=" rows", disable=None) as bar:
+
+        def take(number: int) -> None:
+            # At once: another job with the same rows may end before this one, and remove its shards.
+            opened[number] = open_shard(folders[number])
+            bar.update(opened[number][1].rows)
 
         def missing() -> Iterator[ShardJob]:
             for job in cut(rows, store, key):
-                folders[job.number] = job.folder
-                sizes[job.number] = len(job.rows)
+                folders.append(job.folder)
                 if is_shard(job.folder):
                     os.utime(job.folder)
-                    bar.update(len(job.rows))
+                    take(job.number)
                 else:
                     yield job
 
-        sizes: dict[int, int] = {}
         writer, workers = ShardWriter(attr, encoder), encoder.args.preprocessing_num_workers or 1
         jobs = missing()
-        done = map_in_threads(writer, jobs, _THREADS) if workers == 1 else map_in_processes(writer, jobs, workers)
-        for number, _ in done:
-            bar.update(sizes[number])
-    opened = [open_shard(folders[number]) for number in sorted(folders)]
+        for number in (
+            map_in_threads(writer, jobs, _THREADS) if workers == 1 else map_in_processes(writer, jobs, workers)
+        ):
+            take(number)
     tally, samples = Tally(), []
-    for shard, counts in opened:
+    for _, (shard, counts) in sorted(opened.items()):
         samples.append(np.asarray(shard.with_format("arrow")["sample"]) + tally.rows)
         tally.add(counts)
     if not tally.rows_out:
         why = f"{tally.unanswered} no answer, {tally.untrained} no trained token, {tally.too_long} too long"
         raise ConfigError(f"dataset {attr.name!r}: none of its {tally.rows} rows is left ({why})")
-    shards = [shard for shard, _ in opened if len(shard)]
-    return EncodedSet(concatenate_datasets(shards), np.concatenate(samples), tally, list(folders.values()))
+    shards = [opened[number][0] for number in sorted(opened) if len(opened[number][0])]
+    return EncodedSet(concatenate_datasets(shards), np.concatenate(samples), tally, folders)

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -78,8 +79,8 @@ class ShardWriter:
     attr: DatasetAttr
     encoder: Encoder
 
-    def __call__(self, job: ShardJob) -> tuple[int, str]:
-        """Write a shard; returns its number and folder."""
+    def __call__(self, job: ShardJob) -> int:
+        """Write a shard; returns its number."""
         staging = tempfile.mkdtemp(prefix=".", dir=os.path.dirname(job.folder))
         try:
             self._write(job, staging)
@@ -89,7 +90,7 @@ class ShardWriter:
             # Another job that prepares the same rows at the same time may have been faster.
             if not (isinstance(error, OSError) and is_shard(job.folder)):
                 raise
-        return job.number, job.folder
+        return job.number
 
     def _write(self, job: ShardJob, staging: str) -> None:
         tally, samples = Tally(), to_samples(job.rows, self.attr)
@@ -132,5 +133,6 @@ def clear_old(store: Path) -> None:
     """Remove what jobs left behind that nobody went on with for a week."""
     oldest = time.time() - _KEPT_SECONDS
     for path in store.iterdir():
-        if path.stat().st_mtime < oldest:
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another job has just removed it
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path, ignore_errors=True)
