@@ -17,7 +17,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("llamafactory.train.tuner:run_exp", "fine-tune a model, evaluate it, or write predictions"),
     "chat": ("llamafactory.chat.terminal:run_chat", "talk to a model in the terminal"),
     "export": ("llamafactory.train.tuner:export_model", "merge adapters and write the model"),
+    "preprocess": ("llamafactory.train.preprocess:run_preprocess", "tokenize the data of a run before the run"),
     "preview": ("llamafactory.train.preview:run_preview", "show the data as the model will see it"),
+    "check-data": ("llamafactory.train.check_data:run_check_data", "look at every row: broken, repeated, too long"),
     "api": ("llamafactory.api.app:run_api", "serve a model over an OpenAI-compatible interface"),
     "eval": ("llamafactory.eval.evaluator:run_eval", "run benchmarks"),
     "webchat": ("llamafactory.webui.interface:run_web_demo", "talk to a model in the browser"),
@@ -76,7 +78,7 @@ def print_help() -> None:
     """Print what commands there are."""
     print("llamafactory-cli COMMAND [FILE.yaml] [key=value ...]\n\ncommands:")
     for name, (_, summary) in COMMANDS.items():
-        print(f"  {name:<8} {summary}" + (" (not built yet)" if name in NOT_BUILT else ""))
+        print(f"  {name:<10} {summary}" + (" (not built yet)" if name in NOT_BUILT else ""))
     print("\n`llamafactory-cli COMMAND -h` lists the keys that a command reads.")
 
 

@@ -43,7 +43,13 @@ def test_light_commands_import_no_library(words):
 
 
 @pytest.mark.parametrize(
-    "words", [["env"], ["train", "-h"], ["chat", "-h"], ["export", "--help"], ["preview", "-h"]], ids=str
+    "words",
+    [
+        ["env"],
+        ["export", "--help"],
+        *([name, "-h"] for name in ("train", "chat", "preview", "preprocess", "check-data")),
+    ],
+    ids=str,
 )
 def test_env_and_help_import_neither_torch_nor_transformers(words):
     assert imported_by(*words) <= {"yaml"}

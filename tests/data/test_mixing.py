@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from llamafactory.data.mixing import mix
 from llamafactory.extras.errors import ConfigError
+
+from .conftest import Prepare, write_jsonl
 
 
 def test_concat_keeps_sets_one_after_the_other() -> None:
@@ -65,3 +72,60 @@ def test_a_seed_gives_one_order() -> None:
 def test_wrong_weights_are_refused(weights: list[float]) -> None:
     with pytest.raises(ConfigError, match="interleave_probs"):
         mix([3, 3], "interleave_under", weights, seed=0)
+
+
+def listed(tmp_path: Path, **options: Any) -> None:
+    columns = {"prompt": "instruction", "query": "input", "response": "output"}
+    for name, number in (("a", 6000), ("b", 6000), ("c", 30)):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"instruction": f"{name}{i}", "output": "x"} for i in range(number)])
+    entry = {"columns": {key: value for key, value in columns.items() if key != "query"}}
+    entries = {name: {"file_name": f"{name}.jsonl", **entry, **options.get(name, {})} for name in "abc"}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(entries))
+
+
+def test_weights_of_the_entries_are_realised_within_one_percent(prepare: Prepare, tmp_path: Path) -> None:
+    listed(tmp_path, a={"weight": 14}, b={"weight": 6})
+    module = prepare(dataset="a,b", mix_strategy="interleave_over")
+    counts = Counter(module.train["source"])
+    assert counts["a"] / len(module.train) == pytest.approx(0.7, abs=0.01)
+    assert [source.used for source in module.report.sources] == [counts["a"], counts["b"]]
+    shown = [cell for column in module.report.table().columns for cell in column.cells]
+    assert f"{counts['a'] / len(module.train):.1%}" in shown
+
+
+def test_a_weight_that_could_not_count_is_refused(prepare: Prepare, tmp_path: Path) -> None:
+    listed(tmp_path, a={"weight": 2})
+    with pytest.raises(ConfigError, match=r"weight \(of dataset 'a'\): needs a mix_strategy that interleaves"):
+        prepare(dataset="a,c")
+    with pytest.raises(ConfigError, match="cannot be combined with interleave_probs"):
+        prepare(dataset="a,c", mix_strategy="interleave_under", interleave_probs="1,2")
+    for wrong in (0, -1, "1", True, float("inf")):
+        listed(tmp_path, a={"weight": wrong})
+        with pytest.raises(ConfigError, match=r"dataset_info\.json, 'a': weight is .*, expected a number above 0"):
+            prepare(dataset="a")
+
+
+def test_repeat_gives_every_row_that_often(prepare: Prepare, tmp_path: Path) -> None:
+    listed(tmp_path, c={"repeat": 3})
+    rows = prepare(dataset="c", val_size=10).train
+    counts = Counter(map(tuple, rows["input_ids"]))
+    assert len(counts) == 20
+    assert set(counts.values()) == {3}
+
+
+def test_duplicates_go_on_request_and_are_counted(prepare: Prepare, tmp_path: Path) -> None:
+    rows = [{"instruction": f"q{i}", "output": "x"} for i in range(30)]
+    one = write_jsonl(tmp_path / "one.jsonl", rows + rows[:7])
+    two = write_jsonl(tmp_path / "two.jsonl", [*rows[20:], {"instruction": "q0", "output": "y"}])
+    assert len(prepare(dataset=f"{one},{two}").train) == 48
+    module = prepare(dataset=f"{one},{two}", deduplicate=True)
+    assert len(module.train) == len({(tuple(row["input_ids"]), tuple(row["labels"])) for row in module.train}) == 31
+    assert [source.duplicates for source in module.report.sources] == [7, 10]
+    assert module.report.notes() == [f"left out of {one}: 7 duplicates", f"left out of {two}: 10 duplicates"]
+    split = prepare(dataset=one, deduplicate=True, val_size=0.5)
+    held = {tuple(row) for row in split.eval[""]["input_ids"]}
+    train = {tuple(row) for row in split.train["input_ids"]}
+    assert len(held) + len(train) == 30
+    assert not held & train, "no held-out row is trained on"
+    with pytest.raises(ConfigError, match="has no row left"):
+        prepare(dataset=f"{one},{one}", deduplicate=True, mix_strategy="interleave_under")

@@ -34,6 +34,9 @@ def write(folder: Path, kind: str) -> Path:
         path.write_text("\n".join(json.dumps(row) for row in ROWS))
     elif kind == "jsonl.gz":
         path.write_bytes(gzip.compress("\n".join(json.dumps(row) for row in ROWS).encode()))
+    elif kind == "jsonl.zst":
+        lines = "\n".join(json.dumps(row) for row in ROWS).encode()
+        path.write_bytes(pa.compress(lines, codec="zstd", asbytes=True))
     elif kind == "csv":
         with path.open("w", newline="", encoding="utf-8-sig") as file:
             writer = csv.DictWriter(file, ROWS[0])
@@ -52,7 +55,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [row for _, row in read_rows(DatasetAttr("set", "file", str(path)))]
 
 
-KINDS = ["json", "jsonl", "lines.json", "jsonl.gz", "csv", "parquet", "arrow", "file.arrow"]
+KINDS = ["json", "jsonl", "lines.json", "jsonl.gz", "jsonl.zst", "csv", "parquet", "arrow", "file.arrow"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,6 +102,9 @@ BROKEN: list[tuple[str, str | bytes | None, tuple[str, ...]]] = [
     ("x.parquet", "not parquet", ("x.parquet", "not a readable parquet file")),
     ("x.arrow", "not arrow", ("x.arrow", "not a readable arrow file")),
     ("x.jsonl.gz", GOOD, ("x.jsonl.gz", "gzip")),
+    ("x.jsonl.gz", gzip.compress(GOOD.encode() * 50)[:-12], ("x.jsonl.gz", "cannot be read")),
+    ("x.jsonl.zst", GOOD, ("x.jsonl.zst", "cannot be read")),
+    ("x.jsonl.zst", pa.compress(GOOD.encode() * 50, codec="zstd", asbytes=True)[:-12], ("x.jsonl.zst",)),
     ("x.docx", "text", ("x.docx", "'docx'", "json, jsonl")),
     ("x.jsonl", '{"foo": "q", "bar": "a"}\n', ("x.jsonl", "bar, foo", "dataset_info.json")),
     ("x.jsonl", GOOD + '{"instruction": "q", "output": 5}\n', ("x.jsonl line 2", "'output'", "5")),
@@ -125,7 +131,8 @@ def test_a_broken_file_is_one_line_that_names_it(
     assert "\n" not in message
     for word in words:
         assert word in message
-    assert not list((tmp_path / "hf-cache").glob("llamafactory/*")), "a failed preparation leaves nothing behind"
+    left = {path.name for path in (tmp_path / "hf-cache").glob("llamafactory/**/.*")}
+    assert not left, "a failed preparation leaves nothing half made"
 
 
 def test_a_column_that_the_listing_names_must_exist(tmp_path: Path, prepare: Prepare) -> None:

@@ -13,6 +13,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from ..data.template import get_template
+from ..data.thinking import settle_thinking
 from ..extras.errors import UsageError
 from ..hparams import InferArgs
 from ..model import generation_attention, load_model, load_tokenizer
@@ -93,7 +94,7 @@ class HuggingfaceEngine:
     def __init__(self, args: InferArgs) -> None:
         self._args = args
         self.tokenizer = load_tokenizer(args.model)
-        self.template = get_template(self.tokenizer, args.data)
+        self.template = get_template(self.tokenizer, settle_thinking(args.data))
         self.model = load_model(self.tokenizer, args, trainable=False).eval()
         # transformers fills what a call leaves open from here; only our own keys shall decide.
         self.model.generation_config = GenerationConfig()

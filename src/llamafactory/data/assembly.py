@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..extras.errors import ConfigError
-from .encoding import ArrowFile
+from .arrow_file import ArrowFile
 from .mixing import mix
 from .packing import pack
 
@@ -21,14 +21,14 @@ _GROUPS = 1000  # rows written at once
 
 
 def hold_out(
-    sets: Sequence[Dataset], samples: Sequence[int], size: float, seed: int
+    sets: Sequence[np.ndarray], samples: Sequence[int], size: float, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Choose rows for evaluation at random over all sets; the rows of one sample stay on one side.
 
     The choice is made among all samples read, also those that left no row, so that it is the same for every processor.
 
     Args:
-        sets: Encoded sets with the column ``sample``.
+        sets: For each set the number of each row's sample.
         samples: Number of samples read for each.
         size: Share of the samples below 1, or their number.
         seed: Of the choice.
@@ -49,7 +49,7 @@ def hold_out(
     chosen[np.random.default_rng(seed).permutation(total)[:wanted]] = True
     sides = []
     for rows, out in zip(sets, np.split(chosen, np.cumsum(samples)[:-1]), strict=True):
-        held = out[np.asarray(rows.with_format("arrow")["sample"])]
+        held = out[rows]
         sides.append((np.flatnonzero(~held), np.flatnonzero(held)))
     return sides
 

@@ -61,6 +61,8 @@ class DatasetAttr:
         name: What the user called it; the ``source`` of its rows.
         place: Local file or folder, object store, or one of the hubs.
         location: Path, address or hub id.
+        weight: How often the set is drawn when sets are interleaved, in any unit; None = 1 beside sets that have one.
+        repeat: How often each row stands in the training data.
         listed: Columns that the user named; one of these missing in the file is an error.
     """
 
@@ -73,6 +75,8 @@ class DatasetAttr:
     split: str = "train"
     folder: str | None = None
     num_samples: int | None = None
+    weight: float | None = None
+    repeat: int = 1
     columns: Columns = field(default_factory=Columns)
     tags: Tags = field(default_factory=Tags)
     listed: frozenset[str] = frozenset()
@@ -82,12 +86,14 @@ class DatasetAttr:
 _PLACES: dict[str, Place] = {
     "file_name": "file", "cloud_file_name": "cloud", "hf_hub_url": "hf", "ms_hub_url": "ms", "om_hub_url": "om",
 }  # fmt: skip
-_OPTIONS: dict[str, type[bool] | type[str] | type[int]] = {
+_OPTIONS: dict[str, type[bool] | type[str] | type[int] | type[float]] = {
     "ranking": bool,
     "subset": str,
     "split": str,
     "folder": str,
     "num_samples": int,
+    "weight": float,
+    "repeat": int,
 }
 _KEYS = [*_PLACES, "script_url", "formatting", *_OPTIONS, "columns", "tags"]
 
@@ -124,7 +130,8 @@ def find_datasets(names: list[str], dataset_dir: str | Mapping[str, Any]) -> lis
         if name in entries:
             found.append(parse_entry(name, entries[name], listing, root))
         elif name in plain:
-            found.append(DatasetAttr(name, "file", plain[name], formatting="auto", sniffed=True))
+            place: Place = "cloud" if "://" in name else "file"
+            found.append(DatasetAttr(name, place, plain[name], formatting="auto", sniffed=True))
         else:
             raise ConfigError(f"dataset: {name!r} is neither in {listing} nor a file; {_nearest(name, list(entries))}")
     return found
@@ -151,19 +158,27 @@ def parse_entry(name: str, entry: Any, listing: str, root: str) -> DatasetAttr:
     base_columns, base_tags = Columns(), Tags()
     if formatting == "openai":
         base_columns, base_tags = replace(base_columns, messages="messages", tools="tools"), OPENAI_TAGS
-    options: dict[str, Any] = {}
-    for key, kind in _OPTIONS.items():
-        value = entry.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, kind) or (isinstance(value, int) and kind is int and (value is True or value < 1)):
-            expected = {bool: "true or false", str: "text", int: "a whole number of 1 or more"}[kind]
-            raise ConfigError(f"{where}: {key} is {value!r}, expected {expected}")
-        options[key] = value
+    options = {
+        key: _option(key, kind, entry[key], where) for key, kind in _OPTIONS.items() if entry.get(key) is not None
+    }
     columns = _override(base_columns, entry.get("columns"), f"{where}, columns")
     tags = _override(base_tags, entry.get("tags"), f"{where}, tags")
     listed = frozenset(column for column in (entry.get("columns") or {}).values() if column)
     return DatasetAttr(name, place, location, formatting, columns=columns, tags=tags, listed=listed, **options)
+
+
+def _option(key: str, kind: type, value: Any, where: str) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = {
+        bool: isinstance(value, bool),
+        str: isinstance(value, str),
+        int: number and isinstance(value, int) and value >= 1,
+        float: number and 0 < value < float("inf"),
+    }
+    expected = {bool: "true or false", str: "text", int: "a whole number of 1 or more", float: "a number above 0"}
+    if not fits[kind]:
+        raise ConfigError(f"{where}: {key} is {value!r}, expected {expected[kind]}")
+    return value
 
 
 def hub_in_use() -> Place:
@@ -204,7 +219,9 @@ def _override(base: Any, given: Any, where: str) -> Any:
 
 
 def _plain_path(name: str, root: str) -> str | None:
-    """Return the path when a data set's name is one: as written, or below the data folder."""
+    """Return the path when a data set's name is one: an address, a path as written, or one below the data folder."""
+    if "://" in name:
+        return name
     for path in (name, os.path.join(root, name)):
         if os.path.isfile(path) or (os.path.isdir(path) and "/" in name):
             return path

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
+from .cloud import cloud_version
 from .dataset_info import DatasetAttr
 from .sources import list_files
 
@@ -27,7 +28,12 @@ DATA_VERSION = 1
 _SETTINGS = (
     "cutoff_len", "overlong", "train_on_prompt", "mask_history", "packing", "tool_format", "default_system",
     "enable_thinking", "preserve_thinking", "max_samples", "mix_strategy", "interleave_probs", "val_size",
-    "eval_on_each_dataset",
+    "eval_on_each_dataset", "deduplicate",
+)  # fmt: skip
+# Not part of a shard's key: rows are counted by what they hold, and mixed and packed after they were encoded.
+_AFTER_ENCODING = (
+    "dataset", "eval_dataset", "files", "max_samples", "mix_strategy", "interleave_probs", "val_size",
+    "eval_on_each_dataset", "deduplicate", "packing", "seed",
 )  # fmt: skip
 # Not compared for a folder that the user names, when the run does not name the sets again.
 _OF_THE_SETS = ("dataset", "eval_dataset", "files", "max_samples", "mix_strategy", "interleave_probs", "val_size")
@@ -49,7 +55,8 @@ def identify(
         tokenizer: Its whole definition counts.
         data: The data section, with ``overlong`` and ``packing`` decided.
         args: For the seed and the names of the sets.
-        sets: Every set used; files count by content, hub sets by name (``overwrite_cache`` takes a newer version).
+        sets: Every set used; files count by content, objects by their store's checksum, hub sets by
+            name (``overwrite_cache`` takes a newer version).
     """
     return {
         "version": DATA_VERSION,
@@ -68,6 +75,13 @@ def identify(
 def fingerprint(identity: Mapping[str, Any]) -> str:
     """Hash of an identity: 32 hexadecimal digits."""
     return _hash(json.dumps(identity, sort_keys=True, default=str).encode())
+
+
+def shard_key(identity: Mapping[str, Any], attr: DatasetAttr) -> str:
+    """Hash of everything that the features of one set depend on, but for its rows."""
+    settings = {key: value for key, value in identity.items() if key not in _AFTER_ENCODING}
+    layout = {key: value for key, value in _layout(attr).items() if key not in ("num_samples", "weight", "repeat")}
+    return fingerprint({**settings, "layout": layout})
 
 
 def check_identity(folder: str, made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -106,10 +120,13 @@ def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _set_hash(attr: DatasetAttr) -> str:
-    layout = {key: value for key, value in asdict(attr).items() if key not in ("location", "listed")}
-    hasher = hashlib.blake2b(json.dumps(layout, sort_keys=True).encode(), digest_size=16)
-    if attr.place != "file":
+    hasher = hashlib.blake2b(json.dumps(_layout(attr), sort_keys=True).encode(), digest_size=16)
+    if attr.place in ("hf", "ms", "om"):
         hasher.update(attr.location.encode())
+        return hasher.hexdigest()
+    if attr.place == "cloud":
+        for address in list_files(attr):
+            hasher.update(f"{address}\0{cloud_version(address)}\0".encode())
         return hasher.hexdigest()
     for path in list_files(attr):
         hasher.update(b"\0file\0")
@@ -120,6 +137,10 @@ def _set_hash(attr: DatasetAttr) -> str:
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     return hasher.hexdigest()
+
+
+def _layout(attr: DatasetAttr) -> dict[str, Any]:
+    return {key: value for key, value in asdict(attr).items() if key not in ("location", "listed")}
 
 
 def _hash(data: bytes) -> str:

@@ -16,10 +16,12 @@ from ..extras.logging import is_rank0
 from ..hparams import split_list
 from .assembly import hold_out, mixed_order, row_lengths, write_rows
 from .dataset_info import DatasetAttr, find_datasets
-from .encoding import Encoder, encode_set
-from .identity import check_identity, fingerprint, identify
+from .duplicates import drop_marked, find_duplicates
+from .encoding import EncodedSet, encode_set
+from .identity import check_identity, fingerprint, identify, shard_key
 from .prepared import is_prepared, load, prepare_once, read_manifest, save
 from .report import DatasetReport, SourceReport
+from .shards import Encoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from ..hparams import TrainArgs
     from ..hparams.data_args import DataArguments
-    from .processor import Processor, Tally
+    from .processor import Processor
     from .template_encoding import Template
 
 
@@ -39,11 +41,13 @@ class DatasetModule:
         train: Training rows; None when the run has no training set.
         eval: Evaluation sets by name; the name "" means the one unnamed set.
         report: What became of every row.
+        folder: Where the features lie.
     """
 
     train: Dataset | None
     eval: dict[str, Dataset] = field(default_factory=dict)
     report: DatasetReport = field(default_factory=DatasetReport)
+    folder: Path | None = None
 
 
 def get_dataset(
@@ -64,7 +68,7 @@ def get_dataset(
     Raises:
         ConfigError: A set, file or row is broken, or ``tokenized_path`` was made with other settings.
     """
-    data = _decided(processor, args)
+    data = settle_stage(processor, args)
     job = _Job(processor, template, tokenizer, data, args)
     wants_features = processor.name != "prompt"
     folder = Path(data.tokenized_path).expanduser() if data.tokenized_path and wants_features else None
@@ -76,10 +80,11 @@ def get_dataset(
     prepare_once(
         final, lambda staging: job.build(staging, identity), _is_builder(data), data.overwrite_cache and not folder
     )
+    job.clear_shards()
     return _open(final)
 
 
-def _decided(processor: Processor, args: TrainArgs) -> DataArguments:
+def settle_stage(processor: Processor, args: TrainArgs) -> DataArguments:
     """Settle what depends on the stage: the rule for long samples, and packing."""
     data = args.data
     packing = data.neat_packing or (processor.packs if data.packing is None else data.packing)
@@ -107,11 +112,11 @@ def _open(folder: Path) -> DatasetModule:
     train, evals = load(folder)
     manifest = read_manifest(folder)
     if manifest is None:
-        return DatasetModule(train, evals)
+        return DatasetModule(train, evals, folder=folder)
     report = DatasetReport.from_dict(manifest["report"])
     if is_rank0():
         report.show()
-    return DatasetModule(train, evals, report)
+    return DatasetModule(train, evals, report, folder)
 
 
 def _is_builder(data: DataArguments) -> bool:
@@ -145,7 +150,9 @@ class _Job:
         self.sets: list[DatasetAttr] = []
         self.train_sets: list[DatasetAttr] = []
         self.eval_sets: list[DatasetAttr] = []
+        self.shares: list[float] | None = None
         self.sources: list[SourceReport] = []
+        self.shards: list[str] = []
         self.weighted = 0
 
     def find(self) -> None:
@@ -157,6 +164,7 @@ class _Job:
         self.sets = [*self.train_sets, *self.eval_sets]
         if not self.sets:
             raise ConfigError("dataset: missing; give dataset or eval_dataset")
+        self.shares = self._shares()
 
     def identity(self) -> dict[str, Any]:
         """Everything that the features depend on."""
@@ -169,11 +177,11 @@ class _Job:
         raw.mkdir()
         train, evals = None, {}
         if self.train_sets:
-            train, held = self._train(raw)
+            train, held = self._train(raw, identity)
             if held is not None:
                 evals[""] = held
         if self.eval_sets:
-            evals.update(self._evals(raw))
+            evals.update(self._evals(raw, identity))
         report = DatasetReport(self.sources, self.data.cutoff_len, self.data.overlong, fingerprint(identity))
         if train is not None:
             report.train_rows = len(train)
@@ -183,29 +191,55 @@ class _Job:
         save(staging, train, evals, {"identity": identity, "report": report.to_dict()})
         shutil.rmtree(raw)
 
-    def _train(self, raw: Path) -> tuple[Dataset | None, Dataset | None]:
-        encoded = self._encode(self.train_sets, raw, "train")
-        sets = [rows for rows, _ in encoded]
+    def clear_shards(self) -> None:
+        """Remove the shards once the folder made of them stands."""
+        for folder in self.shards:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _train(self, raw: Path, identity: dict[str, Any]) -> tuple[Dataset | None, Dataset | None]:
+        encoded = self._encode(self.train_sets, "train", identity)
+        sets = [done.rows for done in encoded]
         sizes = [len(rows) for rows in sets]
         chosen, held = [np.arange(size) for size in sizes], None
+        out: list[np.ndarray] = []
         if self.data.val_size:
-            sides = hold_out(sets, [tally.rows for _, tally in encoded], self.data.val_size, self.seed)
-            chosen = [kept for kept, _ in sides]
-            order = mixed_order([out for _, out in sides], sizes, "concat", None, self.seed)
+            counts = [done.tally.rows for done in encoded]
+            sides = hold_out([done.samples for done in encoded], counts, self.data.val_size, self.seed)
+            chosen, out = [kept for kept, _ in sides], [rows for _, rows in sides]
+        if self.data.deduplicate:
+            marks = find_duplicates(sets)
+            chosen, out = (drop_marked(some, marks) if some else some for some in (chosen, out))
+            for source, repeated in zip(self.sources, marks, strict=True):
+                source.duplicates = int(repeated.sum())
+        if out:
+            order = mixed_order(out, sizes, "concat", None, self.seed)
             held = self._write(sets, order, raw / "held.arrow", None)
         if self.prompts:
             return None, held
-        shares = [float(share) for share in split_list(self.data.interleave_probs)] or None
-        order = mixed_order(chosen, sizes, self.data.mix_strategy, shares, self.seed)
+        chosen = [np.tile(rows, attr.repeat) for rows, attr in zip(chosen, self.train_sets, strict=True)]
+        order = mixed_order(chosen, sizes, self.data.mix_strategy, self.shares, self.seed)
         used = np.histogram(order, np.concatenate([[0], np.cumsum(sizes)]))[0]
         for source, number in zip(self.sources, used.tolist(), strict=True):
             source.used = number
         capacity = self.data.cutoff_len if self.data.packing else None
         return self._write(sets, order, raw / "train.arrow", capacity), held
 
-    def _evals(self, raw: Path) -> dict[str, Dataset]:
+    def _shares(self) -> list[float] | None:
+        """How often each set is drawn; None = in turn."""
+        given = [float(share) for share in split_list(self.data.interleave_probs)]
+        weighing = [attr for attr in self.train_sets if attr.weight is not None]
+        if not weighing:
+            return given or None
+        name = f"weight (of dataset {weighing[0].name!r})"
+        if given:
+            raise ConfigError(f"{name}: cannot be combined with interleave_probs")
+        if self.data.mix_strategy == "concat" and len(self.train_sets) > 1:
+            raise ConfigError(f"{name}: needs a mix_strategy that interleaves, not concat")
+        return [1.0 if attr.weight is None else attr.weight for attr in self.train_sets]
+
+    def _evals(self, raw: Path, identity: dict[str, Any]) -> dict[str, Dataset]:
         """Evaluation rows are never packed, so that each answers for itself."""
-        sets = [rows for rows, _ in self._encode(self.eval_sets, raw, "eval")]
+        sets = [done.rows for done in self._encode(self.eval_sets, "eval", identity)]
         if self.data.eval_on_each_dataset:
             groups = {attr.name: [rows] for attr, rows in zip(self.eval_sets, sets, strict=True)}
         else:
@@ -215,13 +249,16 @@ class _Job:
             for number, (name, rows) in enumerate(groups.items())
         }
 
-    def _encode(self, sets: list[DatasetAttr], raw: Path, part: str) -> list[tuple[Dataset, Tally]]:
+    def _encode(self, sets: list[DatasetAttr], part: str, identity: dict[str, Any]) -> list[EncodedSet]:
         encoded = []
-        for number, attr in enumerate(sets):
-            rows, tally = encode_set(attr, self.encoder, self.seed, str(raw / f"{part}-{number}.arrow"))
-            self.sources.append(SourceReport.of(attr.name, part, tally, self.data.cutoff_len))
-            self.weighted += tally.weighted
-            encoded.append((rows, tally))
+        for attr in sets:
+            done = encode_set(
+                attr, self.encoder, self.seed, _cache_root(self.args) / "shards", shard_key(identity, attr)
+            )
+            self.sources.append(SourceReport.of(attr.name, part, done.tally, self.data.cutoff_len))
+            self.weighted += done.tally.weighted
+            self.shards += done.shards
+            encoded.append(done)
         return encoded
 
     def _write(self, sets: list[Dataset], order: np.ndarray, path: Path, capacity: int | None) -> Dataset:

@@ -27,11 +27,15 @@ def mix(
         ``(source, row)``, both int64 of the same length: set number and row number in it.
 
     Raises:
-        ConfigError: The number or sign of the weights is wrong.
+        ConfigError: The number or sign of the weights is wrong, or a set to interleave is empty.
     """
     counts = np.asarray(sizes, dtype=np.int64)
     if strategy == "concat" or len(counts) == 1:
         return np.repeat(np.arange(len(counts)), counts), np.concatenate([np.arange(count) for count in counts])
+    if not counts.all():
+        raise ConfigError(
+            f"mix_strategy: {strategy}: set {int(np.argmin(counts)) + 1} of {len(counts)} has no row left"
+        )
     draws = _Draws(_shares(weights, len(counts)), np.random.default_rng(seed))
     if strategy == "interleave_once":
         return _once(counts, draws)

@@ -53,7 +53,7 @@ def show_lengths(report: DatasetReport, console: Console) -> None:
     """Print for each set how long its samples are."""
     for source in report.sources:
         console.print(f"\n[bold]{source.name}[/bold] ({source.part}): tokens a sample, the longest {source.longest:,}")
-        highest = max(source.histogram)
+        highest = max(*source.histogram, 1)
         for index, count in enumerate(source.histogram):
             low, high = (round(report.cutoff_len * step / BINS) for step in (index, index + 1))
             name = f"{low + 1:>7}-{high}" if index < BINS else f"{'over':>7} {report.cutoff_len}"

@@ -24,6 +24,7 @@ class SourceReport:
         longest: Tokens of the longest sample, before cutting.
         histogram: Samples by length before cutting, in ``BINS`` equal steps up to ``cutoff_len``, then those beyond.
         used: Rows of this set in the training data (after mixing; repeats count).
+        duplicates: Rows that ``deduplicate`` left out.
     """
 
     name: str
@@ -42,11 +43,12 @@ class SourceReport:
     longest: int
     histogram: list[int]
     used: int = 0
+    duplicates: int = 0
 
     @classmethod
     def of(cls, name: str, part: str, tally: Tally, cutoff: int) -> SourceReport:
         """Sum up a set's count."""
-        counts = asdict(tally)
+        counts = tally.to_dict()
         edges = np.linspace(0, cutoff, BINS + 1)
         lengths = np.asarray(counts.pop("lengths"), dtype=np.int64)
         counts.pop("weighted")
@@ -117,6 +119,11 @@ class DatasetReport:
     def notes(self) -> list[str]:
         """Lines below the table: why rows were dropped, and how full the packs are."""
         lines = [f"dropped from {source.name}: {_reasons(source)}" for source in self.sources if source.dropped]
+        lines += [
+            f"left out of {source.name}: {source.duplicates:,} duplicates"
+            for source in self.sources
+            if source.duplicates
+        ]
         if self.fill is not None:
             lines.append(f"packed into {self.train_rows:,} rows, {self.fill:.1%} filled")
         return lines

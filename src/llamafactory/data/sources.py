@@ -10,9 +10,11 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import IO, Any, NamedTuple, cast
 
 from ..extras.errors import ConfigError
+from .cloud import list_cloud, open_cloud
 from .dataset_info import DatasetAttr
 from .hubs import open_hub
 
@@ -32,6 +34,8 @@ class Place(NamedTuple):
 
 
 NumberedRow = tuple[Place, Row]
+# A row, or what is wrong with it; its error names the place too.
+FoundRow = tuple[Place, Row | ConfigError]
 
 
 def read_rows(attr: DatasetAttr) -> Iterator[NumberedRow]:
@@ -46,6 +50,18 @@ def read_rows(attr: DatasetAttr) -> Iterator[NumberedRow]:
     Raises:
         ConfigError: A file is missing, empty, of an unknown kind, or broken at a line that the message names.
     """
+    for place, row in scan_rows(attr):
+        if isinstance(row, ConfigError):
+            raise row
+        yield place, row
+
+
+def scan_rows(attr: DatasetAttr) -> Iterator[FoundRow]:
+    """Read what can be read: a broken row is given as its error, and so is a file that cannot be read on.
+
+    Raises:
+        ConfigError: There is no file, or the hub does not answer.
+    """
     if attr.place in ("hf", "ms", "om"):
         for number, hub_row in enumerate(open_hub(attr), start=1):
             yield Place(f"{attr.location} ({attr.split})", "row", number), hub_row
@@ -53,11 +69,15 @@ def read_rows(attr: DatasetAttr) -> Iterator[NumberedRow]:
     empty = True
     for path in list_files(attr):
         try:
-            for numbered in READERS[_kind(path)](path):
+            for found in READERS[_kind(path)](path):
                 empty = False
-                yield numbered
+                yield found
+        except ConfigError as error:
+            empty = False
+            yield Place(path, "line", 0), error
         except (OSError, EOFError, zlib.error) as error:  # a disk that fails, a damaged gzip file
-            raise ConfigError(f"{path}: cannot be read: {_one_line(error)}") from None
+            empty = False
+            yield Place(path, "line", 0), ConfigError(f"{path}: cannot be read: {_one_line(error)}")
     if empty:
         raise ConfigError(f"dataset {attr.name!r}: {attr.location} holds no rows")
 
@@ -65,11 +85,9 @@ def read_rows(attr: DatasetAttr) -> Iterator[NumberedRow]:
 def list_files(attr: DatasetAttr) -> list[str]:
     """Return the files a set is made of: the file itself, or the data files of a folder by name."""
     if attr.place == "cloud":
-        return [attr.location]
+        return list_cloud(attr.location, _is_data)
     if os.path.isdir(attr.location):
-        names = sorted(
-            name for name in os.listdir(attr.location) if _suffix(name) in READERS and name != "dataset_info.json"
-        )
+        names = sorted(name for name in os.listdir(attr.location) if _is_data(name))
         if not names:
             raise ConfigError(f"dataset {attr.name!r}: no data file in {attr.location}; expected {', '.join(READERS)}")
         return [os.path.join(attr.location, name) for name in names]
@@ -79,29 +97,26 @@ def list_files(attr: DatasetAttr) -> list[str]:
 
 
 def open_bytes(path: str) -> IO[bytes]:
-    """Open a local file, a gzip file, or an object of ``s3://``, ``gs://`` and ``gcs://``."""
-    if "://" in path:
-        return _open_cloud(path)
+    """Open a file of this machine or of an object store, decompressed if its name ends in ``.gz`` or ``.zst``."""
     try:
-        return cast(IO[bytes], gzip.open(path, "rb")) if path.endswith(".gz") else open(path, "rb")
+        file = open_cloud(path) if "://" in path else open(path, "rb")  # noqa: SIM115 (the caller closes it)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if path.endswith(".gz"):
+        return cast(IO[bytes], gzip.open(file, "rb"))
+    if path.endswith(".zst"):
+        import pyarrow as pa
+
+        return cast(IO[bytes], io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")))
+    return file
 
 
-def _open_cloud(path: str) -> IO[bytes]:
-    import fsspec
-
-    try:
-        return fsspec.open(path, "rb", compression="infer").open()
-    except ImportError:
-        package = "s3fs" if path.startswith("s3") else "gcsfs"
-        raise ConfigError(f"cloud_file_name: {path} needs the package {package}: pip install {package}") from None
-    except OSError as error:
-        raise ConfigError(f"cloud_file_name: {path} cannot be read: {error}") from None
+def _is_data(name: str) -> bool:
+    return _suffix(name) in READERS and name != "dataset_info.json"
 
 
 def _suffix(path: str) -> str:
-    return os.path.splitext(path.removesuffix(".gz"))[1].lstrip(".").lower()
+    return os.path.splitext(path.removesuffix(".gz").removesuffix(".zst"))[1].lstrip(".").lower()
 
 
 def _kind(path: str) -> str:
@@ -111,7 +126,7 @@ def _kind(path: str) -> str:
     return kind
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
+def _lines(path: str) -> Iterator[tuple[int, str | ConfigError]]:
     """Yield numbered lines of text that are not blank; a byte-order mark is dropped."""
     with open_bytes(path) as file:
         for number, raw in enumerate(file, start=1):
@@ -120,24 +135,28 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
             try:
                 line = raw.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
-                raise ConfigError(
-                    f"{path} line {number}: not UTF-8 text (byte {raw[error.start]:#04x} at {error.start + 1})"
-                ) from None
+                byte = f"byte {raw[error.start]:#04x} at {error.start + 1}"
+                yield number, ConfigError(f"{path} line {number}: not UTF-8 text ({byte})")
+                continue
             if line.strip():
                 yield number, line
 
 
-def _read_jsonl(path: str) -> Iterator[NumberedRow]:
+def _read_jsonl(path: str) -> Iterator[FoundRow]:
     for number, line in _lines(path):
         place = Place(path, "line", number)
+        if isinstance(line, ConfigError):
+            yield place, line
+            continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ConfigError(f"{place}: bad JSON: {error.msg} at column {error.colno}") from None
-        yield place, _checked(row, place)
+            yield place, ConfigError(f"{place}: bad JSON: {error.msg} at column {error.colno}")
+        else:
+            yield place, _checked(row, place)
 
 
-def _read_json(path: str) -> Iterator[NumberedRow]:
+def _read_json(path: str) -> Iterator[FoundRow]:
     """A list of objects, or one object a line."""
     if _one_object_a_line(path):
         yield from _read_jsonl(path)
@@ -159,21 +178,22 @@ def _read_json(path: str) -> Iterator[NumberedRow]:
 
 
 def _one_object_a_line(path: str) -> bool:
-    first = next(_lines(path), None)
+    first, second = ([line for _, line in islice(_lines(path), 2)] + [None, None])[:2]
     if first is None:
         raise ConfigError(f"{path}: the file is empty")
-    if not first[1].lstrip().startswith("{"):
+    if isinstance(first, ConfigError):
+        raise first
+    if not first.lstrip().startswith("{"):
         return False
     try:
-        json.loads(first[1])
+        json.loads(first)
     except json.JSONDecodeError:
         # Either an object over several lines or a broken first line: the second line tells.
-        second = [line for _, line in zip(range(2), (line for _, line in _lines(path)), strict=False)][1:]
-        return bool(second) and second[0].startswith("{")
+        return isinstance(second, str) and second.startswith("{")
     return True
 
 
-def _read_csv(path: str) -> Iterator[NumberedRow]:
+def _read_csv(path: str) -> Iterator[FoundRow]:
     csv.field_size_limit(2**31 - 1)  # one cell may hold a whole document
     with open_bytes(path) as file:
         reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
@@ -188,22 +208,22 @@ def _read_csv(path: str) -> Iterator[NumberedRow]:
                 if not cells:
                     continue
                 if len(cells) != len(header):
-                    raise ConfigError(
-                        f"{place}: {len(cells)} cells, the header has {len(header)} ({', '.join(header)})"
-                    )
-                yield place, dict(zip(header, cells, strict=True))
+                    wanted = f"the header has {len(header)} ({', '.join(header)})"
+                    yield place, ConfigError(f"{place}: {len(cells)} cells, {wanted}")
+                else:
+                    yield place, dict(zip(header, cells, strict=True))
         except csv.Error as error:
             raise ConfigError(f"{path} line {reader.line_num}: bad CSV: {error}") from None
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path} after line {reader.line_num}: not UTF-8 text ({error.reason})") from None
 
 
-def _read_text(path: str) -> Iterator[NumberedRow]:
+def _read_text(path: str) -> Iterator[FoundRow]:
     for number, line in _lines(path):
-        yield Place(path, "line", number), {"text": line}
+        yield Place(path, "line", number), line if isinstance(line, ConfigError) else {"text": line}
 
 
-def _read_parquet(path: str) -> Iterator[NumberedRow]:
+def _read_parquet(path: str) -> Iterator[FoundRow]:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
@@ -214,7 +234,7 @@ def _read_parquet(path: str) -> Iterator[NumberedRow]:
             raise ConfigError(f"{path}: not a readable parquet file: {_one_line(error)}") from None
 
 
-def _read_arrow(path: str) -> Iterator[NumberedRow]:
+def _read_arrow(path: str) -> Iterator[FoundRow]:
     """An Arrow IPC stream (what ``datasets`` writes) or an Arrow IPC file (Feather)."""
     import pyarrow as pa
 
@@ -232,7 +252,7 @@ def _read_arrow(path: str) -> Iterator[NumberedRow]:
             raise ConfigError(f"{path}: not a readable arrow file: {_one_line(error)}") from None
 
 
-def _rows_of_batches(path: str, batches: Any) -> Iterator[NumberedRow]:
+def _rows_of_batches(path: str, batches: Any) -> Iterator[FoundRow]:
     number = 0
     for batch in batches:
         for row in batch.to_pylist():
@@ -240,9 +260,9 @@ def _rows_of_batches(path: str, batches: Any) -> Iterator[NumberedRow]:
             yield Place(path, "row", number), row
 
 
-def _checked(row: Any, place: Place) -> Row:
+def _checked(row: Any, place: Place) -> Row | ConfigError:
     if not isinstance(row, dict):
-        raise ConfigError(f"{place}: is {_name(row)}, expected an object with named fields")
+        return ConfigError(f"{place}: is {_name(row)}, expected an object with named fields")
     return row
 
 
@@ -255,7 +275,7 @@ def _one_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-READERS: dict[str, Callable[[str], Iterator[NumberedRow]]] = {
+READERS: dict[str, Callable[[str], Iterator[FoundRow]]] = {
     "json": _read_json,
     "jsonl": _read_jsonl,
     "csv": _read_csv,

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .files import write_atomic
 from .logging import get_logger
 
 logger = get_logger(__name__)
@@ -61,3 +63,32 @@ def plot_loss(output_dir: str | os.PathLike[str], keys: Sequence[str] = ("loss",
         figure.savefig(path, dpi=100)
         written.append(path)
     return written
+
+
+def plot_histograms(
+    path: str | os.PathLike[str], histograms: Mapping[str, Sequence[int]], limit: int, label: str
+) -> None:
+    """Draw counts by size, one panel a name.
+
+    Args:
+        path: Picture to write; its folder is made when missing.
+        histograms: For each name its counts in equal steps up to ``limit``, the last count for all beyond.
+        limit: What the last but one step ends at.
+        label: Of the sizes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.6 * len(histograms)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (name, counts) in zip(
+        figure.subplots(len(histograms), squeeze=False).flat, histograms.items(), strict=True
+    ):
+        step = limit / (len(counts) - 1)
+        colors = ["#1f77b4"] * (len(counts) - 1) + ["#d62728"]
+        axes.bar([(index + 0.5) * step for index in range(len(counts))], counts, width=0.95 * step, color=colors)
+        axes.axvline(limit, color="#d62728", linestyle="--", linewidth=1)
+        axes.set(title=name, xlabel=f"{label} (red: over {limit})", ylabel="samples")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_atomic(path, buffer.getvalue())

@@ -29,6 +29,7 @@ class DataArguments:
         "concat", "How sets are mixed: joined, or interleaved until the first / the last / each is used up."
     )
     interleave_probs: str | None = arg(None, "Share of each set when interleaving, comma list.", comma=True)
+    deduplicate: bool = arg(False, "Leave out training rows whose tokens equal those of an earlier row.")
     val_size: float = arg(0.0, "Rows held out for evaluation: a share below 1 or a count.")
     eval_on_each_dataset: bool = arg(False, "Report metrics of each evaluation set apart.")
     streaming: bool = arg(False, "Read the data while training instead of all before; needs max_steps.")
@@ -65,7 +66,8 @@ class DataArguments:
     ignore_pad_token_for_loss: bool = arg(True, "Known from older files; padding is never trained.")
     eval_num_beams: int | None = arg(None, "Beams of answers generated in evaluation.")
 
-    # Preview.
+    # Preview and check-data.
+    report_format: Literal["text", "json"] = arg("text", "check-data prints a report, or one JSON object.")
     preview_format: Literal["text", "json"] = arg("text", "preview prints coloured text, or one JSON object a row.")
     preview_samples: int = arg(3, "Rows that preview shows.")
 

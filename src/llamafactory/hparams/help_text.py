@@ -13,6 +13,8 @@ from .schema import keys_of, plugin_sections
 _SECTIONS: dict[str, tuple[str, ...]] = {
     "train": (*SHARED_SECTIONS, *TRAINING_SECTIONS, "tuners"),
     "preview": ("data", "model", "finetuning"),
+    "preprocess": ("data", "model", "finetuning"),
+    "check-data": ("data", "model", "finetuning"),
     "chat": ("model", "data", "generating", "finetuning", "quantization", "media", "vllm", "sglang", "kt"),
     "export": ("export", "model", "data", "finetuning", "quantization"),
 }
@@ -20,6 +22,8 @@ _SECTIONS: dict[str, tuple[str, ...]] = {
 _NOTES: dict[str, str] = {
     "train": "Trains a model (or evaluates one: do_eval, do_predict).",
     "preview": "Shows rows as the model will see them; reads the same file as train.",
+    "preprocess": "Tokenizes the data of a run into the cache or tokenized_path; reads the same file as train.",
+    "check-data": "Looks at every row and reports what is broken; reads the same file as train.",
     "chat": "Talks to a model in the terminal; reads the same file as train and uses what it trained.",
     "export": "Writes the merged model; reads the same file as train and uses what it trained.",
 }

@@ -22,6 +22,7 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from ..data.template import get_template
+from ..data.thinking import settle_thinking
 from ..extras.device import probe
 from ..extras.errors import ConfigError
 from ..extras.files import publish_folder, write_atomic
@@ -62,7 +63,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     if args.export.export_legacy_format:
         logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")
     tokenizer = load_tokenizer(args.model)
-    template = get_template(tokenizer, args.data)
+    template = get_template(tokenizer, settle_thinking(args.data))
     with _staging(final) as staging:
         dtype = _write_model(args, tokenizer, template, staging)
         _write_tokenizer(tokenizer, template, staging)

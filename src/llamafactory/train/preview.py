@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from ..data.loader import get_dataset
 from ..data.preview import CONTEXT, TRAINED, row_as_json, show_lengths, show_row
-from ..data.processor import PretrainProcessor, Processor, SupervisedProcessor
 from ..data.template import get_template
-from ..extras.errors import ConfigError
+from ..data.thinking import settle_thinking
 from ..hparams import get_train_args
 from ..model.tokenizer import load_tokenizer
+from .preprocess import stage_processor
 
 
 def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
@@ -31,9 +32,10 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
     """
     words = sys.argv[2:] if args is None else args
     train_args = get_train_args(words)
+    train_args = replace(train_args, data=settle_thinking(train_args.data))
     tokenizer = load_tokenizer(train_args.model)
     template = get_template(tokenizer, train_args.data)
-    dataset = get_dataset(_processor(train_args.finetuning.stage), template, tokenizer, train_args)
+    dataset = get_dataset(stage_processor(train_args.finetuning.stage), template, tokenizer, train_args)
     rows = dataset.train if dataset.train is not None else next(iter(dataset.eval.values()))
     shown = islice(rows, train_args.data.preview_samples)
     if train_args.data.preview_format == "json":
@@ -51,10 +53,3 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
     if not isinstance(words, Mapping):
         kept = " ".join(word for word in words if not word.lstrip("-").startswith("preview_"))
         console.print(f"\nnext: llamafactory-cli train {kept}", highlight=False, soft_wrap=True)
-
-
-def _processor(stage: str) -> Processor:
-    processors: dict[str, Processor] = {"pt": PretrainProcessor(), "sft": SupervisedProcessor()}
-    if stage not in processors:
-        raise ConfigError(f"stage: preview shows {', '.join(processors)}, not {stage}")
-    return processors[stage]

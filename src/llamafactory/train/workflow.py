@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback
@@ -11,6 +12,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from ..data.collators import PaddedCollator, PaddingFreeCollator
 from ..data.loader import get_dataset
 from ..data.template import get_template
+from ..data.thinking import settle_thinking
 from ..extras.device import probe
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
@@ -60,6 +62,7 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     )
     make_output_dir(str(args.training.output_dir))
     set_seed(args.training.seed, args.training.full_determinism)
+    args = replace(args, data=settle_thinking(args.data))
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, args.data)
     dataset = get_dataset(stage.processor, template, tokenizer, args)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from operator import iadd
 from typing import TYPE_CHECKING, Any, Protocol
@@ -52,12 +53,21 @@ class Tally:
     trained: int = 0
     lost: int = 0
     weighted: int = 0
-    lengths: list[int] = field(default_factory=list)
+    lengths: array[int] = field(default_factory=lambda: array("i"))
 
     @property
     def dropped(self) -> int:
         """Samples that are not in the result."""
         return self.too_long + self.untrained + self.unanswered
+
+    @classmethod
+    def from_dict(cls, counts: Mapping[str, Any]) -> Tally:
+        """From what was kept as JSON; the lengths are a list there."""
+        return cls(**{**counts, "lengths": array("i", counts["lengths"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**vars(self), "lengths": self.lengths.tolist()}
 
     def add(self, other: Tally) -> None:
         """Add another count to this one."""

