@@ -66,8 +66,8 @@ class LiteralTemplate(Template):
 
     def parse(self, text: str) -> Message:
         before, _, after = slots(self.chat.assistant)
-        text = text.removeprefix(before).removeprefix(self.chat.text_start)
-        for end in (after, self.tokenizer.eos_token or "", *self.chat.stop):
+        text = text.removeprefix(before)
+        for end in (self.chat.end, after, self.tokenizer.eos_token or "", *self.chat.stop):
             text = text.removesuffix(end)
         reasoning = ""
         if self.chat.thought is not None:
@@ -75,7 +75,8 @@ class LiteralTemplate(Template):
             if opening in text and closing not in text:  # cut off within the thought
                 text += closing
             reasoning, text = split_thought(text, None, self.chat.thought)
-        content, calls = self.tool_format.split(text.lstrip("\n") if reasoning else text)
+        text = (text.lstrip("\n") if reasoning else text).removeprefix(self.chat.text_start)
+        content, calls = self.tool_format.split(text)
         parts = (Part("text", content),) if content else ()
         return Message("assistant", parts, tuple(calls), reasoning or None)
 

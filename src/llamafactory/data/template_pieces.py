@@ -127,7 +127,7 @@ class _Renderer:
         self.merged: list[Piece] = []
         self.calls = self.answers = 0
         self.out: list[Piece] = []
-        needs_user = "the tool list" if self.tools and chat.tools_in != "system" else None
+        needs_user = "the tool list" if self.tools and chat.tools_in in ("first_user", "before_last_user") else None
         if chat.merge_system is not None and messages and messages[0].role == "system":
             needs_user = "the system text"
         if needs_user and not users:
@@ -144,8 +144,10 @@ class _Renderer:
             self.write(self.header(len(messages)), GLUE)
             if chat.thought and not self.continues(len(messages)):
                 closed = self.options.enable_thinking is False
-                self.write("".join(chat.thought) if closed else chat.thought_prompt, GLUE)
+                self.write(chat.no_thought or "".join(chat.thought) if closed else chat.thought_prompt, GLUE)
         else:
+            if messages and messages[-1].role == "assistant":
+                self.write(chat.end, len(messages) - 1, True)
             self.write(chat.suffix, GLUE)
         return self.out
 
@@ -168,22 +170,31 @@ class _Renderer:
         if chat.gather_system is not None:
             leading = [index for index, message in enumerate(messages) if message.role == "system"]
         index = leading[0] if leading else GLUE
+        if self.tools and chat.tools_in == "turn_before_system":
+            self.write(chat.tools_turn, GLUE, content=self.tools)
         content: list[Piece] = []
         for number, place in enumerate(leading):
             content += [Piece(chat.gather_system or "", place, False, True)] if number else []
             content += _data(self.text(messages[place]), place)
-        if not leading and chat.default_system is not None:
-            content += _data(chat.default_system, GLUE)
-        exists = bool(leading) or chat.default_system is not None
+        default = chat.default_system if chat.default_beside_tools or not self.tools else None
+        if not leading and default is not None:
+            content += _data(default, GLUE)
+        exists = bool(leading) or default is not None
+        join = [Piece(chat.tools_join, GLUE, False, True)] if exists else []
         if self.tools and chat.tools_in == "system":
-            content += [Piece(chat.tools_join, GLUE, False, True)] if exists else []
-            content += self.tools
+            content = content + join + self.tools
+        elif self.tools and chat.tools_in == "before_system":
+            content = self.tools + (join + content if content else [])
         if content or exists:
             if chat.merge_system is not None:
                 self.merged = list(fill(chat.merge_system, index, False, {"content": content}))
             else:
                 literal = chat.first_system_with_tools if self.tools else None
                 self.write(literal or chat.first_system or chat.system, index, content=content)
+        elif chat.merge_system is None:
+            self.write(chat.no_system, GLUE)
+        if self.tools and chat.tools_in == "turn_after_system":
+            self.write(chat.tools_turn, GLUE, content=self.tools)
         return int(given)
 
     def system(self, index: int, message: Message) -> None:
@@ -218,8 +229,8 @@ class _Renderer:
     def assistant(self, index: int, message: Message) -> None:
         self.write(self.header(index), index)
         body, text = self.thought(index, message)
-        if text or body or not message.tool_calls:
-            body = [*fill(self.chat.text_start, index, True, {}), *body]
+        if text or not message.tool_calls:
+            body += fill(self.chat.text_start, index, True, {})
         body += _data(text, index, True)
         if message.tool_calls:
             joined = self.tool_format.content_join if text else ""
@@ -241,15 +252,21 @@ class _Renderer:
         reasoning, text = split_thought(text, message.reasoning, self.chat.thought)
         if self.options.enable_thinking is False:
             reasoning = ""
-        empty = index == len(self.messages) - 1 and not self.continues(index)
-        here = self.options.preserve_thinking or index > self.last_user
+        last = index == len(self.messages) - 1
+        empty = {"last": last, "open": True, "never": False}[self.chat.empty_thought] and not self.continues(index)
+        here = self.options.preserve_thinking or self.chat.keep_thoughts or index > self.last_user
+        if "assistant" in self.chat.strip:
+            text = text.strip()
         if not here or not (reasoning or empty):
-            return [], text.lstrip("\n") if inline and "answer" in self.chat.strip else text
+            trained = last and self.options.enable_thinking is True
+            dropped = list(fill(self.chat.no_thought, index, trained, {}))
+            return dropped, text.lstrip("\n") if inline and "answer" in self.chat.strip else text
         written = bool(reasoning) or self.options.enable_thinking is True
-        prompted = self.chat.thought_prompt == opening
-        pieces = [Piece(opening, index, written and not prompted, True)]
-        pieces += _data(reasoning.strip("\n"), index, True)
-        pieces.append(Piece(closing, index, written, True))
+        prompt = self.chat.thought_prompt
+        pieces = [Piece(opening, index, written and not prompt.startswith(opening), True)]
+        pieces += _data(reasoning.strip(None if "thought" in self.chat.strip else "\n"), index, True)
+        in_prompt = not reasoning and prompt == opening + closing
+        pieces.append(Piece(closing, index, written and not in_prompt, True))
         return pieces, text.lstrip("\n")
 
     def tool(self, index: int, message: Message) -> None:

@@ -23,3 +23,22 @@ gemma = ChatTemplate(
 gemma2 = replace(gemma, name="gemma2")
 
 gemma3 = replace(gemma, name="gemma3")
+
+gemma3n = replace(gemma, name="gemma3n")
+
+paligemma = replace(
+    gemma,
+    name="paligemma",
+    merge_system="{{content}}\n\n",
+    user="{{content}}\n",
+    generation="",
+    assistant="{{content}}{{eos}}",
+    gap="",
+    tool="{{content}}\n",
+    strip=(),
+    stop=(),
+    eos=None,
+    special_tokens=(),
+)
+
+paligemma_chat = replace(gemma, name="paligemma_chat")

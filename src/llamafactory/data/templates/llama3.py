@@ -32,3 +32,20 @@ llama3_1 = replace(
     first_system=_SYSTEM + _DATES + "{{content}}<|eot_id|>",
     first_system_with_tools=_SYSTEM + "Environment: ipython\n" + _DATES + "{{content}}<|eot_id|>",
 )
+
+mllama = replace(llama3_1, name="mllama")
+
+llama4 = replace(
+    llama3,
+    name="llama4",
+    system="<|header_start|>system<|header_end|>\n\n{{content}}<|eot|>",
+    first_system_with_tools="<|header_start|>system<|header_end|>\n\nEnvironment: ipython\n{{content}}<|eot|>",
+    user="<|header_start|>user<|header_end|>\n\n{{content}}<|eot|>",
+    generation="<|header_start|>assistant<|header_end|>\n\n",
+    assistant="{{content}}<|eot|>",
+    tool="<|header_start|>ipython<|header_end|>\n\n{{json}}<|eot|>",
+    strip=("system",),
+    stop=("<|eot|>", "<|eom|>"),
+    eos="<|eot|>",
+    special_tokens=("<|header_start|>", "<|header_end|>", "<|eot|>"),
+)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Phi-4 and Phi-4-mini."""
+"""Phi-3 and 3.5, Phi-3-small, Phi-4 and Phi-4-mini."""
+
+from dataclasses import replace
 
 from ..template import ChatTemplate
 
@@ -29,3 +31,17 @@ phi4_mini = ChatTemplate(
     stop=("<|end|>",),
     special_tokens=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
 )
+
+phi = replace(
+    phi4_mini,
+    name="phi",
+    system="<|system|>\n{{content}}<|end|>\n",
+    user="<|user|>\n{{content}}<|end|>\n",
+    generation="<|assistant|>\n",
+    gap="\n",
+    tool="<|tool|>\n{{content}}<|end|>\n",
+    tool_format="default",
+    tools_join="\n\n",
+)
+
+phi_small = replace(phi, name="phi_small", prefix="{{bos}}")
