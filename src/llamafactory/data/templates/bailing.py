@@ -7,6 +7,7 @@ from ..template import ChatTemplate
 
 bailing = ChatTemplate(
     name="bailing",
+    bos_eos=("<|startoftext|>", "<|endoftext|>"),
     system="<role>SYSTEM</role>{{content}}",
     user="<role>HUMAN</role>{{content}}",
     generation="<role>ASSISTANT</role>",

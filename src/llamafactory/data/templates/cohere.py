@@ -5,6 +5,7 @@ from ..template import ChatTemplate
 
 cohere = ChatTemplate(
     name="cohere",
+    bos_eos=("<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>"),
     prefix="{{bos}}",
     system="<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>{{content}}<|END_OF_TURN_TOKEN|>",
     user="<|START_OF_TURN_TOKEN|><|USER_TOKEN|>{{content}}<|END_OF_TURN_TOKEN|>",

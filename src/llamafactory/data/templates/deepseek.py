@@ -7,6 +7,7 @@ from ..template import ChatTemplate
 
 deepseek = ChatTemplate(
     name="deepseek",
+    bos_eos=("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
     prefix="{{bos}}",
     system="{{content}}\n\n",
     user="User: {{content}}\n\n",
@@ -17,6 +18,7 @@ deepseek = ChatTemplate(
 
 deepseek3 = ChatTemplate(
     name="deepseek3",
+    bos_eos=("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
     prefix="{{bos}}",
     user="<｜User｜>{{content}}",
     generation="<｜Assistant｜>",
@@ -39,6 +41,7 @@ deepseekr1_0528 = replace(deepseekr1, name="deepseekr1_0528", thought_prompt="",
 
 deepseekcoder = ChatTemplate(
     name="deepseekcoder",
+    bos_eos=("<｜begin▁of▁sentence｜>", "<|EOT|>"),
     prefix="{{bos}}",
     default_system=(
         "You are an AI programming assistant, utilizing the Deepseek Coder model, developed by Deepseek Company, and you "

@@ -8,6 +8,7 @@ from .chatml import chatml
 
 falcon = ChatTemplate(
     name="falcon",
+    bos_eos=("", "<|endoftext|>"),
     user="\n\nUser: {{content}}",
     generation="\n\nAssistant:",
     assistant=" {{content}}",
@@ -18,5 +19,10 @@ falcon = ChatTemplate(
 )
 
 falcon_h1 = replace(
-    chatml, name="falcon_h1", prefix="{{bos}}", tool_format="falcon_h1", stop=("<|im_end|>", "<|end_of_text|>")
+    chatml,
+    name="falcon_h1",
+    bos_eos=("<|begin_of_text|>", "<|im_end|>"),
+    prefix="{{bos}}",
+    tool_format="falcon_h1",
+    stop=("<|im_end|>", "<|end_of_text|>"),
 )

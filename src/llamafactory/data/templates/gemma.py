@@ -7,6 +7,7 @@ from ..template import ChatTemplate
 
 gemma = ChatTemplate(
     name="gemma",
+    bos_eos=("<bos>", "<eos>"),
     prefix="{{bos}}",
     merge_system="{{content}}\n\n",
     user="<start_of_turn>user\n{{content}}<end_of_turn>\n",

@@ -7,6 +7,7 @@ from ..template import ChatTemplate
 
 glm4 = ChatTemplate(
     name="glm4",
+    bos_eos=("", "<|endoftext|>"),
     prefix="[gMASK]<sop>",
     system="<|system|>\n{{content}}",
     gather_system="<|system|>\n",

@@ -17,6 +17,7 @@ hunyuan = ChatTemplate(
 
 hunyuan_small = ChatTemplate(
     name="hunyuan_small",
+    bos_eos=("<｜hy_begin▁of▁sentence｜>", "<｜hy_place▁holder▁no▁2｜>"),
     prefix="{{bos}}",
     system="{{content}}<｜hy_place▁holder▁no▁3｜>",
     user="<｜hy_User｜>{{content}}",

@@ -8,6 +8,7 @@ from .chatml import chatml
 lfm2 = replace(
     chatml,
     name="lfm2",
+    bos_eos=("<|startoftext|>", "<|im_end|>"),
     prefix="{{bos}}",
     tool="<|im_start|>tool\n<|tool_response_start|>{{content}}<|tool_response_end|><|im_end|>\n",
     tool_format="lfm2",

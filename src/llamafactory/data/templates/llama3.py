@@ -7,6 +7,7 @@ from ..template import ChatTemplate
 
 llama3 = ChatTemplate(
     name="llama3",
+    bos_eos=("<|begin_of_text|>", "<|eot_id|>"),
     prefix="{{bos}}",
     system="<|start_header_id|>system<|end_header_id|>\n\n{{content}}<|eot_id|>",
     user="<|start_header_id|>user<|end_header_id|>\n\n{{content}}<|eot_id|>",

@@ -5,6 +5,7 @@ from ..template import ChatTemplate
 
 olmo = ChatTemplate(
     name="olmo",
+    bos_eos=("", "<|endoftext|>"),
     prefix="{{eos}}",
     system="{{content}}\n",
     user="<|user|>\n{{content}}\n",

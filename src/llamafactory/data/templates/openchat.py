@@ -18,6 +18,7 @@ openchat = ChatTemplate(
 
 openchat_3_6 = ChatTemplate(
     name="openchat-3.6",
+    bos_eos=("<|begin_of_text|>", "<|eot_id|>"),
     prefix="{{bos}}",
     system="<|start_header_id|>System<|end_header_id|>\n\n{{content}}<|eot_id|>",
     user="<|start_header_id|>GPT4 Correct User<|end_header_id|>\n\n{{content}}<|eot_id|>",

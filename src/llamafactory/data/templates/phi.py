@@ -20,6 +20,7 @@ phi4 = ChatTemplate(
 # EOS (<|endoftext|>) closes the conversation; <|end|> closes a turn, so generation stops at both.
 phi4_mini = ChatTemplate(
     name="phi4_mini",
+    bos_eos=("<|endoftext|>", "<|endoftext|>"),
     system="<|system|>{{content}}<|end|>",
     user="<|user|>{{content}}<|end|>",
     generation="<|assistant|>",
@@ -35,6 +36,7 @@ phi4_mini = ChatTemplate(
 phi = replace(
     phi4_mini,
     name="phi",
+    bos_eos=("<s>", "<|endoftext|>"),
     system="<|system|>\n{{content}}<|end|>\n",
     user="<|user|>\n{{content}}<|end|>\n",
     generation="<|assistant|>\n",
@@ -44,4 +46,4 @@ phi = replace(
     tools_join="\n\n",
 )
 
-phi_small = replace(phi, name="phi_small", prefix="{{bos}}")
+phi_small = replace(phi, name="phi_small", bos_eos=("<|endoftext|>", "<|endoftext|>"), prefix="{{bos}}")

@@ -5,6 +5,7 @@ from ..template import ChatTemplate
 
 youtu = ChatTemplate(
     name="youtu",
+    bos_eos=("<|begin_of_text|>", "<|end_of_text|>"),
     prefix="{{bos}}",
     gather_system="\n\n",
     user="<|User|>{{content}}",

@@ -28,31 +28,31 @@ granite4 = replace(
     tail=(
         "\n</tools>\n\nFor each tool call, return a json object with function name and arguments within "
         '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
-        "</tool_call>. If a tool does not exist in the provided list of tools, notify the user that you do not have the "
-        "ability to fulfill the request."
+        "</tool_call>. If a tool does not exist in the provided list of tools, notify the user that you do not have "
+        "the ability to fulfill the request."
     ),
 )
 
 falcon_h1 = replace(
     qwen,
     head=(
-        "You are a function calling AI model. You are provided with function signature within <tools> </tools> XML tags. "
-        "You may call one or more functions to assist with the user query. Don't make assumptions about what values to "
+        "You are a function calling AI model. You are provided with function signature within <tools> </tools> XML "
+        "tags. You may call one or more functions to assist with the user query. Don't make assumptions about what values to "
         "plug into functions.\n<tools>\n"
     ),
     tool="[{{tool}}]",
     join="",
     tail=(
         "\n</tools>\nFor each function call, return a json object with function name and arguments within <tool_call> "
-        "</tool_call> tags with the following schema:\n<tool_call>\n{'arguments': <args-dict>, 'name': <function-name>}\n"
-        "</tool_call>\n"
+        "</tool_call> tags with the following schema:\n<tool_call>\n{'arguments': <args-dict>, 'name': "
+        "<function-name>}\n</tool_call>\n"
     ),
 )
 
 youtu = JsonToolFormat(
     head=(
-        "<|begin_of_tool_description|>Tool calling capabilities.\nYou may call one or more functions to assist with the "
-        "user query. You have the following functions available:"
+        "<|begin_of_tool_description|>Tool calling capabilities.\nYou may call one or more functions to assist with "
+        "the user query. You have the following functions available:"
     ),
     tool="\n```json\n{{tool}}\n```",
     join="",

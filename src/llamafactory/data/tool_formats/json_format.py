@@ -118,10 +118,7 @@ class JsonToolFormat:
         if self.argument is None:
             return arguments if isinstance(arguments, str) else _dump(arguments, None)
         if isinstance(arguments, str):
-            try:
-                arguments = json.loads(arguments)
-            except json.JSONDecodeError:
-                arguments = None
+            arguments = _loads(arguments)
             if not isinstance(arguments, dict):
                 raise ConfigError(
                     f"tool_calls: arguments of {call.name!r} must be a JSON object, got {call.arguments!r}"
@@ -133,13 +130,20 @@ class JsonToolFormat:
         return pieces
 
     def read_call(self, text: str, found: re.Match[str], tools: Sequence[dict[str, Any]]) -> tuple[list[ToolCall], int]:
-        """Read a call whose arguments stand one by one, from where ``start`` ended; returns it and where to search on."""
+        """Read a call whose arguments stand one by one, from where ``start`` ended; returns it and where it ends."""
         name, close = found["name"], self.call.partition("{{arguments}}")[2]
         functions = [tool.get("function", tool) for tool in tools]
         schema = next((one.get("parameters") for one in functions if one["name"] == name), None) or {}
         assert self.argument is not None
         read = read_arguments(text, found.end(), (self.argument, self.argument_join, close), self.values, schema)
         return ([], found.end()) if read is None else ([ToolCall(name, read[0])], read[1])
+
+
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None
 
 
 def _dump(value: Any, indent: int | None) -> str:

@@ -13,9 +13,9 @@ tool_format = JsonToolFormat(
         "<parameter=example_parameter_2>\nThis is the value for the second parameter\nthat can span\nmultiple lines\n"
         "</parameter>\n</function>\n</tool_call>\n\n<IMPORTANT>\nReminder:\n- Function calls MUST follow the specified "
         "format: an inner <function=...></function> block must be nested within <tool_call></tool_call> XML tags\n"
-        "- Required parameters MUST be specified\n- You may provide optional reasoning for your function call in natural "
-        "language BEFORE the function call, but NOT after\n- If there is no function call available, answer the question "
-        "like normal with your current knowledge and do not tell the user about function calls\n</IMPORTANT>"
+        "- Required parameters MUST be specified\n- You may provide optional reasoning for your function call in "
+        "natural language BEFORE the function call, but NOT after\n- If there is no function call available, answer the "
+        "question like normal with your current knowledge and do not tell the user about function calls\n</IMPORTANT>"
     ),
     content_join="\n\n",
     call="<tool_call>\n<function={{name}}>\n{{arguments}}</function>\n</tool_call>",

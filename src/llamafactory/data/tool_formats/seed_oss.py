@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seed-OSS: functions and parameters as tags. Tools are listed as JSON (the official text writes them as Python stubs)."""
+"""Seed-OSS: functions and parameters as tags. Tools are listed as JSON (officially as Python stubs)."""
 
 from .json_format import JsonToolFormat
 
 tool_format = JsonToolFormat(
     head=(
-        "Tool List:\nYou are authorized to use the following tools (described in JSON Schema format). Before performing "
-        "any task, you must decide how to call them based on the descriptions and parameters of these tools.\n["
+        "Tool List:\nYou are authorized to use the following tools (described in JSON Schema format). Before "
+        "performing any task, you must decide how to call them based on the descriptions and parameters of these tools.\n["
     ),
     tool="{{tool}}",
     join=", ",
