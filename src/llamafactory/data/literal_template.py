@@ -12,7 +12,7 @@ from .messages import Message, Part
 from .template import ChatTemplate
 from .template_encoding import Template
 from .template_jinja import write_jinja
-from .template_pieces import Options, Piece, render_pieces, slots, split_thought
+from .template_pieces import Options, Piece, render_pieces, slots
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,7 +74,9 @@ class LiteralTemplate(Template):
             opening, closing = (word.strip() for word in self.chat.thought)
             if opening in text and closing not in text:  # cut off within the thought
                 text += closing
-            reasoning, text = split_thought(text, None, self.chat.thought)
+            thought, _, rest = text.partition(closing)
+            if closing in text and (opening in thought or not text.startswith(self.chat.text_start or opening)):
+                reasoning, text = thought.split(opening)[-1].strip("\n"), rest
         text = (text.lstrip("\n") if reasoning else text).removeprefix(self.chat.text_start)
         content, calls = self.tool_format.split(text)
         parts = (Part("text", content),) if content else ()

@@ -38,8 +38,8 @@ class ChatTemplate:
 
     Slots in the literals: ``{{content}}`` is what the turn says, ``{{bos}}`` and ``{{eos}}`` are the tokenizer's tokens
     (``{{auto_bos}}`` only where the tokenizer itself begins every text with it), ``{{id}}`` (in ``tool``) is the id of
-    the answered call, ``{{json}}`` (in ``tool``) is the content as a JSON string. Only ``assistant`` is trained; all
-    else is context.
+    the answered call, ``{{name}}`` the name of its function, ``{{json}}`` the content as a JSON
+    string. Only ``assistant`` is trained; all else is context.
 
     Attributes:
         name: What users write as ``template:``.
@@ -47,7 +47,8 @@ class ChatTemplate:
         generation: What stands before an assistant turn; it is also the generation prompt.
         assistant: An assistant turn, with the token that ends it.
         text_start: Opens ``{{content}}`` of an assistant turn, but not of one that has tool calls only.
-        end: What ends the last assistant turn beside, trained; for formats whose turns have no end of their own.
+        end: What ends the last assistant turn of a conversation, when it differs from what ends the earlier ones.
+        calls_end: What ends a turn of tool calls, when it differs; no ``gap`` follows.
         gap: What follows an assistant turn when the conversation goes on (or ends); never trained.
         prefix: Start of every conversation.
         suffix: End of a conversation that does not end in a generation prompt.
@@ -90,6 +91,7 @@ class ChatTemplate:
     assistant: str = "{{content}}{{eos}}"
     text_start: str = ""
     end: str = ""
+    calls_end: str | None = None
     gap: str = ""
     prefix: str = ""
     suffix: str = ""

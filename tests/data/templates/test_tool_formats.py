@@ -96,6 +96,8 @@ def test_a_template_reads_what_it_wrote(name: str) -> None:
     messages = sample([U, written]).messages
     prompt = template.render(messages[:1], add_generation_prompt=True)
     full = template.render(messages)
+    if not full.startswith(prompt):  # Gemma 4's prompt closes the thought, but a whole conversation shows none
+        prompt = prompt.removesuffix(template.chat.thought_prompt)
     assert full.startswith(prompt)
     message = template.parse(full[len(prompt) :].removesuffix(template.chat.suffix).removesuffix(template.chat.gap))
     assert message.text == "Let me see."

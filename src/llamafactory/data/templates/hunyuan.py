@@ -45,3 +45,32 @@ hy_dense_1_8b = replace(
 )
 
 hy_dense_7b = replace(hunyuan, name="hy_dense_7b")
+
+_EFFORT = "<｜reasoning_mode:opensource｜>reasoning_effort:no_think"
+
+# As officially, thinking is off: the prompt holds an empty thought.
+hy3 = ChatTemplate(
+    name="hy3",
+    prefix="<｜hy_begin_of_sentence:opensource｜>",
+    system="{{content}}" + _EFFORT,
+    no_system=_EFFORT,
+    gather_system="",
+    user="<｜hy_User:opensource｜>{{content}}",
+    generation="<｜hy_Assistant:opensource｜>",
+    assistant="{{content}}<｜hy_eos:opensource｜>",
+    tool_open="<tool_responses:opensource>\n",
+    tool="<tool_response:opensource>\n{{content}}\n</tool_response:opensource>\n",
+    tool_close="</tool_responses:opensource>",
+    tool_format="hy3",
+    thought=("<think:opensource>", "</think:opensource>"),
+    no_thought="<think:opensource></think:opensource>",
+    thought_prompt="<think:opensource></think:opensource>",
+    empty_thought="never",
+    eos="<｜hy_eos:opensource｜>",
+    stop=("<｜hy_eos:opensource｜>",),
+    special_tokens=(
+        "<｜hy_begin_of_sentence:opensource｜>",
+        "<｜hy_User:opensource｜>",
+        "<｜hy_Assistant:opensource｜>",
+    ),
+)

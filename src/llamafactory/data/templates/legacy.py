@@ -4,7 +4,12 @@
 from ..template import ChatTemplate
 
 fewshot = ChatTemplate(
-    name="fewshot", user="{{content}}", assistant="{{content}}\n\n", end="{{eos}}", tools_join="\n", tool="{{content}}"
+    name="fewshot",
+    user="{{content}}",
+    assistant="{{content}}\n\n",
+    end="\n\n{{eos}}",
+    tools_join="\n",
+    tool="{{content}}",
 )
 
 index = ChatTemplate(

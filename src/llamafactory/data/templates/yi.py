@@ -20,7 +20,7 @@ yi_vl = ChatTemplate(
     user="### Human: {{content}}\n",
     generation="### Assistant:",
     assistant=" {{content}}\n",
-    end="{{eos}}",
+    end="\n{{eos}}",
     tool="### Tool: {{content}}\n",
     stop=("###",),
 )

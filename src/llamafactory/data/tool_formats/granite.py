@@ -37,8 +37,8 @@ falcon_h1 = replace(
     qwen,
     head=(
         "You are a function calling AI model. You are provided with function signature within <tools> </tools> XML "
-        "tags. You may call one or more functions to assist with the user query. Don't make assumptions about what values to "
-        "plug into functions.\n<tools>\n"
+        "tags. You may call one or more functions to assist with the user query. Don't make assumptions about what "
+        "values to plug into functions.\n<tools>\n"
     ),
     tool="[{{tool}}]",
     join="",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ...extras.errors import ConfigError
 from ..messages import ToolCall
 from ..template_pieces import GLUE, Piece, Values, call_number, fill
-from .values import read_arguments, write_value
+from .values import read_arguments, read_gemma, write_value
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class JsonToolFormat:
         argument: One argument with slots ``{{key}}`` and ``{{value}}``; ``None``: all are one JSON object.
         argument_join: Between arguments.
         values: How a value stands in ``argument``; strings as they are and all else JSON (``text``), the same with
-            Python's ``True`` and ``None`` (``python``), or strings quoted as Python does (``quoted``).
+            Python's ``True`` and ``None`` (``python``), strings quoted as Python
+            does (``quoted``), or Gemma 4's own marks (``gemma``).
         start: Regular expression that ends where the JSON of a call starts, or of a list of calls; the group ``name``
             (and ``id``) when the name is not part of the JSON.
     """
@@ -54,7 +55,7 @@ class JsonToolFormat:
     several: tuple[str, str] = ("", "")
     argument: str | None = None
     argument_join: str = ""
-    values: Literal["text", "python", "quoted"] = "text"
+    values: Literal["text", "python", "quoted", "gemma"] = "text"
 
     def describe(self, tools: Sequence[dict[str, Any]]) -> str:
         """The tool list as the model reads it."""
@@ -135,7 +136,11 @@ class JsonToolFormat:
         functions = [tool.get("function", tool) for tool in tools]
         schema = next((one.get("parameters") for one in functions if one["name"] == name), None) or {}
         assert self.argument is not None
-        read = read_arguments(text, found.end(), (self.argument, self.argument_join, close), self.values, schema)
+        read = (
+            read_gemma(text, found.end())
+            if self.values == "gemma"
+            else read_arguments(text, found.end(), (self.argument, self.argument_join, close), self.values, schema)
+        )
         return ([], found.end()) if read is None else ([ToolCall(name, read[0])], read[1])
 
 

@@ -14,8 +14,9 @@ tool_format = JsonToolFormat(
         "</parameter>\n</function>\n</tool_call>\n\n<IMPORTANT>\nReminder:\n- Function calls MUST follow the specified "
         "format: an inner <function=...></function> block must be nested within <tool_call></tool_call> XML tags\n"
         "- Required parameters MUST be specified\n- You may provide optional reasoning for your function call in "
-        "natural language BEFORE the function call, but NOT after\n- If there is no function call available, answer the "
-        "question like normal with your current knowledge and do not tell the user about function calls\n</IMPORTANT>"
+        "natural language BEFORE the function call, but NOT after\n- If there is no function call available, answer "
+        "the question like normal with your current knowledge and do not "
+        "tell the user about function calls\n</IMPORTANT>"
     ),
     content_join="\n\n",
     call="<tool_call>\n<function={{name}}>\n{{arguments}}</function>\n</tool_call>",

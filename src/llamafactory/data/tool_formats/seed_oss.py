@@ -6,7 +6,8 @@ from .json_format import JsonToolFormat
 tool_format = JsonToolFormat(
     head=(
         "Tool List:\nYou are authorized to use the following tools (described in JSON Schema format). Before "
-        "performing any task, you must decide how to call them based on the descriptions and parameters of these tools.\n["
+        "performing any task, you must decide how to call them based on the descriptions and parameters of these "
+        "tools.\n["
     ),
     tool="{{tool}}",
     join=", ",

@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from typing import Any
 
 _QUOTED = r"'(?:[^'\\]|\\.)*'|\[.*?\]|\{.*?\}|[\w.+-]+"
+_MARK = '<|"|>'
 _ESCAPES = {"n": "\n", "r": "\r"}
 _PYTHON = {"True": True, "False": False, "None": None}
 
 
 def write_value(value: Any, style: str) -> str:
     """One value in a style of ``JsonToolFormat.values``; `template_jinja` holds the same as Jinja."""
+    if style == "gemma":
+        return _write_gemma(value)
     if isinstance(value, str):
         if style != "quoted":
             return value
@@ -70,3 +73,46 @@ def _read_value(text: str, style: str, kind: Any) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def _write_gemma(value: Any) -> str:
+    if isinstance(value, str):
+        return f"{_MARK}{value}{_MARK}"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_write_gemma(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_write_gemma, value)) + "]"
+    return json.dumps(value)
+
+
+def read_gemma(text: str, start: int) -> tuple[dict[str, Any], int] | None:
+    """Read arguments in Gemma 4's marks, whose opening brace stands right before ``start``; returns where they end."""
+    try:
+        value, end = _read_gemma(text, start - 1)
+    except (ValueError, IndexError):
+        return None
+    return (value, end) if isinstance(value, dict) and text.startswith("<tool_call|>", end) else None
+
+
+def _read_gemma(text: str, position: int) -> tuple[Any, int]:
+    if text.startswith(_MARK, position):
+        end = text.index(_MARK, position + len(_MARK))
+        return text[position + len(_MARK) : end], end + len(_MARK)
+    if text[position] not in "{[":
+        return json.JSONDecoder().raw_decode(text, position)
+    items: list[Any] = []
+    keys: list[str] = []
+    closing = "}" if text[position] == "{" else "]"
+    while text[position + 1] != closing or items:
+        if text[position] == closing:
+            break
+        position += 1
+        if closing == "}":
+            colon = text.index(":", position)
+            keys.append(text[position:colon])
+            position = colon + 1
+        value, position = _read_gemma(text, position)
+        items.append(value)
+    else:
+        position += 1
+    return (dict(zip(keys, items, strict=True)) if closing == "}" else items), position + 1
