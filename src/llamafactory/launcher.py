@@ -113,6 +113,11 @@ def _wants_torchrun(command: str) -> bool:
     if command in ("chat", "export"):
         get_infer_args()
         return False
+    if command == "preview":
+        from .hparams.parser import get_data_args
+
+        if get_data_args().messages is not None:  # it writes a conversation out, and needs no model
+            return False
     args = get_train_args()
     if command != "train":
         return False

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .messages import Message, Part
 from .template import ChatTemplate
 from .template_encoding import Template
 from .template_jinja import write_jinja
-from .template_pieces import Options, Piece, render_pieces, slots, split_thought
+from .template_pieces import Options, Piece, render_pieces, slots
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,33 +66,27 @@ class LiteralTemplate(Template):
 
     def parse(self, text: str) -> Message:
         before, _, after = slots(self.chat.assistant)
-        text = text.removeprefix(before).removeprefix(self.chat.text_start)
-        for end in (after, self.tokenizer.eos_token or "", *self.chat.stop):
+        text = text.removeprefix(before)
+        for end in (self.chat.end, after, self.tokenizer.eos_token or "", *self.chat.stop):
             text = text.removesuffix(end)
         reasoning = ""
         if self.chat.thought is not None:
             opening, closing = (word.strip() for word in self.chat.thought)
             if opening in text and closing not in text:  # cut off within the thought
                 text += closing
-            reasoning, text = split_thought(text, None, self.chat.thought)
-        content, calls = self.tool_format.split(text.lstrip("\n") if reasoning else text)
+            thought, _, rest = text.partition(closing)
+            if closing in text and (opening in thought or not text.startswith(self.chat.text_start or opening)):
+                reasoning, text = thought.split(opening)[-1].strip("\n"), rest
+        text = (text.lstrip("\n") if reasoning else text).removeprefix(self.chat.text_start)
+        content, calls = self.tool_format.split(text)
         parts = (Part("text", content),) if content else ()
         return Message("assistant", parts, tuple(calls), reasoning or None)
 
 
 def _bind(chat: ChatTemplate, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
-    """Put the tokenizer's BOS and EOS into every literal (the default system text is data, not a literal)."""
-    bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
+    bos = tokenizer.bos_token or ""
     begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    values = {"{{bos}}": bos, "{{eos}}": eos, "{{auto_bos}}": bos if begins else ""}
-    bound: dict[str, Any] = {}
-    for field in fields(chat):
-        value = getattr(chat, field.name)
-        if isinstance(value, str) and field.name != "default_system":
-            for slot, token in values.items():
-                value = value.replace(slot, token)
-            bound[field.name] = value
-    return replace(chat, **bound)
+    return chat.with_tokens(bos, tokenizer.eos_token or "", bos if begins else "")
 
 
 def _warn_of_missing(tokenizer: PreTrainedTokenizerBase, chat: ChatTemplate) -> None:

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-ToolsPlace = Literal["system", "first_user", "before_last_user"]
+ToolsPlace = Literal[
+    "system", "before_system", "first_user", "before_last_user", "turn_before_system", "turn_after_system"
+]
+EmptyThought = Literal["last", "open", "never"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class ChatTemplate:
 
     Slots in the literals: ``{{content}}`` is what the turn says, ``{{bos}}`` and ``{{eos}}`` are the tokenizer's tokens
     (``{{auto_bos}}`` only where the tokenizer itself begins every text with it), ``{{id}}`` (in ``tool``) is the id of
-    the answered call, ``{{json}}`` (in ``tool``) is the content as a JSON string. Only ``assistant`` is trained; all
-    else is context.
+    the answered call, ``{{name}}`` the name of its function, ``{{json}}`` the content as a JSON
+    string. Only ``assistant`` is trained; all else is context.
 
     Attributes:
         name: What users write as ``template:``.
@@ -44,32 +47,42 @@ class ChatTemplate:
         generation: What stands before an assistant turn; it is also the generation prompt.
         assistant: An assistant turn, with the token that ends it.
         text_start: Opens ``{{content}}`` of an assistant turn, but not of one that has tool calls only.
+        end: What ends the last assistant turn of a conversation, when it differs from what ends the earlier ones.
+        calls_end: What ends a turn of tool calls, when it differs; no ``gap`` follows.
         gap: What follows an assistant turn when the conversation goes on (or ends); never trained.
         prefix: Start of every conversation.
         suffix: End of a conversation that does not end in a generation prompt.
         system: A system turn.
         default_system: System text of a conversation without one; ``None``: no system turn then.
+        default_beside_tools: Whether that text also stands before a tool list.
         gather_system: What joins the system texts when all move to the front; ``None``: each stays in its place.
         merge_system: The system text's form when it has no turn of its own but opens the first user turn.
         first_system: The leading system turn, when it differs from ``system``.
         first_system_with_tools: The same when tools are given.
+        no_system: What stands in place of a leading system turn when there is neither text nor tools for one.
         tool: The answer of a tool.
         tool_open: Before the first of several answers in a row.
         tool_join: Between answers in a row.
         tool_close: After the last of them.
         generation_after_tool: ``generation`` after a tool's answer, when it differs; no thought is asked for there.
         tool_format: Name of the tool dialect, a row of ``plugins.TOOL_FORMATS``.
-        tools_in: Where the tool list goes: after the system text, at the start of the first user turn's content, or
-            before the last user turn.
+        tools_in: Where the tool list goes: after or before the system text in the system turn, at the start of the
+            first user turn's content, before the last user turn, or into a turn of its own beside the system turn.
+        tools_turn: That turn.
         tools_join: Between the system text and the tool list.
         thought: What opens and closes a thought; ``None``: the family does not think.
+        no_thought: What stands where a thought was dropped, or is missing.
+        empty_thought: Where a missing thought is written as an empty one: in the last turn, in every turn after the
+            last user turn, or nowhere.
+        keep_thoughts: Earlier turns keep their thoughts in this format.
         thought_prompt: What the generation prompt adds to let the model think.
         strip: What loses white space at both ends: the text of a role; ``user_turn``, the user text after the system
-            text was merged into it; ``answer``, what is left of an earlier turn whose thought was dropped (at its
-            start, line breaks only).
+            text was merged into it; ``thought``, a thought (else it loses line breaks only); ``answer``, what is left
+            of an earlier turn whose thought was dropped (at its start, line breaks only).
         stop: Texts that end an answer, besides the tokenizer's EOS.
         eos: The EOS token that this format needs; the tokenizer's is replaced when it has this token.
         special_tokens: Tokens that the tokenizer must know for this format to work as meant.
+        bos_eos: BOS and EOS of the family's tokenizers, for writing a conversation out without one.
     """
 
     name: str
@@ -77,15 +90,19 @@ class ChatTemplate:
     generation: str = ""
     assistant: str = "{{content}}{{eos}}"
     text_start: str = ""
+    end: str = ""
+    calls_end: str | None = None
     gap: str = ""
     prefix: str = ""
     suffix: str = ""
     system: str = "{{content}}"
     default_system: str | None = None
+    default_beside_tools: bool = True
     gather_system: str | None = None
     merge_system: str | None = None
     first_system: str | None = None
     first_system_with_tools: str | None = None
+    no_system: str = ""
     tool: str = "{{content}}"
     tool_open: str = ""
     tool_join: str = ""
@@ -93,13 +110,30 @@ class ChatTemplate:
     generation_after_tool: str | None = None
     tool_format: str = "default"
     tools_in: ToolsPlace = "system"
+    tools_turn: str = "{{content}}"
     tools_join: str = "\n\n"
     thought: tuple[str, str] | None = None
+    no_thought: str = ""
+    empty_thought: EmptyThought = "last"
+    keep_thoughts: bool = False
     thought_prompt: str = ""
     strip: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     eos: str | None = None
     special_tokens: tuple[str, ...] = ()
+    bos_eos: tuple[str, str] = ("<s>", "</s>")
+
+    def with_tokens(self, bos: str, eos: str, auto_bos: str) -> ChatTemplate:
+        """Put the tokenizer's BOS and EOS into every literal (the default system text is data, not a literal)."""
+        values = {"{{bos}}": bos, "{{eos}}": eos, "{{auto_bos}}": auto_bos}
+        bound: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str) and field.name != "default_system":
+                for slot, token in values.items():
+                    value = value.replace(slot, token)
+                bound[field.name] = value
+        return replace(self, **bound)
 
 
 def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Template:
@@ -122,7 +156,7 @@ def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Tem
     if name is None and tokenizer.chat_template:
         _refuse_for_jinja(args)
         return JinjaTemplate(tokenizer, "tokenizer", tokenizer.get_chat_template(), **flags)
-    written = name is not None and name.endswith((".yaml", ".yml"))
+    written = name is not None and _is_yaml(name)
     if name is not None and not written and (name.endswith((".jinja", ".jinja2", ".j2")) or os.sep in name):
         _refuse_for_jinja(args)
         return JinjaTemplate(tokenizer, name, _read(name), **flags)
@@ -134,20 +168,42 @@ def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Tem
 
 
 def render(
-    template: Template, messages: Sequence[Message | dict[str, Any]], tools: Sequence[dict[str, Any]] = (), **flags: Any
+    template: str | Template,
+    messages: Sequence[Message | dict[str, Any]],
+    tools: Sequence[dict[str, Any]] | None = None,
+    add_generation_prompt: bool = False,
+    **flags: Any,
 ) -> str:
-    """Write a conversation as the text that the model sees.
+    """Write a conversation as the text that the model sees, special tokens written out.
 
     Args:
-        template: From :func:`get_template`.
+        template: A name or a ``.yaml`` file, written with the family's usual BOS and EOS; or what :func:`get_template`
+            gave, written with its tokenizer's.
         messages: Messages, or OpenAI message dicts.
         tools: OpenAI tool objects.
-        **flags: ``add_generation_prompt``, ``enable_thinking``, ``preserve_thinking``.
+        add_generation_prompt: End with the start of an assistant turn.
+        **flags: ``enable_thinking``, ``preserve_thinking``.
+
+    Raises:
+        ConfigError: No such template, or one that has no place for something in the conversation.
     """
+    from ..plugins import resolve
     from .messages import Message
+    from .template_pieces import Options, render_pieces
 
     read = [message if isinstance(message, Message) else Message.from_openai(message) for message in messages]
-    return template.render(read, tools, **flags)
+    if not isinstance(template, str):
+        return template.render(read, tools or (), add_generation_prompt=add_generation_prompt, **flags)
+    chat: ChatTemplate = read_literals(template) if _is_yaml(template) else resolve("templates", template)
+    bos, eos = chat.bos_eos
+    options = Options(add_generation_prompt=add_generation_prompt, **flags)
+    bound = chat.with_tokens(bos, chat.eos or eos, "")
+    pieces = render_pieces(bound, resolve("tool_formats", chat.tool_format), read, tools or (), options)
+    return "".join(piece.text for piece in pieces)
+
+
+def _is_yaml(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
 
 
 def read_literals(path: str) -> ChatTemplate:
@@ -173,15 +229,20 @@ def read_literals(path: str) -> ChatTemplate:
     return replace(base, **{"name": path, **{key: _check_literal(path, key, value) for key, value in values.items()}})
 
 
-def _check_literal(path: str, key: str, value: Any) -> str | tuple[str, ...]:
+def _check_literal(path: str, key: str, value: Any) -> str | bool | tuple[str, ...]:
     """A value of a YAML template, if a :class:`ChatTemplate` can have it."""
     known = {field.name: str(field.type) for field in fields(ChatTemplate)}
     if key not in known:
         near = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise ConfigError(f"template {path}: unknown key {key!r}; {hint}")
-    if key == "tools_in" and value not in get_args(ToolsPlace):
-        raise ConfigError(f"template {path}: tools_in: {value!r} is not one of {', '.join(get_args(ToolsPlace))}")
+    choices = {"tools_in": get_args(ToolsPlace), "empty_thought": get_args(EmptyThought)}.get(key)
+    if choices is not None and value not in choices:
+        raise ConfigError(f"template {path}: {key}: {value!r} is not one of {', '.join(choices)}")
+    if known[key] == "bool":
+        if not isinstance(value, bool):
+            raise ConfigError(f"template {path}: {key} must be true or false, got {value!r}")
+        return value
     if "tuple" not in known[key]:
         if not isinstance(value, str):
             raise ConfigError(f"template {path}: {key} must be text, got {value!r}")

@@ -24,7 +24,8 @@ _TEXT = """
 {%- endfor -%}
 {%- endif -%}
 {%- endmacro -%}
-{%- set ns = namespace(first_user=-1, last_user=messages | length - 1, calls=0, answers=0, given=false, opening='') -%}
+{%- set ns = namespace(first_user=-1, last_user=messages | length - 1, calls=0, answers=0) -%}
+{%- set ns.names = [] -%}{%- set ns.given = false -%}{%- set ns.opening = '' -%}
 {%- for message in messages -%}
 {%- if message.role == 'user' -%}
 {%- if ns.first_user < 0 -%}{%- set ns.first_user = loop.index0 -%}{%- endif -%}
@@ -33,6 +34,32 @@ _TEXT = """
 {%- endfor -%}
 """
 
+_SCALAR = "value | tojson if value is mapping or value is iterable else value | string"
+_QUOTED = (
+    "value | replace('\\\\', '\\\\\\\\') | replace('\\'', '\\\\\\'')"
+    " | replace('\\n', '\\\\n') | replace('\\r', '\\\\r')"
+)
+_VALUES = {  # the twin of tool_formats.values.write_value
+    "text": "value if value is string else value | tojson",
+    "gemma": "gemma(value)",
+    "python": f"value if value is string else ({_SCALAR})",
+    "quoted": f"'\\'' + ({_QUOTED}) + '\\'' if value is string else ({_SCALAR})",
+}
+_GEMMA = """
+{%- macro gemma(value) -%}
+{%- if value is string -%}{{- '<|"|>' + value + '<|"|>' -}}
+{%- elif value is mapping -%}
+{{- '{' -}}
+{%- for key, item in value.items() -%}{{- ('' if loop.first else ',') + key + ':' + gemma(item) -}}{%- endfor -%}
+{{- '}' -}}
+{%- elif value is iterable -%}
+{{- '[' -}}
+{%- for item in value -%}{{- ('' if loop.first else ',') + gemma(item) -}}{%- endfor -%}
+{{- ']' -}}
+{%- else -%}{{- value | tojson -}}
+{%- endif -%}
+{%- endmacro -%}
+"""
 _AFTER_TOOL = "loop.index0 > 0 and messages[loop.index0 - 1].role == 'tool'"
 _ENDS_IN_TOOL = "messages | length > 0 and messages[-1].role == 'tool'"
 
@@ -46,12 +73,13 @@ def write_jinja(chat: ChatTemplate, tool_format: JsonToolFormat, options: Option
         options: What the variables ``enable_thinking`` and ``preserve_thinking`` are when the caller sets none.
     """
     thinking = {True: "true", False: "false", None: "none"}[options.enable_thinking]
-    stripped = sorted(set(chat.strip) - {"user_turn", "answer"})
+    stripped = sorted(set(chat.strip) - {"user_turn", "answer", "thought"})
     preserve = str(options.preserve_thinking).lower()
     lines = [
         _TEXT.strip(),
         _set("thinking", f"enable_thinking if enable_thinking is defined else {thinking}") if chat.thought else "",
         _set("preserve", f"preserve_thinking if preserve_thinking is defined else {preserve}") if chat.thought else "",
+        _GEMMA.strip() if tool_format.values == "gemma" else "",
         _tool_list(tool_format),
         _emit(_quote(chat.prefix)),
         _opening(chat),
@@ -113,7 +141,7 @@ def _number(given: str, counter: str) -> str:
 def _tool_list(tool_format: JsonToolFormat) -> str:
     indent = "" if tool_format.indent is None else f"indent={tool_format.indent}"
     wrapped = f"{{'type': 'function', 'function': function}} | tojson({indent})"
-    one = _fill(tool_format.tool, tool=f"({wrapped})", function=f"(function | tojson({indent}))")
+    one = _fill(tool_format.tool, tool=f"({wrapped})", function=f"(function | tojson({indent}))", name="function.name")
     return "\n".join(
         [
             "{%- macro tool_list() -%}",
@@ -133,11 +161,15 @@ def _opening(chat: ChatTemplate) -> str:
     """The leading system text: written, or kept in ``merged`` for the first user turn."""
     default = _quote(chat.default_system or "")
     given = "ns.given" if chat.default_system is None else "true"
-    in_system = chat.tools_in == "system"
+    if chat.default_system is not None and not chat.default_beside_tools:
+        default, given = f"('' if tools else {default})", "(ns.given or not tools)"
+    in_system = chat.tools_in in ("system", "before_system")
+    tools_turn = _emit(_fill(chat.tools_turn, content="tool_list()"))
     one = "(text(message) | trim)" if "system" in chat.strip else "text(message)"
     every = chat.gather_system is not None
     joined = f"(ns.opening + {_quote(chat.gather_system or '')} if ns.given else '') + {one}" if every else one
     lines = [
+        _when("tools", tools_turn) if chat.tools_in == "turn_before_system" else "",
         "{%- for message in messages -%}",
         _when(
             "message.role == 'system'" if every else "message.role == 'system' and loop.first",
@@ -146,7 +178,10 @@ def _opening(chat: ChatTemplate) -> str:
         "{%- endfor -%}",
         _set("opening", f"ns.opening if ns.given else {default}"),
     ]
-    if in_system:
+    if chat.tools_in == "before_system":
+        joined = f"tool_list() + ({_quote(chat.tools_join)} + opening if opening else '')"
+        lines.append(_when("tools", _set("opening", joined)))
+    elif in_system:
         joined = f"(opening + {_quote(chat.tools_join)} if {given} else '') + tool_list()"
         lines.append(_when("tools", _set("opening", joined)))
     condition = f"{given} or tools" if in_system else given
@@ -157,8 +192,10 @@ def _opening(chat: ChatTemplate) -> str:
         plain = _emit(_fill(chat.first_system or chat.system, content="opening"))
         if chat.first_system_with_tools is not None:
             plain = _when("tools", _emit(_fill(chat.first_system_with_tools, content="opening")), plain)
-        lines.append(_when(condition, plain))
-    return "\n".join(lines)
+        lines.append(_when(condition, plain, _emit(_quote(chat.no_system))))
+    if chat.tools_in == "turn_after_system":
+        lines.append(_when("tools", tools_turn))
+    return "\n".join(line for line in lines if line)
 
 
 def _late_system(chat: ChatTemplate) -> str:
@@ -192,19 +229,26 @@ def _header(chat: ChatTemplate, after_tool: str) -> str:
 
 def _assistant(chat: ChatTemplate, tool_format: JsonToolFormat) -> str:
     before, _, after = slots(chat.assistant)
-    any_text = "content or not message.tool_calls" + (" or thought" if chat.thought else "")
     lines = [
         _header(chat, _AFTER_TOOL),
         _thought(chat),
         _emit(_quote(before)),
-        _when(any_text, _emit(_quote(chat.text_start))),
         "{{- thought -}}" if chat.thought else "",
+        _when("content or not message.tool_calls", _emit(_quote(chat.text_start))),
         "{{- content -}}",
+        _set("ns.names", "[]"),
         _when("message.tool_calls", _calls(tool_format)),
-        _emit(_quote(after)),
-        _emit(_quote(chat.gap)),
+        _assistant_end(chat, after),
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _assistant_end(chat: ChatTemplate, after: str) -> str:
+    text = _emit(_quote(after))
+    if chat.end:
+        text = _when("loop.last and not add_generation_prompt", _emit(_quote(chat.end)), text)
+    text += _emit(_quote(chat.gap))
+    return text if chat.calls_end is None else _when("message.tool_calls", _emit(_quote(chat.calls_end)), text)
 
 
 def _thought(chat: ChatTemplate) -> str:
@@ -212,20 +256,24 @@ def _thought(chat: ChatTemplate) -> str:
         return ""
     opening, closing = (_quote(word.strip()) for word in chat.thought)
     before = f"content.split({closing})[0].rstrip('\\n').split({opening})[-1].lstrip('\\n')"
-    shown = "(preserve or loop.index0 > ns.last_user) and (reasoning or loop.last)"
+    here = "true" if chat.keep_thoughts else "(preserve or loop.index0 > ns.last_user)"
+    empty = {"last": "loop.last", "open": "true", "never": "false"}[chat.empty_thought]
     if chat.generation_after_tool is not None:
-        shown = f"(preserve or loop.index0 > ns.last_user) and (reasoning or loop.last and not ({_AFTER_TOOL}))"
-    written = f"{_quote(chat.thought[0])} + reasoning.strip('\\n') + {_quote(chat.thought[1])}"
+        empty += f" and not ({_AFTER_TOOL})"
+    shown = f"{here} and (reasoning or {empty})"
+    reasoning = "(reasoning | trim)" if "thought" in chat.strip else "reasoning.strip('\\n')"
+    written = f"{_quote(chat.thought[0])} + {reasoning} + {_quote(chat.thought[1])}"
     return "\n".join(
         [
             _set("reasoning", "''"),
-            _set("thought", "''"),
+            _set("thought", _quote(chat.no_thought)),
             "{%- if message.reasoning_content is string -%}",
             _set("reasoning", "message.reasoning_content"),
             f"{{%- elif {closing} in content -%}}",
             _set("reasoning", before),
             _set("content", f"content.split({closing})[-1]" + (".lstrip('\\n')" if "answer" in chat.strip else "")),
             "{%- endif -%}",
+            _set("content", "content | trim") if "assistant" in chat.strip else "",
             _when("thinking is false", _set("reasoning", "''")),
             _when(shown, _set("thought", written) + _set("content", "content.lstrip('\\n')")),
         ]
@@ -242,14 +290,33 @@ def _calls(tool_format: JsonToolFormat) -> str:
         "{%- for item in message.tool_calls -%}",
         _set("call", "item.function if item.function is defined else item"),
         _when("not loop.first", _emit(_quote(tool_format.call_join))),
-        _set("arguments", "call.arguments if call.arguments is string else call.arguments | tojson"),
+        _arguments(tool_format),
         _emit(one),
         _set("ns.calls", "ns.calls + 1"),
+        _set("ns.names", "ns.names + [call.name]"),
         "{%- endfor -%}",
         _when("message.tool_calls | length > 1", _emit(_quote(after)) if after else ""),
         _emit(_quote(tool_format.calls_close)),
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _arguments(tool_format: JsonToolFormat) -> str:
+    if tool_format.argument is None:
+        return _set("arguments", "call.arguments if call.arguments is string else call.arguments | tojson")
+    value = _VALUES[tool_format.values]
+    one = _fill(tool_format.argument, key="key", value=f"({value})")
+    return "\n".join(
+        [
+            _when("call.arguments is string", "{{- raise_exception('arguments of calls must be an object') -}}"),
+            _set("ns.arguments", "''"),
+            "{%- for key, value in call.arguments.items() -%}",
+            _when("not loop.first", _set("ns.arguments", f"ns.arguments + {_quote(tool_format.argument_join)}")),
+            _set("ns.arguments", f"ns.arguments + {one}"),
+            "{%- endfor -%}",
+            _set("arguments", "ns.arguments"),
+        ]
+    )
 
 
 def _tool(chat: ChatTemplate) -> str:
@@ -262,10 +329,12 @@ def _tool(chat: ChatTemplate) -> str:
                 chat.tool,
                 content="content",
                 json="(content | tojson)",
+                name="(ns.names[0] if ns.names else '')",
                 id=_number("message.tool_call_id", "ns.answers"),
             )
         ),
         _set("ns.answers", "ns.answers + 1"),
+        _set("ns.names", "ns.names[1:]"),
         _when(closes, _emit(_quote(chat.tool_close))),
     ]
     return "\n".join(line for line in lines if line)
@@ -274,5 +343,6 @@ def _tool(chat: ChatTemplate) -> str:
 def _thought_prompt(chat: ChatTemplate) -> str:
     if chat.thought is None:
         return ""
-    body = _when("thinking is false", _emit(_quote("".join(chat.thought))), _emit(_quote(chat.thought_prompt)))
+    closed = chat.no_thought or "".join(chat.thought)
+    body = _when("thinking is false", _emit(_quote(closed)), _emit(_quote(chat.thought_prompt)))
     return body if chat.generation_after_tool is None else _when(f"not ({_ENDS_IN_TOOL})", body)

@@ -126,8 +126,9 @@ class _Renderer:
         self.tools = list(tool_format.describe_pieces(tools)) if tools else []
         self.merged: list[Piece] = []
         self.calls = self.answers = 0
+        self.names: list[str] = []
         self.out: list[Piece] = []
-        needs_user = "the tool list" if self.tools and chat.tools_in != "system" else None
+        needs_user = "the tool list" if self.tools and chat.tools_in in ("first_user", "before_last_user") else None
         if chat.merge_system is not None and messages and messages[0].role == "system":
             needs_user = "the system text"
         if needs_user and not users:
@@ -144,7 +145,7 @@ class _Renderer:
             self.write(self.header(len(messages)), GLUE)
             if chat.thought and not self.continues(len(messages)):
                 closed = self.options.enable_thinking is False
-                self.write("".join(chat.thought) if closed else chat.thought_prompt, GLUE)
+                self.write(chat.no_thought or "".join(chat.thought) if closed else chat.thought_prompt, GLUE)
         else:
             self.write(chat.suffix, GLUE)
         return self.out
@@ -168,22 +169,31 @@ class _Renderer:
         if chat.gather_system is not None:
             leading = [index for index, message in enumerate(messages) if message.role == "system"]
         index = leading[0] if leading else GLUE
+        if self.tools and chat.tools_in == "turn_before_system":
+            self.write(chat.tools_turn, GLUE, content=self.tools)
         content: list[Piece] = []
         for number, place in enumerate(leading):
             content += [Piece(chat.gather_system or "", place, False, True)] if number else []
             content += _data(self.text(messages[place]), place)
-        if not leading and chat.default_system is not None:
-            content += _data(chat.default_system, GLUE)
-        exists = bool(leading) or chat.default_system is not None
+        default = chat.default_system if chat.default_beside_tools or not self.tools else None
+        if not leading and default is not None:
+            content += _data(default, GLUE)
+        exists = bool(leading) or default is not None
+        join = [Piece(chat.tools_join, GLUE, False, True)] if exists else []
         if self.tools and chat.tools_in == "system":
-            content += [Piece(chat.tools_join, GLUE, False, True)] if exists else []
-            content += self.tools
+            content = content + join + self.tools
+        elif self.tools and chat.tools_in == "before_system":
+            content = self.tools + (join + content if content else [])
         if content or exists:
             if chat.merge_system is not None:
                 self.merged = list(fill(chat.merge_system, index, False, {"content": content}))
             else:
                 literal = chat.first_system_with_tools if self.tools else None
                 self.write(literal or chat.first_system or chat.system, index, content=content)
+        elif chat.merge_system is None:
+            self.write(chat.no_system, GLUE)
+        if self.tools and chat.tools_in == "turn_after_system":
+            self.write(chat.tools_turn, GLUE, content=self.tools)
         return int(given)
 
     def system(self, index: int, message: Message) -> None:
@@ -218,16 +228,22 @@ class _Renderer:
     def assistant(self, index: int, message: Message) -> None:
         self.write(self.header(index), index)
         body, text = self.thought(index, message)
-        if text or body or not message.tool_calls:
-            body = [*fill(self.chat.text_start, index, True, {}), *body]
+        if text or not message.tool_calls:
+            body += fill(self.chat.text_start, index, True, {})
         body += _data(text, index, True)
         if message.tool_calls:
             joined = self.tool_format.content_join if text else ""
             body += fill(joined, index, True, {})
             body += self.tool_format.call_pieces(message.tool_calls, index, self.calls)
             self.calls += len(message.tool_calls)
-        self.write(self.chat.assistant, index, True, content=body)
-        self.write(self.chat.gap, index)
+        before, _, after = slots(self.chat.assistant)
+        last = index == len(self.messages) - 1 and not self.options.add_generation_prompt
+        ends_calls = bool(message.tool_calls) and self.chat.calls_end is not None
+        self.names = [call.name for call in message.tool_calls]
+        self.write(before, index, True)
+        self.out += body
+        self.write((self.chat.calls_end or "") if ends_calls else (last and self.chat.end) or after, index, True)
+        self.write("" if ends_calls else self.chat.gap, index)
 
     def thought(self, index: int, message: Message) -> tuple[list[Piece], str]:
         """The thought as it is written at this place, and the text without it."""
@@ -241,15 +257,21 @@ class _Renderer:
         reasoning, text = split_thought(text, message.reasoning, self.chat.thought)
         if self.options.enable_thinking is False:
             reasoning = ""
-        empty = index == len(self.messages) - 1 and not self.continues(index)
-        here = self.options.preserve_thinking or index > self.last_user
+        last = index == len(self.messages) - 1
+        empty = {"last": last, "open": True, "never": False}[self.chat.empty_thought] and not self.continues(index)
+        here = self.options.preserve_thinking or self.chat.keep_thoughts or index > self.last_user
+        if "assistant" in self.chat.strip:
+            text = text.strip()
         if not here or not (reasoning or empty):
-            return [], text.lstrip("\n") if inline and "answer" in self.chat.strip else text
+            trained = last and self.options.enable_thinking is True
+            dropped = list(fill(self.chat.no_thought, index, trained, {}))
+            return dropped, text.lstrip("\n") if inline and "answer" in self.chat.strip else text
         written = bool(reasoning) or self.options.enable_thinking is True
-        prompted = self.chat.thought_prompt == opening
-        pieces = [Piece(opening, index, written and not prompted, True)]
-        pieces += _data(reasoning.strip("\n"), index, True)
-        pieces.append(Piece(closing, index, written, True))
+        prompt = self.chat.thought_prompt
+        in_prompt = not reasoning and prompt.startswith(opening) and prompt != opening
+        pieces = [Piece(opening, index, written and prompt != opening and not in_prompt, True)]
+        pieces += _data(reasoning.strip(None if "thought" in self.chat.strip else "\n"), index, True)
+        pieces.append(Piece(closing, index, written and not in_prompt, True))
         return pieces, text.lstrip("\n")
 
     def tool(self, index: int, message: Message) -> None:
@@ -260,7 +282,8 @@ class _Renderer:
         number = message.tool_call_id or call_number(self.answers)
         self.answers += 1
         text = self.text(message)
-        self.write(chat.tool, index, content=text, json=json.dumps(text, ensure_ascii=False), id=number)
+        name = self.names.pop(0) if self.names else ""
+        self.write(chat.tool, index, content=text, json=json.dumps(text, ensure_ascii=False), id=number, name=name)
         self.write(chat.tool_close if closes else "", index)
 
 

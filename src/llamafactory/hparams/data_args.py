@@ -69,6 +69,9 @@ class DataArguments:
     # Preview and check-data.
     report_format: Literal["text", "json"] = arg("text", "check-data prints a report, or one JSON object.")
     preview_format: Literal["text", "json"] = arg("text", "preview prints coloured text, or one JSON object a row.")
+    messages: str | None = arg(
+        None, "preview: JSON file of one conversation to write out (messages; or an object of messages and tools)."
+    )
     preview_samples: int = arg(3, "Rows that preview shows.")
 
 

@@ -62,6 +62,17 @@ def get_train_args(source: Source = None) -> TrainArgs:
     return args
 
 
+def get_data_args(source: Source = None) -> data_args.DataArguments:
+    """Read the keys of the data alone, for what needs no model.
+
+    Raises:
+        ConfigError: A key is unknown or has the wrong type.
+    """
+    flat = _read(source)
+    section: data_args.DataArguments = _build(data_args.DataArguments, flat.values, flat)
+    return section
+
+
 def get_infer_args(source: Source = None) -> InferArgs:
     """Read what chat, a server or export is asked to do; keys of training are accepted and not used.
 

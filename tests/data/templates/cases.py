@@ -85,7 +85,7 @@ CASES = [
     _case("multi-turn", [U, A, U2, A2]),
     _case("system", [S, U, A]),
     _case("system multi-turn", [S, U, A, U2, A2]),
-    _case("white space", [_say("user", "  Hi \n"), _say("assistant", "\n Hello  \n"), U, A]),
+    _case("white space", [_say("user", "  Hi \n"), _say("assistant", "\n Hello  \n"), U, A], "white_space"),
     _case("system white space", [_say("system", " x \n"), _say("user", "\n Hi "), A], "system_space"),
     _case("special text", [_say("user", "<b>{{ x }} {% y %}</b>"), _say("assistant", "'\"\\n\\")]),
     _case("late system", [U, A, S, U2, A2], "late_system"),

@@ -13,10 +13,35 @@ from llamafactory.extras.errors import ConfigError
 
 from .binding import bind, encode, ids_and_weights, official_ids, sample
 from .cases import A2, CALL, CASES, INLINE, RESULT, THOUGHT, TIME, U2, WEATHER, A, S, U
-from .test_official import OFFICIAL, Official, _runs, load_official
+from .official_texts import OFFICIAL, Official
+from .test_official import _runs, load_official
 from .trained_tokenizers import build_tokenizer
 
-ONE_EACH = list({one.template: one for one in OFFICIAL}.values())
+# A named template knows more than its official text shows: what ends an answer, and that an empty thought is context.
+KNOWS_MORE = {
+    "qwen3_5",
+    "qwen3_5_nothink",
+    "qwen3_6",
+    "chatglm3",
+    "glm4",
+    "glmz1",
+    "glm4v",
+    "glm4_moe",
+    "glm4_5v",
+    "glm4_7",
+    "glm_ocr",
+    "falcon",
+    "minicpm_v",
+    "minicpm_v_4_6",
+    "ernie_vl",
+    "lfm2",
+    "bailing",
+    "gemma4",
+    "gemma4n",
+    "mimo_v2",
+    "solar",
+}
+ONE_EACH = list({one.template: one for one in OFFICIAL if one.template not in KNOWS_MORE}.values())
 
 
 # Calls in a turn of Mistral have no start of their own, and the tool list moves away from earlier turns.
@@ -26,7 +51,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("official", [one for one in ONE_EACH if not one.flags], ids=str)
+@pytest.mark.parametrize("official", [one for one in ONE_EACH if not one.flags and not one.frozen[0]], ids=str)
 def test_ids_and_weights_equal_those_of_the_named_template(official: Official) -> None:
     tokenizer = build_tokenizer(official.template)
     named = bind(tokenizer, official.template)

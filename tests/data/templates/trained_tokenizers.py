@@ -32,6 +32,7 @@ BOS_EOS = {
     "deepseek": ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
     "chatml": ("<|im_start|>", "<|im_end|>"),
     "smollm": ("<|im_start|>", "<|im_end|>"),
+    "seed_oss": ("<seed:bos>", "<seed:eos>"),
 }
 
 

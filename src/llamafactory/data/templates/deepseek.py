@@ -7,6 +7,7 @@ from ..template import ChatTemplate
 
 deepseek = ChatTemplate(
     name="deepseek",
+    bos_eos=("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
     prefix="{{bos}}",
     system="{{content}}\n\n",
     user="User: {{content}}\n\n",
@@ -17,6 +18,7 @@ deepseek = ChatTemplate(
 
 deepseek3 = ChatTemplate(
     name="deepseek3",
+    bos_eos=("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
     prefix="{{bos}}",
     user="<｜User｜>{{content}}",
     generation="<｜Assistant｜>",
@@ -36,3 +38,22 @@ deepseekr1 = replace(
 )
 
 deepseekr1_0528 = replace(deepseekr1, name="deepseekr1_0528", thought_prompt="", tool_join="\n")
+
+deepseekcoder = ChatTemplate(
+    name="deepseekcoder",
+    bos_eos=("<｜begin▁of▁sentence｜>", "<|EOT|>"),
+    prefix="{{bos}}",
+    default_system=(
+        "You are an AI programming assistant, utilizing the Deepseek Coder model, developed by Deepseek Company, and you "
+        "only answer questions related to computer science. For politically sensitive questions, security and privacy "
+        "issues, and other non-computer science questions, you will refuse to answer\n"
+    ),
+    user="### Instruction:\n{{content}}\n",
+    generation="### Response:\n",
+    assistant="{{content}}\n<|EOT|>",
+    gap="\n",
+    tool="### Response:\n{{content}}\n<|EOT|>\n",
+    eos="<|EOT|>",
+    stop=("<|EOT|>",),
+    special_tokens=("<|EOT|>",),
+)

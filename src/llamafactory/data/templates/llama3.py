@@ -7,6 +7,7 @@ from ..template import ChatTemplate
 
 llama3 = ChatTemplate(
     name="llama3",
+    bos_eos=("<|begin_of_text|>", "<|eot_id|>"),
     prefix="{{bos}}",
     system="<|start_header_id|>system<|end_header_id|>\n\n{{content}}<|eot_id|>",
     user="<|start_header_id|>user<|end_header_id|>\n\n{{content}}<|eot_id|>",
@@ -31,4 +32,21 @@ llama3_1 = replace(
     default_system="",
     first_system=_SYSTEM + _DATES + "{{content}}<|eot_id|>",
     first_system_with_tools=_SYSTEM + "Environment: ipython\n" + _DATES + "{{content}}<|eot_id|>",
+)
+
+mllama = replace(llama3_1, name="mllama")
+
+llama4 = replace(
+    llama3,
+    name="llama4",
+    system="<|header_start|>system<|header_end|>\n\n{{content}}<|eot|>",
+    first_system_with_tools="<|header_start|>system<|header_end|>\n\nEnvironment: ipython\n{{content}}<|eot|>",
+    user="<|header_start|>user<|header_end|>\n\n{{content}}<|eot|>",
+    generation="<|header_start|>assistant<|header_end|>\n\n",
+    assistant="{{content}}<|eot|>",
+    tool="<|header_start|>ipython<|header_end|>\n\n{{json}}<|eot|>",
+    strip=("system",),
+    stop=("<|eot|>", "<|eom|>"),
+    eos="<|eot|>",
+    special_tokens=("<|header_start|>", "<|header_end|>", "<|eot|>"),
 )

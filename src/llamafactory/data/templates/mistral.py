@@ -39,3 +39,13 @@ mistral_small = replace(
     tool_format="mistral_small",
     special_tokens=("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
 )
+
+pixtral = replace(ministral, name="pixtral")
+
+ministral3 = replace(
+    mistral_small,
+    name="ministral3",
+    tool="[TOOL_RESULTS]{{content}}[/TOOL_RESULTS]",
+    tool_format="ministral3",
+    tools_in="turn_after_system",
+)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Phi-4 and Phi-4-mini."""
+"""Phi-3 and 3.5, Phi-3-small, Phi-4 and Phi-4-mini."""
+
+from dataclasses import replace
 
 from ..template import ChatTemplate
 
@@ -18,6 +20,7 @@ phi4 = ChatTemplate(
 # EOS (<|endoftext|>) closes the conversation; <|end|> closes a turn, so generation stops at both.
 phi4_mini = ChatTemplate(
     name="phi4_mini",
+    bos_eos=("<|endoftext|>", "<|endoftext|>"),
     system="<|system|>{{content}}<|end|>",
     user="<|user|>{{content}}<|end|>",
     generation="<|assistant|>",
@@ -29,3 +32,18 @@ phi4_mini = ChatTemplate(
     stop=("<|end|>",),
     special_tokens=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
 )
+
+phi = replace(
+    phi4_mini,
+    name="phi",
+    bos_eos=("<s>", "<|endoftext|>"),
+    system="<|system|>\n{{content}}<|end|>\n",
+    user="<|user|>\n{{content}}<|end|>\n",
+    generation="<|assistant|>\n",
+    gap="\n",
+    tool="<|tool|>\n{{content}}<|end|>\n",
+    tool_format="default",
+    tools_join="\n\n",
+)
+
+phi_small = replace(phi, name="phi_small", bos_eos=("<|endoftext|>", "<|endoftext|>"), prefix="{{bos}}")

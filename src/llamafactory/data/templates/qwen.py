@@ -26,3 +26,34 @@ qwen3 = replace(_base, name="qwen3", thought=("<think>\n", "\n</think>\n\n"), st
 qwen3_thinking = replace(qwen3, name="qwen3_thinking", thought_prompt="<think>\n")
 
 qwen3_nothink = replace(_base, name="qwen3_nothink")
+
+_VISION = "You are a helpful assistant."
+
+qwen2_vl = replace(_base, name="qwen2_vl", default_system=_VISION)
+
+qwen2_audio = replace(qwen2_vl, name="qwen2_audio")
+
+qwen2_omni = replace(qwen2_vl, name="qwen2_omni")
+
+qwen3_omni = replace(qwen3, name="qwen3_omni")
+
+qwen3_omni_nothink = replace(qwen3_nothink, name="qwen3_omni_nothink")
+
+qwen3_vl = replace(qwen3, name="qwen3_vl", thought_prompt="<think>\n")
+
+qwen3_vl_nothink = replace(qwen3_nothink, name="qwen3_vl_nothink")
+
+qwen3_5 = replace(
+    qwen3,
+    name="qwen3_5",
+    tool_format="qwen3_5",
+    tools_in="before_system",
+    empty_thought="open",
+    thought_prompt="<think>\n",
+    strip=("system", "user", "assistant", "tool", "thought", "answer"),
+)
+
+# The same text, but its prompt closes the thought at once.
+qwen3_5_nothink = replace(qwen3_5, name="qwen3_5_nothink", thought_prompt="<think>\n\n</think>\n\n")
+
+qwen3_6 = replace(qwen3_5, name="qwen3_6")

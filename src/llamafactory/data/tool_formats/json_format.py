@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tool dialects whose tools and arguments are JSON between literal marks: all that differs is data."""
+"""Tool dialects whose tools are JSON between literal marks, and whose arguments are, too, or stand one by one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from ...extras.errors import ConfigError
 from ..messages import ToolCall
-from ..template_pieces import GLUE, Piece, call_number, fill
+from ..template_pieces import GLUE, Piece, Values, call_number, fill
+from .values import read_arguments, read_gemma, write_value
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class JsonToolFormat:
 
     Attributes:
         head: Before the tool list.
-        tool: One tool; slots ``{{tool}}`` (OpenAI tool object) or ``{{function}}`` (the object inside it).
+        tool: One tool; slots ``{{tool}}`` (OpenAI tool object) or ``{{function}}`` (the object inside it),
+            ``{{name}}``.
         join: Between tools.
         tail: After the tool list.
         indent: Spaces of indented JSON in the tool list; ``None`` for one line.
@@ -29,6 +32,11 @@ class JsonToolFormat:
         call_join: Between calls.
         calls_close: After the last call.
         several: Put around the calls when there is more than one.
+        argument: One argument with slots ``{{key}}`` and ``{{value}}``; ``None``: all are one JSON object.
+        argument_join: Between arguments.
+        values: How a value stands in ``argument``; strings as they are and all else JSON (``text``), the same with
+            Python's ``True`` and ``None`` (``python``), strings quoted as Python
+            does (``quoted``), or Gemma 4's own marks (``gemma``).
         start: Regular expression that ends where the JSON of a call starts, or of a list of calls; the group ``name``
             (and ``id``) when the name is not part of the JSON.
     """
@@ -45,6 +53,9 @@ class JsonToolFormat:
     call_join: str = ""
     calls_close: str = ""
     several: tuple[str, str] = ("", "")
+    argument: str | None = None
+    argument_join: str = ""
+    values: Literal["text", "python", "quoted", "gemma"] = "text"
 
     def describe(self, tools: Sequence[dict[str, Any]]) -> str:
         """The tool list as the model reads it."""
@@ -54,16 +65,21 @@ class JsonToolFormat:
         """Calls as the model writes them."""
         return "".join(piece.text for piece in self.call_pieces(calls, GLUE, 0))
 
-    def parse(self, text: str) -> list[ToolCall]:
+    def parse(self, text: str, tools: Sequence[dict[str, Any]] = ()) -> list[ToolCall]:
         """The calls in an answer; what cannot be read as a call is none."""
-        return self.split(text)[1]
+        return self.split(text, tools)[1]
 
-    def split(self, text: str) -> tuple[str, list[ToolCall]]:
-        """Tell an answer's text from its calls."""
+    def split(self, text: str, tools: Sequence[dict[str, Any]] = ()) -> tuple[str, list[ToolCall]]:
+        """Tell an answer's text from its calls.
+
+        Args:
+            text: What the model wrote.
+            tools: OpenAI tool objects; where values are written without quotes, they tell ``"1"`` from ``1``.
+        """
         calls: list[ToolCall] = []
         content, position = text, 0
         while found := re.compile(self.start, re.MULTILINE).search(text, position):
-            new, position = _read_calls(text, found)
+            new, position = _read_calls(text, found) if self.argument is None else self.read_call(text, found, tools)
             if new and not calls:
                 content = text[: found.start()].removesuffix(self.calls_open).removesuffix(self.content_join)
             calls += new
@@ -74,9 +90,10 @@ class JsonToolFormat:
         yield from fill(self.head, GLUE, False, {})
         for number, tool in enumerate(tools):
             function = tool.get("function", tool)
-            values = {"tool": {"type": "function", "function": function}, "function": function}
+            whole = {"type": "function", "function": function}
+            values: Values = {"tool": _dump(whole, self.indent), "function": _dump(function, self.indent)}
             yield from fill(self.join if number else "", GLUE, False, {})
-            yield from fill(self.tool, GLUE, False, {key: _dump(value, self.indent) for key, value in values.items()})
+            yield from fill(self.tool, GLUE, False, {**values, "name": function["name"]})
         yield from fill(self.tail, GLUE, False, {})
 
     def call_pieces(self, calls: Sequence[ToolCall], message: int, first: int) -> Iterator[Piece]:
@@ -90,11 +107,48 @@ class JsonToolFormat:
         before, after = self.several if len(calls) > 1 else ("", "")
         yield from fill(self.calls_open + before, message, True, {})
         for number, call in enumerate(calls):
-            arguments = call.arguments if isinstance(call.arguments, str) else _dump(call.arguments, None)
+            arguments = self.argument_pieces(call, message)
             yield from fill(self.call_join if number else "", message, True, {})
             identity = call.id or call_number(first + number)
             yield from fill(self.call, message, True, {"name": call.name, "arguments": arguments, "id": identity})
         yield from fill(after + self.calls_close, message, True, {})
+
+    def argument_pieces(self, call: ToolCall, message: int) -> str | list[Piece]:
+        """The arguments of one call; raises ConfigError where they are text that is no JSON object."""
+        arguments = call.arguments
+        if self.argument is None:
+            return arguments if isinstance(arguments, str) else _dump(arguments, None)
+        if isinstance(arguments, str):
+            arguments = _loads(arguments)
+            if not isinstance(arguments, dict):
+                raise ConfigError(
+                    f"tool_calls: arguments of {call.name!r} must be a JSON object, got {call.arguments!r}"
+                )
+        pieces: list[Piece] = []
+        for number, (key, value) in enumerate(arguments.items()):
+            pieces += fill(self.argument_join if number else "", message, True, {})
+            pieces += fill(self.argument, message, True, {"key": key, "value": write_value(value, self.values)})
+        return pieces
+
+    def read_call(self, text: str, found: re.Match[str], tools: Sequence[dict[str, Any]]) -> tuple[list[ToolCall], int]:
+        """Read a call whose arguments stand one by one, from where ``start`` ended; returns it and where it ends."""
+        name, close = found["name"], self.call.partition("{{arguments}}")[2]
+        functions = [tool.get("function", tool) for tool in tools]
+        schema = next((one.get("parameters") for one in functions if one["name"] == name), None) or {}
+        assert self.argument is not None
+        read = (
+            read_gemma(text, found.end())
+            if self.values == "gemma"
+            else read_arguments(text, found.end(), (self.argument, self.argument_join, close), self.values, schema)
+        )
+        return ([], found.end()) if read is None else ([ToolCall(name, read[0])], read[1])
+
+
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None
 
 
 def _dump(value: Any, indent: int | None) -> str:

@@ -28,3 +28,10 @@ small = replace(
     calls_close="",
     start=r"\[TOOL_CALLS\](?P<name>[^\[\n]+)(?:\[CALL_ID\](?P<id>\w+))?\[ARGS\]",
 )
+
+ministral3 = replace(
+    small,
+    head="[AVAILABLE_TOOLS][",
+    call="[TOOL_CALLS]{{name}}[ARGS]{{arguments}}",
+    start=r"\[TOOL_CALLS\](?P<name>[^\[\n]+)\[ARGS\]",
+)

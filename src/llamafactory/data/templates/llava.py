@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLaVA and Video-LLaVA (their text part): each speaks the format of its language model."""
+
+from dataclasses import replace
+
+from .llama3 import llama3
+from .mistral import mistral_v1
+from .qwen import qwen2
+from .vicuna import vicuna
+from .yi import yi
+
+llava = replace(vicuna, name="llava")
+
+llava_next = replace(vicuna, name="llava_next")
+
+llava_next_video = replace(vicuna, name="llava_next_video")
+
+video_llava = replace(vicuna, name="video_llava")
+
+llava_next_llama3 = replace(llama3, name="llava_next_llama3")
+
+llava_next_mistral = replace(mistral_v1, name="llava_next_mistral")
+
+llava_next_video_mistral = replace(mistral_v1, name="llava_next_video_mistral")
+
+llava_next_qwen = replace(qwen2, name="llava_next_qwen")
+
+llava_next_yi = replace(yi, name="llava_next_yi")
+
+llava_next_video_yi = replace(yi, name="llava_next_video_yi")

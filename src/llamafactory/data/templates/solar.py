@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SOLAR 10.7B."""
+
+from ..template import ChatTemplate
+
+solar = ChatTemplate(
+    name="solar",
+    system="### System:\n{{content}}\n\n",
+    user="### User:\n{{content}}\n\n",
+    generation="### Assistant:\n",
+    assistant="{{content}}",
+    end="{{eos}}",
+    tool="### Tool:\n{{content}}\n\n",
+)
