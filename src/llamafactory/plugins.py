@@ -184,7 +184,7 @@ TOOL_FORMATS: dict[str, str] = {
     "granite4": "llamafactory.data.tool_formats.granite:granite4",
     "hy3": "llamafactory.data.tool_formats.hy3:tool_format",
     "lfm2": "llamafactory.data.tool_formats.lfm2:tool_format",
-    "ling": "llamafactory.data.tool_formats.ling:tool_format",
+    "ling": "llamafactory.data.tool_formats.qwen:tool_format",
     "llama3": "llamafactory.data.tool_formats.llama3:tool_format",
     "minimax1": "llamafactory.data.tool_formats.minimax:m1",
     "minimax2": "llamafactory.data.tool_formats.minimax:m2",

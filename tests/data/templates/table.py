@@ -23,6 +23,8 @@ TAGS = {
     "parallel": "several calls",
     "text_and_call": "text beside a call",
     "thought": "thoughts",
+    "empty": "empty answers",
+    "blank_lines": "blank lines",
     "white_space": "white space",
 }
 

@@ -37,6 +37,7 @@ KNOWS_MORE = {
     "lfm2",
     "bailing",
     "gemma4",
+    "seed_oss",
     "gemma4n",
     "mimo_v2",
     "solar",

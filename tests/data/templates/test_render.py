@@ -36,7 +36,7 @@ def test_a_name_writes_what_a_bound_template_writes(name: str) -> None:
     bos, eos = chat.bos_eos
     tokenizer.add_special_tokens({"bos_token": bos or "<none>", "eos_token": chat.eos or eos})
     template = bind(tokenizer, name)
-    for case in CASES[:4] + CASES[11:13]:
+    for case in [case for case in CASES if "late_system" not in case.tags][::5]:
         for prompt in (False, True):
             written = render(template, case.messages, case.tools, prompt)
             assert render(name, case.messages, case.tools, prompt) == (

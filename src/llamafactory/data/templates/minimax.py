@@ -13,7 +13,7 @@ minimax1 = ChatTemplate(
     assistant="{{content}}<end_of_sentence>",
     gap="\n",
     tool_open="<beginning_of_sentence>tool name=tools\n",
-    tool="tool name: {{id}}\ntool result: {{content}}\n\n",
+    tool="tool name: {{name}}\ntool result: {{content}}\n\n",
     tool_close="<end_of_sentence>\n",
     tool_format="minimax1",
     tools_in="turn_after_system",
