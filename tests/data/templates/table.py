@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llamafactory.plugins import TEMPLATES
 
-from .official_texts import NO_TOOLS, OFFICIAL
+from .official_texts import NO_TOOLS, NOT_COMPARED, OFFICIAL
 
 PAGE = Path(__file__).parents[3] / "docs" / "templates.md"
 START, END = "<!-- table -->\n", "<!-- /table -->"
@@ -39,7 +39,9 @@ def table() -> str:
                 rows.setdefault(_result(one.differs), []).append(one.source.partition(":")[2])
         for result, sources in rows.items():
             lines.append(f"| `{name}` | {', '.join(dict.fromkeys(sources))} | {result} |")
-        if not rows:
+        if name in NOT_COMPARED:
+            lines.append(f"| `{name}` | | **not compared** with its official text: {NOT_COMPARED[name]} |")
+        elif not rows:
             lines.append(f"| `{name}` | | no official text known to the packages that the tests use |")
     return "\n".join(lines) + "\n"
 

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llamafactory.data.messages import ToolCall
@@ -33,6 +34,15 @@ def _bare(calls: Any) -> list[tuple[str, Any]]:
     return [(call.name, call.arguments) for call in calls]
 
 
+def _keys_are_words(value: Any) -> bool:
+    """Gemma writes keys bare, inside values too: one with a brace or a colon cannot be told from what is around it."""
+    if isinstance(value, list):
+        return all(map(_keys_are_words, value))
+    return not isinstance(value, dict) or all(
+        re.fullmatch(r"[\w-]+", k) and _keys_are_words(v) for k, v in value.items()
+    )
+
+
 def _schema(calls: list[ToolCall]) -> list[dict[str, Any]]:
     """Tools that have these calls' arguments; only the first call of a name counts."""
     tools = {}
@@ -50,6 +60,7 @@ def _schema(calls: list[ToolCall]) -> list[dict[str, Any]]:
     st.sampled_from(["", "Let me see.", "a\n\nb {x"]),
 )
 def test_parse_gives_the_calls_back(name: str, calls: list[ToolCall], text: str) -> None:
+    assume(name != "gemma4" or all(_keys_are_words(call.arguments) for call in calls))
     dialect = resolve("tool_formats", name)
     written = text + (dialect.content_join if text else "") + dialect.render(calls)
     tools = _schema(calls)
