@@ -25,6 +25,7 @@ TUNERS: dict[str, str] = {
 STAGES: dict[str, str] = {
     "pt": "llamafactory.train.pt.workflow:stage",
     "sft": "llamafactory.train.sft.workflow:stage",
+    "dpo": "llamafactory.train.dpo.workflow:stage",
 }
 
 # One ChatTemplate value a row.

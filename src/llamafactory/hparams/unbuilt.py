@@ -21,6 +21,7 @@ ANY = object()
 ALWAYS: tuple[tuple[str, Any, str], ...] = (
     ("finetuning_type", "oft", "OFT"),
     ("quantization_bit", ANY, "quantization"),
+    ("ref_model_quantization_bit", ANY, "quantization"),
     ("infer_backend", "vllm", "the vLLM engine"),
     ("infer_backend", "sglang", "the SGLang engine"),
     ("mixture_of_depths", ANY, "mixture of depths"),
@@ -35,7 +36,6 @@ ALWAYS: tuple[tuple[str, Any, str], ...] = (
 TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("stage", "rm", "reward modelling"),
     ("stage", "ppo", "PPO"),
-    ("stage", "dpo", "DPO"),
     ("stage", "kto", "KTO"),
     ("streaming", ANY, "streaming"),
     ("use_dft_loss", ANY, "the DFT loss"),

@@ -34,6 +34,7 @@ def load_model(
     head: str | None = None,
     batch_tokens: int | None = None,
     use_cpu: bool = False,
+    beside_training: bool = False,
 ) -> nn.Module:
     """Load the model and make it ready to train, or merged and ready to answer.
 
@@ -43,6 +44,7 @@ def load_model(
         trainable: Apply the tuner for training; else adapters are merged and nothing requires a gradient.
         head: ``None`` for a language model; no other head is built yet.
         batch_tokens: Most tokens a micro-batch will hold, if known; default batch size x ``cutoff_len``.
+        beside_training: A frozen model that sees the batches of a model in training: same attention, same device.
         use_cpu: Stay on the CPU although there is an accelerator; ``use_cpu: true`` of a training run does it too.
 
     Returns:
@@ -62,7 +64,7 @@ def load_model(
     device = probe(use_cpu=use_cpu or (isinstance(args, TrainArgs) and args.training.use_cpu))
     dtypes = resolve_dtypes(args, device)
     tuner = resolve("tuners", args.finetuning.finetuning_type)
-    model = _load_base(args, dtypes, device, trainable)
+    model = _load_base(args, dtypes, device, trainable, trainable or beside_training)
     new_rows = embeddings.fit_to_tokenizer(model, tokenizer, args.model)
     model.config.use_cache = args.model.use_kv_cache and not trainable
     if args.model.moe_aux_loss_coef is not None:
@@ -84,7 +86,9 @@ def load_model(
     return tuned
 
 
-def _load_base(args: TrainArgs | InferArgs, dtypes: Dtypes, device: Device, trainable: bool) -> PreTrainedModel:
+def _load_base(
+    args: TrainArgs | InferArgs, dtypes: Dtypes, device: Device, trainable: bool, in_training: bool
+) -> PreTrainedModel:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -103,7 +107,7 @@ def _load_base(args: TrainArgs | InferArgs, dtypes: Dtypes, device: Device, trai
 
     full = args.finetuning.finetuning_type == "full"
     dtype = getattr(torch, dtypes.trainable if trainable and full else dtypes.frozen)
-    attention = choose_attention(_model_class(config), config, args.model.flash_attn, trainable)
+    attention = choose_attention(_model_class(config), config, args.model.flash_attn, in_training)
     if args.model.train_from_scratch and trainable:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
         return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
@@ -113,7 +117,7 @@ def _load_base(args: TrainArgs | InferArgs, dtypes: Dtypes, device: Device, trai
             config=config,
             dtype=dtype,
             attn_implementation=attention,
-            device_map=_device_map(device, trainable),
+            device_map=_device_map(device, in_training),
             offload_folder=args.model.offload_folder,
             **options,
         )

@@ -221,7 +221,7 @@ def answer_sums(log_probs: Tensor, answers: Tensor, count: int, ld_alpha: float 
     Returns:
         Sums [S] and numbers of tokens [S]; an answer without tokens has 0 and 0.
     """
-    tokens = torch.bincount(answers, minlength=count)
+    tokens = torch.zeros(count, dtype=torch.long, device=answers.device).index_add(0, answers, torch.ones_like(answers))
     if ld_alpha is not None:
         shorter = tokens.view(-1, 2).amin(-1).repeat_interleave(2)
         place = torch.arange(len(answers), device=answers.device) - (tokens.cumsum(0) - tokens)[answers]
