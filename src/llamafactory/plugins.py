@@ -25,7 +25,9 @@ TUNERS: dict[str, str] = {
 STAGES: dict[str, str] = {
     "pt": "llamafactory.train.pt.workflow:stage",
     "sft": "llamafactory.train.sft.workflow:stage",
+    "rm": "llamafactory.train.rm.workflow:stage",
     "dpo": "llamafactory.train.dpo.workflow:stage",
+    "kto": "llamafactory.train.kto.workflow:stage",
 }
 
 # One ChatTemplate value a row.

@@ -26,6 +26,17 @@ def pair_set(folder: Path, rows: list[dict[str, Any]] | None = None) -> dict[str
     return {"dataset": "pairs", "dataset_dir": str(folder)}
 
 
+def judged_set(folder: Path, rows: list[dict[str, Any]] | None = None) -> dict[str, str]:
+    """Write 40 judged answers (or the given rows) and return the keys that name them."""
+    draw = random.Random(1)
+    made = [{"instruction": _text(draw, 12), "output": _text(draw, 15), "good": draw.random() < 0.6} for _ in range(40)]
+    (folder / "judged.json").write_text(json.dumps(made if rows is None else rows))
+    columns = {"prompt": "instruction", "response": "output", "kto_tag": "good"}
+    info = {"judged": {"file_name": "judged.json", "columns": columns}}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    return {"dataset": "judged", "dataset_dir": str(folder)}
+
+
 def features(given: dict[str, Any], processor: Any) -> Any:
     """Return the training rows that a run with these keys sees."""
     from llamafactory.data.loader import get_dataset

@@ -22,6 +22,15 @@ def answer_numbers(positions: Tensor, batch: dict[str, Any]) -> Tensor:
     return positions // batch["labels"].shape[1]
 
 
+def means(sums: dict[str, float], items: float) -> dict[str, float]:
+    """Return each sum over ``items``, or over the sum named ``<name>:items`` where there is one."""
+    return {
+        name: value / max(sums.get(f"{name}:items", items), 1)
+        for name, value in sums.items()
+        if not name.endswith(":items")
+    }
+
+
 class Means:
     """Running means of sums over items, kept on the device until a log is due."""
 
@@ -47,4 +56,4 @@ class Means:
             dist.all_reduce(values)
         self._sums, self._items = {}, 0
         *totals, items = values.tolist()
-        return {name: total / max(items, 1) for name, total in zip(names, totals, strict=True)}
+        return means(dict(zip(names, totals, strict=True)), items)

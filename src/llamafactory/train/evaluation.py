@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from .answers import means
 from .token_scores import trained_positions
 
 if TYPE_CHECKING:
@@ -74,5 +75,5 @@ def _sums(trainer: Trainer, model: Any, rows: Any) -> dict[str, float]:
 
 
 def _means(sums: dict[str, float], prefix: str) -> dict[str, float]:
-    items = max(sums[_ITEMS], 1)
-    return {f"{prefix}_{name}": value / items for name, value in sums.items() if name not in (_ITEMS, _ROWS)}
+    found = means({name: value for name, value in sums.items() if name not in (_ITEMS, _ROWS)}, sums[_ITEMS])
+    return {f"{prefix}_{name}": value for name, value in found.items()}

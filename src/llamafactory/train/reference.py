@@ -38,3 +38,14 @@ class ReferenceTrainer(Trainer):
             return self.reference(**inputs, score=True)
         with without_adapter(self.accelerator.unwrap_model(self.model)) as base:
             return base(**inputs, score=True)
+
+    @torch.no_grad()
+    def policy_scores(self, inputs: dict[str, Any]) -> TokenScores:
+        """Return the policy's own scores of a batch, without dropout."""
+        policy = self.accelerator.unwrap_model(self.model)
+        was_training = policy.training
+        policy.eval()
+        try:
+            return policy(**inputs, score=True)
+        finally:
+            policy.train(was_training)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loss of a batch of judged answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..answers import answer_numbers, count_sequences
+from ..losses.feedback import kl_estimate, kto
+from ..losses.preference import answer_sums
+from ..reference import ReferenceTrainer
+from ..token_scores import TokenScores
+
+
+class KTOTrainer(ReferenceTrainer):
+    """KTO plus ``pref_ftx`` times the SFT loss of the good answers: a mean over samples.
+
+    The KL is estimated over the micro-batches that all ranks compute together.
+    """
+
+    def scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> TokenScores:
+        return model(**_judged(inputs), score=True)
+
+    def count_items(self, batch: dict[str, Any]) -> int:
+        """Return the number of samples; a filler has none."""
+        return count_sequences(batch) if batch["positions"].numel() else 0
+
+    def item_sums(self, scores: TokenScores, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        rlhf, batch = self.run_args.rlhf, _judged(inputs)
+        policy, tokens = _answers(scores, batch)
+        reference, _ = _answers(self.reference_scores(batch), batch)
+        ratio, good, real = policy - reference, inputs["desirable"], tokens > 0
+        kl = self._kl(inputs["mismatched"], int(len(scores.targets) > 0))
+        loss = kto(ratio, good, kl, rlhf.pref_beta, rlhf.kto_chosen_weight, rlhf.kto_rejected_weight)
+        values: dict[str, Tensor] = {}
+        if rlhf.pref_ftx:
+            values["losses/sft"] = torch.where(good, -policy / tokens.clamp(min=1), 0.0)
+            loss = loss + rlhf.pref_ftx * values["losses/sft"]
+        values |= {"loss": loss, "kl": kl.expand(len(loss))}
+        rewards, log_probs = rlhf.pref_beta * ratio.detach(), policy.detach()
+        for side, mine in (("chosen", good), ("rejected", ~good)):
+            values[f"rewards/{side}"] = torch.where(mine, rewards, 0.0)
+            values[f"logps/{side}"] = torch.where(mine, log_probs, 0.0)
+            values[f"rewards/{side}:items"] = values[f"logps/{side}:items"] = mine.to(ratio.dtype)
+        return {name: torch.where(real, value, 0.0).sum() for name, value in values.items()}
+
+    @torch.no_grad()
+    def _kl(self, batch: dict[str, Any], real: int) -> Tensor:
+        """Estimate the KL from mismatched answers; all ranks call this together, ``real`` is 0 for a filler."""
+        policy, _ = _answers(self.policy_scores(batch), batch)
+        reference, _ = _answers(self.reference_scores(batch), batch)
+        total = real * torch.stack([(policy - reference).sum(), policy.new_tensor(len(policy))])
+        if dist.is_initialized():
+            dist.all_reduce(total)
+        return kl_estimate(total[0], total[1].clamp(min=1))
+
+
+def _judged(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in inputs.items() if name not in ("desirable", "mismatched")}
+
+
+def _answers(scores: TokenScores, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    return answer_sums(scores.log_probs, answer_numbers(scores.positions, batch), count_sequences(batch))
