@@ -20,7 +20,7 @@ class RLHFArguments:
     """Preference and reinforcement learning."""
 
     pref_beta: float = arg(0.1, "Strength of the pull to the reference (beta).")
-    pref_ftx: float = arg(0.0, "Weight of an SFT loss added on the chosen answers.")
+    pref_ftx: float = arg(0.0, "Weight of an SFT loss added on the chosen answers (stages dpo and kto).")
     pref_bco_weight: float = arg(0.0, "Weight of a BCO loss added in stage dpo.")
     pref_loss: Literal[
         "sigmoid",

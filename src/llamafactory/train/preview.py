@@ -10,7 +10,13 @@ from typing import Any
 
 from ..data.loader import get_dataset
 from ..data.preview import CONTEXT, TRAINED, row_as_json, show_lengths, show_row
-from ..data.processor import PretrainProcessor, Processor, SupervisedProcessor
+from ..data.processor import (
+    FeedbackProcessor,
+    PairwiseProcessor,
+    PretrainProcessor,
+    Processor,
+    SupervisedProcessor,
+)
 from ..data.template import get_template
 from ..extras.errors import ConfigError
 from ..hparams import get_train_args
@@ -54,7 +60,13 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
 
 
 def _processor(stage: str) -> Processor:
-    processors: dict[str, Processor] = {"pt": PretrainProcessor(), "sft": SupervisedProcessor()}
+    processors: dict[str, Processor] = {
+        "pt": PretrainProcessor(),
+        "sft": SupervisedProcessor(),
+        "rm": PairwiseProcessor(),
+        "dpo": PairwiseProcessor(),
+        "kto": FeedbackProcessor(),
+    }
     if stage not in processors:
         raise ConfigError(f"stage: preview shows {', '.join(processors)}, not {stage}")
     return processors[stage]
