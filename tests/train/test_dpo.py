@@ -191,3 +191,21 @@ def test_long_pairs_keep_one_prompt_and_the_start_of_both_answers(dpo: Keys, cut
         assert len(prompt) <= len(full[0][0])
     kept = features(dpo(cutoff_len=cutoff, overlong="drop"), PairwiseProcessor()) if cutoff > 30 else whole
     assert all(row in list(whole) for row in kept)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_cached_reference_is_the_live_one(
+    dpo: Keys, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    more = {"finetuning_type": kind, "val_size": 6, "do_train": True, "do_eval": True, "max_steps": 6}
+    runs = [
+        train(dpo(output_dir=str(tmp_path / name), cache_ref_log_probs=name != "live", ld_alpha=0.5, **more))
+        for name in ("live", "cached", "again")
+    ]
+    assert len(list((tmp_path / "cache").rglob("reference-*.safetensors"))) == 2
+    results = [json.loads((run / "eval_results.json").read_text()) for run in runs]
+    for run, result in zip(runs[1:], results[1:], strict=True):
+        for key in ("loss", "rewards/margins"):
+            assert _losses(run, key) == pytest.approx(_losses(runs[0], key), abs=1e-5)
+            assert result[f"eval_{key}"] == pytest.approx(results[0][f"eval_{key}"], abs=1e-5)

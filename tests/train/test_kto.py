@@ -115,3 +115,21 @@ def test_bad_rows_are_named(keys: Keys, tmp_path: Path, name: str) -> None:
 def test_rows_without_verdict_say_what_is_missing(keys: Keys) -> None:
     with pytest.raises(ConfigError, match=r"row 1: no verdict; name the column kto_tag"):
         train(keys(stage="kto"))
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_cached_reference_is_the_live_one(
+    kto: Keys, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    more = {"finetuning_type": kind, "val_size": 6, "do_train": True, "do_eval": True, "max_steps": 6}
+    runs = [
+        train(kto(output_dir=str(tmp_path / name), cache_ref_log_probs=name != "live", **more))
+        for name in ("live", "cached", "again")
+    ]
+    assert len(list((tmp_path / "cache").rglob("reference-*.safetensors"))) == 2
+    results = [json.loads((run / "eval_results.json").read_text()) for run in runs]
+    for run, result in zip(runs[1:], results[1:], strict=True):
+        for key in ("loss", "kl"):
+            assert _losses(run, key) == pytest.approx(_losses(runs[0], key), abs=1e-5)
+            assert result[f"eval_{key}"] == pytest.approx(results[0][f"eval_{key}"], abs=1e-5)

@@ -52,6 +52,9 @@ class RLHFArguments:
     ref_model: str | None = arg(None, "Reference model; unset = the model before training.")
     ref_model_adapters: str | None = arg(None, "Adapters of the reference model, comma list.", comma=True)
     ref_model_quantization_bit: int | None = arg(None, "Bits of the reference model: 4 or 8.")
+    cache_ref_log_probs: bool = arg(
+        False, "Compute the reference's log-probabilities once, keep them on disk and free the reference."
+    )
     reward_model: str | None = arg(None, "Reward model, adapter or URL (required in stage ppo).")
     reward_model_adapters: str | None = arg(None, "Adapters of the reward model, comma list.", comma=True)
     reward_model_quantization_bit: int | None = arg(None, "Bits of the reward model: 4 or 8.")

@@ -51,8 +51,10 @@ class Trainer(transformers.Trainer):
         collator: Rows -> batch.
     """
 
-    optimizer: Any  # transformers sets both without saying what they are
+    optimizer: Any  # transformers sets these without saying what they are
     control: Any
+    train_dataset: Any
+    eval_dataset: Any
 
     def __init__(
         self,

@@ -22,8 +22,11 @@ class PairCollator:
         self.single = single
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Collate P pairs to what ``single`` makes of 2 P sequences."""
-        return self.single([sequence for feature in features for sequence in split_row(feature)])
+        """Collate P pairs to what ``single`` makes of 2 P sequences, and ``reference`` [2 P] if the rows have it."""
+        batch = self.single([sequence for feature in features for sequence in split_row(feature)])
+        if "reference" in features[0]:
+            batch["reference"] = torch.tensor([feature["reference"] for feature in features]).flatten()
+        return batch
 
 
 class FeedbackCollator:
@@ -40,7 +43,11 @@ class FeedbackCollator:
         """Collate B judged answers."""
         judged, mismatched = zip(*map(split_row, features), strict=True)
         desirable = torch.tensor([bool(feature["desirable"][0]) for feature in features])
-        return {**self.single(judged), "desirable": desirable, "mismatched": self.single(mismatched)}
+        batch = {**self.single(judged), "desirable": desirable, "mismatched": self.single(mismatched)}
+        if "reference" in features[0]:
+            known = torch.tensor([feature["reference"] for feature in features])
+            batch["reference"], batch["mismatched"]["reference"] = known[:, 0], known[:, 1]
+        return batch
 
 
 def split_row(feature: dict[str, Any]) -> list[dict[str, Any]]:

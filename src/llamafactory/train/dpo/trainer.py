@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from ...plugins import resolve
-from ..answers import answer_numbers, count_sequences
-from ..losses.preference import Pairs, Settings, answer_sums, bco_term, sft_term
+from ..answers import count_sequences
+from ..losses.preference import Pairs, Settings, bco_term, sft_term
 from ..reference import ReferenceTrainer
 from ..token_scores import TokenScores
 
@@ -26,12 +26,10 @@ class DPOTrainer(ReferenceTrainer):
         self.loss = resolve("losses", rlhf.pref_loss)
         self.settings = Settings(rlhf.pref_beta, rlhf.dpo_label_smoothing, rlhf.simpo_gamma)
         free = getattr(self.loss, "reference_free", False) and not rlhf.pref_bco_weight
+        self.ld_alpha = rlhf.ld_alpha
         super().__init__(model=model, run_args=run_args, needs_reference=not free, **everything)
         if rlhf.pref_bco_weight:
             self.add_callback(RewardShift())
-
-    def scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> TokenScores:
-        return model(**inputs, score=True)
 
     def count_items(self, batch: dict[str, Any]) -> int:
         """Return the number of pairs; a filler has none."""
@@ -67,12 +65,8 @@ class DPOTrainer(ReferenceTrainer):
 
     def _pairs(self, scores: TokenScores, inputs: dict[str, Any]) -> tuple[Pairs, Tensor]:
         """Return the pairs of a batch, and which of them are real: a filler has no trained token."""
-        count, answers = count_sequences(inputs), answer_numbers(scores.positions, inputs)
-        sums, tokens = answer_sums(scores.log_probs, answers, count, self.run_args.rlhf.ld_alpha)
-        reference = torch.zeros_like(sums)
-        if self.needs_reference:
-            log_probs = self.reference_scores(inputs).log_probs
-            reference, _ = answer_sums(log_probs, answers, count, self.run_args.rlhf.ld_alpha)
+        sums, tokens = self.sums(scores, inputs)
+        reference = self.reference_sums(inputs) if self.needs_reference else torch.zeros_like(sums)
         lengths = tokens.clamp(min=1)
         pairs = Pairs(sums[::2], sums[1::2], reference[::2], reference[1::2], lengths[::2], lengths[1::2])
         return pairs, tokens[::2] > 0

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..answers import answer_numbers, count_sequences
+from ..answers import count_sequences
 from ..losses.feedback import kl_estimate, kto
-from ..losses.preference import answer_sums
 from ..reference import ReferenceTrainer
 from ..token_scores import TokenScores
 
@@ -22,18 +21,14 @@ class KTOTrainer(ReferenceTrainer):
     The KL is estimated over the micro-batches that all ranks compute together.
     """
 
-    def scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> TokenScores:
-        return model(**_judged(inputs), score=True)
-
     def count_items(self, batch: dict[str, Any]) -> int:
         """Return the number of samples; a filler has none."""
         return count_sequences(batch) if batch["positions"].numel() else 0
 
     def item_sums(self, scores: TokenScores, inputs: dict[str, Any]) -> dict[str, Tensor]:
-        rlhf, batch = self.run_args.rlhf, _judged(inputs)
-        policy, tokens = _answers(scores, batch)
-        reference, _ = _answers(self.reference_scores(batch), batch)
-        ratio, good, real = policy - reference, inputs["desirable"], tokens > 0
+        rlhf = self.run_args.rlhf
+        policy, tokens = self.sums(scores, inputs)
+        ratio, good, real = policy - self.reference_sums(inputs), inputs["desirable"], tokens > 0
         kl = self._kl(inputs["mismatched"], int(len(scores.targets) > 0))
         loss = kto(ratio, good, kl, rlhf.pref_beta, rlhf.kto_chosen_weight, rlhf.kto_rejected_weight)
         values: dict[str, Tensor] = {}
@@ -51,17 +46,8 @@ class KTOTrainer(ReferenceTrainer):
     @torch.no_grad()
     def _kl(self, batch: dict[str, Any], real: int) -> Tensor:
         """Estimate the KL from mismatched answers; all ranks call this together, ``real`` is 0 for a filler."""
-        policy, _ = _answers(self.policy_scores(batch), batch)
-        reference, _ = _answers(self.reference_scores(batch), batch)
-        total = real * torch.stack([(policy - reference).sum(), policy.new_tensor(len(policy))])
+        policy = self.policy_sums(batch)
+        total = real * torch.stack([(policy - self.reference_sums(batch)).sum(), policy.new_tensor(len(policy))])
         if dist.is_initialized():
             dist.all_reduce(total)
         return kl_estimate(total[0], total[1].clamp(min=1))
-
-
-def _judged(inputs: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in inputs.items() if name not in ("desirable", "mismatched")}
-
-
-def _answers(scores: TokenScores, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    return answer_sums(scores.log_probs, answer_numbers(scores.positions, batch), count_sequences(batch))
