@@ -17,7 +17,7 @@ from llamafactory.plugins import LOSSES
 
 from .conftest import Keys
 from .pairs import answers, features, pair_set
-from .running import log_of, train, weights_of
+from .running import log_of, train, train_elsewhere, weights_of
 
 
 @pytest.fixture
@@ -209,3 +209,17 @@ def test_cached_reference_is_the_live_one(
         for key in ("loss", "rewards/margins"):
             assert _losses(run, key) == pytest.approx(_losses(runs[0], key), abs=1e-5)
             assert result[f"eval_{key}"] == pytest.approx(results[0][f"eval_{key}"], abs=1e-5)
+
+
+def test_two_ranks_are_one(dpo: Keys, tmp_path: Path) -> None:
+    more = {"pref_ftx": 0.2, "max_steps": 3, "val_size": 7, "do_train": True, "do_eval": True}
+    one = train(dpo(output_dir=str(tmp_path / "one"), **more))
+    given = dpo(output_dir=str(tmp_path / "two"), per_device_train_batch_size=2, cache_ref_log_probs=True, **more)
+    done = train_elsewhere(given, ranks=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = Path(given["output_dir"])
+    for key in ("loss", "rewards/margins", "losses/sft", "logps/chosen"):
+        assert _losses(two, key) == pytest.approx(_losses(one, key), abs=1e-5, rel=1e-5)
+    results = [json.loads((run / "eval_results.json").read_text()) for run in (one, two)]
+    for key in ("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies"):
+        assert results[1][key] == pytest.approx(results[0][key], abs=1e-5)
