@@ -16,7 +16,7 @@ from llamafactory.extras.errors import ConfigError
 
 from .conftest import Keys
 from .pairs import answers, features, judged_set
-from .running import log_of, train
+from .running import log_of, train, train_elsewhere
 
 
 @pytest.fixture
@@ -133,3 +133,13 @@ def test_cached_reference_is_the_live_one(
         for key in ("loss", "kl"):
             assert _losses(run, key) == pytest.approx(_losses(runs[0], key), abs=1e-5)
             assert result[f"eval_{key}"] == pytest.approx(results[0][f"eval_{key}"], abs=1e-5)
+
+
+def test_two_ranks_are_one(kto: Keys, tmp_path: Path) -> None:
+    more = {"max_steps": 3, "learning_rate": 1e-2}
+    one = train(kto(output_dir=str(tmp_path / "one"), **more))
+    given = kto(output_dir=str(tmp_path / "two"), per_device_train_batch_size=2, **more)
+    done = train_elsewhere(given, ranks=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for key in ("loss", "kl", "rewards/chosen", "rewards/rejected"):
+        assert _losses(Path(given["output_dir"]), key) == pytest.approx(_losses(one, key), abs=1e-5)
