@@ -25,6 +25,9 @@ TUNERS: dict[str, str] = {
 STAGES: dict[str, str] = {
     "pt": "llamafactory.train.pt.workflow:stage",
     "sft": "llamafactory.train.sft.workflow:stage",
+    "rm": "llamafactory.train.rm.workflow:stage",
+    "dpo": "llamafactory.train.dpo.workflow:stage",
+    "kto": "llamafactory.train.kto.workflow:stage",
 }
 
 # One ChatTemplate value a row.
@@ -199,7 +202,23 @@ TOOL_FORMATS: dict[str, str] = {
     "youtu": "llamafactory.data.tool_formats.granite:youtu",
 }
 
-LOSSES: dict[str, str] = {}
+# Losses of pairs (stage dpo): functions of Pairs and Settings.
+LOSSES: dict[str, str] = {
+    "sigmoid": "llamafactory.train.losses.preference:sigmoid",
+    "hinge": "llamafactory.train.losses.preference:hinge",
+    "ipo": "llamafactory.train.losses.preference:ipo",
+    "kto_pair": "llamafactory.train.losses.preference:kto_pair",
+    "orpo": "llamafactory.train.losses.preference:orpo",
+    "simpo": "llamafactory.train.losses.preference:simpo",
+    "robust": "llamafactory.train.losses.preference:robust",
+    "exo_pair": "llamafactory.train.losses.preference:exo_pair",
+    "aot": "llamafactory.train.losses.preference:aot",
+    "apo_zero": "llamafactory.train.losses.preference:apo_zero",
+    "apo_down": "llamafactory.train.losses.preference:apo_down",
+    "sppo_hard": "llamafactory.train.losses.preference:sppo_hard",
+    "nca": "llamafactory.train.losses.preference:nca",
+    "discopop": "llamafactory.train.losses.preference:discopop",
+}
 
 ENGINES: dict[str, str] = {
     "huggingface": "llamafactory.chat.hf_engine:HuggingfaceEngine",

@@ -61,7 +61,7 @@ CASES = [
     Broken("number for a switch", ("packing", "7"), {"packing": 7}),
     Broken("unknown choice", ("overlong", "cut", "truncate"), {"overlong": "cut"}),
     Broken("unknown stage", ("stage", "sfft", "sft"), {"stage": "sfft"}),
-    Broken("stage not built", ("stage", "dpo", "not built"), {"stage": "dpo"}, code=2),
+    Broken("stage not built", ("stage", "ppo", "not built"), {"stage": "ppo"}, code=2),
     Broken("unknown tuner", ("finetuning_type", "lra", "lora"), {"finetuning_type": "lra"}),
     Broken("unknown template", ("template", "lama3", "llama3"), {"template": "lama3"}),
     Broken("template file missing", ("template", "none.jinja"), {"template": "./none.jinja"}),

@@ -20,6 +20,7 @@ class ArrowFile:
             "input_ids": ids,
             "labels": ids,
             "seq_lens": ids,
+            "desirable": ids,
             "weights": pa.list_(pa.float32()),
             "sample": pa.int64(),
             "source": text,

@@ -209,3 +209,58 @@ def _shrink(segments: list[Segment], room: int) -> list[Segment]:
 def _first_trained(turns: Sequence[_Turn]) -> int:
     trained = (number for number, turn in enumerate(turns) if any(segment.weight > 0 for segment in turn.segments))
     return next(trained, 0)
+
+
+def fit_answers(
+    sequences: Sequence[list[Segment]], history: Sequence[Message], cutoff: int, rule: Rule, origin: Origin | None
+) -> Fitted:
+    """Make several answers to one prompt fit, each with the same prompt before it.
+
+    Args:
+        sequences: Prompt and answer, once for each answer.
+        history: The messages of the prompt; what follows them is the answer.
+        cutoff: Most tokens of a sequence.
+        rule: What to do with a longer one; there is nothing to split, so ``split`` cuts like ``truncate``.
+        origin: For the message of ``error``.
+
+    Returns:
+        The sequences, none of them if they are left out. The prompt gives way first, oldest turns first, down to half
+        of the room; then the answers lose their tails.
+
+    Raises:
+        ConfigError: One is too long and the rule is ``error``.
+    """
+    longest, total = max(map(count, sequences)), sum(map(count, sequences))
+    if longest <= cutoff:
+        return Fitted(list(sequences), 0)
+    if rule == "drop":
+        return Fitted([], total)
+    if rule == "error":
+        raise too_long(origin, longest, cutoff)
+    starts = [_answer_start(segments, len(history)) for segments in sequences]
+    prompt = sequences[0][: starts[0]]
+    answers = [segments[start:] for segments, start in zip(sequences, starts, strict=True)]
+    answer_room = min(max(map(count, answers)), max(cutoff - count(prompt), (cutoff + 1) // 2))
+    prompt = _latest(prompt, history, cutoff - answer_room)
+    rows = [[*prompt, *_first(answer, answer_room)] for answer in answers]
+    return Fitted(rows, total - sum(map(count, rows)))
+
+
+def _answer_start(segments: list[Segment], history: int) -> int:
+    """Index of the first segment after the history; glue goes with what follows it."""
+    start = next(index for index, segment in enumerate(segments) if segment.message >= history)
+    while start and segments[start - 1].message < 0:
+        start -= 1
+    return start
+
+
+def _latest(prompt: list[Segment], history: Sequence[Message], room: int) -> list[Segment]:
+    """The opening and the latest turns of a prompt, the last turn cut if it does not fit beside the opening."""
+    if count(prompt) <= room:
+        return prompt
+    head, turns = _turns(prompt, history)
+    if not turns:
+        return _shrink(head, room)
+    if count(head) + count(turns[-1].segments) > room:
+        return _shrink([*head, *turns[-1].segments], room)
+    return _context(head, turns, room)

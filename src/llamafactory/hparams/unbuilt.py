@@ -21,6 +21,7 @@ ANY = object()
 ALWAYS: tuple[tuple[str, Any, str], ...] = (
     ("finetuning_type", "oft", "OFT"),
     ("quantization_bit", ANY, "quantization"),
+    ("ref_model_quantization_bit", ANY, "quantization"),
     ("infer_backend", "vllm", "the vLLM engine"),
     ("infer_backend", "sglang", "the SGLang engine"),
     ("mixture_of_depths", ANY, "mixture of depths"),
@@ -32,10 +33,7 @@ ALWAYS: tuple[tuple[str, Any, str], ...] = (
 
 # Asked of training only: a model that was trained this way elsewhere can still be served.
 TRAINING: tuple[tuple[str, Any, str], ...] = (
-    ("stage", "rm", "reward modelling"),
     ("stage", "ppo", "PPO"),
-    ("stage", "dpo", "DPO"),
-    ("stage", "kto", "KTO"),
     ("streaming", ANY, "streaming"),
     ("use_dft_loss", ANY, "the DFT loss"),
     ("use_asft_loss", ANY, "the ASFT loss"),

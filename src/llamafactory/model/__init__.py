@@ -11,7 +11,9 @@ _EXPORTS = {
     "is_isolating": "attention",
     "load_model": "loader",
     "load_tokenizer": "tokenizer",
+    "make_reference": "reference",
     "resolve_model_path": "paths",
+    "without_adapter": "reference",
 }
 
 

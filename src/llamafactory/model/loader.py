@@ -34,6 +34,7 @@ def load_model(
     head: str | None = None,
     batch_tokens: int | None = None,
     use_cpu: bool = False,
+    beside_training: bool = False,
 ) -> nn.Module:
     """Load the model and make it ready to train, or merged and ready to answer.
 
@@ -41,8 +42,9 @@ def load_model(
         tokenizer: From :func:`load_tokenizer`; the embedding grows to its size when tokens were added.
         args: The whole resolved configuration.
         trainable: Apply the tuner for training; else adapters are merged and nothing requires a gradient.
-        head: ``None`` for a language model; no other head is built yet.
+        head: ``None`` for a language model, ``"reward"`` for sequence classification with one label.
         batch_tokens: Most tokens a micro-batch will hold, if known; default batch size x ``cutoff_len``.
+        beside_training: A frozen model that sees the batches of a model in training: same attention, same device.
         use_cpu: Stay on the CPU although there is an accelerator; ``use_cpu: true`` of a training run does it too.
 
     Returns:
@@ -57,12 +59,13 @@ def load_model(
     from . import embeddings, report
     from .checkpointing import choose_checkpointing
 
-    if head is not None:
-        raise ConfigError(f"head: {head!r} is not built yet; the only model head is the language model")
+    assert head in (None, "reward"), head
     device = probe(use_cpu=use_cpu or (isinstance(args, TrainArgs) and args.training.use_cpu))
     dtypes = resolve_dtypes(args, device)
     tuner = resolve("tuners", args.finetuning.finetuning_type)
-    model = _load_base(args, dtypes, device, trainable)
+    model = _load_base(args, dtypes, device, trainable, trainable or beside_training, head)
+    if head == "reward":  # the score is read at the last token that is not this one
+        model.config.get_text_config().pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
     new_rows = embeddings.fit_to_tokenizer(model, tokenizer, args.model)
     model.config.use_cache = args.model.use_kv_cache and not trainable
     if args.model.moe_aux_loss_coef is not None:
@@ -84,9 +87,11 @@ def load_model(
     return tuned
 
 
-def _load_base(args: TrainArgs | InferArgs, dtypes: Dtypes, device: Device, trainable: bool) -> PreTrainedModel:
+def _load_base(
+    args: TrainArgs | InferArgs, dtypes: Dtypes, device: Device, trainable: bool, in_training: bool, head: str | None
+) -> PreTrainedModel:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from .rope import scale_rope
 
@@ -101,19 +106,25 @@ def _load_base(args: TrainArgs | InferArgs, dtypes: Dtypes, device: Device, trai
     if args.model.rope_scaling is not None:
         scale_rope(config, args.model.rope_scaling, args.data.cutoff_len)
 
+    auto = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
+    if head == "reward":
+        if type(config) not in AutoModelForSequenceClassification._model_mapping:
+            raise ConfigError(f"stage: transformers has no reward head for {config.model_type} models")
+        config.num_labels = 1
+
     full = args.finetuning.finetuning_type == "full"
     dtype = getattr(torch, dtypes.trainable if trainable and full else dtypes.frozen)
-    attention = choose_attention(_model_class(config), config, args.model.flash_attn, trainable)
+    attention = choose_attention(_model_class(config), config, args.model.flash_attn, in_training)
     if args.model.train_from_scratch and trainable:
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+        model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
         return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        return auto.from_pretrained(
             path,
             config=config,
             dtype=dtype,
             attn_implementation=attention,
-            device_map=_device_map(device, trainable),
+            device_map=_device_map(device, in_training),
             offload_folder=args.model.offload_folder,
             **options,
         )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 _STAGING = ".staging-model"
+_REWARD_DOCS = "docs/training.md, Preferences"
 
 
 def save_tokenizer(tokenizer: Any, template: Template | None, folder: Path) -> None:
@@ -84,6 +85,8 @@ Versions, seeds and the fingerprint of the data are in `run_manifest.json`.
 
 def next_commands(args: TrainArgs) -> str:
     """Return what to type after training: the same configuration serves chat and export."""
+    if args.finetuning.stage == "rm":
+        return f"Next: AutoModelForSequenceClassification of transformers gives its scores; see {_REWARD_DOCS}"
     words = sys.argv[2:] if sys.argv[1:2] == ["train"] else []
     output_dir = str(args.training.output_dir)
     if words and words[0].endswith((".yaml", ".yml", ".json")):

@@ -8,7 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from ..data.loader import get_dataset
-from ..data.processor import PretrainProcessor, Processor, PromptProcessor, SupervisedProcessor
+from ..data.processor import (
+    FeedbackProcessor,
+    PairwiseProcessor,
+    PretrainProcessor,
+    Processor,
+    PromptProcessor,
+    SupervisedProcessor,
+)
 from ..data.template import get_template
 from ..data.thinking import settle_thinking
 from ..extras.errors import ConfigError
@@ -41,7 +48,13 @@ def run_preprocess(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
 
 def stage_processor(stage: str) -> Processor:
     """The processor of a stage, without importing how the stage trains."""
-    processors: dict[str, Processor] = {"pt": PretrainProcessor(), "sft": SupervisedProcessor()}
+    processors: dict[str, Processor] = {
+        "pt": PretrainProcessor(),
+        "sft": SupervisedProcessor(),
+        "rm": PairwiseProcessor(),
+        "dpo": PairwiseProcessor(),
+        "kto": FeedbackProcessor(),
+    }
     if stage not in processors:
         raise ConfigError(f"stage: the data of {', '.join(processors)} can be prepared, not of {stage}")
     return processors[stage]

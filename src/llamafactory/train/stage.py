@@ -21,7 +21,8 @@ class Stage:
         name: As users write it.
         processor: Rows -> features, from the data room.
         head: Model head that ``load_model`` puts on; None = the language-model head.
-        trainer: What differs in the loop: :class:`Trainer` or a subclass with its own ``batch_loss``.
+        trainer: What differs in the loop: :class:`Trainer` or a subclass with its own ``item_sums``.
+        collator: Makes the collator of rows with several answers from that of single sequences; None = rows are single.
         chat: Whether the data goes through the chat template, so that it is saved with the tokenizer.
         plots: Logged keys that are drawn.
         finish: Adds to evaluation metrics, for example perplexity.
@@ -32,6 +33,7 @@ class Stage:
     processor: Any
     head: str | None = None
     trainer: type[Trainer] = Trainer
+    collator: Callable[[Any], Any] | None = None
     chat: bool = True
     plots: tuple[str, ...] = ("loss", "eval_loss")
     finish: Callable[[dict[str, float]], dict[str, float]] = dict

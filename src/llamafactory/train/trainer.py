@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer all stages share: transformers' loop with our batches, loss scale, guard, evaluation and checkpoints.
 
-A stage that differs overrides :meth:`Trainer.batch_loss` (and :meth:`Trainer.count_items` where its loss is not a mean
-over trained tokens); nothing else.
+A stage that differs overrides :meth:`Trainer.item_sums` (and :meth:`Trainer.count_items` where its loss is not a mean
+over trained tokens), and :meth:`Trainer.teach` and :meth:`Trainer.scores` where it needs other scores; nothing else.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from transformers.trainer_callback import ExportableState
 
 from . import checkpoints, evaluation, prediction
+from .answers import Means
 from .batches import Batches, MicroBatches
 from .losses.cross_entropy import cross_entropy
 from .nonfinite import NonFiniteGuard
 from .optim import create_optimizer
 from .outputs import save_tokenizer
-from .token_scores import TokenScores, attach, trained_positions
+from .token_scores import attach, trained_positions
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,8 +51,10 @@ class Trainer(transformers.Trainer):
         collator: Rows -> batch.
     """
 
-    optimizer: Any  # transformers sets both without saying what they are
+    optimizer: Any  # transformers sets these without saying what they are
     control: Any
+    train_dataset: Any
+    eval_dataset: Any
 
     def __init__(
         self,
@@ -71,9 +74,9 @@ class Trainer(transformers.Trainer):
         self.save_total_limit = run_args.training.save_total_limit
         self.loss_is_scaled_for_ga = True
         self.guard = NonFiniteGuard(run_args.training.on_nonfinite)
-        self.tokens = TokenMeter()
+        self.tokens, self.means = TokenMeter(), Means()
         super().__init__(
-            model=attach(model),
+            model=self.teach(model),
             args=arguments,
             data_collator=collator,
             train_dataset=train,
@@ -85,15 +88,28 @@ class Trainer(transformers.Trainer):
 
     # Loss
 
-    def batch_loss(self, scores: TokenScores, inputs: dict[str, Any], count: Tensor | float) -> Tensor:
-        """Return this micro-batch's share of the step's loss (a scalar with gradient).
+    def teach(self, model: nn.Module) -> nn.Module:
+        """Make the model answer as :meth:`scores` asks it."""
+        return attach(model)
+
+    def scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> Any:
+        """Return what :meth:`item_sums` is a function of: here :class:`TokenScores` of the trained positions."""
+        options: dict[str, Any] = {"smoothing": self.args.label_smoothing_factor}
+        if evaluating:
+            options = {"accuracy": self.run_args.finetuning.compute_accuracy}
+        return model(**inputs, score=True, **options)
+
+    def item_sums(self, scores: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """Return sums over the items of a batch: ``loss``, with gradient, and what else evaluation reports the mean of.
 
         Args:
-            scores: Log-probabilities at the trained positions of the batch.
+            scores: From :meth:`scores`.
             inputs: The batch, for stages that need more than the scores.
-            count: What :meth:`count_items` adds up to over the global step.
         """
-        return cross_entropy(scores.log_probs, scores.weights, count)
+        sums = {"loss": cross_entropy(scores.log_probs, scores.weights, 1.0)}
+        if scores.correct is not None:
+            sums["accuracy"] = (scores.correct & (scores.weights != 0)).sum()
+        return sums
 
     def count_items(self, batch: dict[str, Any]) -> int:
         """Return how many items of a CPU batch the loss is a mean over: here trained tokens, weight not 0."""
@@ -109,10 +125,15 @@ class Trainer(transformers.Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         assert num_items_in_batch is not None
-        scores: TokenScores = model(**inputs, score=True, smoothing=self.args.label_smoothing_factor)
-        loss = self.batch_loss(scores, inputs, num_items_in_batch)
-        if scores.aux_loss is not None:  # a mean over tokens of its own: weighed by this batch's share of the step
-            loss = loss + scores.aux_loss * (len(scores.targets) / num_items_in_batch)
+        items = inputs.pop("items")
+        scores = self.scores(model, inputs)
+        sums = self.item_sums(scores, inputs)
+        loss = sums.pop("loss") / num_items_in_batch
+        self.means.add(sums, items)
+        if (
+            getattr(scores, "aux_loss", None) is not None
+        ):  # a mean of its own: weighed by this batch's share of the step
+            loss = loss + scores.aux_loss * (items / num_items_in_batch)
         loss = self.guard.mark(loss) * self.accelerator.num_processes  # DDP takes the mean of the ranks' gradients
         return (loss, scores) if return_outputs else loss
 
@@ -177,7 +198,8 @@ class Trainer(transformers.Trainer):
         items, trained, real = 0, 0, 0
         for batch in batches:
             batch["positions"] = trained_positions(batch["labels"])
-            items += self.count_items(batch)
+            batch["items"] = self.count_items(batch)
+            items += batch["items"]
             trained += int(batch["positions"].numel())
             real += int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
         counts = torch.tensor([items, trained, real], dtype=torch.float64, device=device)
@@ -231,7 +253,7 @@ class Trainer(transformers.Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self.tokens.rates()
+            logs |= self.tokens.rates() | self.means.take()
             self.state.num_input_tokens_seen = self.tokens.total(self.state.num_input_tokens_seen)
         super().log(logs, start_time)
 

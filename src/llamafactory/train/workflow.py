@@ -102,20 +102,23 @@ def build_trainer(
         tokenizer=tokenizer,
         train=dataset.train if args.training.do_train else None,
         evaluate=dataset.eval,
-        collator=choose_collator(model, tokenizer, dataset, args),
+        collator=choose_collator(stage, model, tokenizer, dataset, args),
         callbacks=extra,
     )
     trainer.add_callback(ReporterCallback(args, trainer.callback_handler))
     return trainer
 
 
-def choose_collator(model: Any, tokenizer: Any, dataset: DatasetModule, args: TrainArgs) -> Any:
+def choose_collator(stage: Stage, model: Any, tokenizer: Any, dataset: DatasetModule, args: TrainArgs) -> Any:
     """Return padding-free batches where the model keeps sequences apart, padded ones elsewhere.
 
     Raises:
         ConfigError: Packed rows and an attention that would let their sequences see each other.
     """
-    if is_isolating(model) and args.data.padding_free is not False:
+    padding_free = is_isolating(model) and args.data.padding_free is not False
+    if stage.collator is not None:
+        return stage.collator(PaddingFreeCollator(tokenizer) if padding_free else PaddedCollator(tokenizer))
+    if padding_free:
         return PaddingFreeCollator(tokenizer)
     packed = dataset.train is not None and any(len(lengths) > 1 for lengths in dataset.train["seq_lens"])
     if packed:

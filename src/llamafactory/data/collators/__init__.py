@@ -6,7 +6,13 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_WHERE = {"PaddingFreeCollator": "padding_free", "PaddedCollator": "padded", "PromptCollator": "padded"}
+_WHERE = {
+    "PaddingFreeCollator": "padding_free",
+    "PaddedCollator": "padded",
+    "PromptCollator": "padded",
+    "PairCollator": "answers",
+    "FeedbackCollator": "answers",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,8 +2,20 @@
 """Samples to features, one processor a kind of training."""
 
 from .base import IGNORED, Encoded, Processor, Tally
+from .feedback import FeedbackProcessor
+from .pairwise import PairwiseProcessor
 from .pretrain import PretrainProcessor
 from .prompt import PromptProcessor
 from .supervised import SupervisedProcessor
 
-__all__ = ["IGNORED", "Encoded", "PretrainProcessor", "Processor", "PromptProcessor", "SupervisedProcessor", "Tally"]
+__all__ = [
+    "IGNORED",
+    "Encoded",
+    "FeedbackProcessor",
+    "PairwiseProcessor",
+    "PretrainProcessor",
+    "Processor",
+    "PromptProcessor",
+    "SupervisedProcessor",
+    "Tally",
+]

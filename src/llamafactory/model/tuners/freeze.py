@@ -73,7 +73,7 @@ def create(
         if block:
             chosen = int(block[1]) in blocks and ("all" in modules or block[2] in modules)
         else:
-            chosen = any(module in extra for module in name.split(".")[:-1])
+            chosen = any(module in extra for module in name.split(".")[:-1]) or name.startswith("score.")  # reward head
         parameter.requires_grad_(chosen)
         if chosen:
             parameter.data = parameter.data.to(dtype)

@@ -120,7 +120,7 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
     rows = {name: list(new_rows) for name in embeddings if new_rows and name not in additional}
     tied = bool(model.config.get_text_config().tie_word_embeddings)
     return LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",  # the former trains and saves the score too
         r=tuner.lora_rank,
         lora_alpha=tuner.lora_alpha or 2 * tuner.lora_rank,
         lora_dropout=tuner.lora_dropout,
@@ -138,7 +138,7 @@ def _targets(model: PreTrainedModel, asked: str) -> list[str]:
     """Names PEFT shall adapt; ``all`` is every linear layer but the output head."""
     from torch import nn
 
-    head = model.get_output_embeddings()
+    head = getattr(model, "score", None) or model.get_output_embeddings()
     linear = {
         name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from ...extras.files import write_atomic
 
 FILE_NAME = "trainer_log.jsonl"
+_GROUPS = ("rewards/", "logps/", "losses/", "kl")  # what the preference stages log beside the loss
 
 
 class LogCallback(TrainerCallback):
@@ -65,7 +66,14 @@ class LogCallback(TrainerCallback):
             "eval_loss": logs.get("eval_loss"),
             "predict_loss": logs.get("predict_loss"),
             "reward": logs.get("reward"),
-            "accuracy": logs.get("rewards/accuracies", logs.get("eval_accuracy")),
+            "accuracy": next(
+                (
+                    logs[key]
+                    for key in ("rewards/accuracies", "eval_rewards/accuracies", "eval_accuracy")
+                    if key in logs
+                ),
+                None,
+            ),
             "lr": logs.get("learning_rate"),
             "grad_norm": logs.get("grad_norm"),
             "epoch": logs.get("epoch"),
@@ -74,6 +82,7 @@ class LogCallback(TrainerCallback):
             "remaining_time": str(timedelta(seconds=int(left))),
         }
         entry = {key: value for key, value in entry.items() if value is not None}
+        entry |= {key: value for key, value in logs.items() if key.removeprefix("eval_").startswith(_GROUPS)}
         if state.num_input_tokens_seen:
             entry["throughput"] = round((state.num_input_tokens_seen - self.seen_before) / max(elapsed, 1e-9), 2)
             entry["total_tokens"] = state.num_input_tokens_seen

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference of preference training: the model as it was before, or another one."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..extras.errors import ConfigError
+from ..plugins import resolve
+from .attention import implementation
+from .loader import load_model
+from .tokenizer import adapter_names
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from ..hparams import TrainArgs
+
+
+def make_reference(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: TrainArgs) -> nn.Module | None:
+    """Return the frozen reference of a policy that has not been trained yet.
+
+    ``ref_model`` or ``ref_model_adapters`` name it; else it is the policy itself: for a fresh adapter the model without
+    it (None, see :func:`without_adapter`), for all else a copy that shares the frozen weights with the policy.
+
+    Raises:
+        ConfigError: The named model cannot be loaded, or not with the attention of the policy.
+    """
+    if args.rlhf.ref_model or args.rlhf.ref_model_adapters:
+        return _load(policy, tokenizer, args)
+    continued = bool(adapter_names(args.model)) and not getattr(args.tuner, "create_new_adapter", False)
+    if hasattr(policy, "peft_config") and not continued and not getattr(args.tuner, "pissa_init", False):
+        return None
+    return frozen_copy(policy)
+
+
+def frozen_copy(model: Any) -> nn.Module:
+    """Return a copy in evaluation mode whose trained weights are its own; frozen ones are shared."""
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()] if not tensor.requires_grad}
+    twin: nn.Module = copy.deepcopy(model, shared)
+    return twin.requires_grad_(False).eval()
+
+
+@contextmanager
+def without_adapter(policy: Any) -> Iterator[Any]:
+    """Inside the block the policy is the model below its adapter, in evaluation mode."""
+    was_training = policy.training
+    policy.eval()
+    try:
+        with policy.disable_adapter():
+            yield policy
+    finally:
+        policy.train(was_training)
+
+
+def _load(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: TrainArgs) -> nn.Module:
+    adapters = args.rlhf.ref_model_adapters
+    kind = "lora" if adapters else "full"
+    own = dataclasses.replace(
+        args,
+        model=dataclasses.replace(
+            args.model,
+            model_name_or_path=args.rlhf.ref_model or args.model.model_name_or_path,
+            adapter_name_or_path=adapters,
+        ),
+        finetuning=dataclasses.replace(args.finetuning, finetuning_type=kind),
+        tuner=resolve("tuners", kind).Arguments(),
+    )
+    model: Any = load_model(tokenizer, own, trainable=False, beside_training=True)
+    wanted = implementation(policy)
+    if implementation(model) != wanted:
+        raise ConfigError(
+            f"ref_model: '{own.model.model_name_or_path}' cannot use the attention of the trained model ({wanted}); "
+            "set padding_free: false and flash_attn: sdpa"
+        )
+    return model

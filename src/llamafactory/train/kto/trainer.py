@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loss of a batch of judged answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..answers import count_sequences
+from ..losses.feedback import kl_estimate, kto
+from ..reference import ReferenceTrainer
+from ..token_scores import TokenScores
+
+
+class KTOTrainer(ReferenceTrainer):
+    """KTO plus ``pref_ftx`` times the SFT loss of the good answers: a mean over samples.
+
+    The KL is estimated over the micro-batches that all ranks compute together.
+    """
+
+    def count_items(self, batch: dict[str, Any]) -> int:
+        """Return the number of samples; a filler has none."""
+        return count_sequences(batch) if batch["positions"].numel() else 0
+
+    def item_sums(self, scores: TokenScores, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        rlhf = self.run_args.rlhf
+        policy, tokens = self.sums(scores, inputs)
+        ratio, good, real = policy - self.reference_sums(inputs), inputs["desirable"], tokens > 0
+        kl = self._kl(inputs["mismatched"], int(len(scores.targets) > 0))
+        loss = kto(ratio, good, kl, rlhf.pref_beta, rlhf.kto_chosen_weight, rlhf.kto_rejected_weight)
+        values: dict[str, Tensor] = {}
+        if rlhf.pref_ftx:
+            values["losses/sft"] = torch.where(good, -policy / tokens.clamp(min=1), 0.0)
+            loss = loss + rlhf.pref_ftx * values["losses/sft"]
+        values |= {"loss": loss, "kl": kl.expand(len(loss))}
+        rewards, log_probs = rlhf.pref_beta * ratio.detach(), policy.detach()
+        for side, mine in (("chosen", good), ("rejected", ~good)):
+            values[f"rewards/{side}"] = torch.where(mine, rewards, 0.0)
+            values[f"logps/{side}"] = torch.where(mine, log_probs, 0.0)
+            values[f"rewards/{side}:items"] = values[f"logps/{side}:items"] = mine.to(ratio.dtype)
+        return {name: torch.where(real, value, 0.0).sum() for name, value in values.items()}
+
+    @torch.no_grad()
+    def _kl(self, batch: dict[str, Any], real: int) -> Tensor:
+        """Estimate the KL from mismatched answers; all ranks call this together, ``real`` is 0 for a filler."""
+        policy = self.policy_sums(batch)
+        total = real * torch.stack([(policy - self.reference_sums(batch)).sum(), policy.new_tensor(len(policy))])
+        if dist.is_initialized():
+            dist.all_reduce(total)
+        return kl_estimate(total[0], total[1].clamp(min=1))

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trainer of the stages whose loss compares the policy with a reference."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..data.collators import PairCollator
+from ..model import make_reference, without_adapter
+from . import reference_cache
+from .answers import answer_numbers, count_sequences
+from .losses.preference import answer_sums
+from .token_scores import TokenScores, attach
+from .trainer import Trainer
+
+
+class ReferenceTrainer(Trainer):
+    """Adds :meth:`reference_sums`; the reference is the model before training, or ``ref_model``.
+
+    With ``cache_ref_log_probs`` its sums are computed once, before training, and kept on disk; the model is let go.
+
+    Args:
+        needs_reference: Whether the loss looks at it at all.
+        model: The policy, not trained yet.
+        everything: As for :class:`Trainer`.
+
+    Attributes:
+        ld_alpha: Weight of tokens beyond the shorter answer of a pair; None = 1.
+    """
+
+    ld_alpha: float | None = None
+    _EXTRA: ClassVar = ("reference", "desirable", "mismatched")
+
+    def __init__(self, *, model: nn.Module, needs_reference: bool = True, **everything: Any) -> None:
+        self.needs_reference = needs_reference
+        self.reference: nn.Module | None = None
+        if needs_reference:  # before the policy is taught anything, for a copy would answer with the policy's weights
+            self.reference = make_reference(model, everything["tokenizer"], everything["run_args"])
+            if self.reference is not None:
+                attach(self.reference)
+        super().__init__(model=model, **everything)
+        if needs_reference and self.run_args.rlhf.cache_ref_log_probs:
+            self._cache()
+
+    def scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> TokenScores:
+        return model(**self.sequences(inputs), score=True)
+
+    def sequences(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return what of a batch the model itself takes."""
+        return {name: value for name, value in inputs.items() if name not in self._EXTRA}
+
+    def sums(self, scores: TokenScores, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return log-probability [S] and length [S] of each answer of a batch."""
+        numbers = answer_numbers(scores.positions, inputs)
+        return answer_sums(scores.log_probs, numbers, count_sequences(inputs), self.ld_alpha)
+
+    @torch.no_grad()
+    def reference_sums(self, inputs: dict[str, Any]) -> Tensor:
+        """Return the reference's log-probability [S] of each answer of a batch."""
+        if "reference" in inputs:
+            return inputs["reference"]
+        batch = self.sequences(inputs)
+        if self.reference is not None:
+            return self.sums(self.reference(**batch, score=True), batch)[0]
+        with without_adapter(self.accelerator.unwrap_model(self.model)) as base:
+            return self.sums(base(**batch, score=True), batch)[0]
+
+    def _cache(self) -> None:
+        """Put the reference's sums into the rows as the column ``reference``, and forget the reference."""
+        collate = PairCollator(self.collator.single)
+
+        def score(rows: list[dict[str, Any]]) -> Tensor:
+            inputs = self._prepare_inputs(collate(rows))
+            with self.accelerator.autocast():
+                return self.reference_sums(inputs).view(-1, 2)
+
+        weights = reference_cache.weights_hash(self.reference if self.reference is not None else self.model)
+        key = f"{weights}-{self.ld_alpha}-{self.args.bf16}-{self.args.fp16}"
+        size = self.args.train_batch_size
+        if self.train_dataset is not None:
+            self.train_dataset = reference_cache.with_reference(self.train_dataset, score, key, size)
+        sets = self.eval_dataset or {}
+        for name in sets:
+            sets[name] = reference_cache.with_reference(sets[name], score, key, size)
+        self.reference = None
+
+    @torch.no_grad()
+    def policy_sums(self, inputs: dict[str, Any]) -> Tensor:
+        """Return the policy's own log-probability [S] of each answer of a batch, without dropout."""
+        policy = self.accelerator.unwrap_model(self.model)
+        was_training = policy.training
+        policy.eval()
+        try:
+            batch = self.sequences(inputs)
+            return self.sums(policy(**batch, score=True), batch)[0]
+        finally:
+            policy.train(was_training)

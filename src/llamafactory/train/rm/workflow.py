@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reward modelling: a score for each answer, learnt from pairs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...data.collators import PairCollator
+from ...data.processor import PairwiseProcessor
+from ..stage import Stage
+from ..workflow import run
+from .trainer import RewardTrainer
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+    from ...hparams import TrainArgs
+
+stage = Stage(
+    "rm",
+    PairwiseProcessor(),
+    head="reward",
+    trainer=RewardTrainer,
+    collator=PairCollator,
+    plots=("loss", "eval_loss", "rewards/accuracies", "rewards/margins", "eval_rewards/accuracies"),
+)
+
+
+def run_rm(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None:
+    """Run reward modelling; see :func:`llamafactory.train.workflow.run`."""
+    run(args, callbacks)
