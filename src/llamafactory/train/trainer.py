@@ -130,10 +130,9 @@ class Trainer(transformers.Trainer):
         sums = self.item_sums(scores, inputs)
         loss = sums.pop("loss") / num_items_in_batch
         self.means.add(sums, items)
-        if (
-            getattr(scores, "aux_loss", None) is not None
-        ):  # a mean of its own: weighed by this batch's share of the step
-            loss = loss + scores.aux_loss * (items / num_items_in_batch)
+        aux_loss = getattr(scores, "aux_loss", None)
+        if aux_loss is not None:  # a mean of its own: weighed by this batch's share of the step
+            loss = loss + aux_loss * (items / num_items_in_batch)
         loss = self.guard.mark(loss) * self.accelerator.num_processes  # DDP takes the mean of the ranks' gradients
         return (loss, scores) if return_outputs else loss
 
