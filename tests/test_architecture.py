@@ -147,6 +147,14 @@ def test_every_plugin_row_resolves(kind, name):
     assert plugins.resolve(kind, name) is not None
 
 
+@pytest.mark.parametrize("name", plugins.STAGES)
+def test_a_stage_is_prepared_as_it_is_trained(name):
+    """`preview` and `preprocess` name the processors apart, so as not to import trainers; both tables say the same."""
+    from llamafactory.train.preprocess import stage_processor
+
+    assert type(stage_processor(name)) is type(plugins.resolve("stages", name).processor)
+
+
 @pytest.mark.parametrize("name", plugins.TUNERS)
 def test_tuners_export_what_the_parser_needs(name):
     tuner = plugins.resolve("tuners", name)
