@@ -83,14 +83,14 @@ class DPOTrainer(ReferenceTrainer):
 class RewardShift(TrainerCallback, ExportableState):
     """BCO's shift: the mean reward over all pairs seen in training, on all ranks; it is saved with checkpoints."""
 
-    def __init__(self, total: float = 0.0, rewards: float = 0.0) -> None:
+    def __init__(self, total: float = 0.0, count: float = 0.0) -> None:
         self.total: Tensor | float = total
-        self.rewards: Tensor | float = rewards
+        self.count: Tensor | float = count
 
     @property
     def mean(self) -> Tensor | float:
         """0 before anything was seen."""
-        return self.total / self.rewards if isinstance(self.rewards, Tensor) or self.rewards else 0.0
+        return self.total / self.count if isinstance(self.count, Tensor) or self.count else 0.0
 
     def update(self, pairs: Pairs, settings: Settings, real: Tensor) -> None:
         """Take in a batch; all ranks call this together."""
@@ -98,8 +98,8 @@ class RewardShift(TrainerCallback, ExportableState):
         new = torch.stack([torch.where(real, both, 0.0).sum(), 2 * real.sum().double()])
         if dist.is_initialized():
             dist.all_reduce(new)
-        self.total, self.rewards = self.total + new[0], self.rewards + new[1]
+        self.total, self.count = self.total + new[0], self.count + new[1]
 
     def state(self) -> dict[str, Any]:
         """As transformers saves and restores callbacks."""
-        return {"args": {"total": float(self.total), "rewards": float(self.rewards)}, "attributes": {}}
+        return {"args": {"total": float(self.total), "count": float(self.count)}, "attributes": {}}
