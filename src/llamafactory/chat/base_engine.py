@@ -11,6 +11,39 @@ if TYPE_CHECKING:
     from ..data.messages import Message
     from ..data.template import Template
 
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class TokenLogProb:
+    """One generated token with its natural-log probability under the untouched distribution of the model."""
+
+    id: int
+    token: str
+    log_prob: float
+    top: tuple[tuple[int, str, float], ...] = ()  # (id, token, log_prob) of the likeliest tokens, best first
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The next piece of one answer.
+
+    Attributes:
+        text: New text; may be empty (half a character, a held-back stop word).
+        index: Which of the ``num_return_sequences`` answers it belongs to.
+        tokens: How many tokens were made since the last delta of this answer, the stop token included.
+        prompt_tokens: Tokens of the rendered prompt.
+        finish_reason: Set on the last delta of an answer, and only there.
+        log_probs: The tokens of this delta, when ``log_probs`` was asked for.
+    """
+
+    text: str
+    index: int = 0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    log_probs: tuple[TokenLogProb, ...] = ()
+
 
 @dataclass(frozen=True)
 class Response:
@@ -19,19 +52,31 @@ class Response:
     text: str
     response_length: int  # tokens generated, the stop token included
     prompt_length: int  # tokens of the rendered conversation
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
+    log_probs: tuple[TokenLogProb, ...] = ()
 
 
 class Engine(Protocol):
     """A loaded model that answers conversations. Built as ``Engine(args: InferArgs)``.
 
+    A prompt is a conversation (rendered by the template), a text, or token ids (both taken as they are).
+
     Overrides of a call, all optional: ``do_sample``, ``temperature``, ``top_p``, ``top_k``, ``num_beams``,
     ``num_return_sequences``, ``repetition_penalty``, ``length_penalty``, ``max_new_tokens``, ``max_length``,
-    ``skip_special_tokens``, ``seed``, ``stop`` (a string or several) and ``enable_thinking``. What is not given comes
-    from the configuration. An unknown one, or a prompt that does not fit the model, is a ``ConfigError``.
+    ``skip_special_tokens``, ``seed``, ``stop`` (a string or several), ``enable_thinking``, ``log_probs`` (how many
+    likeliest tokens to tell beside the chosen one; ``None`` = tell nothing), ``json_schema`` (the answer is JSON that
+    obeys it; ``{}`` = any object) and ``adapter`` (a name from ``adapters``). What is not given comes from the
+    configuration. An unknown one, or a prompt that does not fit the model, is a ``ConfigError``.
     """
 
     template: Template
+    adapters: tuple[str, ...]  # names that ``adapter`` may take
+
+    def stream(
+        self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
+    ) -> AsyncGenerator[Delta, None]:
+        """Yield the pieces of all answers as they are made. Closing the iterator frees what the request held."""
+        ...
 
     async def chat(self, messages: Sequence[Message], tools: Sequence[dict], **overrides: Any) -> list[Response]:
         """Answer; ``num_return_sequences`` responses."""
@@ -40,9 +85,17 @@ class Engine(Protocol):
     def stream_chat(
         self, messages: Sequence[Message], tools: Sequence[dict], **overrides: Any
     ) -> AsyncGenerator[str, None]:
-        """Yield the pieces of one answer as they are made. Closing the iterator ends the generation."""
+        """Yield the text of one answer in pieces. Closing the iterator ends the generation."""
         ...
 
     async def get_scores(self, texts: Sequence[str], **overrides: Any) -> list[float]:
         """Score whole texts with a reward model."""
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return one vector of unit length for each text: the mean of the last hidden states over its tokens."""
+        ...
+
+    def close(self) -> None:
+        """End the worker thread or process. Requests still running fail."""
         ...
