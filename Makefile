@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart test test-slow quality style clean
+.PHONY: help quickstart test test-slow test-llamacpp quality style clean
 
 help:
 	@echo "make quickstart   install, fine-tune a real 135M model on this machine and talk to it"
 	@echo "make test         install with the dev extra and run the tests"
 	@echo "make test-slow    the longer checks as well"
+	@echo "make test-llamacpp   GGUF files that we write, in llama.cpp (compiles it first)"
 	@echo "make quality      formatter, linter and type checker, without changing files"
 	@echo "make style        format the code and mend what the linter can mend"
 
@@ -39,7 +40,16 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "not llamacpp"
+
+# Compiles llama.cpp (about ten minutes) into an environment of its own.
+.cache/llamacpp-env/.done: | $(VENV)/bin/python
+	$(PYTHON) -m venv .cache/llamacpp-env
+	.cache/llamacpp-env/bin/pip install --quiet llama-cpp-python==0.3.36
+	touch $@
+
+test-llamacpp: $(VENV)/.dev .cache/llamacpp-env/.done
+	$(BIN)/python -m pytest -m llamacpp tests/llamacpp
 
 quality: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .template_encoding import Template
 
 
-def modelfile(template: Template, num_ctx: int = 4096) -> str:
+def modelfile(template: Template, num_ctx: int = 4096, weights: str = ".") -> str:
     """The Modelfile of a model whose weights lie beside it.
 
     Tools are left out: Ollama reads and writes calls in its own way. For a template that is Jinja there is no TEMPLATE;
@@ -21,8 +21,9 @@ def modelfile(template: Template, num_ctx: int = 4096) -> str:
     Args:
         template: The template that the model was trained with.
         num_ctx: Context length in tokens.
+        weights: A GGUF file, or the folder of the weights.
     """
-    lines = ["FROM .", ""]
+    lines = [f"FROM {weights}", ""]
     stops = template.tokenizer.convert_ids_to_tokens(template.stop_token_ids)
     if isinstance(template, LiteralTemplate):
         lines += [f'TEMPLATE """{_go_template(template)}"""', ""]

@@ -19,6 +19,11 @@ class ExportArguments:
     export_dir: str | None = arg(None, "Folder to write the merged model to.")
     export_size: float = arg(5, "Largest file of weights, in GB.")
     export_device: Literal["cpu", "auto"] = arg("cpu", "Merge on the CPU or on the best device.")
+    export_gguf: str | None = arg(
+        None,
+        "Also write GGUF files of these types (f16, q8_0, ... in a comma list), for llama.cpp and Ollama.",
+        comma=True,
+    )
     export_quantization_bit: int | None = arg(None, "Bits of GPTQ quantization.")
     export_quantization_dataset: str | None = arg(
         None, "Calibration file or set (required with export_quantization_bit)."

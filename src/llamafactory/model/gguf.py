@@ -10,15 +10,17 @@ import struct
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from ..extras.errors import ConfigError
 from ..extras.files import publish_folder
 from ..extras.logging import get_logger
+from .pre_tokenizers import pre_tokenizer
 
 logger = get_logger(__name__)
 
 _HEAD_BYTES = 1 << 20
-_LAYOUT = "1"  # raise when what is written below changes, so that older cached folders are left alone
+_LAYOUT = "2"  # raise when what is written below changes, so that older cached folders are left alone
 
 
 def convert_gguf(file: Path, cache_dir: str | None = None) -> Path:
@@ -65,7 +67,9 @@ def _convert(file: Path, folder: Path) -> None:
     staging = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
-        AutoTokenizer.from_pretrained(**source).save_pretrained(staging)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        _mend_splitting(tokenizer, file)
+        tokenizer.save_pretrained(staging)
         dense = GgufConfig(dequantize=True)
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16, quantization_config=dense)
         model.save_pretrained(staging)
@@ -79,3 +83,13 @@ def _convert(file: Path, folder: Path) -> None:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     logger.info_rank0("Converted in %.0f s: %s", time.perf_counter() - started, folder)
+
+
+def _mend_splitting(tokenizer: Any, file: Path) -> None:
+    """Cut text before BPE as the file says: transformers gives most byte-level vocabularies the splitting of GPT-2."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(file).fields.get("tokenizer.ggml.pre")
+    splitting = None if field is None else pre_tokenizer(field.contents())
+    if splitting is not None:
+        tokenizer.backend_tokenizer.pre_tokenizer = splitting

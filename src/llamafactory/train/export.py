@@ -21,6 +21,7 @@ import jinja2
 import torch
 from transformers import AutoConfig, GenerationConfig
 
+from ..data.ollama import modelfile
 from ..data.template import get_template
 from ..data.thinking import settle_thinking
 from ..extras.device import probe
@@ -36,6 +37,7 @@ from ..model.merging import merge
 from ..model.paths import resolve_adapter_path
 from ..model.tokenizer import hub_options
 from .export_check import ExportFailure, Proof, prove, prove_template
+from .gguf.writer import check_types, write_gguf
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -60,6 +62,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     """
     args = args if isinstance(args, InferArgs) else get_infer_args(args)
     final = _free_folder(args.export.export_dir)
+    kinds = check_types(split_list(args.export.export_gguf))
     if args.export.export_legacy_format:
         logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")
     tokenizer = load_tokenizer(args.model)
@@ -69,6 +72,11 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
         _write_tokenizer(tokenizer, template, staging)
         logger.info("Proving the export: reload, every tensor, logits, chat template")
         proof = prove(lambda: _load(args, tokenizer), staging, template, dtype, args.model.trust_remote_code)
+        for kind in kinds:
+            logger.info("Writing %s", _gguf_name(final, kind))
+            write_gguf(staging, staging / _gguf_name(final, kind), kind)
+        if kinds:
+            write_atomic(staging / "Modelfile", modelfile(template, weights=f"./{_gguf_name(final, kinds[0])}"))
         write_manifest(staging, to_dict(args), None, extra={"export_proof": dataclasses.asdict(proof)})
         publish_folder(staging, final)
     _print_summary(args, final, template, dtype, proof)
@@ -167,8 +175,6 @@ def _generation_config(
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path) -> None:
     """Save the tokenizer with a chat template that renders what was trained, and the Ollama Modelfile."""
-    from ..data.ollama import modelfile
-
     try:
         keep = tokenizer.chat_template is not None
         if keep:
@@ -180,6 +186,10 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template, fol
         tokenizer.chat_template = template.jinja()
     tokenizer.save_pretrained(folder)
     write_atomic(folder / "Modelfile", modelfile(template))
+
+
+def _gguf_name(final: Path, kind: str) -> str:
+    return f"{final.name}-{kind.upper()}.gguf"
 
 
 def _print_summary(args: InferArgs, final: Path, template: Template, dtype: torch.dtype, proof: Proof) -> None:
@@ -196,6 +206,7 @@ def _print_summary(args: InferArgs, final: Path, template: Template, dtype: torc
         ("logits", f"differ by {proof.logits:.1e} of the largest (allowed {proof.tolerance:.1e})"),
         ("template", f"{template.name}: equal ids in {proof.conversations} conversations"),
     ]
+    rows += [("gguf", f"{file.name}, {file.stat().st_size / GIGABYTE:.3g} GB") for file in sorted(final.glob("*.gguf"))]
     if proof.effect:
         lost = min(1.0, proof.logits / proof.effect)
         rows.append(
