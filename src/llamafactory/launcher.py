@@ -16,6 +16,7 @@ import sys
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("llamafactory.train.tuner:run_exp", "fine-tune a model, evaluate it, or write predictions"),
     "chat": ("llamafactory.chat.terminal:run_chat", "talk to a model in the terminal"),
+    "infer": ("llamafactory.chat.batch_inference:run_infer", "answer every row of a data set into a file"),
     "export": ("llamafactory.train.tuner:export_model", "merge adapters and write the model"),
     "preprocess": ("llamafactory.train.preprocess:run_preprocess", "tokenize the data of a run before the run"),
     "preview": ("llamafactory.train.preview:run_preview", "show the data as the model will see it"),
@@ -110,7 +111,7 @@ def _wants_torchrun(command: str) -> bool:
         return False
     from .hparams import get_infer_args, get_train_args
 
-    if command in ("chat", "export"):
+    if command in ("chat", "infer", "export"):
         get_infer_args()
         return False
     if command == "preview":

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from export.families import FAMILIES, IDS, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamafactory.chat.chat_model import ChatModel
 from llamafactory.hparams import get_infer_args
 from llamafactory.train.export import run_export
 from llamafactory.train.tuner import run_exp
-
-from export.families import FAMILIES, IDS, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".cache" / "llamacpp-env" / "bin" / "python"

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamafactory.extras.errors import ConfigError
-from llamafactory.train.metrics import text_scores
+from llamafactory.extras.text_metrics import text_scores
 
 from .conftest import Keys
 from .running import log_of, train

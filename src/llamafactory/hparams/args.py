@@ -11,6 +11,7 @@ from .data_args import DataArguments
 from .finetuning_args import FinetuningArguments, SwanLabArguments
 from .generating_args import GeneratingArguments
 from .inference_args import (
+    BatchInferenceArguments,
     ExportArguments,
     KTransformersArguments,
     ProcessorArguments,
@@ -30,6 +31,7 @@ SHARED_SECTIONS: dict[str, type] = {
     "finetuning": FinetuningArguments,
     "generating": GeneratingArguments,
     "export": ExportArguments,
+    "infer": BatchInferenceArguments,
     "media": ProcessorArguments,
     "vllm": VllmArguments,
     "sglang": SGLangArguments,
@@ -64,6 +66,7 @@ class InferArgs:
     finetuning: FinetuningArguments
     generating: GeneratingArguments
     export: ExportArguments
+    infer: BatchInferenceArguments
     media: ProcessorArguments
     vllm: VllmArguments
     sglang: SGLangArguments

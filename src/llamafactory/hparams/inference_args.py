@@ -35,6 +35,15 @@ class ExportArguments:
 
 
 @dataclass(frozen=True)
+class BatchInferenceArguments:
+    """Answers for a whole data set (the command infer)."""
+
+    save_name: str = arg("generated_predictions.jsonl", "File of the answers; a stopped run goes on in it.")
+    matrix_save_name: str | None = arg(None, "Also write the mean BLEU and ROUGE of the answers to this JSON file.")
+    infer_concurrency: int = arg(64, "Rows asked for at once; the engine shares forward passes among them.")
+
+
+@dataclass(frozen=True)
 class ProcessorArguments:
     """Limits of images, videos and sound."""
 
@@ -95,4 +104,7 @@ def check(args: InferArgs) -> None:
             args.export.export_quantization_dataset is not None,
             "export_quantization_dataset: missing, export_quantization_bit needs calibration rows",
         )
+    require(
+        args.infer.infer_concurrency >= 1, f"infer_concurrency: expected 1 or more, got {args.infer.infer_concurrency}"
+    )
     require(args.export.export_size > 0, f"export_size: expected more than 0 GB, got {args.export.export_size}")

@@ -17,8 +17,8 @@ from ..data.loader import get_dataset
 from ..data.processor import PromptProcessor
 from ..extras.errors import ConfigError
 from ..extras.files import write_atomic
+from ..extras.text_metrics import NAMES, text_scores
 from ..model import generation_attention
-from .metrics import mean_scores, text_scores
 
 if TYPE_CHECKING:
     from ..hparams import TrainArgs
@@ -74,7 +74,17 @@ def generate_and_score(trainer: Trainer, rows: Any, prefix: str, path: Path | No
         dist.barrier()
         if path is not None and rank == 0:
             _join(path, ranks)
-    return {f"{prefix}_{name}": value for name, value in mean_scores(scores, trainer.args.device).items()}
+    return {f"{prefix}_{name}": value for name, value in _mean_over_ranks(scores, trainer.args.device).items()}
+
+
+def _mean_over_ranks(scores: list[dict[str, float]], device: torch.device) -> dict[str, float]:
+    """Return the mean of each score over the rows of all ranks."""
+    sums = torch.tensor([sum(row[name] for row in scores) for name in NAMES] + [len(scores)], dtype=torch.float64)
+    sums = sums.to(device)
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    *totals, count = sums.tolist()
+    return {name: round(total / max(count, 1), 4) for name, total in zip(NAMES, totals, strict=True)}
 
 
 def _join(path: Path, ranks: int) -> None:

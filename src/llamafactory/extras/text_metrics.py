@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from ..extras.errors import ConfigError
-
-if TYPE_CHECKING:
-    import torch
+from .errors import ConfigError
 
 NAMES = ("bleu-4", "rouge-1", "rouge-2", "rouge-l")
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
@@ -42,17 +39,9 @@ def text_scores(answer: str, reference: str) -> dict[str, float]:
     return {name: round(100 * float(value), 4) for name, value in zip(NAMES, values, strict=True)}
 
 
-def mean_scores(scores: list[dict[str, float]], device: torch.device) -> dict[str, float]:
-    """Return the mean of each score over the rows of all ranks."""
-    import torch
-    import torch.distributed as dist
-
-    sums = torch.tensor([sum(row[name] for row in scores) for name in NAMES] + [len(scores)], dtype=torch.float64)
-    sums = sums.to(device)
-    if dist.is_initialized():
-        dist.all_reduce(sums)
-    *totals, count = sums.tolist()
-    return {name: round(total / max(count, 1), 4) for name, total in zip(NAMES, totals, strict=True)}
+def mean_of(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each score over rows."""
+    return {name: round(sum(row[name] for row in scores) / max(len(scores), 1), 4) for name in NAMES}
 
 
 def _words(text: str, east_asian: bool) -> list[str]:
@@ -69,6 +58,5 @@ def _words(text: str, east_asian: bool) -> list[str]:
 def _missing(error: ImportError) -> ConfigError:
     package = {"rouge_chinese": "rouge-chinese"}.get(error.name or "", error.name)
     return ConfigError(
-        f"predict_with_generate: scoring needs the package {package}, which is missing: "
-        "pip install nltk jieba rouge-chinese"
+        f"scoring answers needs the package {package}, which is missing: pip install nltk jieba rouge-chinese"
     )
