@@ -42,7 +42,8 @@ class StreamPosition:
 class StreamBatches:
     """One rank's micro-batches of one epoch after another; where they end nobody knows before they were encoded.
 
-    A batch is what the collator makes plus ``rows`` (numbers of its raw rows) and ``position`` (what follows it).
+    A batch is what the collator makes plus ``rows`` (numbers of its raw rows), ``position`` (what follows it)
+    and ``progress`` (epochs done with it).
 
     Args:
         rows: The training data.
@@ -96,22 +97,23 @@ class StreamBatches:
     def _batches(self, start: StreamPosition) -> Iterator[dict[str, Any]]:
         blocks = self.rows.blocks(self.order(start.epoch), self.rank, self.ranks)
         self.tally = Tally()
-        waiting: deque[tuple[dict[str, Any], StreamPosition]] = deque()
+        waiting: list[dict[str, Any]] = []
+        part, after, done = self._part(start.epoch), start, 0.0
         for number, block in enumerate(self._encoded(blocks[start.block :]), start=start.block):
             self.tally.add(block.tally)
             first = start.row if number == start.block else 0
-            last = len(block.table) - 1
-            for place, row in enumerate(islice(rows_of(block.table), first, None), start=first):
-                after = (number, place + 1) if place < last else (number + 1, 0)
-                waiting.append((row, StreamPosition(start.epoch, *after)))
+            rows = len(block.table)
+            for place, row in enumerate(islice(rows_of(block.table), first, None), start=first + 1):
+                waiting.append(row)
+                after = StreamPosition(start.epoch, *((number, place) if place < rows else (number + 1, 0)))
+                done = start.epoch + part * (number + place / rows) / len(blocks)
                 if len(waiting) == self.batch:
-                    yield self._collated(waiting, len(blocks))
+                    yield {**self._collated(waiting), "position": after, "progress": done}
+                    waiting = []
         if waiting:
-            yield self._collated(waiting, len(blocks))
+            yield {**self._collated(waiting), "position": after, "progress": done}
 
-    def _collated(self, waiting: deque[tuple[dict[str, Any], StreamPosition]], blocks: int) -> dict[str, Any]:
-        rows, position = [row for row, _ in waiting], waiting[-1][1]
-        waiting.clear()
+    def _collated(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         made_of = [number for row in rows for number in row.pop("rows")]
         weighted = any(row.get("weights") for row in rows)
         for row in rows:
@@ -119,8 +121,7 @@ class StreamBatches:
             weights = row.pop("weights", None)
             if weighted:
                 row["weights"] = weights or [1.0] * len(row["input_ids"])
-        progress = self._part(position.epoch) * min(1.0, (position.block + (position.row > 0) / 2) / blocks)
-        return {**self.collate(rows), "rows": made_of, "position": position, "progress": position.epoch + progress}
+        return {**self.collate(rows), "rows": made_of}
 
     def filler(self) -> dict[str, Any]:
         """Return a batch that trains nothing, for a rank that has no row where another still has one."""
