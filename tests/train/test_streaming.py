@@ -116,6 +116,21 @@ def test_five_steps_and_kill_and_five_are_ten(keys: Keys, tmp_path: Path, more: 
     assert [row["epoch"] for row in log_of(whole)] == [row["epoch"] for row in log_of(run)]
 
 
+@pytest.mark.slow
+def test_a_run_killed_after_an_epoch_s_checkpoint_goes_on_with_the_next_epoch(keys: Keys, tmp_path: Path) -> None:
+    settings = keys(streaming=True, **_EPOCHS, save_strategy="epoch", lora_dropout=0.2)
+    whole = train(settings | {"output_dir": str(tmp_path / "whole")})
+    killed = train_elsewhere(settings, KILL_AT="14")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    run = Path(settings["output_dir"])
+    position = json.loads((run / "checkpoint-12" / "stream-0.json").read_text())
+    assert position == {"epoch": 1, "block": 0, "row": 0, "ranks": 1}
+    train(settings)
+    theirs = weights_of(whole)
+    assert all(torch.equal(weight, theirs[name]) for name, weight in weights_of(run).items())
+    assert curve(whole) == curve(run)
+
+
 def test_a_checkpoint_of_other_batches_is_refused(keys: Keys, tmp_path: Path) -> None:
     settings = keys(max_steps=2, save_strategy="steps", save_steps=1)
     train(settings)

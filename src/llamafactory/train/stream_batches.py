@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -75,7 +75,7 @@ class StreamBatches:
         self.start = StreamPosition()
         self.tally = Tally()
         # The encoder in use by a thread must not be the one that evaluation uses.
-        self._encode = _Encode(rows if workers else copy.deepcopy(rows))
+        self._encode = _Encode(rows if workers else replace(rows, encoder=copy.deepcopy(rows.encoder)))
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch, unless that is where :attr:`start` already points into."""
