@@ -21,6 +21,7 @@ class ArrowFile:
             "labels": ids,
             "seq_lens": ids,
             "desirable": ids,
+            "channels": ids,
             "weights": pa.list_(pa.float32()),
             "sample": pa.int64(),
             "source": text,

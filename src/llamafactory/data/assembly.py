@@ -73,7 +73,14 @@ def mixed_order(rows: Sequence[np.ndarray], sizes: Sequence[int], strategy: str,
     return order
 
 
-def write_rows(sets: Sequence[Dataset], order: np.ndarray, path: str, capacity: int | None, weighted: bool) -> Dataset:
+def write_rows(
+    sets: Sequence[Dataset],
+    order: np.ndarray,
+    path: str,
+    capacity: int | None,
+    weighted: bool,
+    channels: Sequence[str] = (),
+) -> Dataset:
     """Write chosen rows of sets joined end to end, packed if asked.
 
     Args:
@@ -82,6 +89,7 @@ def write_rows(sets: Sequence[Dataset], order: np.ndarray, path: str, capacity: 
         path: Arrow file to write.
         capacity: Tokens of a packed row; None = rows stay as they are.
         weighted: Whether any row has weights; rows without get ones, and without any the column is left out.
+        channels: Names of sets; given, the column ``channels`` numbers the set of each sequence among them.
     """
     from datasets import Dataset, concatenate_datasets
 
@@ -94,7 +102,7 @@ def write_rows(sets: Sequence[Dataset], order: np.ndarray, path: str, capacity: 
         iterator: Iterator[Sequence[int]] = iter(groups)
         while some := list(islice(iterator, _GROUPS)):
             table = rows[[index for group in some for index in group]]
-            file.write(_join_groups(table, [len(group) for group in some], weighted))
+            file.write(join_groups(table, [len(group) for group in some], weighted, channels))
     return Dataset.from_file(path)
 
 
@@ -105,8 +113,18 @@ def row_lengths(rows: Dataset) -> np.ndarray:
     return pc.list_value_length(rows.with_format("arrow")["input_ids"]).to_numpy()
 
 
-def _join_groups(table: Any, group_sizes: list[int], weighted: bool) -> dict[str, Any]:
-    """Join each group of neighbouring rows into one row: of the list columns only the offsets change."""
+def join_groups(table: Any, group_sizes: Sequence[int], weighted: bool, channels: Sequence[str] = ()) -> dict[str, Any]:
+    """Join each group of neighbouring rows into one row: of the list columns only the offsets change.
+
+    Args:
+        table: Arrow table of features.
+        group_sizes: Rows of each group, in order.
+        weighted: As for :func:`write_rows`.
+        channels: As for :func:`write_rows`.
+
+    Returns:
+        The columns of the joined rows.
+    """
     import pyarrow as pa
 
     table = table.combine_chunks()
@@ -127,6 +145,19 @@ def _join_groups(table: Any, group_sizes: list[int], weighted: bool) -> dict[str
         elif name == "source":
             names = column.to_pylist()
             columns[name] = ["+".join(dict.fromkeys(names[a:b])) for a, b in zip(borders[:-1], ends, strict=True)]
+            if channels:
+                columns["channels"] = _channels(names, table.column("seq_lens").chunk(0), borders, channels)
         elif name == "reference":
             columns[name] = column
     return columns
+
+
+def _channels(names: list[str], seq_lens: Any, borders: np.ndarray, channels: Sequence[str]) -> Any:
+    """Number the set of each sequence: a list for each group."""
+    import pyarrow as pa
+
+    number = {name: index for index, name in enumerate(channels)}
+    sequences = seq_lens.value_lengths().to_numpy()
+    starts = np.concatenate([[0], np.cumsum(sequences)])
+    values = np.repeat([number[name] for name in names], sequences)
+    return pa.ListArray.from_arrays(pa.array(starts[borders], pa.int32()), pa.array(values, pa.int32()))

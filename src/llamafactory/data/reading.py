@@ -17,7 +17,7 @@ from .sniff import describe, sniff
 from .sources import NumberedRow, read_rows
 
 logger = get_logger(__name__)
-_SNIFFED_ROWS = 20
+SNIFFED_ROWS = 20
 
 
 def open_set(attr: DatasetAttr, max_samples: int | None, seed: int) -> tuple[DatasetAttr, Iterator[NumberedRow]]:
@@ -38,7 +38,7 @@ def open_set(attr: DatasetAttr, max_samples: int | None, seed: int) -> tuple[Dat
     if attr.num_samples is not None:
         rows = iter(_choose(list(rows), attr.num_samples, seed))
     rows = islice(rows, max_samples)
-    first = list(islice(rows, _SNIFFED_ROWS))
+    first = list(islice(rows, SNIFFED_ROWS))
     return settle_layout(attr, first), chain(first, rows)
 
 

@@ -35,7 +35,7 @@ def run_preprocess(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
         ConfigError: The configuration or the data is broken.
     """
     train_args = get_train_args(args)
-    train_args = replace(train_args, data=settle_thinking(train_args.data))
+    train_args = replace(train_args, data=replace(settle_thinking(train_args.data), streaming=False))
     tokenizer = load_tokenizer(train_args.model)
     template = get_template(tokenizer, train_args.data)
     dataset = get_dataset(stage_processor(train_args.finetuning.stage), template, tokenizer, train_args)

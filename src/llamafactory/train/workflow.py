@@ -11,6 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from ..data.collators import PaddedCollator, PaddingFreeCollator
 from ..data.loader import get_dataset
+from ..data.streaming import StreamRows
 from ..data.template import get_template
 from ..data.thinking import settle_thinking
 from ..extras.device import probe
@@ -34,6 +35,7 @@ from .training_arguments import transformers_arguments
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from datasets import Dataset
     from transformers import Seq2SeqTrainingArguments
 
     from ..data.loader import DatasetModule
@@ -104,9 +106,15 @@ def build_trainer(
         evaluate=dataset.eval,
         collator=choose_collator(stage, model, tokenizer, dataset, args),
         callbacks=extra,
+        channels=dataset.channels if logs_channels(args) else (),
     )
     trainer.add_callback(ReporterCallback(args, trainer.callback_handler))
     return trainer
+
+
+def logs_channels(args: TrainArgs) -> bool:
+    """Whether the loss of each training set is logged apart: where the loss is a mean over tokens, unless unwanted."""
+    return args.finetuning.stage in ("pt", "sft") and args.data.channel_loss is not False
 
 
 def choose_collator(stage: Stage, model: Any, tokenizer: Any, dataset: DatasetModule, args: TrainArgs) -> Any:
@@ -120,11 +128,16 @@ def choose_collator(stage: Stage, model: Any, tokenizer: Any, dataset: DatasetMo
         return stage.collator(PaddingFreeCollator(tokenizer) if padding_free else PaddedCollator(tokenizer))
     if padding_free:
         return PaddingFreeCollator(tokenizer)
-    packed = dataset.train is not None and any(len(lengths) > 1 for lengths in dataset.train["seq_lens"])
-    if packed:
+    if _is_packed(dataset.train):
         why = "padding_free is false" if is_isolating(model) else "this model's attention cannot keep sequences apart"
         raise ConfigError(f"packing: packed rows need isolating attention, but {why}; set packing: false")
     return PaddedCollator(tokenizer)
+
+
+def _is_packed(rows: Dataset | StreamRows | None) -> bool:
+    if rows is None or isinstance(rows, StreamRows):
+        return rows is not None and rows.packs
+    return any(len(lengths) > 1 for lengths in rows["seq_lens"])
 
 
 def train_and_save(
@@ -158,9 +171,11 @@ def train_and_save(
 
 
 def _logged(keys: tuple[str, ...], trainer: Trainer) -> list[str]:
-    """Return ``keys``, and the losses of named evaluation sets, that were logged at all."""
+    """Return ``keys``, and the losses of named sets, that were logged at all."""
     seen = {key for entry in trainer.state.log_history for key in entry}
-    named = sorted(key for key in seen if key.startswith("eval_") and key.endswith("_loss"))
+    named = sorted(
+        key for key in seen if (key.startswith("eval_") and key.endswith("_loss")) or key.startswith("loss/")
+    )
     return [key for key in dict.fromkeys([*keys, *named]) if key in seen]
 
 

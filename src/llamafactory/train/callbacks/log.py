@@ -16,7 +16,8 @@ from transformers import TrainerCallback
 from ...extras.files import write_atomic
 
 FILE_NAME = "trainer_log.jsonl"
-_GROUPS = ("rewards/", "logps/", "losses/", "kl")  # what the preference stages log beside the loss
+# What is logged beside the loss: by the preference stages, and of the data.
+_GROUPS = ("rewards/", "logps/", "losses/", "kl", "loss/", "data_wait")
 
 
 class LogCallback(TrainerCallback):
