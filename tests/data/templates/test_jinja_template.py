@@ -14,7 +14,7 @@ from llamafactory.extras.errors import ConfigError
 from .binding import bind, encode, ids_and_weights, official_ids, sample
 from .cases import A2, CALL, CASES, INLINE, RESULT, THOUGHT, TIME, U2, WEATHER, A, S, U
 from .official_texts import OFFICIAL, Official
-from .test_official import _runs, load_official
+from .comparison import Comparison, load_official, runs
 from .trained_tokenizers import build_tokenizer
 
 # A named template knows more than its official text shows: what ends an answer, and that an empty thought is context.
@@ -59,7 +59,7 @@ def test_ids_and_weights_equal_those_of_the_named_template(official: Official) -
     template = JinjaTemplate(tokenizer, "tokenizer", load_official(official.source))
     assert template.jinja() == load_official(official.source)
     compared, refused = 0, set()
-    for case, prompt, different in _runs(official):
+    for case, prompt, different in runs(official, CASES):
         if different:
             continue
         if prompt:

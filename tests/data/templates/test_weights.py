@@ -12,7 +12,7 @@ from llamafactory.data.template_pieces import _warn_of_dropped_thoughts
 
 from .binding import bind, ids_and_weights, sample
 from .cases import A2, CALL, CALLS, INLINE, RESULT, RESULT2, THOUGHT, U2, WEATHER, A, S, U
-from .test_official import load_official
+from .comparison import load_official
 from .trained_tokenizers import build_tokenizer
 
 PLAIN = [[U, A], [S, U, A], [U, A, U2, A2]]
