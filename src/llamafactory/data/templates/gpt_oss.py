@@ -12,7 +12,9 @@ _CHANNELS = "# Valid channels: analysis, commentary, final. Channel must be incl
 gpt_oss = ChatTemplate(
     name="gpt_oss",
     prefix=_IDENTITY + _CHANNELS + "<|end|>",
-    prefix_with_tools=_IDENTITY + _CHANNELS + "\nCalls to these tools must go to the commentary channel: 'functions'.<|end|>",
+    prefix_with_tools=_IDENTITY
+    + _CHANNELS
+    + "\nCalls to these tools must go to the commentary channel: 'functions'.<|end|>",
     system="<|start|>developer<|message|># Instructions\n\n{{content}}\n\n<|end|>",
     first_system_with_tools="<|start|>developer<|message|># Instructions\n\n{{content}}<|end|>",
     tools_alone="<|start|>developer<|message|>{{content}}<|end|>",

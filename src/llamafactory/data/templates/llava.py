@@ -20,7 +20,14 @@ video_llava = replace(vicuna, name="video_llava")
 llava_next_llama3 = replace(llama3, name="llava_next_llama3")
 
 # As officially: white space stands after an answer, not before a question.
-llava_next_mistral = replace(mistral_v1, name="llava_next_mistral", user="[INST] {{content}} [/INST]", gap=" ", merge_system=None, system="<<SYS>>\n{{content}}\n<</SYS>>\n\n")
+llava_next_mistral = replace(
+    mistral_v1,
+    name="llava_next_mistral",
+    user="[INST] {{content}} [/INST]",
+    gap=" ",
+    merge_system=None,
+    system="<<SYS>>\n{{content}}\n<</SYS>>\n\n",
+)
 
 llava_next_video_mistral = replace(llava_next_mistral, name="llava_next_video_mistral")
 

@@ -47,4 +47,6 @@ phi = replace(
     skip_empty_system=True,
 )
 
-phi_small = replace(phi, name="phi_small", skip_empty_system=False, bos_eos=("<|endoftext|>", "<|endoftext|>"), prefix="{{bos}}")
+phi_small = replace(
+    phi, name="phi_small", skip_empty_system=False, bos_eos=("<|endoftext|>", "<|endoftext|>"), prefix="{{bos}}"
+)

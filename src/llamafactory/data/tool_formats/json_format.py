@@ -94,7 +94,9 @@ class JsonToolFormat:
         """:meth:`describe`, with the data told from the literals."""
         if self.listing is not None:
             source = json.dumps(list(tools), ensure_ascii=False)
-            yield from (Piece(text, GLUE, False, mark) for text, mark in write_listing(self.listing, self.marks, source))
+            yield from (
+                Piece(text, GLUE, False, mark) for text, mark in write_listing(self.listing, self.marks, source)
+            )
             return
         yield from fill(self.head, GLUE, False, {})
         for number, tool in enumerate(tools):

@@ -23,4 +23,10 @@ tool_format = JsonToolFormat(
 )
 
 # Officially, what the assistant says beside its calls stands between the two marks; ours puts it before them.
-llama4 = replace(tool_format, calls_open="<|python_start|><|python_end|>", call_join="", several=("", ""))
+llama4 = replace(
+    tool_format,
+    calls_open="<|python_start|><|python_end|>",
+    call_join="",
+    several=("", ""),
+    start=r'(?:<\|python_start\|><\|python_end\|>|(?<=\})|^)(?=\{"name": )',
+)
