@@ -64,7 +64,7 @@ class ToolCall:
     @classmethod
     def from_openai(cls, value: Mapping[str, Any]) -> ToolCall:
         """Read ``{"id", "type", "function": {"name", "arguments"}}`` or the bare function object."""
-        function = value.get("function", value)
+        function = value.get("function", value) if isinstance(value, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise ConfigError(f"tool_calls: expected an object with a function name, got {_short(value)}")
         arguments = function.get("arguments", function.get("parameters"))
