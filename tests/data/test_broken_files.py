@@ -131,7 +131,7 @@ ROWS = [
     Broken("x.jsonl", [{"instruction": "q", "c": "a", "r": "b"}, {"instruction": "q", "c": "a"}],
            ("x.jsonl line 2", "missing column 'r'"), PAIR, "rm"),
     Broken("x.jsonl", [{"instruction": "q", "c": "a", "r": "a"}], ("x.jsonl, row 1", "the same answer"), PAIR, "rm"),
-    Broken("x.jsonl", [{"instruction": "q", "c": "", "r": "b"}], ("x.jsonl, row 1", "chosen answer is empty"), PAIR, "rm"),
+    Broken("x.jsonl", [{"instruction": "q", "c": "", "r": "b"}], ("x.jsonl, row 1", "chosen answer"), PAIR, "rm"),
     Broken("x.jsonl", [GOOD], ("x.jsonl",), {}, "rm"),
     Broken("x.jsonl", [{"instruction": "q", "output": "a", "k": "maybe"}],
            ("x.jsonl line 1", "'k'", "true or false"), KTO, "kto"),

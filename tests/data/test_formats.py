@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from llamafactory.data.dataset_info import DatasetAttr, parse_entry
 from llamafactory.data.messages import Message, Part, Sample, ToolCall
+from llamafactory.extras.errors import ConfigError
 from llamafactory.plugins import resolve
 
 U, A, S = (lambda text, role=role, **more: Message.of(role, text, **more) for role in ("user", "assistant", "system"))
@@ -95,6 +98,24 @@ def test_openai_messages_with_parts_calls_reasoning_and_weights() -> None:
         Message.of("tool", "7", tool_call_id="c1"), A("seven", reasoning="easy", weight=1.0),
     )  # fmt: skip
     assert sample.tools == ({"type": "function", "function": {"name": "f"}},)
+
+
+def test_thoughts_and_calls_as_parts_and_the_weight_s_other_name() -> None:
+    parts = [
+        {"type": "reasoning", "value": "hm"}, {"type": "text", "value": "I look."},
+        {"type": "tool_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+    ]  # fmt: skip
+    row = {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "value": "q"}]},
+            {"role": "assistant", "content": parts, "loss_weight": 0.5},
+        ]
+    }
+    answer = Message("assistant", (Part("text", "I look."),), (ToolCall("f", {"x": 1}),), "hm", 0.5)
+    assert convert(row, formatting="openai").messages == (U("q"), answer)
+    broken = {"messages": [{"role": "assistant", "content": [{"type": "tool_call", "value": "f("}]}]}
+    with pytest.raises(ConfigError, match="turn 1: messages: the tool_call part is not JSON: 'f\\('"):
+        convert(broken, formatting="openai")
 
 
 def test_openai_with_renamed_tags() -> None:

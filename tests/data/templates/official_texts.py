@@ -80,7 +80,11 @@ class Official:
         return f"{self.template}-{self.source}"
 
 
-LFM2_5 = {**ALWAYS_THINKS, "thought": "the official text reads thoughts from the key thinking"}
+LFM2_5 = {
+    **ALWAYS_THINKS,
+    "thought": "the official text reads thoughts from the key thinking",
+    "nested": "the official text does not escape quotes and line breaks, and writes lists in Python's form",
+}
 LLAMA4_CALLS = {"text_and_call": "the official text writes it between the marks that come before the calls"}
 INTERN_S1 = {
     "late_system": LATE_DROPPED,
@@ -92,7 +96,7 @@ INTERN_S1 = {
 YUAN = {
     **NO_TOOLS,
     "answer": "the official text is for prompts: it ends every conversation with the mark of an answer's start",
-    "multi_turn": "the official text tells answers from questions by their order only; ours writes the mark before each",
+    "multi_turn": "the official text writes the mark of an answer's start before the last one only",
     "late_system": LATE_DROPPED,
 }
 DATE = {"date_string": "26 Jul 2024"}  # 3.2 would write today's

@@ -74,9 +74,8 @@ NO_FAMILY = {
 
 
 def test_every_training_template_is_compared_or_of_no_family_of_ours() -> None:
-    found = {
-        path.stem.removesuffix("_training") for path in (_folder("trl") / "chat_templates").glob("*_training.jinja")
-    }
+    files = (package_folder("trl") / "chat_templates").glob("*_training.jinja")
+    found = {path.stem.removesuffix("_training") for path in files}
     assert found == set(FAMILIES) | NO_FAMILY
 
 

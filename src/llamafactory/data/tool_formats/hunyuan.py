@@ -10,7 +10,8 @@ _HEAD = (
 _TAIL = (
     "\\n</tools>\\n\\nFor function call returns, you should first print <tool_calls>"
     "For each function call, you should return object like:\\n<tool_call>function_name\\n```json\\n"
-    "function_arguments_in_json_format\\n```</tool_call>At the end of function call returns, you should print </tool_calls>"
+    "function_arguments_in_json_format\\n```</tool_call>"
+    "At the end of function call returns, you should print </tool_calls>"
 )
 # The family puts no line break between the first two tools.
 _TOOLS = f"""

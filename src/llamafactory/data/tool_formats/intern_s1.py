@@ -4,8 +4,8 @@
 from .json_format import JsonToolFormat
 
 _HEAD = (
-    "Your response should consist of a reasoning step (**thought**) followed immediately by a function call in valid JSON "
-    "format. Wrap each function call using the `<|action_start|><|plugin|>` and `<|action_end|>` tags.\\n\\n"
+    "Your response should consist of a reasoning step (**thought**) followed immediately by a function call in valid "
+    "JSON format. Wrap each function call using the `<|action_start|><|plugin|>` and `<|action_end|>` tags.\\n\\n"
     "**Format example:**\\n\\n```\\n(Your thought goes here...)\\n\\n<|action_start|><|plugin|>\\n{\\n    "
     '"name": "tool_name",\\n    "parameters": {\\n        "parameter1": "value1",\\n        "parameter2": "value2"'
     "\\n    }\\n}\\n<|action_end|>\\n```\\n\\n# External Tools\\nYou have access to these tools:\\n"

@@ -24,14 +24,9 @@ def write_listing(listing: tuple[str, str], marks: tuple[str, ...], tools: str) 
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    for number, mark in enumerate(marks):
-        tools = tools.replace(json.dumps(mark)[1:-1], chr(_HIDDEN + number))
+    for number, word in enumerate(marks):
+        tools = tools.replace(json.dumps(word)[1:-1], chr(_HIDDEN + number))
     texts, _ = render_jinja_template([[]], tools=json.loads(tools), chat_template="".join(map(str.strip, listing)))
-    parts = re.split(f"({'|'.join(map(re.escape, marks)) or '(?!)'})", texts[0])
-    found = []
-    for number, part in enumerate(parts):
-        mark = number % 2 == 1
-        for hidden, text in enumerate(() if mark else marks):
-            part = part.replace(chr(_HIDDEN + hidden), text)
-        found.append((part, mark))
-    return tuple((part, mark) for part, mark in found if part)
+    parts: list[str] = re.split(f"({'|'.join(map(re.escape, marks)) or '(?!)'})", texts[0])
+    shown = str.maketrans({_HIDDEN + number: word for number, word in enumerate(marks)})
+    return tuple((part.translate(shown), number % 2 == 1) for number, part in enumerate(parts) if part)

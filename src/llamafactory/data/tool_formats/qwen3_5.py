@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Qwen 3.5, 3.6, Qwen3-Coder and MiMo-V2: functions and parameters as tags; the latter two list the tools as tags, too."""
+"""Qwen 3.5, 3.6, Qwen3-Coder and MiMo-V2: calls as tags; the latter two list the tools as tags, too."""
 
 from dataclasses import replace
 
@@ -86,9 +86,9 @@ _MIMO = (
     "<tool_call>\n<function=example_function_name>\n<parameter=example_parameter_1>value_1</parameter>\n"
     "<parameter=example_parameter_2>This is the value for the second parameter\nthat can span\n"
     "multiple lines</parameter>\n</function>\n</tool_call>\n\n<IMPORTANT>\n- Function calls MUST follow the specified "
-    "format: an inner <function=...></function> block must be nested within <tool_call></tool_call> XML tags\n- DO NOT use "
-    "function calls inside <think></think> tags.\n- The value enclosed between parameter tags is preserved exactly as-is, "
-    "including newlines and spaces.\n</IMPORTANT>"
+    "format: an inner <function=...></function> block must be nested within <tool_call></tool_call> XML tags\n- DO NOT "
+    "use function calls inside <think></think> tags.\n- The value enclosed between parameter tags is preserved exactly "
+    "as-is, including newlines and spaces.\n</IMPORTANT>"
 )
 mimo_v2 = replace(
     tool_format,
