@@ -126,9 +126,7 @@ def _read_turn(turn: Any, attr: DatasetAttr) -> Message:
     content = turn.get(tags.content_tag)
     if roles[role] == "tool" and not isinstance(content, str) and attr.formatting != "openai":
         content = json.dumps(content, ensure_ascii=False)
-    plain = {
-        key: value for key, value in turn.items() if key not in (tags.role_tag, tags.content_tag, *_WEIGHTS)
-    }
+    plain = {key: value for key, value in turn.items() if key not in (tags.role_tag, tags.content_tag, *_WEIGHTS)}
     if "function_call" in turn and not turn.get("tool_calls"):  # the OpenAI schema of 2023
         plain["tool_calls"] = [turn["function_call"]] if turn["function_call"] else None
     if content is None and not plain.get("tool_calls"):
