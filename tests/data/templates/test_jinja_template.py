@@ -53,7 +53,7 @@ REFUSED = {
     "mistral": {"call, then a turn"},
     "ministral": {"call, then a turn"},
     # Calls after a thought that the prompt has opened already.
-    **dict.fromkeys(("qwen3_thinking", "qwen3_vl", "minimax2"), {"parallel calls, text and thought"}),
+    **{name: {"parallel calls, text and thought"} for name in ("qwen3_thinking", "qwen3_vl", "minimax2")},
 }
 SPOKEN = [case for case in CASES if case.enable_thinking is None]  # the switch has tests of its own
 
