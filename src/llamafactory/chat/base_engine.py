@@ -71,6 +71,7 @@ class Engine(Protocol):
 
     template: Template
     adapters: tuple[str, ...]  # names that ``adapter`` may take
+    media: tuple[str, ...]  # media that the model takes, such as ("image",); () for a model of text
 
     def stream(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any

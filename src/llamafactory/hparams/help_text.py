@@ -16,6 +16,7 @@ _SECTIONS: dict[str, tuple[str, ...]] = {
     "preprocess": ("data", "model", "finetuning"),
     "check-data": ("data", "model", "finetuning"),
     "chat": ("model", "data", "generating", "finetuning", "quantization", "media", "vllm", "sglang", "kt"),
+    "api": ("model", "data", "generating", "finetuning", "quantization", "media", "vllm", "sglang", "kt"),
     "export": ("export", "model", "data", "finetuning", "quantization"),
 }
 
@@ -25,6 +26,7 @@ _NOTES: dict[str, str] = {
     "preprocess": "Tokenizes the data of a run into the cache or tokenized_path; reads the same file as train.",
     "check-data": "Looks at every row and reports what is broken; reads the same file as train.",
     "chat": "Talks to a model in the terminal; reads the same file as train and uses what it trained.",
+    "api": "Serves a model over HTTP, as OpenAI does; API_HOST, API_PORT, API_KEY and more come from the environment.",
     "export": "Writes the merged model; reads the same file as train and uses what it trained.",
 }
 
