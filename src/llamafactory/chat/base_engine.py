@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -100,3 +101,54 @@ class Engine(Protocol):
     def close(self) -> None:
         """End the worker thread or process. Requests still running fail."""
         ...
+
+
+class EngineBase:
+    """What engines share: everything that can be said by ``stream``."""
+
+    template: Template
+
+    def prompt_ids(
+        self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], enable_thinking: bool | None
+    ) -> list[int]:
+        """Return the tokens of a prompt: a conversation, a text, or the tokens themselves."""
+        if isinstance(prompt, str):
+            return list(self.template.tokenizer(prompt)["input_ids"])
+        if prompt and isinstance(prompt[0], int):
+            return list(prompt)  # type: ignore[arg-type]
+        return self.template.encode_prompt(prompt, tools=tools, enable_thinking=enable_thinking)  # type: ignore[arg-type]
+
+    def stream(
+        self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
+    ) -> AsyncGenerator[Delta, None]:
+        """Yield the pieces of all answers as they are made."""
+        raise NotImplementedError
+
+    async def chat(self, messages: Sequence[Message], tools: Sequence[dict] = (), **overrides: Any) -> list[Response]:
+        """Answer a conversation; see :class:`Engine` for the overrides."""
+        answers: dict[int, list[Delta]] = {}
+        async with aclosing(self.stream(messages, tools, **overrides)) as deltas:
+            async for delta in deltas:
+                answers.setdefault(delta.index, []).append(delta)
+        return [_join(answers[index]) for index in sorted(answers)]
+
+    async def stream_chat(
+        self, messages: Sequence[Message], tools: Sequence[dict] = (), **overrides: Any
+    ) -> AsyncGenerator[str, None]:
+        """Yield one answer in pieces. With beams it comes whole: no beam is certain before the end."""
+        async with aclosing(self.stream(messages, tools, **{**overrides, "num_return_sequences": 1})) as deltas:
+            async for delta in deltas:
+                if delta.text:
+                    yield delta.text
+
+
+def _join(deltas: list[Delta]) -> Response:
+    last = deltas[-1]
+    assert last.finish_reason is not None, "an engine's last delta says why the answer ended"
+    return Response(
+        text="".join(delta.text for delta in deltas),
+        response_length=sum(delta.tokens for delta in deltas),
+        prompt_length=last.prompt_tokens,
+        finish_reason=last.finish_reason,
+        log_probs=tuple(item for delta in deltas for item in delta.log_probs),
+    )
