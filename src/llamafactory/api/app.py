@@ -45,7 +45,9 @@ def run_api(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -
     with closing(bind(settings)) as listener:  # before the model is loaded: a taken port shows at once
         engine: Engine = plugins.resolve("engines", args.model.infer_backend)(args)
         try:
-            serve(Server(engine, settings, scores=args.finetuning.stage == "rm"), listener)
+            server = Server(engine, settings, scores=args.finetuning.stage == "rm")
+            logger.info_rank0("serving %s at %s (documentation: /docs)", ", ".join(server.names), _url(listener))
+            make_process(server).run(sockets=[listener])
         finally:
             engine.close()
 
@@ -83,9 +85,8 @@ def bind(settings: ServerSettings) -> socket.socket:
     return listener
 
 
-def serve(server: Server, listener: socket.socket) -> None:
-    """Answer requests until a signal comes and what was running is finished."""
-    settings = server.settings
+def make_process(server: Server) -> uvicorn.Server:
+    """What answers requests until a signal comes and what was running is finished."""
     config = uvicorn.Config(
         make_app(server),
         lifespan="off",
@@ -93,13 +94,14 @@ def serve(server: Server, listener: socket.socket) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_seconds),
+        timeout_graceful_shutdown=int(server.settings.drain_seconds),
     )
+    return _Process(config, server)
+
+
+def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    logger.info_rank0("serving %s at http://%s:%s/v1 (documentation: /docs)", ", ".join(server.names), shown, port)
-    _Process(config, server).run(sockets=[listener])
-    logger.info_rank0("the server has ended")
+    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
 
 
 class _Process(uvicorn.Server):

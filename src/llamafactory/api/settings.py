@@ -61,8 +61,8 @@ class ServerSettings:
     model_name: str = "gpt-3.5-turbo"
     verbose: bool = False
     root_path: str = ""
-    max_concurrent: int = 16
-    max_queue: int = 64
+    max_concurrent: int = 32
+    max_queue: int = 128
     max_body: int = 32 * 2**20
     max_depth: int = 64
     body_seconds: float = 60.0

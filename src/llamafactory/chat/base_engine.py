@@ -107,6 +107,7 @@ class EngineBase:
     """What engines share: everything that can be said by ``stream``."""
 
     template: Template
+    media: tuple[str, ...] = ()
 
     def prompt_ids(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], enable_thinking: bool | None
