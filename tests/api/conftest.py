@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -145,8 +146,10 @@ def make_template(tiny_llama: Path) -> Callable[[str], Any]:
 
     from llamafactory.data.template import get_template
 
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+
     def make(name: str) -> Any:
         args = get_infer_args({"model_name_or_path": str(tiny_llama), "template": name})
-        return get_template(AutoTokenizer.from_pretrained(tiny_llama), args.data)
+        return get_template(copy.deepcopy(tokenizer), args.data)  # a copy: a template may replace the EOS token
 
     return make

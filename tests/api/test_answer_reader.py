@@ -58,16 +58,16 @@ def templates(make_template: Callable[[str], Any]) -> dict[str, Any]:
         if kind not in dialects:
             dialects.add(kind)
             found[name] = make_template(name)
+    assert len({template.tool_format for template in found.values()}) > 15
     return found
 
 
-def answer_of(template: Any, message: Message, tools: Any) -> str:
-    """What a model that was trained with the template writes after the generation prompt."""
+def answer_of(template: Any, message: Message, tools: Any) -> str | None:
+    """What a trained model writes after the generation prompt, None where it would not write this message there."""
     question = Message.of("user", "q")
     prompt = template.render([question], tools, add_generation_prompt=True)
     text = template.render([question, message], tools)
-    start = template.render([question], tools)
-    return text.removeprefix(prompt) if text.startswith(prompt) else text.removeprefix(start)
+    return text.removeprefix(prompt) if text.startswith(prompt) else None
 
 
 def test_pieces_are_read_as_the_whole(templates: dict[str, Any]) -> None:
@@ -86,6 +86,8 @@ def test_pieces_are_read_as_the_whole(templates: dict[str, Any]) -> None:
                 [Message.of("user", "q")], TOOLS, add_generation_prompt=True
             ).rstrip().endswith(template.thought[0])
             text = answer_of(template, message, TOOLS)
+            if text is None:
+                continue
             expected = whole(template.parse(template.thought[0] + text if thinking else text))
             for sizes in ([1], [len(text) or 1], [generator.randint(1, 9) for _ in range(20)]):
                 found = read(ChatReader(template, TOOLS, thinking), text, sizes)
@@ -95,9 +97,9 @@ def test_pieces_are_read_as_the_whole(templates: dict[str, Any]) -> None:
     assert seen["thought"] > 10 and seen["calls"] > 40, seen  # it did compare what it is about
 
 
-def test_without_tools_a_call_is_text(templates: dict[str, Any]) -> None:
+def test_without_tools_a_call_is_text(make_template: Callable[[str], Any]) -> None:
     text = '<tool_call>\n{"name": "add", "arguments": {}}\n</tool_call>'
-    assert read(ChatReader(templates["qwen"], (), False), text, [3]) == ("", text, [])
+    assert read(ChatReader(make_template("qwen"), (), False), text, [3]) == ("", text, [])
 
 
 def test_what_looks_like_a_call_and_is_none_is_text(make_template: Callable[[str], Any]) -> None:

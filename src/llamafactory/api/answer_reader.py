@@ -109,7 +109,9 @@ class ChatReader:
 
     def __init__(self, template: Template, tools: Sequence[dict[str, Any]], thinking: bool) -> None:
         self._template, self._tools = template, tools
-        self._marks = call_marks(template.tool_format) if tools else None
+        dialect = template.tool_format
+        self._marks = call_marks(dialect) if tools else None
+        self._joined = (dialect.content_join + _call_start(dialect),) if tools and dialect.content_join else ()
         self._step = self._thought if thinking else self._start
         self._held = ""  # of the thought, or what stands before the text
         self._text = ""  # all after the thought
@@ -163,7 +165,7 @@ class ChatReader:
             self._step = self._after_thought
             after = self._step()
             return Piece(thought + after.reasoning, after.content, after.calls)
-        keep = 0 if self._over else _undecided(thought, (closing, *self._template.ends))
+        keep = 0 if self._over else _beginning(thought, (closing, *self._template.ends))
         shown = thought[: len(thought) - keep].rstrip("\n")
         self._held = self._held[len(shown) :]
         self._thought_shown = self._thought_shown or bool(shown)
@@ -185,9 +187,19 @@ class ChatReader:
             return self._read_calls()
         end = len(self._text)
         if not self._over:
-            marks = (*(self._marks or ()), *self._template.ends)
-            end -= _undecided(self._text[self._shown :], marks, spaces=self._marks is not None)
+            end -= self._undecided(self._text[self._shown :])
         return self._show(end)
+
+    def _undecided(self, text: str) -> int:
+        """How much of the end of ``text`` may belong to the end of the turn, or to a call and what joins it on."""
+        ends = self._template.ends
+        keep = _beginning(text, (*ends, *(self._marks or ()), *self._joined))
+        while closed := next((end for end in ends if text[: len(text) - keep].endswith(end)), ""):
+            keep += len(closed)  # one end after another
+        if self._marks is not None:  # white space before a call belongs to it
+            rest = text[: len(text) - keep]
+            keep += len(rest) - len(rest.rstrip())
+        return keep
 
     def _first_mark(self) -> int | None:
         if self._marks is None:
@@ -217,8 +229,7 @@ def _of_tool_call(index: int, call: ToolCall) -> CallPiece:
 
 def call_marks(tool_format: JsonToolFormat) -> tuple[str, ...]:
     """Words with which the calls of a dialect begin; empty where anything may be the beginning of one."""
-    literal = (tool_format.calls_open + tool_format.call).partition("{{")[0].strip()
-    found = re.match(r'[^\s"{(]*', literal)
+    found = re.match(r'[^\s"{(]*', _call_start(tool_format).strip())
     word = found[0] if found else ""
     start = re.compile(tool_format.start, re.MULTILINE)
     bare = [mark for mark in ("<|python_tag|>", "[", "{") if _begins_call(start, mark)]
@@ -227,24 +238,19 @@ def call_marks(tool_format: JsonToolFormat) -> tuple[str, ...]:
     return (word, *bare)
 
 
+def _call_start(tool_format: JsonToolFormat) -> str:
+    return (tool_format.calls_open + tool_format.call).partition("{{")[0]
+
+
 def _begins_call(start: re.Pattern[str], mark: str) -> bool:
     example = '{"name": "f", "arguments": {}}'
     return start.match(mark.removesuffix("{") + example) is not None
 
 
-def _undecided(text: str, marks: Sequence[str], spaces: bool = False) -> int:
-    """Length of the longest ending of ``text`` that is, or begins, one of ``marks``.
-
-    Args:
-        text: What has come.
-        marks: What may follow.
-        spaces: White space before it is held, too: it may belong to the mark.
-    """
+def _beginning(text: str, marks: Sequence[str]) -> int:
+    """Length of the longest ending of ``text`` that is, or begins, one of ``marks``."""
     keep = 0
     for mark in marks:
         sizes = range(min(len(mark), len(text)), keep, -1)
         keep = next((size for size in sizes if text.endswith(mark[:size])), keep)
-    if spaces:
-        rest = text[: len(text) - keep]
-        keep += len(rest) - len(rest.rstrip())
     return keep

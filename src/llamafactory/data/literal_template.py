@@ -73,15 +73,15 @@ class LiteralTemplate(Template):
         text = text.removeprefix(slots(self.chat.assistant)[0])
         for end in self.ends:
             text = text.removesuffix(end)
-        reasoning = ""
+        reasoning, thought_found = "", False
         if self.thought is not None:
             opening, closing = self.thought
             if opening in text and closing not in text:  # cut off within the thought
                 text += closing
             thought, _, rest = text.partition(closing)
             if closing in text and (opening in thought or not text.startswith(self.chat.text_start or opening)):
-                reasoning, text = thought.split(opening)[-1].strip("\n"), rest
-        text = (text.lstrip("\n") if reasoning else text).removeprefix(self.chat.text_start)
+                reasoning, text, thought_found = thought.split(opening)[-1].strip("\n"), rest, True
+        text = (text.lstrip("\n") if thought_found else text).removeprefix(self.chat.text_start)
         content, calls = self.tool_format.split(text)
         parts = (Part("text", content),) if content else ()
         return Message("assistant", parts, tuple(calls), reasoning or None)
