@@ -89,7 +89,7 @@ class BatchRunner:
         return len(self._owner)
 
     def read_part(self, reading: Reading, ids: Sequence[int], adapter: str | None) -> Tensor:
-        """Read the next part of one long prompt by the model's own attention; return the logits after it, ``[1, V]``."""
+        """Read the next part of one long prompt by the model's own attention; return what follows, ``[1, V]``."""
         # Every layer keeps all tokens, also where the model has a window: the attention of decoding applies it.
         reading.cache = reading.cache or DynamicCache()
         positions = torch.arange(reading.read, reading.read + len(ids))[None]
@@ -99,7 +99,7 @@ class BatchRunner:
         return logits[:, -1]
 
     def read_whole(self, prompts: Sequence[Sequence[int]], adapter: str | None) -> tuple[list[Reading], Tensor]:
-        """Read prompts laid end to end, without padding, each kept apart; return the logits after each, ``[prompts, V]``."""
+        """Read prompts laid end to end, each kept apart; return what follows each, ``[prompts, V]``."""
         lengths = [len(ids) for ids in prompts]
         ends = [0, *accumulate(lengths)]
         cache = DynamicCache()

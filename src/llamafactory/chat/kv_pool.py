@@ -143,7 +143,7 @@ class Part:
         return slice(self.start, self.start + len(self.lengths))
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the newest token's keys and values ``[rows, heads, 1, size]``; return all, ``[rows, heads, width, size]``."""
+        """Write the newest token's keys and values ``[rows, heads, 1, size]``; return all that attention reads."""
         keys, values = self.pool.layers[layer]
         count = len(self.lengths)
         keys[self.places, :, self.lengths] = key[:, :, 0]
