@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..model.families.family import isolation
-from .kv_pool import RAGGED, Pools, Slot, register
+from .kv_pool import Layers, Pools, Slot
+from .ragged_attention import RAGGED, Prompts, Step, register
 
 # Rotary embeddings that look at the longest sequence of the batch: an answer would depend on its neighbours.
 _ROPE_OF_THE_BATCH = {"dynamic", "longrope"}
@@ -23,7 +25,7 @@ _ROPE_OF_THE_BATCH = {"dynamic", "longrope"}
 def can_batch(model: Any) -> bool:
     """Whether answers of different lengths can share a forward pass of this (base) model.
 
-    It needs transformers' attention interface in every layer and ordinary keys and values; recurrent layers, chunked
+    It needs an attention that can be replaced in every layer, and ordinary keys and values; recurrent layers, chunked
     attention and the like are answered one at a time.
     """
     config = model.config.get_text_config()
@@ -40,10 +42,11 @@ def can_batch(model: Any) -> bool:
 
 @dataclass(eq=False)
 class Reading:
-    """A prompt on its way through the model."""
+    """A prompt on its way through the model: what was read of it."""
 
-    cache: DynamicCache
+    layers: Layers = ()
     read: int = 0
+    cache: DynamicCache | None = None  # while it is read in parts
 
 
 class Adapters:
@@ -85,31 +88,43 @@ class BatchRunner:
     def __len__(self) -> int:
         return len(self._owner)
 
-    def begin(self) -> Reading:
-        """Begin to read a prompt."""
+    def read_part(self, reading: Reading, ids: Sequence[int], adapter: str | None) -> Tensor:
+        """Read the next part of one long prompt by the model's own attention; return what follows, ``[1, V]``."""
         # Every layer keeps all tokens, also where the model has a window: the attention of decoding applies it.
-        return Reading(DynamicCache())
-
-    def read(self, reading: Reading, ids: Sequence[int], adapter: str | None) -> Tensor:
-        """Read the next part of a prompt by the model's own attention; return the logits after it, ``[1, V]``."""
-        self.adapters.use(adapter)
-        input_ids = torch.tensor([list(ids)], device=self._model.device)
-        positions = torch.arange(reading.read, reading.read + len(ids), device=input_ids.device)[None]
-        output = self._model(
-            input_ids=input_ids,
-            position_ids=positions,
-            past_key_values=reading.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        reading.cache = reading.cache or DynamicCache()
+        positions = torch.arange(reading.read, reading.read + len(ids))[None]
+        logits = self._forward(adapter, [list(ids)], positions, past_key_values=reading.cache, logits_to_keep=1)
         reading.read += len(ids)
-        return output.logits[:, -1]
+        reading.layers = [(layer.keys[0], layer.values[0]) for layer in reading.cache.layers]
+        return logits[:, -1]
+
+    def read_whole(self, prompts: Sequence[Sequence[int]], adapter: str | None) -> tuple[list[Reading], Tensor]:
+        """Read prompts laid end to end, each kept apart; return what follows each, ``[prompts, V]``."""
+        lengths = [len(ids) for ids in prompts]
+        ends = [0, *accumulate(lengths)]
+        cache = DynamicCache()
+        with self._ragged_attention():
+            logits = self._forward(
+                adapter,
+                [[token for ids in prompts for token in ids]],
+                torch.cat([torch.arange(length) for length in lengths])[None],
+                past_key_values=cache,
+                logits_to_keep=torch.tensor(ends[1:], device=self._model.device) - 1,
+                ragged=Prompts(ends),
+            )
+        readings = [
+            Reading(
+                [(layer.keys[0, :, start:end], layer.values[0, :, start:end]) for layer in cache.layers], end - start
+            )
+            for start, end in pairwise(ends)
+        ]
+        return readings, logits[0]
 
     def admit(self, owner: Any, reading: Reading, first: int, adapter: str | None) -> None:
         """Give an answer whose prompt was read a slot; ``first`` is its first token."""
         pools = self._pools.setdefault(adapter, Pools())
         slot = Slot(owner, reading.read, first)
-        pools.add(slot, [(layer.keys[0], layer.values[0]) for layer in reading.cache.layers])
+        pools.add(slot, reading.layers)
         self._owner[owner] = (pools, slot)
 
     def drop(self, owner: Any) -> None:
@@ -127,24 +142,28 @@ class BatchRunner:
 
         The caller then says which token was chosen (:meth:`advance`) or drops the answer.
         """
-        self.adapters.use(adapter)
         pools = self._pools[adapter]
-        ragged = pools.ragged(self._model.device)
+        step = Step(pools.parts(self._model.device))
         slots = pools.slots()
         with self._ragged_attention():
-            output = self._model(
-                input_ids=torch.tensor([[slot.last] for slot in slots], device=self._model.device),
-                position_ids=ragged.positions(),
-                use_cache=False,
-                ragged=ragged,
-            )
+            logits = self._forward(adapter, [[slot.last] for slot in slots], step.positions(), ragged=step)
         for slot in slots:
             slot.length += 1
-        return [slot.owner for slot in slots], output.logits[:, -1]
+        return [slot.owner for slot in slots], logits[:, -1]
 
     def advance(self, owner: Any, token_id: int) -> None:
         """Note the token an answer chose."""
         self._owner[owner][1].last = token_id
+
+    def _forward(self, adapter: str | None, ids: list[list[int]], positions: Tensor, **options: Any) -> Tensor:
+        self.adapters.use(adapter)
+        device = self._model.device
+        return self._model(
+            input_ids=torch.tensor(ids, device=device),
+            position_ids=positions.to(device),
+            use_cache="past_key_values" in options,
+            **options,
+        ).logits
 
     @contextmanager
     def _ragged_attention(self) -> Iterator[None]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys and values of answers of different lengths that are decoded together, and the attention that reads them.
+"""Keys and values of answers of different lengths that are decoded together.
 
 Each answer has a slot in a pool; a pool holds answers of at most ``capacity`` tokens, from its first slot to its last
 without a gap, so that one step reads a plain slice. An answer that outgrows its pool moves to one twice as large: no
@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-RAGGED = "ragged"
-SMALLEST = 128  # tokens
+SMALLEST = 128  # tokens; a multiple of STRIDE
+# Attention reads a multiple of so many tokens. The CPU's kernel adds up in vectors of this width and rounds a rest
+# differently: with whole vectors only, an answer does not depend on the lengths of its neighbours, bit for bit.
+STRIDE = 16
 
 Layers = Sequence[tuple[Tensor, Tensor]]  # keys and values of one answer, [heads, tokens, head size], layer by layer
 
@@ -104,11 +106,11 @@ class Pools:
         self._home.pop(slot).remove(slot)
 
     def slots(self) -> list[Slot]:
-        """Every answer, in the order of :meth:`ragged`."""
+        """Every answer, in the order of :meth:`parts`."""
         return [slot for pool in self._pools.values() for slot in pool.slots]
 
-    def ragged(self, device: torch.device) -> Ragged:
-        """Make room for one more token of every answer and describe the step."""
+    def parts(self, device: torch.device) -> list[Part]:
+        """Make room for one more token of every answer and describe where each is."""
         for slot, pool in list(self._home.items()):
             if slot.length == pool.capacity:
                 layers = [(keys.clone(), values.clone()) for keys, values in pool.of(slot)]
@@ -118,9 +120,10 @@ class Pools:
         for pool in self._pools.values():
             if pool.slots:
                 lengths = [slot.length for slot in pool.slots]
-                parts.append(Part(pool, start, torch.tensor(lengths, device=device), max(lengths), min(lengths)))
+                stored, places = torch.tensor(lengths, device=device), torch.arange(len(lengths), device=device)
+                parts.append(Part(pool, start, stored, -(-(max(lengths) + 1) // STRIDE) * STRIDE, places))
                 start += len(lengths)
-        return Ragged(parts)
+        return parts
 
 
 @dataclass
@@ -130,9 +133,9 @@ class Part:
     pool: Pool
     start: int
     lengths: Tensor  # [rows], tokens stored before this step
-    longest: int
-    shortest: int
-    _masks: dict[tuple[int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
+    width: int  # tokens that attention reads of every row
+    places: Tensor  # [rows], 0, 1, 2, ...
+    _masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
     @property
     def rows(self) -> slice:
@@ -140,98 +143,21 @@ class Part:
         return slice(self.start, self.start + len(self.lengths))
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the newest token's keys and values ``[rows, heads, 1, size]``; return all, up to the longest row."""
+        """Write the newest token's keys and values ``[rows, heads, 1, size]``; return all that attention reads."""
         keys, values = self.pool.layers[layer]
         count = len(self.lengths)
-        place = torch.arange(count, device=key.device)
-        keys[place, :, self.lengths] = key[:, :, 0]
-        values[place, :, self.lengths] = value[:, :, 0]
-        return keys[:count, :, : self.longest + 1], values[:count, :, : self.longest + 1]
+        keys[self.places, :, self.lengths] = key[:, :, 0]
+        values[self.places, :, self.lengths] = value[:, :, 0]
+        return keys[:count, :, : self.width], values[:count, :, : self.width]
 
-    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """What each row sees, ``[rows, 1, 1, tokens]``: added to the scores, or boolean for ``torch.bool``."""
-        if window is not None and window > self.longest:
-            window = None
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """What each row sees, ``[rows, 1, 1, width]``: added to the scores, or boolean for ``torch.bool``."""
         if (window, dtype) not in self._masks:
-            self._masks[window, dtype] = self._make_mask(window, dtype)
+            places, own = torch.arange(self.width, device=self.lengths.device), self.lengths[:, None]
+            seen = places <= own
+            if window is not None:
+                seen &= places > own - window
+            if dtype != torch.bool:
+                seen = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))
+            self._masks[window, dtype] = seen[:, None, None]
         return self._masks[window, dtype]
-
-    def _make_mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        if window is None and self.shortest == self.longest:
-            return None
-        places, own = torch.arange(self.longest + 1, device=self.lengths.device), self.lengths[:, None]
-        seen = places <= own
-        if window is not None:
-            seen &= places > own - window
-        if dtype != torch.bool:
-            seen = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))
-        return seen[:, None, None]
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """One step of decoding: a token for each answer."""
-
-    parts: list[Part]
-
-    def positions(self) -> Tensor:
-        """Position of each row's token, ``[rows, 1]``."""
-        return torch.cat([part.lengths for part in self.parts])[:, None]
-
-
-def register() -> None:
-    """Make ``ragged`` known to transformers as an attention; without a mask function, so models make no mask."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    ALL_ATTENTION_FUNCTIONS.register(RAGGED, ragged_attention)
-
-
-def ragged_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    ragged: Ragged,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention of one new token per row over that row's own past, in the form transformers calls.
-
-    Args:
-        module: The attention layer; ``layer_idx`` says which keys and values are its own.
-        query: ``[rows, heads, 1, size]``.
-        key: ``[rows, kv heads, 1, size]``.
-        value: Like ``key``.
-        attention_mask: Not used.
-        ragged: The step; comes through the keyword arguments of the model's forward.
-        scaling: Factor on the scores.
-        sliding_window: How many tokens back a token sees, itself included.
-        softcap: Soft cap of the scores (Gemma 2).
-        s_aux: Attention sinks (GPT-OSS).
-
-    Returns:
-        ``([rows, 1, heads, size], None)``.
-    """
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    from ..model.attention import isolated_attention
-
-    query, key = query.to(value.dtype), key.to(value.dtype)
-    plain = softcap is None and s_aux is None
-    outputs = []
-    for part in ragged.parts:
-        keys, values = part.store(module.layer_idx, key[part.rows], value[part.rows])
-        mask = part.mask(sliding_window, query.dtype if plain else torch.bool)
-        options: dict[str, Any] = {"scaling": scaling, "is_causal": False}
-        if plain:
-            output, _none = sdpa_attention_forward(module, query[part.rows], keys, values, mask, **options)
-        else:
-            options |= {"softcap": softcap, "s_aux": s_aux}
-            output, _none = isolated_attention(module, query[part.rows], keys, values, mask, **options)
-        outputs.append(output)
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs), None

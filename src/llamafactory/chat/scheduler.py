@@ -18,7 +18,7 @@ from .token_choice import choose
 
 T = TypeVar("T")
 
-PROMPT_TOKENS = 512  # read between two steps of decoding: answers under way never wait longer than for so many
+PROMPT_TOKENS = 1024  # read between two steps of decoding: answers under way never wait longer than for so many
 
 
 class Scheduler:
@@ -121,38 +121,58 @@ class Scheduler:
                 future.set_exception(error)
 
     def _read_prompts(self) -> None:
-        budget = PROMPT_TOKENS
-        while budget > 0 and (request := self._next_to_read()) is not None:
-            try:
-                budget -= self._read(request, budget)
-            except Exception as error:  # for example out of memory: this request fails, the others go on
+        """Go on with a long prompt, or read as many waiting ones as fit."""
+        requests = [request for request, reading in self._active.items() if reading is not None]
+        requests = requests or self._next_to_read()
+        if not requests:
+            return
+        try:
+            if len(requests) == 1 and len(requests[0].prompt) > PROMPT_TOKENS:
+                self._read_part(requests[0])
+            else:
+                self._read_whole(requests)
+        except Exception as error:  # for example out of memory: these requests fail, the others go on
+            for request in requests:
                 self._fail(request, error)
 
-    def _next_to_read(self) -> Request | None:
-        for request, reading in self._active.items():
-            if reading is not None:
-                return request
-        held = sum(len(request.answers) for request in self._active)
-        if not self._waiting or held + len(self._waiting[0].answers) > self._size:
-            return None
+    def _next_to_read(self) -> list[Request]:
+        """Take the first waiting request, and those after it that fit: same adapter, room, tokens in one forward."""
+        taken: list[Request] = []
+        room = self._size - sum(len(request.answers) for request in self._active)
+        tokens = 0
         with self._wake:
-            request = self._waiting.popleft()
-        self._active[request] = self._runner.begin()
-        return request
+            while self._waiting:
+                request = self._waiting[0]
+                tokens += len(request.prompt)
+                room -= len(request.answers)
+                if room < 0 or (taken and (tokens > PROMPT_TOKENS or request.adapter != taken[0].adapter)):
+                    break
+                taken.append(self._waiting.popleft())
+                self._active[request] = Reading()
+        return taken
 
-    def _read(self, request: Request, budget: int) -> int:
-        """Read on in a prompt; at its end every answer gets its first token and a slot. Returns the tokens read."""
+    def _read_part(self, request: Request) -> None:
         reading = self._active[request]
         assert reading is not None
-        ids = request.prompt[reading.read : reading.read + budget]
-        logits = self._runner.read(reading, ids, request.adapter)
+        part = request.prompt[reading.read : reading.read + PROMPT_TOKENS]
+        logits = self._runner.read_part(reading, part, request.adapter)
         if reading.read == len(request.prompt):
+            self._admit([request], [reading], logits)
+
+    def _read_whole(self, requests: list[Request]) -> None:
+        readings, logits = self._runner.read_whole([request.prompt for request in requests], requests[0].adapter)
+        self._admit(requests, readings, logits)
+
+    def _admit(self, requests: list[Request], readings: list[Reading], logits: Tensor) -> None:
+        """Give every answer its first token and a slot; answers of one request share what was read."""
+        answers = [answer for request in requests for answer in request.answers]
+        rows = [row for row, request in enumerate(requests) for _ in request.answers]
+        for request in requests:
             self._active[request] = None
-            self._choose(request.answers, logits.expand(len(request.answers), -1).clone())
-            for answer in request.answers:
-                if answer.finish_reason is None:
-                    self._runner.admit(answer, reading, answer.last, request.adapter)
-        return len(ids)
+        self._choose(answers, logits[rows])
+        for answer, row in zip(answers, rows, strict=True):
+            if answer.finish_reason is None:
+                self._runner.admit(answer, readings[row], answer.last, answer.request.adapter)
 
     def _step(self, adapter: str | None) -> None:
         try:
