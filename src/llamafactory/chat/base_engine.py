@@ -8,6 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from ..extras.errors import ConfigError
+
 if TYPE_CHECKING:
     from ..data.messages import Message
     from ..data.template import Template
@@ -112,12 +114,24 @@ class EngineBase:
     def prompt_ids(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], enable_thinking: bool | None
     ) -> list[int]:
-        """Return the tokens of a prompt: a conversation, a text, or the tokens themselves."""
+        """Return the tokens of a prompt: a conversation, a text, or the tokens themselves.
+
+        Raises:
+            ConfigError: It has no tokens, or some that the tokenizer does not know.
+        """
+        tokenizer = self.template.tokenizer
         if isinstance(prompt, str):
-            return list(self.template.tokenizer(prompt)["input_ids"])
-        if prompt and isinstance(prompt[0], int):
-            return list(prompt)  # type: ignore[arg-type]
-        return self.template.encode_prompt(prompt, tools=tools, enable_thinking=enable_thinking)  # type: ignore[arg-type]
+            ids = list(tokenizer(prompt)["input_ids"])
+        elif prompt and isinstance(prompt[0], int):
+            ids = list(prompt)  # type: ignore[arg-type]
+            strange = next((token for token in ids if not 0 <= token < len(tokenizer)), None)
+            if strange is not None:
+                raise ConfigError(f"prompt: {strange} is not one of the {len(tokenizer)} tokens of this model")
+        else:
+            ids = self.template.encode_prompt(prompt, tools=tools, enable_thinking=enable_thinking)  # type: ignore[arg-type]
+        if not ids:
+            raise ConfigError("prompt: it has no tokens, and a model can only go on from some")
+        return ids
 
     def stream(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
