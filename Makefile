@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart test test-slow quality style clean
+.PHONY: help quickstart test test-slow quality style audit clean
 
 help:
 	@echo "make quickstart   install, fine-tune a real 135M model on this machine and talk to it"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-slow    the longer checks as well"
 	@echo "make quality      formatter, linter and type checker, without changing files"
 	@echo "make style        format the code and mend what the linter can mend"
+	@echo "make audit        look for known holes in the packages of constraints.txt"
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -49,6 +50,9 @@ quality: $(VENV)/.dev
 style: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+audit: $(VENV)/.dev
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 clean:
 	rm -rf build dist .cache .mypy_cache .pytest_cache .ruff_cache

@@ -8,7 +8,7 @@ import os
 import random
 from collections.abc import Iterator
 
-import httpx
+import httpx2 as httpx
 import psutil
 import pytest
 
