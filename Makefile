@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart test test-slow quality style audit clean
+.PHONY: help quickstart test test-slow test-vllm quality style audit clean
 
 help:
 	@echo "make quickstart   install, fine-tune a real 135M model on this machine and talk to it"
 	@echo "make test         install with the dev extra and run the tests"
 	@echo "make test-slow    the longer checks as well"
+	@echo "make test-vllm    the vLLM engine, in an environment of its own (.cache/vllm-env)"
 	@echo "make quality      formatter, linter and type checker, without changing files"
 	@echo "make style        format the code and mend what the linter can mend"
 	@echo "make audit        look for known holes in the packages of constraints.txt"
@@ -40,7 +41,11 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "not vllm"
+
+test-vllm: $(VENV)/bin/python
+	$(BIN)/python scripts/vllm_env.py
+	VLLM_CPU_KVCACHE_SPACE=2 .cache/vllm-env/bin/python -m pytest -m vllm tests/vllm
 
 quality: $(VENV)/.dev
 	$(BIN)/ruff format --check .

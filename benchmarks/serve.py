@@ -3,9 +3,10 @@
 
     .venv/bin/python benchmarks/serve.py [--clients 16] [--tokens 64] [--requests 48] [--rounds 2]
 
-Every client asks its next question when it has the answer to the last. Prints a Markdown table: tokens per second (counted by
-us, with the model's tokenizer, from the texts that came), time to first token of streams (median and worst), seconds until the
-server answers, and how many answers under load equal the same server's answers one by one. Answers are greedy.
+Every client asks its next question when it has the answer to the last. Prints a Markdown table: tokens per second
+(counted by us, with the model's tokenizer, from the texts that came), time to first token of streams (median and
+worst), seconds until the server answers, and how many answers under load equal the same server's answers one by one.
+Answers are greedy.
 """
 
 from __future__ import annotations
