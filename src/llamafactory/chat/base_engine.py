@@ -123,7 +123,7 @@ class EngineBase:
         if isinstance(prompt, str):
             ids = list(tokenizer(prompt)["input_ids"])
         elif prompt and isinstance(prompt[0], int):
-            ids = list(prompt)  # type: ignore[arg-type]
+            ids = list(prompt)
             strange = next((token for token in ids if not 0 <= token < len(tokenizer)), None)
             if strange is not None:
                 raise ConfigError(f"prompt: {strange} is not one of the {len(tokenizer)} tokens of this model")
