@@ -43,7 +43,8 @@ def main() -> None:
     for chunk in client.chat.completions.create(model=model, messages=question, max_tokens=64, stream=True):
         print(chunk.choices[0].delta.content or "", end="", flush=True)
 
-    schema = {"type": "object", "properties": {"sunny": {"type": "boolean"}}, "required": ["sunny"]}
+    schema: Any = {"type": "object", "properties": {"sunny": {"type": "boolean"}}, "required": ["sunny"]}
+    schema["additionalProperties"] = False  # else the model may go on with keys of its own
     form: Any = {"type": "json_schema", "json_schema": {"name": "weather", "schema": schema}}
     answer = client.chat.completions.create(model=model, messages=question, response_format=form, temperature=0)
     print("\nJSON:    ", answer.choices[0].message.content)

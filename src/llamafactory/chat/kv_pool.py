@@ -17,7 +17,7 @@ from torch import Tensor
 
 SMALLEST = 128  # tokens; a multiple of STRIDE
 # Attention reads a multiple of so many tokens. The CPU's kernel adds up in vectors of this width and rounds a rest
-# differently: with whole vectors only, an answer does not depend on the lengths of its neighbours, bit for bit.
+# differently: with whole vectors only, attention does not depend on the lengths of the neighbours, bit for bit.
 STRIDE = 16
 
 Layers = Sequence[tuple[Tensor, Tensor]]  # keys and values of one answer, [heads, tokens, head size], layer by layer

@@ -2,7 +2,7 @@
 """The attention of many requests in one forward pass, registered with transformers as ``ragged``.
 
 A forward pass either reads prompts laid end to end (:class:`Prompts`) or makes one token for each answer
-(:class:`Step`). Both compute every request as if it were alone: an answer does not depend on its neighbours.
+(:class:`Step`). Both compute every request as if it were alone.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Prompts:
         """``[1, heads, T, size]`` → ``[1, T, heads, size]``."""
         pieces = []
         for start, end in pairwise(self.bounds):
-            own = [tensor[:, :, start:end] for tensor in (query, key, value)]
+            q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
             window = options["sliding_window"]
             if _plain(options) and (window is None or window >= end - start):
                 # The very call of model.generate, so that a prompt is read with the same rounding.
-                pieces.append(sdpa_attention_forward(module, *own, None, scaling=options["scaling"])[0])
+                pieces.append(sdpa_attention_forward(module, q, k, v, None, scaling=options["scaling"])[0])
             else:
-                pieces.append(isolated_attention(module, *own, None, **options)[0])
+                pieces.append(isolated_attention(module, q, k, v, None, **options)[0])
         return torch.cat(pieces, dim=1)
 
 

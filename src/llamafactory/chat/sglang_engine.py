@@ -23,7 +23,7 @@ from ..hparams import InferArgs
 from ..hparams.inference_args import engine_settings
 from ..hparams.model_args import named_adapters
 from ..model import load_tokenizer, resolve_model_path
-from .base_engine import Delta, EngineBase, TokenLogProb
+from .base_engine import Delta, EngineBase, FinishReason, TokenLogProb
 from .sampling import Sampling, get_sampling
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class _Reader:
         if reason is not None and reason["type"] == "abort":
             raise RuntimeError(f"sglang: {reason.get('message', 'the request was aborted')}")
         self.finished = reason is not None
-        finish = None if reason is None else ("length" if reason["type"] == "length" else "stop")
+        finish: FinishReason | None = None if reason is None else ("length" if reason["type"] == "length" else "stop")
         return Delta(piece, self._index, tokens, meta["prompt_tokens"], finish, told)
 
     def _told(self, meta: dict[str, Any], start: int) -> tuple[TokenLogProb, ...]:

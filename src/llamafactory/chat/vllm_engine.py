@@ -17,7 +17,7 @@ from ..hparams import InferArgs
 from ..hparams.inference_args import engine_settings
 from ..hparams.model_args import named_adapters
 from ..model import load_tokenizer, resolve_model_path
-from .base_engine import Delta, EngineBase, TokenLogProb
+from .base_engine import Delta, EngineBase, FinishReason, TokenLogProb
 from .sampling import Sampling, get_sampling
 
 if TYPE_CHECKING:
@@ -117,7 +117,9 @@ class VllmEngine(EngineBase):
         return self._loras[adapter]
 
     def _delta(self, piece: Any, prompt_tokens: int, sampling: Sampling) -> Delta:
-        reason = None if piece.finish_reason is None else ("length" if piece.finish_reason == "length" else "stop")
+        reason: FinishReason | None = (
+            None if piece.finish_reason is None else ("length" if piece.finish_reason == "length" else "stop")
+        )
         told: tuple[TokenLogProb, ...] = ()
         if sampling.log_probs is not None and piece.logprobs:
             told = tuple(
