@@ -237,6 +237,8 @@ LOSSES: dict[str, str] = {
 
 ENGINES: dict[str, str] = {
     "huggingface": "llamafactory.chat.hf_engine:HuggingfaceEngine",
+    "vllm": "llamafactory.chat.vllm_engine:VllmEngine",
+    "sglang": "llamafactory.chat.sglang_engine:SglangEngine",
 }
 
 QUANTIZERS: dict[str, str] = {}

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
+    from .tool_formats.json_format import JsonToolFormat
+
 
 class _Run(NamedTuple):
     """Neighbouring text that is trained alike."""
@@ -37,7 +39,16 @@ class Template(ABC):
         name: Its name, or the path of its file.
         tokenizer: What it encodes with.
         stop_token_ids: Tokens at which generation ends, EOS first.
+        tool_format: The dialect of tools and calls.
+        thought: The words around a thought; ``None``: the family does not think.
+        ends: What may close an answer, as text.
+        openings: What may stand before an answer's text, in this order.
     """
+
+    tool_format: JsonToolFormat
+    thought: tuple[str, str] | None
+    ends: tuple[str, ...]
+    openings: tuple[str, ...]
 
     def __init__(
         self,

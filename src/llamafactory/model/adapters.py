@@ -55,6 +55,31 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool) -> PeftMo
         raise ConfigError(f"adapter_name_or_path: '{folder}' does not fit this model: {reason[:300]}") from error
 
 
+def load_named_adapters(model: PreTrainedModel, folders: dict[str, str]) -> PeftModel:
+    """Load adapters side by side; the first is in use.
+
+    Args:
+        model: The base model.
+        folders: Name to folder.
+
+    Raises:
+        ConfigError: One was made for another model.
+    """
+    named: PeftModel | None = None
+    for name, folder in folders.items():
+        try:
+            with _no_hints():
+                if named is None:
+                    named = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=False)
+                else:
+                    named.load_adapter(folder, adapter_name=name, is_trainable=False)
+        except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"lora_modules: '{folder}' does not fit this model: {reason[:300]}") from error
+    assert named is not None, "at least one adapter"
+    return named.eval()
+
+
 def merge_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     """Add one adapter into the weights (one rounding); the model that comes back is plain."""
     merged = merge(load_adapter(model, folder, trainable=False), model.dtype)
