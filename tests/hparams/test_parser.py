@@ -202,9 +202,24 @@ def test_rules_between_keys(name):
     assert caught.value.exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"lora_modules": "law"}, "lora_modules: expected name=path, got 'law'"),
+        ({"lora_modules": "a=x,a=y"}, "lora_modules: the name 'a' stands twice"),
+        ({"max_batch_size": 0}, "max_batch_size: expected 1 or more, got 0"),
+        ({"vllm_config": "{"}, "vllm_config: not JSON"),
+        ({"sglang_config": "[1]"}, "sglang_config: expected a mapping"),
+        ({"vllm_gpu_util": 1.5}, "vllm_gpu_util: expected above 0 and at most 1"),
+    ],
+)
+def test_rules_of_the_engines(keys, message):
+    with pytest.raises(ConfigError, match="^" + message):
+        get_infer_args({"model_name_or_path": "there/is/one", "template": "empty", **keys})
+
+
 UNBUILT = [
     {"stage": "ppo"},
-    *({"infer_backend": engine} for engine in ("vllm", "sglang")),
     {"finetuning_type": "oft"},
     {"quantization_bit": 4},
     {"mixture_of_depths": "convert"},

@@ -141,7 +141,8 @@ def test_settings_of_a_call(engine: VllmEngine) -> None:
     assert len(items) == sum(delta.tokens for delta in told)
     assert all(item.top[0][2] == pytest.approx(item.log_prob) and len(item.top) == 2 for item in items)
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
-    value = json.loads(text(ask(engine, QUESTIONS[:1], json_schema=schema | {"additionalProperties": False})[0]))
+    strict = {"json_schema": schema | {"additionalProperties": False}, "max_new_tokens": 64}
+    value = json.loads(text(ask(engine, QUESTIONS[:1], **strict)[0]))
     assert type(value["ok"]) is bool
 
 

@@ -135,7 +135,7 @@ class Part:
     lengths: Tensor  # [rows], tokens stored before this step
     width: int  # tokens that attention reads of every row
     places: Tensor  # [rows], 0, 1, 2, ...
-    _masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int | None, torch.dtype, torch.device], Tensor] = field(default_factory=dict)
 
     @property
     def rows(self) -> slice:
@@ -146,18 +146,20 @@ class Part:
         """Write the newest token's keys and values ``[rows, heads, 1, size]``; return all that attention reads."""
         keys, values = self.pool.layers[layer]
         count = len(self.lengths)
-        keys[self.places, :, self.lengths] = key[:, :, 0]
-        values[self.places, :, self.lengths] = value[:, :, 0]
+        places, lengths = self.places.to(key.device), self.lengths.to(key.device)  # layers may be on several devices
+        keys[places, :, lengths] = key[:, :, 0]
+        values[places, :, lengths] = value[:, :, 0]
         return keys[:count, :, : self.width], values[:count, :, : self.width]
 
-    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+    def mask(self, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
         """What each row sees, ``[rows, 1, 1, width]``: added to the scores, or boolean for ``torch.bool``."""
-        if (window, dtype) not in self._masks:
-            places, own = torch.arange(self.width, device=self.lengths.device), self.lengths[:, None]
+        key = (window, dtype, device)
+        if key not in self._masks:
+            places, own = torch.arange(self.width, device=device), self.lengths.to(device)[:, None]
             seen = places <= own
             if window is not None:
                 seen &= places > own - window
             if dtype != torch.bool:
                 seen = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))
-            self._masks[window, dtype] = seen[:, None, None]
-        return self._masks[window, dtype]
+            self._masks[key] = seen[:, None, None]
+        return self._masks[key]

@@ -59,12 +59,12 @@ class Step:
             keys, values = part.store(module.layer_idx, key[part.rows], value[part.rows])
             own = query[part.rows]
             if _plain(options):
-                mask = part.mask(options["sliding_window"], query.dtype)
+                mask = part.mask(options["sliding_window"], query.dtype, query.device)
                 piece, _ = sdpa_attention_forward(
                     module, own, keys, values, mask, scaling=options["scaling"], is_causal=False
                 )
             else:
-                mask = part.mask(options["sliding_window"], torch.bool)
+                mask = part.mask(options["sliding_window"], torch.bool, query.device)
                 piece, _ = isolated_attention(module, own, keys, values, mask, is_causal=False, **options)
             pieces.append(piece)
         return torch.cat(pieces)

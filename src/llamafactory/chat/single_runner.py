@@ -47,7 +47,8 @@ def _search(model: Any, request: Request, config: dict[str, Any], post: Post) ->
     if not sampling.greedy:
         config |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
     input_ids = torch.tensor([request.prompt], device=model.device)
-    with torch.random.fork_rng(enabled=sampling.seed is not None):
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices, enabled=sampling.seed is not None):
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
         output = model.generate(

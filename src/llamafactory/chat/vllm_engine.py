@@ -107,6 +107,7 @@ class VllmEngine(EngineBase):
         self._loop.call_soon_threadsafe(self._llm.shutdown)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        del self._llm  # now: its finalizer needs modules that are gone when the program ends
 
     def _lora(self, adapter: str | None) -> Any:
         if adapter is None:
