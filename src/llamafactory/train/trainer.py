@@ -151,6 +151,10 @@ class Trainer(transformers.Trainer):
     # Batches
 
     def get_train_dataloader(self) -> Any:
+        return self.train_batches(self.args.dataloader_drop_last)
+
+    def train_batches(self, drop_last: bool) -> Batches:
+        """Return this rank's batches of the training data, in the order of the first epoch."""
         args = self.args
         sampler = MicroBatches(
             len(self.train_dataset),
@@ -159,7 +163,7 @@ class Trainer(transformers.Trainer):
             args.world_size,
             seed=self._order_seed(),
             lengths=self._row_lengths() if args.train_sampling_strategy == "group_by_length" else None,
-            drop_last=args.dataloader_drop_last,
+            drop_last=drop_last,
         )
         return self._batches(self.train_dataset, sampler)
 

@@ -43,6 +43,9 @@ class KTOTrainer(ReferenceTrainer):
             values[f"rewards/{side}:items"] = values[f"logps/{side}:items"] = mine.to(ratio.dtype)
         return {name: torch.where(real, value, 0.0).sum() for name, value in values.items()}
 
+    def reference_columns(self, inputs: dict[str, Any]) -> Tensor:
+        return torch.stack([self.reference_sums(inputs), self.reference_sums(inputs["mismatched"])], 1)
+
     @torch.no_grad()
     def _kl(self, batch: dict[str, Any], real: int) -> Tensor:
         """Estimate the KL from mismatched answers; all ranks call this together, ``real`` is 0 for a filler."""
