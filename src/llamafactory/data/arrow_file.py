@@ -22,6 +22,7 @@ class ArrowFile:
             "seq_lens": ids,
             "desirable": ids,
             "weights": pa.list_(pa.float32()),
+            "margin": pa.list_(pa.float32()),
             "sample": pa.int64(),
             "source": text,
             "reference": text,

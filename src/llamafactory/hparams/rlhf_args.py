@@ -44,6 +44,9 @@ class RLHFArguments:
     kto_chosen_weight: float = arg(1.0, "Weight of desirable samples.")
     kto_rejected_weight: float = arg(1.0, "Weight of undesirable samples.")
     simpo_gamma: float = arg(0.5, "Margin of SimPO.")
+    center_rewards_coefficient: float = arg(
+        0.0, "Stage rm: weight of a pull of the two rewards' sum to 0, so that rewards of different prompts compare."
+    )
     ppo_buffer_size: int = arg(1, "Rollouts kept, in mini-batches.")
     ppo_epochs: int = arg(4, "Passes over each rollout.")
     ppo_score_norm: bool = arg(False, "Scale rewards to unit spread.")
@@ -96,6 +99,11 @@ def check_training(args: TrainArgs) -> None:
         require(rlhf.pref_beta > 0, f"pref_beta: expected more than 0, got {rlhf.pref_beta}")
         require(not (args.data.packing or args.data.neat_packing), f"packing: not in stage {stage}")
         require(not training.predict_with_generate, f"predict_with_generate: not in stage {stage}")
+    if stage == "rm":
+        require(
+            rlhf.center_rewards_coefficient >= 0,
+            f"center_rewards_coefficient: expected 0 or more, got {rlhf.center_rewards_coefficient}",
+        )
     if stage in ("rm", "ppo"):
         require(not training.load_best_model_at_end, f"load_best_model_at_end: not in stage {stage}")
     if stage == "ppo":

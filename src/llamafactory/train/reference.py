@@ -37,7 +37,7 @@ class ReferenceTrainer(Trainer):
     """
 
     ld_alpha: float | None = None
-    _EXTRA: ClassVar = ("reference", "desirable", "mismatched")
+    _EXTRA: ClassVar = ("reference", "margin", "desirable", "mismatched")
 
     def __init__(self, *, model: nn.Module, needs_reference: bool = True, **everything: Any) -> None:
         self.needs_reference = needs_reference
@@ -54,7 +54,13 @@ class ReferenceTrainer(Trainer):
             self.reference_seconds = time.perf_counter() - start
 
     def scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> TokenScores:
-        return model(**self.sequences(inputs), score=True)
+        return model(**self.sequences(inputs), score=True, entropy=True)
+
+    @staticmethod
+    def entropy_sums(scores: TokenScores) -> dict[str, Tensor]:
+        """Return what is logged of the policy's entropy (nats): a mean over trained tokens."""
+        assert scores.entropy is not None
+        return {"entropy": scores.entropy.sum(), "entropy:items": (scores.targets >= 0).sum()}
 
     def sequences(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return what of a batch the model itself takes."""

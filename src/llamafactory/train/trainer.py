@@ -111,6 +111,10 @@ class Trainer(transformers.Trainer):
             sums["accuracy"] = (scores.correct & (scores.weights != 0)).sum()
         return sums
 
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        """Return the means of :meth:`item_sums` with what is computed from them."""
+        return means
+
     def count_items(self, batch: dict[str, Any]) -> int:
         """Return how many items of a CPU batch the loss is a mean over: here trained tokens, weight not 0."""
         if "weights" not in batch:
@@ -256,7 +260,7 @@ class Trainer(transformers.Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self.tokens.rates() | self.means.take()
+            logs |= self.tokens.rates() | self.derived(self.means.take())
             self.state.num_input_tokens_seen = self.tokens.total(self.state.num_input_tokens_seen)
         super().log(logs, start_time)
 

@@ -25,12 +25,13 @@ class PairCollator:
         self.single, self.least_shared = single, least_shared
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Collate P pairs to what ``single`` makes of 2 P sequences, and ``reference`` [2 P] if the rows have it."""
+        """Collate P pairs to what ``single`` makes of 2 P sequences, ``margin`` [P] and ``reference`` [2 P] if known."""
         batch = self.single([sequence for feature in features for sequence in split_row(feature)])
         if self.least_shared is not None:
             batch = share_prefixes(batch, self.least_shared)
-        if "reference" in features[0]:
-            batch["reference"] = torch.tensor([feature["reference"] for feature in features]).flatten()
+        for name in ("margin", "reference"):
+            if name in features[0]:
+                batch[name] = torch.tensor([feature[name] for feature in features]).flatten()
         return batch
 
 

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from ...extras.files import write_atomic
 
 FILE_NAME = "trainer_log.jsonl"
-_GROUPS = ("rewards/", "logps/", "losses/", "kl")  # what the preference stages log beside the loss
+_GROUPS = ("rewards/", "logps/", "losses/", "kl", "entropy")  # what the preference stages log beside the loss
 
 
 class LogCallback(TrainerCallback):
