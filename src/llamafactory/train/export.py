@@ -64,14 +64,19 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
         logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, settle_thinking(args.data))
+    head = "reward" if args.finetuning.stage == "rm" else None
     with _staging(final) as staging:
-        dtype = _write_model(args, tokenizer, template, staging)
+        dtype = _write_model(args, tokenizer, template, staging, head)
         _write_tokenizer(tokenizer, template, staging)
+        if head is None:
+            _write_ollama(template, staging)
         logger.info("Proving the export: reload, every tensor, logits, chat template")
-        proof = prove(lambda: _load(args, tokenizer), staging, template, dtype, args.model.trust_remote_code)
+        proof = prove(
+            lambda: _load(args, tokenizer, head), staging, template, dtype, args.model.trust_remote_code, head
+        )
         write_manifest(staging, to_dict(args), None, extra={"export_proof": dataclasses.asdict(proof)})
         publish_folder(staging, final)
-    _print_summary(args, final, template, dtype, proof)
+    _print_summary(args, final, template, dtype, proof, head)
     if args.export.export_hub_model_id:
         _push(final, args)
 
@@ -105,7 +110,7 @@ def _staging(final: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel | PeftModel:
+def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase, head: str | None) -> PreTrainedModel | PeftModel:
     """Load the base in its own type with the last adapter beside it; adapters before it are merged in order."""
     adapters = split_list(args.model.adapter_name_or_path)
     on_cpu = args.export.export_device == "cpu"
@@ -119,7 +124,7 @@ def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase) -> PreTrainedMode
         # The embedding gets its adapters' rows, the adapters themselves are put on below.
         finetuning=dataclasses.replace(args.finetuning, finetuning_type="full"),
     )
-    model = load_model(tokenizer, base_args, trainable=False, use_cpu=on_cpu)
+    model = load_model(tokenizer, base_args, trainable=False, head=head, use_cpu=on_cpu)
     for number, name in enumerate(adapters, start=1):
         model = load_adapter(model, resolve_adapter_path(name, args.model), trainable=False)
         if number < len(adapters):
@@ -135,12 +140,15 @@ def _stored_dtype(args: InferArgs) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _write_model(args: InferArgs, tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path) -> torch.dtype:
+def _write_model(
+    args: InferArgs, tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path, head: str | None
+) -> torch.dtype:
     """Merge, cast and save; the model is gone from memory afterwards."""
     asked = args.model.infer_dtype
     dtype = getattr(torch, _stored_dtype(args) if asked == "auto" else asked)
-    model = merge(_load(args, tokenizer), dtype)
-    model.generation_config = _generation_config(model.generation_config, tokenizer, template)
+    model = merge(_load(args, tokenizer, head), dtype)
+    if head is None:
+        model.generation_config = _generation_config(model.generation_config, tokenizer, template)
     model.config.use_cache = True
     model.save_pretrained(folder, max_shard_size=max(1, int(args.export.export_size * GIGABYTE)))
     del model
@@ -166,9 +174,7 @@ def _generation_config(
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path) -> None:
-    """Save the tokenizer with a chat template that renders what was trained, and the Ollama Modelfile."""
-    from ..data.ollama import modelfile
-
+    """Save the tokenizer with a chat template that renders what was trained."""
     try:
         keep = tokenizer.chat_template is not None
         if keep:
@@ -179,10 +185,17 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template, fol
     if not keep:
         tokenizer.chat_template = template.jinja()
     tokenizer.save_pretrained(folder)
+
+
+def _write_ollama(template: Template, folder: Path) -> None:
+    from ..data.ollama import modelfile
+
     write_atomic(folder / "Modelfile", modelfile(template))
 
 
-def _print_summary(args: InferArgs, final: Path, template: Template, dtype: torch.dtype, proof: Proof) -> None:
+def _print_summary(
+    args: InferArgs, final: Path, template: Template, dtype: torch.dtype, proof: Proof, head: str | None
+) -> None:
     weights = sorted(final.glob("*.safetensors"))
     size = sum(file.stat().st_size for file in weights)
     tensors = f"{proof.tensors} equal the base's"
@@ -193,7 +206,10 @@ def _print_summary(args: InferArgs, final: Path, template: Template, dtype: torc
         ("weights", f"{size / GIGABYTE:.3g} GB in {len(weights)} file{'s' * (len(weights) != 1)}, {dtype}"),
         ("tensors", tensors),
         ("rounding", f"worst weight at {proof.worst_rounding:.2f} of one rounding of its type"),
-        ("logits", f"differ by {proof.logits:.1e} of the largest (allowed {proof.tolerance:.1e})"),
+        (
+            "logits" if head is None else "scores",
+            f"differ by {proof.logits:.1e} of the largest (allowed {proof.tolerance:.1e})",
+        ),
         ("template", f"{template.name}: equal ids in {proof.conversations} conversations"),
     ]
     if proof.effect:
@@ -205,6 +221,9 @@ def _print_summary(args: InferArgs, final: Path, template: Template, dtype: torc
         rows.append(("by logits only", f"{len(proof.unproven)} layers, such as {proof.unproven[0]}"))
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"  {name:<{width}}  {value}" for name, value in rows))
+    if head is not None:
+        print(f"\nNext:\n  AutoModelForSequenceClassification.from_pretrained({str(final)!r})", flush=True)
+        return
     print(f"\nNext:\n  llamafactory-cli chat --model_name_or_path {final}")
     print(f"  ollama create {final.name} -f {final / 'Modelfile'}", flush=True)
 

@@ -25,7 +25,7 @@ class PairCollator:
         self.single, self.least_shared = single, least_shared
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Collate P pairs to what ``single`` makes of 2 P sequences, ``margin`` [P] and ``reference`` [2 P] if known."""
+        """Collate P pairs to what ``single`` makes of 2 P sequences; ``margin`` [P], ``reference`` [2 P] if known."""
         batch = self.single([sequence for feature in features for sequence in split_row(feature)])
         if self.least_shared is not None:
             batch = share_prefixes(batch, self.least_shared)
