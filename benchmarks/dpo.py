@@ -14,6 +14,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 from pathlib import Path
 
 import yaml
@@ -87,9 +88,9 @@ def main() -> None:
         for side, (name, command) in enumerate(sides.items()):
             output_dir = CACHE / f"dpo-side{side}"
             written = config(CACHE / f"dpo-side{side}.yaml", model, output_dir, data, options.steps)
-            # A cache of its own for every round: nothing that an earlier one computed is taken from disk.
-            os.environ["HF_DATASETS_CACHE"] = str(CACHE / f"dpo-datasets-{os.getpid()}-{number}-{side}")
-            runs[name].append(timed([*command, "train", written], output_dir))
+            with tempfile.TemporaryDirectory() as cache:  # an empty one: what an earlier run computed is not at hand
+                os.environ["HF_DATASETS_CACHE"] = cache
+                runs[name].append(timed([*command, "train", written], output_dir))
             print(f"round {number + 1}, {name}: {seconds(runs[name][-1]):.1f} s", file=sys.stderr)
     print_table(runs, options.steps * BATCH * ACCUMULATION)
 
