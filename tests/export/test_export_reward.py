@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args
@@ -94,6 +95,21 @@ def test_served_scores_are_those_of_training(trained: dict[str, Any]) -> None:
     assert _means(scores) == pytest.approx(wanted, abs=1e-5)
     short = score_texts(model, tokenizer, _texts(tokenizer)[:2], max_length=5)
     assert short[0] == pytest.approx(short[1], abs=1e-6)  # the same prompt, and nothing of the answers
+
+
+def test_a_float32_export_of_a_half_base_keeps_the_score_layer(trained: dict[str, Any], tmp_path: Path) -> None:
+    """The score layer was trained in float32; the base's type must not round it."""
+    if "adapter_name_or_path" not in trained["keys"]:
+        pytest.skip("a full model holds its score layer itself")
+    half, adapter = tmp_path / "half", Path(trained["keys"]["adapter_name_or_path"])
+    AutoModelForCausalLM.from_pretrained(trained["keys"]["model_name_or_path"], dtype=torch.bfloat16).save_pretrained(
+        half
+    )
+    AutoTokenizer.from_pretrained(trained["keys"]["model_name_or_path"]).save_pretrained(half)
+    run_export({**trained["keys"], "model_name_or_path": str(half), "export_dir": str(tmp_path / "merged")})
+    found = load_file(tmp_path / "merged" / "model.safetensors")["score.weight"]
+    kept = next(value for name, value in load_file(adapter / "adapter_model.safetensors").items() if "score" in name)
+    assert torch.equal(found, kept) and not torch.equal(kept, kept.bfloat16().float())
 
 
 def test_a_reward_adapter_is_not_taken_for_a_language_model(trained: dict[str, Any], tmp_path: Path) -> None:
