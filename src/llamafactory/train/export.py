@@ -115,8 +115,8 @@ def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase, head: str | None)
     adapters = split_list(args.model.adapter_name_or_path)
     on_cpu = args.export.export_device == "cpu"
     stored = _stored_dtype(args)
-    # Merging several adapters rounds only at the very end; a CPU widens float16 because it hardly computes in it. Layers
-    # that an adapter holds whole (a score layer) take the type of the base: a float32 export needs a float32 one.
+    # Merging several adapters rounds only at the very end; a CPU widens float16 because it hardly computes in it.
+    # Layers that an adapter holds whole (a score layer) take the base's type: a float32 export needs a float32 one.
     wide = (
         len(adapters) > 1
         or args.model.infer_dtype == "float32"
