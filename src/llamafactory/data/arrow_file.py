@@ -23,6 +23,7 @@ class ArrowFile:
             "desirable": ids,
             "channels": ids,
             "weights": pa.list_(pa.float32()),
+            "margin": pa.list_(pa.float32()),
             "sample": pa.int64(),
             "source": text,
             "reference": text,

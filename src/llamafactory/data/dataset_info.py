@@ -35,6 +35,7 @@ class Columns:
     audios: str | None = None
     chosen: str | None = None
     rejected: str | None = None
+    margin: str | None = None
     kto_tag: str | None = None
 
 

@@ -192,6 +192,7 @@ class Sample:
         tools: OpenAI tool objects that the assistant may call.
         chosen: Preferred continuation of ``messages``.
         rejected: The other continuation.
+        margin: By how much ``chosen`` is the better one, for reward models; ``None`` = not said.
         label: True or False for feedback (KTO) data.
         origin: Where it came from.
     """
@@ -200,6 +201,7 @@ class Sample:
     tools: tuple[dict[str, Any], ...] = ()
     chosen: tuple[Message, ...] | None = None
     rejected: tuple[Message, ...] | None = None
+    margin: float | None = None
     label: bool | None = None
     origin: Origin | None = None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
@@ -47,6 +47,8 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool) -> PeftMo
     Raises:
         ConfigError: It was made for another model.
     """
+    if PeftConfig.from_pretrained(folder).task_type == "SEQ_CLS" and not hasattr(model, "score"):
+        raise ConfigError(f"adapter_name_or_path: '{folder}' is a reward model; add stage: rm")
     try:
         with _same_svd(model), _no_hints():
             return PeftModel.from_pretrained(model, folder, is_trainable=trainable)

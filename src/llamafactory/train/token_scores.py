@@ -60,7 +60,8 @@ def attach(model: nn.Module) -> nn.Module:
         model: A causal language model of transformers, or a PeftModel around one. The same object is returned.
 
     ``batch`` holds the decoder's inputs and ``labels`` [B, L] (unshifted, -100 = not trained). Optional: ``weights``
-    [B, L], ``positions`` (:func:`trained_positions` of the labels), ``smoothing``, ``entropy``, ``accuracy``.
+    [B, L], ``positions`` (:func:`trained_positions` of the labels), ``smoothing``, ``entropy``, ``accuracy``. With
+    ``shared_prefix`` (see ``data/collators/answers.py``) the inputs are shorter than the labels.
     """
     causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
     if getattr(causal_lm.forward, "scores_tokens", False):
@@ -100,7 +101,10 @@ def _score(
     )
     if positions is None:
         positions = trained_positions(labels)
-    hidden = outputs.last_hidden_state.flatten(0, 1).index_select(0, positions - 1)
+    before = positions - 1
+    if "shared_prefix" in inputs:
+        before = inputs["shared_prefix"]["rows"].index_select(0, before)
+    hidden = outputs.last_hidden_state.flatten(0, 1).index_select(0, before)
     targets = labels.flatten().index_select(0, positions)
     chosen = torch.ones_like(targets, dtype=torch.float32)
     if weights is not None:

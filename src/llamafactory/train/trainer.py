@@ -121,6 +121,10 @@ class Trainer(transformers.Trainer):
             sums["accuracy"] = (scores.correct & (scores.weights != 0)).sum()
         return sums
 
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        """Return the means of :meth:`item_sums` with what is computed from them."""
+        return means
+
     def count_items(self, batch: dict[str, Any]) -> int:
         """Return how many items of a CPU batch the loss is a mean over: here trained tokens, weight not 0."""
         if "weights" not in batch:
@@ -163,6 +167,10 @@ class Trainer(transformers.Trainer):
     # Batches
 
     def get_train_dataloader(self) -> Any:
+        return self.train_batches(self.args.dataloader_drop_last)
+
+    def train_batches(self, drop_last: bool) -> Batches | StreamBatches:
+        """Return this rank's batches of the training data, in the order of the first epoch."""
         args = self.args
         if isinstance(self.train_dataset, StreamRows):
             return self._streamed(self.train_dataset)
@@ -173,7 +181,7 @@ class Trainer(transformers.Trainer):
             args.world_size,
             seed=self._order_seed(),
             lengths=self._row_lengths() if args.train_sampling_strategy == "group_by_length" else None,
-            drop_last=args.dataloader_drop_last,
+            drop_last=drop_last,
         )
         return self._batches(self.train_dataset, sampler)
 
@@ -308,7 +316,8 @@ class Trainer(transformers.Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self.tokens.rates() | self.means.take() | (self.channels.take() if self.channels else {})
+            logs |= self.tokens.rates() | self.derived(self.means.take())
+            logs |= self.channels.take() if self.channels else {}
             self.state.num_input_tokens_seen = self.tokens.total(self.state.num_input_tokens_seen)
         super().log(logs, start_time)
 

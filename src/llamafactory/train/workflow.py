@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from ..data.collators import PaddedCollator, PaddingFreeCollator
+from ..data.collators import PaddedCollator, PaddingFreeCollator, PairCollator
 from ..data.loader import get_dataset
 from ..data.streaming import StreamRows
 from ..data.template import get_template
@@ -21,7 +21,7 @@ from ..extras.manifest import write_manifest
 from ..extras.plotting import plot_loss
 from ..extras.seeds import set_seed
 from ..hparams import to_dict
-from ..model import is_isolating, load_model, load_tokenizer
+from ..model import can_share_prefixes, is_isolating, load_model, load_tokenizer
 from ..plugins import resolve
 from .batches import largest_batch
 from .callbacks.log import LogCallback
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from .stage import Stage
 
 logger = get_logger(__name__)
+
+# Laying out keys and values for attention costs a little, so that less than this saved share of tokens does not pay.
+LEAST_SHARED = 0.05
 
 
 def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None:
@@ -125,7 +128,11 @@ def choose_collator(stage: Stage, model: Any, tokenizer: Any, dataset: DatasetMo
     """
     padding_free = is_isolating(model) and args.data.padding_free is not False
     if stage.collator is not None:
-        return stage.collator(PaddingFreeCollator(tokenizer) if padding_free else PaddedCollator(tokenizer))
+        single = PaddingFreeCollator(tokenizer) if padding_free else PaddedCollator(tokenizer)
+        collator = stage.collator(single)
+        if isinstance(collator, PairCollator):
+            collator.least_shared = _least_shared(model, padding_free, args)
+        return collator
     if padding_free:
         return PaddingFreeCollator(tokenizer)
     if _is_packed(dataset.train):
@@ -138,6 +145,22 @@ def _is_packed(rows: Dataset | StreamRows | None) -> bool:
     if rows is None or isinstance(rows, StreamRows):
         return rows is not None and rows.packs
     return any(len(lengths) > 1 for lengths in rows["seq_lens"])
+
+
+def _least_shared(model: Any, padding_free: bool, args: TrainArgs) -> float | None:
+    """Return which share of a batch's tokens computing prompts once must save to be done; None = never.
+
+    Raises:
+        ConfigError: It is asked for and cannot be done.
+    """
+    can, asked = padding_free and can_share_prefixes(model), args.rlhf.share_prompt
+    if asked and not can:
+        raise ConfigError(
+            "share_prompt: this model's attention, or padding_free: false, does not allow it; leave it out"
+        )
+    if asked or (asked is None and can):
+        return 0.0 if asked else LEAST_SHARED
+    return None
 
 
 def train_and_save(

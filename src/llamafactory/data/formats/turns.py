@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,6 +60,20 @@ def label_field(row: Row, column: str | None) -> bool | None:
     if not isinstance(value, bool):
         raise ConfigError(f"field {column!r} is {short(value)}, expected true or false")
     return value
+
+
+def margin_field(row: Row, column: str | None) -> float | None:
+    """Return by how much the chosen answer is the better one; None when the set does not say."""
+    value = row.get(column) if column else None
+    if value is None or value == "":
+        return None
+    try:
+        margin = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        margin = math.nan
+    if not math.isfinite(margin):
+        raise ConfigError(f"field {column!r} is {short(value)}, expected a number")
+    return margin
 
 
 def require_columns(row: Row, *columns: str | None) -> None:

@@ -17,7 +17,7 @@ from ...extras.files import write_atomic
 
 FILE_NAME = "trainer_log.jsonl"
 # What is logged beside the loss: by the preference stages, and of the data.
-_GROUPS = ("rewards/", "logps/", "losses/", "kl", "loss/", "data_wait")
+_GROUPS = ("rewards/", "logps/", "losses/", "kl", "entropy", "loss/", "data_wait")
 
 
 class LogCallback(TrainerCallback):
