@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..extras.errors import ConfigError
@@ -170,7 +171,16 @@ class Outlines:
                     else:
                         return None
         writer.close()
-        return Outline(tuple(writer.runs), tuple(writer.steps))
+        return Outline(tuple(writer.runs), tuple(chain.from_iterable(map(self._settle, writer.steps))))
+
+    def _settle(self, step: _Fixed | _Open) -> list[_Fixed | _Open]:
+        """Encode a step that no message has a part in."""
+        if isinstance(step, _Fixed) or any(isinstance(part, int) for run in step.parts for part in run):
+            return [step]
+        batch, texts = self.stretches.open_batch(), ["".join(map(str, run)) for run in step.parts]
+        while (found := batch.look_up(texts, step.trained)) is None:
+            batch.learn()
+        return [_Fixed(run, ids) for run, ids in zip(step.runs, found, strict=True)]
 
 
 class _OutlineWriter:
@@ -191,7 +201,9 @@ class _OutlineWriter:
     def token(self, run: int, text: str) -> None:
         """An added token ends the section before it."""
         self.close()
-        self.steps.append(_Fixed(run, [self.stretches.backend.token_to_id(text)]))
+        number = self.stretches.backend.token_to_id(text)
+        assert number is not None, text
+        self.steps.append(_Fixed(run, [number]))
 
     def close(self) -> None:
         """Make a step of the section."""

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 # With more characters than these known, the next batch begins anew.
 _MOST_KNOWN = 2**20
-_SPACE = "▁"
+# What stands before an answer is cut only if it is longer, so that all but the answer's first word is one key.
+_SHORT = 64
+_SPACE, _NUL = "▁", "\0"
 _PATTERNS = {
     # Qwen 2, Llama 3 (also GLM-4, SmolLM3 …), Qwen 3.5, gpt-oss.
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -59,7 +61,16 @@ class CutRule(NamedTuple):
     """
 
     cut: re.Pattern[str]
-    forbidden: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = (_NUL,)
+
+    def words(self, text: str) -> list[str]:
+        """Cut at every space, safe or not; three times as fast as ``cut``."""
+        return text.split(" ") if self.cut is _AT_SPACE else text.replace(" ", _NUL + " ").split(_NUL)
+
+    def is_word(self, stretch: str) -> bool:
+        """Whether the cuts beside a piece of :meth:`words` are safe, if its neighbours are words too."""
+        bare = stretch if self.cut is _AT_SPACE else stretch.removeprefix(" ")
+        return bool(bare) and " " not in bare and bare == bare.strip()
 
 
 # Python's white space holds that of the tokenizers' patterns, so what is none here is none there.
@@ -80,13 +91,13 @@ def find_rule(backend: Tokenizer) -> CutRule | None:
     if not isinstance(model, BPE) or model.ignore_merges or not _merges_stay_within_words(backend):
         return None
     if normalizer == prepended and whole:
-        return CutRule(_AT_SPACE, (_SPACE,))
+        return CutRule(_AT_SPACE, (_SPACE, _NUL))
     gemma = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
     if normalizer == spaced and (whole or pre_tokenizer == gemma):
-        return CutRule(_BEFORE_SPACE, (_SPACE,))
+        return CutRule(_BEFORE_SPACE, (_SPACE, _NUL))
     metaspace = {"type": "Metaspace", "replacement": _SPACE, "split": False}
     if normalizer is None and pre_tokenizer in [{**metaspace, "prepend_scheme": name} for name in ("always", "never")]:
-        return CutRule(_BEFORE_SPACE, (_SPACE,))
+        return CutRule(_BEFORE_SPACE, (_SPACE, _NUL))
     return None
 
 
@@ -149,7 +160,7 @@ class StretchEncoder:
         self.added = tuple(sorted(added, key=len, reverse=True))
         self.rule = rule
         self.unsafe = re.compile("|".join(map(re.escape, [*self.added, *rule.forbidden])) or "(?!)")
-        self.known = _Known({}, {})
+        self.known = _Known({}, {}, {})
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> StretchEncoder | None:
@@ -179,15 +190,16 @@ class StretchEncoder:
     def open_batch(self) -> StretchBatch:
         """Begin a batch; other threads may be in theirs."""
         if self.known.size > _MOST_KNOWN:
-            self.known = _Known({}, {})
+            self.known = _Known({}, {}, {})
         return StretchBatch(self, self.known)
 
 
 @dataclass
 class _Known:
-    """Ids of stretches met so far; ``size`` is in characters."""
+    """Ids of stretches met so far, and of those among them that are words; ``size`` is in characters."""
 
     stretches: dict[str, list[int]]
+    words: dict[str, list[int]]
     edges: dict[_Edge, list[list[int]]]
     size: int = 0
 
@@ -212,6 +224,24 @@ class StretchBatch:
         """
         if self.encoder.unsafe.search(texts[0] if len(texts) == 1 else "".join(texts)):
             raise Unsafe
+        return self._look_up_words(texts, trained) or self._look_up_stretches(texts, trained)
+
+    def _look_up_words(self, texts: Sequence[str], trained: tuple[bool, ...]) -> list[list[int]] | None:
+        """The quick way: every piece between spaces is a word that is known."""
+        words = self.known.words
+        pieces = self.rule.words(texts[-1])
+        try:
+            if len(texts) == 1:
+                return [list(chain.from_iterable([words[piece] for piece in pieces]))]
+            first = pieces[0]
+            if not first or first[-1].isspace():
+                return None
+            *before, ids = self.known.edges[_Edge((*texts[:-1], first), trained)]
+            return [*before, [*ids, *chain.from_iterable([words[piece] for piece in pieces[1:]])]]
+        except KeyError:
+            return None
+
+    def _look_up_stretches(self, texts: Sequence[str], trained: tuple[bool, ...]) -> list[list[int]] | None:
         items = self._divide(texts, trained)
         stretches, edges = self.known.stretches, self.known.edges
         found: list[list[int]] = [[] for _ in texts]
@@ -236,7 +266,10 @@ class StretchBatch:
         backend, known = self.encoder.backend, self.known
         if stretches := list(self.wanted):
             encodings = backend.encode_batch_fast(stretches, add_special_tokens=False)
-            known.stretches.update((text, encoding.ids) for text, encoding in zip(stretches, encodings, strict=True))
+            for stretch, encoding in zip(stretches, encodings, strict=True):
+                known.stretches[stretch] = ids = encoding.ids
+                if self.rule.is_word(stretch):
+                    known.words[stretch] = ids
             known.size += sum(map(len, stretches))
         if edges := list(self.wanted_edges):
             encodings = backend.encode_batch(["".join(edge.texts) for edge in edges], add_special_tokens=False)
@@ -262,16 +295,19 @@ class StretchBatch:
             if number:
                 border = cut.match(texts[number - 1][-1] + text[:2], 1)
                 if border is None:
-                    head, *stretches = cut.split(text)
+                    head, *stretches = self._cut(text, number + 1 < len(texts))
                     last = [*last, head]
                     if not stretches:
                         continue
                 else:
-                    stretches = cut.split(text[border.end() - 1 :])
+                    stretches = self._cut(text[border.end() - 1 :], number + 1 < len(texts))
                 close()
             else:
-                stretches = cut.split(text)
+                stretches = self._cut(text, True)
             items.append((number, stretches[:-1]))
             first, last = number, stretches[-1:]
         close()
         return items
+
+    def _cut(self, text: str, followed: bool) -> list[str]:
+        return [text] if followed and len(text) <= _SHORT else self.rule.cut.split(text)
