@@ -185,7 +185,9 @@ def main() -> None:
             write_rows(path, given.memory_rows)
             large = [measure(f"ours:{workers}", path, workers) for workers in (1, 2)]
             more[f"peak memory, {given.memory_rows:,} rows, MiB"] = [f"{run['peak']:,.0f}" for run in large]
-            more[f"rows/s, {given.memory_rows:,} rows"] = [f"{given.memory_rows / run['seconds']:,.0f}" for run in large]
+            more[f"rows/s, {given.memory_rows:,} rows"] = [
+                f"{given.memory_rows / run['seconds']:,.0f}" for run in large
+            ]
             write_rows(path, given.rows)
         print_table(given.rows, path, runs, more)
         if given.reference:
