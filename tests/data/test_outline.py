@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -161,6 +162,14 @@ def test_a_token_that_another_can_overlap_is_not_fixed() -> None:
     template = bind(tokenizer, "chatml")
     chat = _sample([("user", "a x", None), ("assistant", "y b", None)])
     assert template._encode_outlined([chat], False, False) == [None]
+
+
+def test_a_template_that_writes_what_cannot_be_cut_takes_the_general_way() -> None:
+    template = bind(build_tokenizer("chatml", "metaspace"), "chatml")
+    template.chat = replace(template.chat, gap="▁")
+    chat = _sample([("user", "a b", None), ("assistant", "c", None)])
+    assert template._encode_outlined([chat], False, False) == [None]
+    assert template.encode_batch([chat]) == template._encode_general([chat], False, False)
 
 
 def test_dropout_takes_the_general_way() -> None:

@@ -171,7 +171,10 @@ class Outlines:
                     else:
                         return None
         writer.close()
-        return Outline(tuple(writer.runs), tuple(chain.from_iterable(map(self._settle, writer.steps))))
+        try:
+            return Outline(tuple(writer.runs), tuple(chain.from_iterable(map(self._settle, writer.steps))))
+        except Unsafe:  # the template itself writes what cannot be cut
+            return None
 
     def _settle(self, step: _Fixed | _Open) -> list[_Fixed | _Open]:
         """Encode a step that no message has a part in."""
