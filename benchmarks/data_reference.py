@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preparing data against LLaMA-Factory 0.9.5: from the start of the command to the saved ``tokenized_path``.
 
-Called by ``benchmarks/data.py --reference``. Both read the same jsonl file and YAML keys; with ``tokenized_path`` set,
-the reference's ``train`` ends when the data is saved, as our ``preprocess`` does. Nothing is kept between runs.
+Called by ``benchmarks/data.py --reference``. Both read the same jsonl file and YAML keys. The
+reference's ``train`` is stopped when the data is saved; our ``preprocess`` ends by itself. Nothing is kept between runs.
 """
 
 from __future__ import annotations
@@ -60,8 +60,15 @@ def timed(command: list[str | Path], work: Path) -> float:
         variables.pop("PYTHONPATH", None)
     start = time.perf_counter()
     with open(work / "log", "wb") as log:
-        subprocess.run(command, env=variables, stdout=log, stderr=subprocess.STDOUT, check=False)
-    seconds = time.perf_counter() - start
+        process = subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT)
+        # The reference goes on to train; `state.json` is the last file of a saved split.
+        while process.poll() is None and not (
+            command[0] != sys.executable and (work / "tokens/train/state.json").exists()
+        ):
+            time.sleep(0.05)
+        seconds = time.perf_counter() - start
+        process.terminate()
+        process.wait()
     if not list((work / "tokens").rglob("*.arrow")):
         sys.exit(f"{' '.join(map(str, command))} saved nothing:\n{(work / 'log').read_text()[-3000:]}")
     return seconds
