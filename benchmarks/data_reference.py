@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preparing data against LLaMA-Factory 0.9.5: from the start of the command to the saved ``tokenized_path``.
 
-Called by ``benchmarks/data.py --reference``. Both read the same jsonl file and YAML keys. The
-reference's ``train`` is stopped when the data is saved; our ``preprocess`` ends by itself. Nothing is kept between runs.
+Called by ``benchmarks/data.py --reference``. Both read the same jsonl file and YAML keys. The reference's ``train`` is
+stopped when the data is saved; our ``preprocess`` ends by itself. Nothing is kept between runs.
 """
 
 from __future__ import annotations
