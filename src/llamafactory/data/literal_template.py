@@ -66,6 +66,21 @@ class LiteralTemplate(Template):
     def pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:
         return render_pieces(self.chat, self.tool_format, messages, tools, options)
 
+    def plain_text(self, message: Message) -> str | None:
+        parts, chat = message.parts, self.chat
+        if len(parts) != 1 or parts[0].type != "text" or message.tool_calls or message.reasoning is not None:
+            return None
+        text: str = parts[0].value
+        if not text or message.role == "tool":
+            return None
+        if chat.strip or chat.thought is not None:
+            # The renderer looks at the ends of the text, and for a thought within it.
+            if text[0].isspace() or text[-1].isspace():
+                return None
+            if chat.thought is not None and chat.thought[1].strip() in text:
+                return None
+        return text
+
     def jinja(self) -> str:
         return write_jinja(self.chat, self.tool_format, self.options)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..extras.errors import ConfigError
-from .assembly import join_groups, mixed_order
+from .assembly import feature_columns, join_groups, mixed_order
 from .dataset_info import DatasetAttr
 from .packing import pack
 from .processor import Encoded, Tally
@@ -190,7 +190,7 @@ class StreamRows:
             lengths = table.column("input_ids").combine_chunks().value_lengths().to_numpy()
             groups = pack(lengths, self.encoder.args.cutoff_len)
             table = table.take([number for group in groups for number in group])
-        return pa.table(join_groups(table, [len(group) for group in groups], weighted, self.channels))
+        return pa.table(join_groups(feature_columns(table, weighted, self.channels), [len(group) for group in groups]))
 
 
 def _as_table(encoded: Encoded, samples: Sequence[Sample], numbers: np.ndarray) -> pa.Table:
