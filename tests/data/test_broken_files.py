@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -205,3 +206,20 @@ def test_a_byte_order_mark_and_a_row_of_ten_megabytes_are_no_fault(tmp_path: Pat
     assert len(prepare(dataset=str(tmp_path / "x.jsonl"), max_samples=1).train) == 1
     rows = read_rows(DatasetAttr("x", "file", str(tmp_path / "x.jsonl")))
     assert [len(row["output"]) for _, row in rows] == [1, 10_000_000]
+
+
+@pytest.mark.parametrize("place", ["folder", "file", "hub"])
+def test_a_loading_script_is_never_run(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, ran = tmp_path / "myset", tmp_path / "ran"
+    folder.mkdir()
+    (folder / "myset.py").write_text(f"import os\nos.mkdir({str(ran)!r})\n")
+    attr = {
+        "folder": DatasetAttr("myset", "file", str(folder)),
+        "file": DatasetAttr("myset", "file", str(folder / "myset.py")),
+        # What the hub's library would load is the same folder, as a downloaded repository is.
+        "hub": DatasetAttr("myset", "hf", str(folder)),
+    }[place]
+    with pytest.raises(ConfigError, match="myset") as caught:
+        list(read_rows(attr))
+    assert "\n" not in str(caught.value)
+    assert not ran.exists() and "myset" not in sys.modules

@@ -7,14 +7,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args
+from llamafactory.hparams.model_args import ModelArguments
 from llamafactory.model import load_model, load_tokenizer
+from llamafactory.model.paths import resolve_model_path
 
 
 class Canary:
@@ -67,3 +71,40 @@ def test_code_beside_a_model_runs_only_when_asked_for(folder: Path, tmp_path: Pa
     with pytest.raises(Exception):  # noqa: B017 - asked for, it runs, and has no such classes
         load(model_name_or_path=str(folder), trust_remote_code=True)
     assert (tmp_path / "ran").exists()  # so the test above can fail
+
+
+_COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def cached_hub_model(cache: Path, folder: Path, code: str) -> None:
+    """Lay a model into the hub's cache as a download would, with a class of its own."""
+    snapshot = cache / "models--some-owner--some-model" / "snapshots" / _COMMIT
+    shutil.copytree(folder, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(_COMMIT)
+    config = json.loads((snapshot / "config.json").read_text())
+    (snapshot / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": code}}))
+
+
+@pytest.mark.parametrize(
+    ("code", "revision", "why"),
+    [
+        ("evil.Config", "main", f"model_revision: {_COMMIT}"),
+        ("evil.Config", "v1.0", "v1.0"),
+        ("evil.Config", _COMMIT, None),
+        ("other/repo--evil.Config", _COMMIT, "another repository"),
+    ],
+)
+def test_code_of_the_hub_needs_a_commit(
+    tiny_llama: Path, tmp_path: Path, code: str, revision: str, why: str | None
+) -> None:
+    cached_hub_model(tmp_path, tiny_llama, code)
+    (tmp_path / "models--some-owner--some-model" / "refs" / "v1.0").write_text(_COMMIT)
+    args = ModelArguments(cache_dir=str(tmp_path), model_revision=revision)
+    assert resolve_model_path("some-owner/some-model", args) == "some-owner/some-model"  # its code is not run
+    args = replace(args, trust_remote_code=True)
+    if why is None:
+        assert resolve_model_path("some-owner/some-model", args) == "some-owner/some-model"
+    else:
+        with pytest.raises(ConfigError, match=why):
+            resolve_model_path("some-owner/some-model", args)

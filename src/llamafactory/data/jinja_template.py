@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A template that is Jinja: the tokenizer's own, or a file.
 
-Text comes from the sandboxed renderer of transformers. What the assistant wrote in it is found by the marks
-``{% generation %}``, or else by rendering again with a sentinel put into one turn: taking the sentinel out of the new
-text must give the old text back, otherwise the spans are not certain and training is refused.
+Text comes from the sandboxed renderer of transformers, within the bounds of `jinja_limits`. What the assistant wrote in
+it is found by the marks ``{% generation %}``, or else by rendering again with a sentinel put into one turn: taking the
+sentinel out of the new text must give the old text back, otherwise the spans are not certain and training is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
 from ..plugins import resolve
+from .jinja_limits import render
 from .messages import Message, Part
 from .template_encoding import Template
 from .template_pieces import GLUE, Options, Piece, split_thought
@@ -109,7 +110,6 @@ class JinjaTemplate(Template):
     ) -> tuple[str, list[tuple[int, int]]]:
         """The text, and the spans of ``{% generation %}`` marks."""
         import jinja2
-        from transformers.utils.chat_template_utils import render_jinja_template
 
         flags: dict[str, Any] = dict(self.tokenizer.special_tokens_map)
         if options.enable_thinking is not None:
@@ -117,10 +117,10 @@ class JinjaTemplate(Template):
         if options.preserve_thinking:
             flags["preserve_thinking"] = True
         try:
-            texts, spans = render_jinja_template(
-                conversations=[chat],
+            return render(
+                self._source,
+                chat,
                 tools=tools or None,
-                chat_template=self._source,
                 return_assistant_tokens_mask=self._marked,
                 add_generation_prompt=options.add_generation_prompt,
                 **flags,
@@ -129,7 +129,6 @@ class JinjaTemplate(Template):
             raise _SyntaxError(f"template {self.name}: line {error.lineno}: {error.message}") from None
         except (jinja2.TemplateError, TypeError) as error:
             raise ConfigError(f"template {self.name}: {error}") from None
-        return texts[0], spans[0] if self._marked else []
 
     def _find_turn_end(self) -> str:
         """What ends an assistant turn that is followed by another turn, up to its last special token."""

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -108,6 +110,8 @@ def _from_hub(name: str, args: ModelArguments, key: str, filename: str) -> str:
             snapshot_download(name, revision=args.model_revision, cache_dir=args.cache_dir, token=args.om_hub_token)
         )
     _probe_hugging_face(name, args, key, filename)
+    if args.trust_remote_code:
+        _refuse_unpinned_code(name, args, key)
     return name
 
 
@@ -150,6 +154,33 @@ def _probe_hugging_face(name: str, args: ModelArguments, key: str, filename: str
     except (HfHubHTTPError, OSError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ConfigError(f"{where}: the hub answered with an error: {first_line}") from None
+
+
+def _refuse_unpinned_code(name: str, args: ModelArguments, key: str) -> None:
+    """Code of a hub repository is trusted as it was read: at one commit, not at whatever a branch holds tomorrow."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for filename in ("config.json", "tokenizer_config.json"):
+        try:
+            path = Path(
+                hf_hub_download(
+                    name, filename, revision=args.model_revision, cache_dir=args.cache_dir, token=args.hf_hub_token
+                )
+            )
+        except (EntryNotFoundError, LocalEntryNotFoundError):
+            continue
+        modules = json.dumps(json.loads(path.read_bytes()).get("auto_map") or [])
+        if "--" in modules:
+            raise ConfigError(
+                f"{key}: '{name}' takes its code from another repository, which model_revision does not pin: "
+                f"{modules}; download both into one folder"
+            )
+        if modules != "[]" and not re.fullmatch(r"[0-9a-f]{40}", args.model_revision):
+            raise ConfigError(
+                f"trust_remote_code: '{name}' brings its own code and model_revision '{args.model_revision}' may change; "
+                f"read the code, then write model_revision: {path.parent.name}"
+            )
 
 
 def is_on(variable: str) -> bool:

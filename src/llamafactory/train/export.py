@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -235,8 +236,13 @@ def _print_summary(
     if head is not None:
         print(f"\nNext:\n  AutoModelForSequenceClassification.from_pretrained({str(final)!r})", flush=True)
         return
-    print(f"\nNext:\n  llamafactory-cli chat --model_name_or_path {final}")
-    print(f"  ollama create {final.name} -f {final / 'Modelfile'}", flush=True)
+    print("\n" + next_commands(final), flush=True)
+
+
+def next_commands(final: Path) -> str:
+    """Return what to type after an export."""
+    chat = shlex.join(["llamafactory-cli", "chat", "--model_name_or_path", str(final)])
+    return f"Next:\n  {chat}\n  {shlex.join(['ollama', 'create', final.name, '-f', str(final / 'Modelfile')])}"
 
 
 def _push(final: Path, args: InferArgs) -> None:

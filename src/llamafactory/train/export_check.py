@@ -19,6 +19,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import Tensor, nn
 
+from ..data.jinja_limits import limited
 from ..data.messages import Message, Sample, ToolCall
 from ..extras.errors import ConfigError
 
@@ -163,13 +164,14 @@ def prove_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> in
             ours = _encode(template, messages, tools, prompt)
         except ConfigError:
             continue
-        theirs = tokenizer.apply_chat_template(
-            [message.to_openai() for message in messages],
-            tools=tools or None,
-            add_generation_prompt=prompt,
-            tokenize=True,
-            return_dict=False,
-        )
+        with limited(tokenizer.get_chat_template()):
+            theirs = tokenizer.apply_chat_template(
+                [message.to_openai() for message in messages],
+                tools=tools or None,
+                add_generation_prompt=prompt,
+                tokenize=True,
+                return_dict=False,
+            )
         at = next(
             (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
         )

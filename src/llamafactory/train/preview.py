@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -65,8 +66,13 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
     console.rule(style="blue")
     show_lengths(dataset.report, console)
     if not isinstance(words, Mapping):
-        kept = " ".join(word for word in words if not word.lstrip("-").startswith("preview_"))
-        console.print(f"\nnext: llamafactory-cli train {kept}", highlight=False, soft_wrap=True)
+        console.print(f"\nnext: {next_command(words)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def next_command(words: Sequence[str]) -> str:
+    """Return what to type to train what was shown."""
+    kept = [word for word in words if not word.lstrip("-").startswith("preview_")]
+    return shlex.join(["llamafactory-cli", "train", *kept])
 
 
 def _written_out(data: DataArguments) -> str:

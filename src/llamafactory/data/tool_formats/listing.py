@@ -7,6 +7,8 @@ import json
 import re
 from functools import lru_cache
 
+from ..jinja_limits import render
+
 _HIDDEN = 0xE000  # code points for private use
 
 
@@ -22,11 +24,9 @@ def write_listing(listing: tuple[str, str], marks: tuple[str, ...], tools: str) 
     Returns:
         Stretches of text, and whether each is such a mark. One that stands in the tools' own texts is not.
     """
-    from transformers.utils.chat_template_utils import render_jinja_template
-
     for number, word in enumerate(marks):
         tools = tools.replace(json.dumps(word)[1:-1], chr(_HIDDEN + number))
-    texts, _ = render_jinja_template([[]], tools=json.loads(tools), chat_template="".join(map(str.strip, listing)))
-    parts: list[str] = re.split(f"({'|'.join(map(re.escape, marks)) or '(?!)'})", texts[0])
+    text, _ = render("".join(map(str.strip, listing)), [], tools=json.loads(tools))
+    parts: list[str] = re.split(f"({'|'.join(map(re.escape, marks)) or '(?!)'})", text)
     shown = str.maketrans({_HIDDEN + number: word for number, word in enumerate(marks)})
     return tuple((part.translate(shown), number % 2 == 1) for number, part in enumerate(parts) if part)
