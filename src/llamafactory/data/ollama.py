@@ -30,9 +30,14 @@ def modelfile(template: Template, num_ctx: int = 4096, weights: str = ".") -> st
         if template.chat.default_system:
             lines += [f'SYSTEM """{template.chat.default_system}"""', ""]
         stops += [word for word in template.chat.stop if word not in stops]
-    lines += [f'PARAMETER stop "{stop}"' for stop in stops]
+    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops]
     lines.append(f"PARAMETER num_ctx {num_ctx}")
     return "\n".join(lines) + "\n"
+
+
+def _quoted(value: str) -> str:
+    """A value in quotes; one that spans lines or holds a quote needs three of them, for there are no escapes."""
+    return f'"""{value}"""' if "\n" in value or '"' in value else f'"{value}"'
 
 
 def _go_template(template: LiteralTemplate) -> str:
@@ -50,12 +55,21 @@ def _go_template(template: LiteralTemplate) -> str:
     if chat.merge_system is not None:
         opening = "{{ $system := .System }}"
         merged = fill(chat.merge_system, "{{ $system }}")
-        user = chat.user.removeprefix(bos) if not chat.prefix else chat.user
-        user = fill(user, "{{ if $system }}" + merged + "{{ end }}" + content) + '{{ $system = "" }}'
+        user = fill(
+            chat.user if chat.prefix else chat.user.removeprefix(bos),
+            "{{ if $system }}" + merged + "{{ end }}" + content,
+        )
+        user += '{{ $system = "" }}'
+        if bos and not chat.prefix and chat.user.startswith(bos):  # every turn opens with it; the first one by Ollama
+            opening += '{{ $bos := "" }}'
+            user = "{{ $bos }}" + user + f'{{{{ $bos = "{bos}" }}}}'
     else:
-        opening = "{{ if .System }}" + fill(chat.first_system or chat.system, "{{ .System }}") + "{{ end }}"
+        first = chat.first_system or chat.system
+        opening = "{{ if .System }}" + fill(first, "{{ .System }}")
+        missing = fill(first, "") if chat.default_system == "" else chat.no_system
+        opening += ("{{ else }}" + missing if missing else "") + "{{ end }}"
         user = fill(chat.user, content)
-    assistant = fill(chat.assistant, chat.text_start + content)
+    assistant = fill(chat.assistant, chat.no_thought + chat.text_start + content)
     turns = {
         "user": user,
         "assistant": chat.generation + assistant + chat.gap,

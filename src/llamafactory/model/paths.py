@@ -178,7 +178,7 @@ def _refuse_unpinned_code(name: str, args: ModelArguments, key: str) -> None:
             )
         if modules != "[]" and not re.fullmatch(r"[0-9a-f]{40}", args.model_revision):
             raise ConfigError(
-                f"trust_remote_code: '{name}' brings its own code and model_revision '{args.model_revision}' may change; "
+                f"trust_remote_code: '{name}' has code of its own and model_revision '{args.model_revision}' can move; "
                 f"read the code, then write model_revision: {path.parent.name}"
             )
 
