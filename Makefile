@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart test test-slow test-llamacpp test-vllm quality style audit clean
+.PHONY: help quickstart test test-slow test-llamacpp test-vllm quality style audit sbom clean
 
 help:
 	@echo "make quickstart   install, fine-tune a real 135M model on this machine and talk to it"
@@ -17,7 +17,8 @@ help:
 	@echo "make test-vllm    the vLLM engine, in an environment of its own (.cache/vllm-env)"
 	@echo "make quality      formatter, linter and type checker, without changing files"
 	@echo "make style        format the code and mend what the linter can mend"
-	@echo "make audit        look for known holes in the packages of constraints.txt"
+	@echo "make audit        look for known holes in the packages of constraints.txt (needs the network)"
+	@echo "make sbom         write dist/sbom.cdx.json: those packages as a CycloneDX bill of materials"
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -66,8 +67,19 @@ style: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-audit: $(VENV)/.dev
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+# In an environment of its own: neither tool is needed to work on the project.
+.cache/audit-env/.done: | $(VENV)/bin/python
+	$(PYTHON) -m venv .cache/audit-env
+	.cache/audit-env/bin/pip install --quiet pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	touch $@
+
+# --strict: a package that the advisory service does not know, or a service that cannot be reached, is a failure.
+audit: .cache/audit-env/.done
+	.cache/audit-env/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
+
+sbom: .cache/audit-env/.done
+	mkdir -p dist
+	.cache/audit-env/bin/cyclonedx-py requirements --output-reproducible --output-file dist/sbom.cdx.json constraints.txt
 
 clean:
 	rm -rf build dist .cache .mypy_cache .pytest_cache .ruff_cache

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -232,3 +233,9 @@ def test_nothing_dangerous_or_careless(path):
             if called == "torch.load" and keywords.get("weights_only") != "True":
                 found.append((node.lineno, "torch.load without weights_only=True"))
     assert found == [], name_of(path)
+
+
+def test_every_test_that_the_page_on_security_names_is_there():
+    named = set(re.findall(r"`(test_[a-z_0-9]+)`", (ROOT / "docs" / "security.md").read_text("utf-8")))
+    text = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 20 and {name for name in named if f"def {name}(" not in text} == set()
