@@ -33,41 +33,41 @@ SMALL: dict[str, Any] = {
 }
 
 
-def ask(folder: Path, prompts: list[Any], schema: dict[str, Any], tokens: int) -> list[tuple[str, str | None]]:
-    """Text and finish reason of greedy answers."""
+def ask(folder: Path, asked: list[tuple[Any, dict[str, Any]]], tokens: int) -> list[tuple[str, str | None]]:
+    """Text and finish reason of greedy answers to prompts, each with its schema."""
     keys = {"template": "chatml", "infer_dtype": "float32", "do_sample": False, "max_new_tokens": tokens}
     engine = HuggingfaceEngine(get_infer_args({"model_name_or_path": str(folder), **keys}))
 
-    async def one(prompt: Any) -> list[Delta]:
+    async def one(prompt: Any, schema: dict[str, Any]) -> list[Delta]:
         return [delta async for delta in engine.stream(prompt, json_schema=schema)]
 
     async def crowd() -> list[list[Delta]]:
-        return list(await asyncio.gather(*map(one, prompts)))
+        return list(await asyncio.gather(*(one(*pair) for pair in asked)))
 
     answers = asyncio.run(crowd())
     engine.close()
     return [("".join(delta.text for delta in deltas), deltas[-1].finish_reason) for deltas in answers]
 
 
-def said(*texts: str) -> list[list[Message]]:
-    return [[Message("user", (Part("text", text),))] for text in texts]
+def said(text: str) -> list[Message]:
+    return [Message("user", (Part("text", text),))]
 
 
 def test_a_random_model_ends(tiny_llama: Path) -> None:
     draw = random.Random(3)
     prompts = [[draw.randrange(5, 400) for _ in range(12)] for _ in range(6)]
-    for answer, finish in ask(tiny_llama, prompts, SMALL, tokens=400):
+    for answer, finish in ask(tiny_llama, [(prompt, SMALL) for prompt in prompts], tokens=400):
         assert finish == "stop"
         assert list(json.loads(answer)) == SMALL["required"]
 
 
 def test_a_small_model_ends(smollm2: Path) -> None:
-    asked = said("hello", "List the capital of France as JSON", "Will it rain in Paris tomorrow?")
-    for answer, finish in ask(smollm2, asked, SMALL, tokens=100):
-        assert finish == "stop"
-        assert list(json.loads(answer)) == SMALL["required"]
-    # Any object: on "hello" it writes line ends up to the limit where these are free.
-    [(answer, finish)] = ask(smollm2, said("hello"), {}, tokens=60)
+    asked = [(said("hello"), SMALL), (said("Will it rain in Paris tomorrow?"), SMALL), (said("hello"), {})]
+    *small, (answer, finish) = ask(smollm2, asked, tokens=80)
+    for text, end in small:
+        assert end == "stop"
+        assert list(json.loads(text)) == SMALL["required"]
+    # Any object: to "hello" it writes line ends up to the limit where these are free.
     assert finish == "stop" and isinstance(json.loads(answer), dict)
 
 
