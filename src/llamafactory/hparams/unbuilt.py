@@ -28,7 +28,6 @@ ALWAYS: tuple[tuple[str, Any, str], ...] = (
     ("use_unsloth", ANY, "loading through Unsloth"),
     ("use_kt", ANY, "KTransformers"),
     ("shift_attn", ANY, "shifted attention"),
-    ("export_quantization_bit", ANY, "quantized export"),
 )
 
 # Asked of training only: a model that was trained this way elsewhere can still be served.

@@ -38,6 +38,8 @@ from ..model.paths import resolve_adapter_path
 from ..model.tokenizer import hub_options
 from .export_check import ExportFailure, Proof, prove, prove_template
 from .gguf.writer import check_types, write_gguf
+from .quantization.calibration import read_calibration
+from .quantization.quantizer import QuantizationReport, check_packages, quantize_folder
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -67,6 +69,10 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
         logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, settle_thinking(args.data))
+    calibration = None
+    if args.export.export_quantization_bit is not None:
+        check_packages(args)
+        calibration = read_calibration(args, tokenizer, template)
     with _staging(final) as staging:
         dtype = _write_model(args, tokenizer, template, staging)
         _write_tokenizer(tokenizer, template, staging)
@@ -77,9 +83,17 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
             write_gguf(staging, staging / _gguf_name(final, kind), kind)
         if kinds:
             write_atomic(staging / "Modelfile", modelfile(template, weights=f"./{_gguf_name(final, kinds[0])}"))
-        write_manifest(staging, to_dict(args), None, extra={"export_proof": dataclasses.asdict(proof)})
+        figures = {"export_proof": dataclasses.asdict(proof)}
+        quantization = None
+        if calibration is not None:
+            # After the GGUF files, which are made of the full weights. Ollama reads only those.
+            quantization = quantize_folder(staging, args, calibration)
+            figures["quantization"] = dataclasses.asdict(quantization)
+            if not kinds:
+                (staging / "Modelfile").unlink()
+        write_manifest(staging, to_dict(args), None, extra=figures)
         publish_folder(staging, final)
-    _print_summary(args, final, template, dtype, proof)
+    _print_summary(args, final, template, dtype, proof, quantization)
     if args.export.export_hub_model_id:
         _push(final, args)
 
@@ -192,7 +206,14 @@ def _gguf_name(final: Path, kind: str) -> str:
     return f"{final.name}-{kind.upper()}.gguf"
 
 
-def _print_summary(args: InferArgs, final: Path, template: Template, dtype: torch.dtype, proof: Proof) -> None:
+def _print_summary(
+    args: InferArgs,
+    final: Path,
+    template: Template,
+    dtype: torch.dtype,
+    proof: Proof,
+    quantization: QuantizationReport | None,
+) -> None:
     weights = sorted(final.glob("*.safetensors"))
     size = sum(file.stat().st_size for file in weights)
     tensors = f"{proof.tensors} equal the base's"
@@ -212,12 +233,15 @@ def _print_summary(args: InferArgs, final: Path, template: Template, dtype: torc
         rows.append(
             ("adapter", f"moves the logits by {proof.effect:.1e}; rounding to {dtype} disturbs {lost:.1%} of it")
         )
+    if quantization is not None:
+        rows += quantization.rows()
     if proof.unproven:
         rows.append(("by logits only", f"{len(proof.unproven)} layers, such as {proof.unproven[0]}"))
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"  {name:<{width}}  {value}" for name, value in rows))
-    print(f"\nNext:\n  llamafactory-cli chat --model_name_or_path {final}")
-    print(f"  ollama create {final.name} -f {final / 'Modelfile'}", flush=True)
+    print(f"\nNext:\n  llamafactory-cli chat --model_name_or_path {final}", flush=True)
+    if (final / "Modelfile").exists():
+        print(f"  ollama create {final.name} -f {final / 'Modelfile'}", flush=True)
 
 
 def _push(final: Path, args: InferArgs) -> None:
