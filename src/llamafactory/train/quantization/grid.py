@@ -33,13 +33,12 @@ class Quantized:
 
 
 class Grid(Protocol):
-    """A number format with scales.
+    """A number format with scales."""
 
-    Attributes:
-        format: Name of the format in compressed-tensors.
-    """
-
-    format: str
+    @property
+    def format(self) -> str:
+        """Name of the format in compressed-tensors."""
+        ...
 
     def scales(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """Return scales ``[out, groups]`` in ``dtype`` that reach the largest weight of each group."""
@@ -130,5 +129,6 @@ class Float8Grid:
 
 
 def _storable(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rounded before it is used, so that codes are chosen for the scale that is stored; never zero."""
-    return scale.to(dtype).clamp_(min=torch.finfo(dtype).tiny)
+    """Rounded before it is used, so that codes are chosen for the scale that is stored; 1 where all weights are 0."""
+    scale = scale.to(dtype)
+    return torch.where(scale == 0, torch.ones_like(scale), scale)

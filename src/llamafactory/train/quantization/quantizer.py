@@ -71,17 +71,14 @@ class QuantizationReport:
     def rows(self) -> list[tuple[str, str]]:
         """Lines of the summary."""
         group = "one scale a row" if self.group_size is None else f"one scale for {self.group_size} weights"
+        judged = f"{self.held_back_rows} rows held back ({self.calibration_rows} calibrated)"
         return [
             ("quantized", f"{self.layers} layers by {self.method} to {self.bits} bits, {group}"),
             (
                 "layer error",
                 f"{self.mean_error:.2%} of the output on average, {self.worst_error:.2%} in {self.worst_layer}",
             ),
-            (
-                "perplexity",
-                f"{self.perplexity_before:.4g} before, {self.perplexity_after:.4g} after, on {self.held_back_rows} rows held "
-                f"back ({self.calibration_rows} rows calibrated)",
-            ),
+            ("perplexity", f"{self.perplexity_before:.4g} before, {self.perplexity_after:.4g} after, on {judged}"),
         ]
 
 
