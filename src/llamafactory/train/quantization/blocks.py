@@ -175,13 +175,18 @@ def _cast(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
 @contextmanager
 def in_float32(block: nn.Module) -> Iterator[None]:
     """Inside, the block's weights are float32; afterwards each has its type again."""
-    types = {name: weight.dtype for name, weight in block.named_parameters()}
+    types = {name: tensor.dtype for name, tensor in _tensors(block)}
     block.float()
     try:
         yield
     finally:
-        for name, weight in block.named_parameters():
-            weight.data = weight.data.to(types[name])
+        for name, tensor in _tensors(block):
+            tensor.data = tensor.data.to(types[name])
+
+
+def _tensors(block: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from block.named_parameters()
+    yield from block.named_buffers()
 
 
 @torch.no_grad()
