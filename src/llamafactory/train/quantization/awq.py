@@ -19,9 +19,9 @@ from .grid import Grid
 if TYPE_CHECKING:
     from .blocks import Block, SharedInput
 
-EXPONENTS = tuple(step / 20 for step in range(20))  # 0 = no scaling
-# A wrong place to divide changes each channel by about itself; a right one only by rounding.
-SAME = 1e-3
+EXPONENTS = tuple(step / 10 for step in range(10))  # 0 = no scaling
+TOKENS = 256  # of calibration that each choice is judged on
+SAME = 1e-6  # relative squared error that rounding of float32 may make; a wrong place makes about 1
 
 Divide = Callable[[Tensor], None]
 
@@ -34,13 +34,13 @@ def fold(block: Block, grid: Grid, dtype: torch.dtype) -> None:
         grid: Number format to come.
         dtype: Type of its scales.
     """
-    expected = block.probe()
+    expected = block.outputs(TOKENS)
     for shared in block.inputs:
         layers = [block.layers[name] for name in shared.names]
         divide = _source(block, shared, layers, expected)
         if divide is None:
             continue
-        scale = _search([layer.weight for layer in layers], shared, grid, dtype)
+        scale = _search(block, shared, layers, expected, grid, dtype)
         divide(scale)
         for layer in layers:
             layer.weight.mul_(scale)
@@ -48,22 +48,26 @@ def fold(block: Block, grid: Grid, dtype: torch.dtype) -> None:
         shared.magnitude.div_(scale)
 
 
-def _search(weights: list[Tensor], shared: SharedInput, grid: Grid, dtype: torch.dtype) -> Tensor:
-    """Return the scales ``[in]`` with the least squared error of the layers' outputs."""
+def _search(
+    block: Block, shared: SharedInput, layers: list[nn.Linear], expected: list[Tensor], grid: Grid, dtype: torch.dtype
+) -> Tensor:
+    """Return the scales ``[in]`` with which the block's output suffers least when these layers alone are rounded."""
+    before = [layer.weight.clone() for layer in layers]
     best, least = torch.ones_like(shared.magnitude), float("inf")
     for exponent in EXPONENTS:
         scale = shared.magnitude.clamp(min=1e-4) ** exponent
         scale = scale / (scale.max() * scale.min()).sqrt()
-        error = sum(
-            shared.energy(weight - nearest.quantize(weight * scale, shared.moments, grid, dtype).values() / scale)
-            for weight in weights
-        )
-        if error < least:
-            best, least = scale, error
+        for layer, weight in zip(layers, before, strict=True):
+            layer.weight.copy_(nearest.quantize(weight * scale, shared.moments, grid, dtype).values() / scale)
+        loss = block.loss(expected, TOKENS)
+        if loss < least:
+            best, least = scale, loss
+    for layer, weight in zip(layers, before, strict=True):
+        layer.weight.copy_(weight)
     return best
 
 
-def _source(block: Block, shared: SharedInput, layers: list[nn.Linear], expected: Tensor) -> Divide | None:
+def _source(block: Block, shared: SharedInput, layers: list[nn.Linear], expected: list[Tensor]) -> Divide | None:
     """Find the module whose output, divided by any ``s``, is made good by these layers' columns; None = there is none.
 
     What a block computes between two modules is not written anywhere: each place is tried with random scales.
@@ -76,7 +80,7 @@ def _source(block: Block, shared: SharedInput, layers: list[nn.Linear], expected
         divide(random)
         for layer in layers:
             layer.weight.mul_(random)
-        same = block.distance(expected) < SAME
+        same = block.loss(expected, 1) < SAME
         for weight, old in zip(weights, before, strict=True):
             weight.copy_(old)
         if same:

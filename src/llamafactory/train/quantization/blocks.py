@@ -50,22 +50,36 @@ class SharedInput:
 
 @dataclass
 class Block:
-    """One block with its linear layers and their inputs on the calibration rows."""
+    """One block with its linear layers and their inputs on the calibration rows.
+
+    Attributes:
+        rows: Calibration rows, before they went through the block; the shortest first.
+    """
 
     module: nn.Module
     layers: dict[str, nn.Linear]
     inputs: list[SharedInput]
     number: int
-    shortest: Row
+    rows: list[Row]
 
-    def probe(self) -> Tensor:
-        """Output for the shortest row, ``[1, T, d]``."""
-        return run(self.module, self.shortest, self.number)
+    def outputs(self, tokens: int) -> list[Tensor]:
+        """Outputs ``[1, T, d]`` for the shortest rows: at least one, and as many as hold about ``tokens`` tokens."""
+        found: list[Tensor] = []
+        for row in self.rows:
+            if not found or sum(output.shape[1] for output in found) + row.hidden.shape[1] <= tokens:
+                found.append(run(self.module, row, self.number))
+        return found
 
-    def distance(self, expected: Tensor) -> float:
-        """How far the block's output now is from ``expected``: median over channels, relative to what it adds."""
-        added = (expected - self.shortest.hidden.to(expected.device)).norm(dim=1)
-        return float(((self.probe() - expected).norm(dim=1) / added.clamp(min=1e-12)).median())
+    def loss(self, expected: list[Tensor], tokens: int) -> float:
+        """How far the outputs are from ``expected``: mean over tokens of the squared error relative to what is added.
+
+        Relative, because the first token's states can be a thousand times as large as all others.
+        """
+        losses = []
+        for row, output, wanted in zip(self.rows, self.outputs(tokens), expected, strict=False):
+            added = (wanted - row.hidden.to(wanted.device)).square().sum(-1)
+            losses.append((output - wanted).square().sum(-1) / added.clamp(min=1e-12))
+        return float(torch.cat(losses, 1).mean())
 
 
 def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
@@ -212,7 +226,7 @@ def observe(block: nn.Module, rows: Sequence[Row], number: int) -> Block:
         shared.moments /= tokens
         shared.magnitude /= tokens
     called = {name: layers[name] for names in groups for name in names}
-    return Block(block, called, inputs, number, shortest)
+    return Block(block, called, inputs, number, sorted(rows, key=lambda row: row.hidden.shape[1]))
 
 
 def _adder(shared: SharedInput) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
