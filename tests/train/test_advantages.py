@@ -109,6 +109,16 @@ def test_group_advantages_are_the_papers_sums() -> None:
         assert ours.tolist() == pytest.approx(values, abs=1e-10), name
 
 
+def test_the_divisor_can_be_chosen_apart() -> None:
+    rewards = (_draw(12) * 2).tolist()
+    tensor, spread = torch.tensor(rewards, dtype=torch.float64), statistics.stdev(rewards) + 1e-4
+    centred = _by_group(rewards, 4, lambda value, group: value - statistics.mean(group))
+    assert group_advantages("dapo", tensor, 4, "none").tolist() == pytest.approx(centred)
+    assert group_advantages("dapo", tensor, 4, "batch").tolist() == pytest.approx([x / spread for x in centred])
+    torch.testing.assert_close(group_advantages("dr_grpo", tensor, 4, "group"), group_advantages("grpo", tensor, 4))
+    torch.testing.assert_close(group_advantages("rloo", tensor, 4, "none"), group_advantages("rloo", tensor, 4))
+
+
 def test_bnpo_divides_by_the_density_of_the_success_rate() -> None:
     rewards = torch.tensor([1, 0, 0, 0, 1, 1, 1, 0, 1, 1, 0, 0, 1, 1, 1, 1], dtype=torch.float64)
     rates = [0.25, 0.75, 0.5, 1.0]

@@ -8,6 +8,7 @@ answers of tools) are stepped over as if they were not there. Nothing here carri
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from ...extras.errors import ConfigError
 _EPSILON = 1e-4  # keeps groups of almost equal rewards from being blown up
 
 Reduce = Callable[[Tensor], Tensor]
+Scale = Literal["group", "batch", "none"]
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, beta: Tensor | float) -> Tensor:
@@ -90,7 +92,7 @@ def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True, reduce: Reduce
     return (whitened if shift_mean else whitened + mean) * weight
 
 
-def group_advantages(name: str, rewards: Tensor, group_size: int) -> Tensor:
+def group_advantages(name: str, rewards: Tensor, group_size: int, scale: Scale | None = None) -> Tensor:
     """Return [N] one advantage a completion, without a critic.
 
     Args:
@@ -98,12 +100,20 @@ def group_advantages(name: str, rewards: Tensor, group_size: int) -> Tensor:
         rewards: [N], the completions of one prompt in a row; nan = no opinion: left out of every mean, advantage 0.
             All ranks' rewards are to be gathered before, for some estimators look beyond the group.
         group_size: Completions of one prompt; N is a multiple of it.
+        scale: Divide by the standard deviation of the group or of the batch instead, or by nothing; None = as the paper
+            of ``name`` has it. The baseline then is the mean of the group (for ``rloo`` of the others in it).
 
     Raises:
         ConfigError: ``bnpo`` with a reward that is not between 0 and 1.
     """
     assert rewards.dim() == 1 and len(rewards) % group_size == 0, (rewards.shape, group_size)
-    return ADVANTAGES[name](rewards.view(-1, group_size)).nan_to_num(0.0, 0.0, 0.0).flatten()
+    groups = rewards.view(-1, group_size)
+    if scale is None:
+        return ADVANTAGES[name](groups).nan_to_num(0.0, 0.0, 0.0).flatten()
+    centred = _leave_one_out(groups) if name == "rloo" else _centred(groups)
+    if scale != "none":
+        centred = centred / (_deviation(groups if scale == "group" else rewards, -1) + _EPSILON)
+    return centred.nan_to_num(0.0, 0.0, 0.0).flatten()
 
 
 def _standardized(groups: Tensor) -> Tensor:
