@@ -16,8 +16,6 @@ from ..rl.answers import Batch, line_of, mask_of, rows_of
 from ..rl.ranks import sum_over_ranks
 from ..rl.trainer import RolloutTrainer
 
-_EPSILON = 1e-4  # as for the spread of groups
-
 
 class GRPOTrainer(RolloutTrainer):
     """The losses of ``loss_type``."""
@@ -66,20 +64,10 @@ class GRPOTrainer(RolloutTrainer):
             if self.loss_name == "reinforce_plus_plus":
                 return self._credit_tokens(batches, rewards), means
             rewards = rewards - rlhf.beta * divergence
-        advantages = self._advantages(rewards)
+        advantages = group_advantages(self.loss_name, rewards, rlhf.num_generations, rlhf.scale_rewards)
         for batch in batches:
             batch["advantages"] = advantages[list(batch["slots"])].float()
         return advantages, means
-
-    def _advantages(self, rewards: Tensor) -> Tensor:
-        """Return [slots]; ``scale_rewards`` goes before what the paper of the loss divides by."""
-        size, scale = self.run_args.rlhf.num_generations, self.run_args.rlhf.scale_rewards
-        if scale is None:
-            return group_advantages(self.loss_name, rewards, size)
-        if scale == "group":
-            return group_advantages("grpo", rewards, size)
-        centred = group_advantages("dr_grpo", rewards, size)
-        return centred / (rewards[~rewards.isnan()].std() + _EPSILON) if scale == "batch" else centred
 
     def _divergence(self, batches: list[Batch], slots: int) -> Tensor:
         """Return [slots] log pi - log ref, summed over each answer, of all ranks."""

@@ -60,7 +60,7 @@ class RolloutTrainer(Trainer):
         self.sampling = sampling_of(args)
         kind = resolve("rollouts", args.rlhf.rollout_engine)
         self.engine: Engine = kind(self.model, self.template, self.sampling, args)
-        self.rewards = load_rewards(args, self.processing_class, self.template)
+        self.rewards = load_rewards(args, self.processing_class, self.template, self.model)
         self.toolbox = load_tools(args.rlhf.rollout_tools) if args.rlhf.rollout_tools else None
         self.rollout_log = RolloutLog(str(self.args.output_dir))
         self.buffer: list[list[Batch]] | None = None
