@@ -224,6 +224,14 @@ ENGINES: dict[str, str] = {
     "huggingface": "llamafactory.chat.hf_engine:HuggingfaceEngine",
 }
 
+# Rewards with a name of their own (stages ppo and grpo): functions as users write them, see train/rl/rewards.py.
+REWARD_FUNCS: dict[str, str] = {
+    "format": "llamafactory.train.rl.reward_functions:format",
+    "accuracy": "llamafactory.train.rl.reward_functions:accuracy",
+    "length": "llamafactory.train.rl.reward_functions:length",
+    "math_verify": "llamafactory.train.rl.reward_functions:math_verify",
+}
+
 QUANTIZERS: dict[str, str] = {}
 
 OPTIMIZERS: dict[str, str] = {}
@@ -242,6 +250,7 @@ TABLES: dict[str, dict[str, str]] = {
     "tool_formats": TOOL_FORMATS,
     "losses": LOSSES,
     "engines": ENGINES,
+    "reward_funcs": REWARD_FUNCS,
     "quantizers": QUANTIZERS,
     "optimizers": OPTIMIZERS,
     "media": MEDIA,
