@@ -28,6 +28,8 @@ STAGES: dict[str, str] = {
     "rm": "llamafactory.train.rm.workflow:stage",
     "dpo": "llamafactory.train.dpo.workflow:stage",
     "kto": "llamafactory.train.kto.workflow:stage",
+    "ppo": "llamafactory.train.ppo.workflow:stage",
+    "grpo": "llamafactory.train.grpo.workflow:stage",
 }
 
 # One ChatTemplate value a row.
@@ -224,6 +226,12 @@ ENGINES: dict[str, str] = {
     "huggingface": "llamafactory.chat.hf_engine:HuggingfaceEngine",
 }
 
+# What writes the answers of stages ppo and grpo: an Engine of train/rl/rollout.py.
+ROLLOUTS: dict[str, str] = {
+    "huggingface": "llamafactory.train.rl.hf_rollout:HuggingfaceRollout",
+    "vllm": "llamafactory.train.rl.vllm_rollout:VllmRollout",
+}
+
 # Rewards with a name of their own (stages ppo and grpo): functions as users write them, see train/rl/rewards.py.
 REWARD_FUNCS: dict[str, str] = {
     "format": "llamafactory.train.rl.reward_functions:format",
@@ -250,6 +258,7 @@ TABLES: dict[str, dict[str, str]] = {
     "tool_formats": TOOL_FORMATS,
     "losses": LOSSES,
     "engines": ENGINES,
+    "rollouts": ROLLOUTS,
     "reward_funcs": REWARD_FUNCS,
     "quantizers": QUANTIZERS,
     "optimizers": OPTIMIZERS,

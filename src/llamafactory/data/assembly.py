@@ -127,6 +127,6 @@ def _join_groups(table: Any, group_sizes: list[int], weighted: bool) -> dict[str
         elif name == "source":
             names = column.to_pylist()
             columns[name] = ["+".join(dict.fromkeys(names[a:b])) for a, b in zip(borders[:-1], ends, strict=True)]
-        elif name == "reference":
+        elif pa.types.is_string(column.type):  # text beside the tokens; only rows that are not packed have it
             columns[name] = column
     return columns

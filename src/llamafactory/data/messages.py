@@ -191,6 +191,7 @@ class Sample:
         rejected: The other continuation.
         label: True or False for feedback (KTO) data.
         origin: Where it came from.
+        row: The row as it was read; rewards may look at any of its columns.
     """
 
     messages: tuple[Message, ...]
@@ -199,6 +200,7 @@ class Sample:
     rejected: tuple[Message, ...] | None = None
     label: bool | None = None
     origin: Origin | None = None
+    row: Mapping[str, Any] | None = None
 
 
 def _read_parts(content: Any) -> tuple[Part, ...]:

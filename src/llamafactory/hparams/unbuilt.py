@@ -33,7 +33,6 @@ ALWAYS: tuple[tuple[str, Any, str], ...] = (
 
 # Asked of training only: a model that was trained this way elsewhere can still be served.
 TRAINING: tuple[tuple[str, Any, str], ...] = (
-    ("stage", "ppo", "PPO"),
     ("streaming", ANY, "streaming"),
     ("use_dft_loss", ANY, "the DFT loss"),
     ("use_asft_loss", ANY, "the ASFT loss"),
