@@ -232,6 +232,14 @@ ROLLOUTS: dict[str, str] = {
     "vllm": "llamafactory.train.rl.vllm_rollout:VllmRollout",
 }
 
+# Rewards with a name of their own (stages ppo and grpo): functions as users write them, see train/rl/rewards.py.
+REWARD_FUNCS: dict[str, str] = {
+    "format": "llamafactory.train.rl.reward_functions:format",
+    "accuracy": "llamafactory.train.rl.reward_functions:accuracy",
+    "length": "llamafactory.train.rl.reward_functions:length",
+    "math_verify": "llamafactory.train.rl.reward_functions:math_verify",
+}
+
 QUANTIZERS: dict[str, str] = {}
 
 OPTIMIZERS: dict[str, str] = {}
@@ -251,6 +259,7 @@ TABLES: dict[str, dict[str, str]] = {
     "losses": LOSSES,
     "engines": ENGINES,
     "rollouts": ROLLOUTS,
+    "reward_funcs": REWARD_FUNCS,
     "quantizers": QUANTIZERS,
     "optimizers": OPTIMIZERS,
     "media": MEDIA,

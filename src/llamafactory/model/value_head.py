@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads of reward models: ours are sequence classification; LLaMA-Factory's ``value_head.safetensors`` is read.
+
+LLaMA-Factory keeps a reward model as a language model (or its adapter) with a linear layer from hidden state to score
+in a file beside it. Put on as the ``score`` of sequence classification it gives the same scores.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..extras.errors import ConfigError
+from ..extras.logging import get_logger
+from .paths import resolve_adapter_path
+from .tokenizer import adapter_names
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..hparams.model_args import ModelArguments
+
+logger = get_logger(__name__)
+
+FILE = "value_head.safetensors"
+
+
+class ValueHead(NamedTuple):
+    """``score = weight h + bias``; weight [1, d], bias [1], float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def read_value_head(folder: str | Path) -> ValueHead | None:
+    """Read the head beside a model or an adapter; None when there is none.
+
+    Raises:
+        ConfigError: The file is not such a head.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return None
+    try:
+        tensors = load_file(path)
+        weight, bias = tensors["v_head.summary.weight"].float(), tensors["v_head.summary.bias"].float()
+    except (KeyError, SafetensorError, OSError) as error:
+        raise ConfigError(
+            f"{path}: not a value head (v_head.summary.weight and .bias): {type(error).__name__} {error}"
+        ) from None
+    if weight.dim() != 2 or len(weight) != 1 or bias.shape != (1,):
+        raise ConfigError(f"{path}: expected a head of one score, got weights {list(weight.shape)}")
+    return ValueHead(weight, bias)
+
+
+def settle_head(model: PreTrainedModel, path: str, args: ModelArguments, trainable: bool) -> None:
+    """See that a reward model has the head it was trained with, and not a random one.
+
+    Args:
+        model: Sequence classification with one label, as loaded; its score gets the value head if there is one.
+        path: Where it was loaded from: a folder or a hub name.
+        args: Names the adapters, which may bring a head of their own.
+        trainable: For training a new head is fine. The value head's bias, which moves all scores alike, is dropped
+            then, for sequence classification has none to save it in.
+
+    Raises:
+        ConfigError: No head to score with; or an adapter of LLaMA-Factory shall be trained on.
+    """
+    adapters = [resolve_adapter_path(name, args) for name in adapter_names(args)]
+    heads = [head for head in map(read_value_head, [path, *adapters]) if head is not None]
+    if heads:
+        _put_on(model, heads[-1], with_bias=not trainable)
+        logger.info_rank0("Reward head read from %s", FILE)
+    elif not trainable and not _is_classifier(model) and not any(map(_adds_score, adapters)):
+        raise ConfigError(
+            f"model_name_or_path: '{path}' is no reward model: neither sequence classification, nor {FILE} beside it"
+        )
+
+
+def _put_on(model: Any, head: ValueHead, with_bias: bool) -> None:
+    score = model.score
+    if score.weight.shape != head.weight.shape:
+        raise ConfigError(
+            f"{FILE}: its hidden size is {head.weight.shape[1]}, that of the model {score.weight.shape[1]}"
+        )
+    with torch.no_grad():
+        score.weight.copy_(head.weight)
+    if with_bias:
+        score.bias = nn.Parameter(head.bias.to(score.weight))
+
+
+def _is_classifier(model: PreTrainedModel) -> bool:
+    return any(name.endswith("ForSequenceClassification") for name in model.config.architectures or ())
+
+
+def _adds_score(adapter: str) -> bool:
+    """Whether an adapter is one of sequence classification, which brings the score along."""
+    config = json.loads((Path(adapter) / "adapter_config.json").read_text("utf-8"))
+    return config.get("task_type") == "SEQ_CLS"
