@@ -44,3 +44,23 @@ PPO = {**GRPO, "stage": "ppo", "ppo_epochs": 2}
 def records(run: Path) -> list[dict[str, Any]]:
     """Return the lines of rollouts.jsonl."""
     return [json.loads(line) for line in (run / "rollouts.jsonl").read_text("utf-8").splitlines()]
+
+
+def make_trainer(given: dict[str, Any]) -> Any:
+    """Return the trainer of a run that has not begun."""
+    from llamafactory.data.loader import get_dataset
+    from llamafactory.data.template import get_template
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_model, load_tokenizer
+    from llamafactory.plugins import resolve
+    from llamafactory.train.training_arguments import transformers_arguments
+    from llamafactory.train.workflow import build_trainer
+
+    args = get_train_args(given)
+    stage = resolve("stages", args.finetuning.stage)
+    arguments = transformers_arguments(args)
+    tokenizer = load_tokenizer(args.model)
+    template = get_template(tokenizer, args.data)
+    dataset = get_dataset(stage.processor, template, tokenizer, args)
+    model = load_model(tokenizer, args, head=stage.head)
+    return build_trainer(stage, model, tokenizer, template, dataset, args, arguments, None)
