@@ -41,9 +41,10 @@ class RolloutLog:
                 file.write(json.dumps({"step": step, **record}, ensure_ascii=False) + "\n")
 
     def show(self, step: int) -> None:
-        """Print some of the newest answers to stderr: the best, the worst and some between."""
+        """Print some answers that were not shown yet to stderr: the best, the worst and some between."""
         if not self.newest:
             return
+        newest, self.newest = self.newest, []
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
@@ -52,10 +53,10 @@ class RolloutLog:
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for name in ("prompt", "answer"):
             table.add_column(name, overflow="fold")
-        names = list(self.newest[0]["rewards"])
+        names = list(newest[0]["rewards"])
         for name in [*(names if len(names) > 1 else ()), "reward", "advantage"]:
             table.add_column(name, justify="right", no_wrap=True)
-        ranked = sorted(self.newest, key=lambda record: -_known(record["reward"]))
+        ranked = sorted(newest, key=lambda record: -_known(record["reward"]))
         places = sorted({round(number * (len(ranked) - 1) / (_SHOWN - 1)) for number in range(_SHOWN)})
         for record in (ranked[place] for place in places):
             parts = [_number(record["rewards"][name]) for name in names] if len(names) > 1 else []
