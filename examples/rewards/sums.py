@@ -9,9 +9,9 @@ import re
 
 
 def correct(completions: list[str], output: list[str]) -> list[float]:
-    """1 when the first number of the answer is the sum."""
-    firsts = [re.search(r"-?\d+", text) for text in completions]
-    return [float(found is not None and found.group() == wanted) for found, wanted in zip(firsts, output, strict=True)]
+    """1 when the last number of the answer is the sum."""
+    numbers = [re.findall(r"\d+", text) for text in completions]
+    return [float(found[-1:] == [wanted]) for found, wanted in zip(numbers, output, strict=True)]
 
 
 def short(completions: list[str]) -> list[float]:

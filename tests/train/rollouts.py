@@ -25,7 +25,11 @@ def prompt_set(folder: Path, rows: list[dict[str, Any]] | None = None) -> dict[s
     """Write 24 prompts of ragged lengths (or the given rows) and rewards; return the keys that name them."""
     draw = random.Random(0)
     made = [
-        {"instruction": " ".join(draw.choices(_WORDS, k=draw.randint(1, 9))), "output": "x", "letter": draw.choice("abc")}
+        {
+            "instruction": " ".join(draw.choices(_WORDS, k=draw.randint(1, 9))),
+            "output": "x",
+            "letter": draw.choice("abc"),
+        }
         for _ in range(24)
     ]
     (folder / "prompts.json").write_text(json.dumps(made if rows is None else rows))

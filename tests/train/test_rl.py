@@ -21,7 +21,14 @@ from .running import curve, log_of, train, train_elsewhere, weights_of
 
 STAGES = pytest.mark.parametrize("given", [GRPO, PPO], ids=["grpo", "ppo"])
 # Everything that could depend on how a step is cut: several passes, the reference, norms over tokens.
-FULL = {"learning_rate": 3e-4, "num_iterations": 2, "beta": 0.05, "ppo_whiten_rewards": True, "ppo_score_norm": True, "max_steps": 4}
+FULL = {
+    "learning_rate": 3e-4,
+    "num_iterations": 2,
+    "beta": 0.05,
+    "ppo_whiten_rewards": True,
+    "ppo_score_norm": True,
+    "max_steps": 4,
+}
 
 
 @pytest.fixture
@@ -120,16 +127,16 @@ def test_what_a_run_leaves(
         _, report = AutoModelForCausalLM.from_pretrained(run, output_loading_info=True)
         assert not report["unexpected_keys"] and not report["missing_keys"]
     moved = weights_of(run)
-    assert any(
-        not torch.equal(weight, start) for weight, start in _against_start(moved, kind, tiny_llama)
-    )
+    assert any(not torch.equal(weight, start) for weight, start in _against_start(moved, kind, tiny_llama))
     record = records(run)[0]
     assert set(record) == {"step", "prompt", "completion", "rewards", "reward", "length", "finished", "advantage"}
     assert record["rewards"] == {"vowels": record["reward"]}
     results = json.loads((run / "eval_results.json").read_text())
     assert {"eval_reward", "eval_reward/vowels", "eval_response_length", "eval_finished"} <= set(results)
     first = log_of(run)[0]
-    assert {"reward", "reward/vowels", "reward_std", "entropy", "clip_fraction", "response_length", "finished"} <= set(first)
+    assert {"reward", "reward/vowels", "reward_std", "entropy", "clip_fraction", "response_length", "finished"} <= set(
+        first
+    )
     assert ({"kl", "value_loss", "kl_weight"} <= set(first)) == (given is PPO)
     assert "Answers at step 1" in capfd.readouterr().err
 
@@ -146,7 +153,10 @@ REFUSED = {
     "greedy": ({"do_sample": False}, "do_sample: stage .* needs draws at random"),
     "beams": ({"num_beams": 3}, "num_beams: 3 is not possible in stage"),
     "engine": ({"rollout_engine": "sglang"}, "rollout_engine: expected one of huggingface, vllm, got 'sglang'"),
-    "few prompts": ({"max_samples": 1, "per_device_train_batch_size": 64}, "dataset: 1 prompts, an optimizer step needs"),
+    "few prompts": (
+        {"max_samples": 1, "per_device_train_batch_size": 64},
+        "dataset: 1 prompts, an optimizer step needs",
+    ),
     "evaluation only": ({"do_train": False, "do_eval": True}, "needs do_train: true"),
 }
 
@@ -180,6 +190,8 @@ def test_what_is_left_out_does_not_count(rl: Keys, tmp_path: Path) -> None:
     (batch,), count = cut.get_batch_samples(iter(()), 1, torch.device("cpu"))
     assert batch["kept"].tolist() == list(batch["finished"]) and count == max(sum(batch["finished"]), 1)
     (tmp_path / "same.py").write_text("def same(completions): return [1.0] * 4 + [0.0, 1.0, 0.0, 1.0]")
-    given = rl(**GRPO, dynamic_sampling=True, output_dir=str(tmp_path / "b")) | {"reward_funcs": f"{tmp_path}/same.py:same"}
+    given = rl(**GRPO, dynamic_sampling=True, output_dir=str(tmp_path / "b")) | {
+        "reward_funcs": f"{tmp_path}/same.py:same"
+    }
     (batch,), count = make_trainer(given).get_batch_samples(iter(()), 1, torch.device("cpu"))
     assert batch["kept"].tolist() == [0.0] * 4 + [1.0] * 4 and count == 4

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from llamafactory.train.rl.hf_rollout import Draw, HuggingfaceRollout
 from llamafactory.train.rl.rollout import Request, Rollout, Sampling, roll_out
 from llamafactory.train.rl.schedule import RolloutSchedule
 from llamafactory.train.rl.tools import load_tools
+from llamafactory.train.rl.vllm_rollout import policy_weights
 
 from .conftest import Keys
 from .rollouts import GRPO, PPO, make_trainer, prompt_set
@@ -38,9 +40,7 @@ def test_each_prompt_is_answered_once_an_epoch_and_each_rollout_is_passed_throug
     ]  # fmt: skip
     assert [p.batch for p in places[:10]] == [0, 1, 2, 0, 1, 2, 0, 1, 0, 1]
     assert [step for step in range(20) if places[step].last] == [5, 9, 15, 19]
-    first, second = (
-        [row for start in starts for row in schedule.rows(places[start])] for starts in ((0, 6), (10, 16))
-    )
+    first, second = ([row for start in starts for row in schedule.rows(places[start])] for starts in ((0, 6), (10, 16)))
     assert Counter(first) == Counter((row, answer) for row in range(10) for answer in range(4))
     assert first != second and Counter(first) == Counter(second)
     assert all(first[start][0] == first[start + 3][0] for start in range(0, 40, 4))  # answers side by side
@@ -52,9 +52,7 @@ def test_ranks_and_micro_batches_cut_the_same_steps() -> None:
         place = parts[0].place(0)
         cut = [schedule.rollout(place) for schedule in parts]
         assert all(len(micro) == batch for rank in cut for step in rank for micro in step)
-        return [
-            sorted(slot for rank in cut for micro in rank[step] for slot in micro) for step in range(place.size)
-        ]
+        return [sorted(slot for rank in cut for micro in rank[step] for slot in micro) for step in range(place.size)]
 
     assert steps(8, 1, 1) == steps(2, 4, 1) == steps(4, 1, 2) == steps(1, 2, 4) == [[*range(8)], [*range(8, 16)]]
 
@@ -138,7 +136,7 @@ def test_log_probs_kept_are_those_of_a_fresh_forward(keys: Keys, tmp_path: Path,
 def _sequences(batch: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     if "cu_seqlens" in batch:
         bounds = batch["cu_seqlens"].tolist()
-        spans = [(0, slice(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+        spans = [(0, slice(a, b)) for a, b in pairwise(bounds)]
     else:
         spans = [(row, slice(0, int(mask.sum()))) for row, mask in enumerate(batch["attention_mask"])]
     return [(batch["input_ids"][row, span], batch["labels"][row, span]) for row, span in spans]
@@ -240,8 +238,33 @@ def test_rewards_see_the_columns_of_the_row(keys: Keys, tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "prompts.json").read_text())
     trainer.get_batch_samples(iter(()), 1, torch.device("cpu"))
     made = trainer.rollout_log.newest
-    assert len(made) == 8 and [rows[number // 4]["instruction"] in record["prompt"] for number, record in enumerate(made)]
+    assert len(made) == 8 and [
+        rows[number // 4]["instruction"] in record["prompt"] for number, record in enumerate(made)
+    ]
     for number, record in enumerate(made):
         text, letter = record["completion"], rows[number // 4]["letter"]
         if text:
             assert record["rewards"]["wanted"] == pytest.approx(text.count(letter) / len(text))
+
+
+@pytest.mark.parametrize("whole", [None, ["embed_tokens", "lm_head"]])
+def test_weights_handed_to_another_engine_are_those_of_the_merged_policy(tiny_llama: Path, whole: Any) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    if whole:
+        base.config.tie_word_embeddings = False
+        base.lm_head.weight = torch.nn.Parameter(base.lm_head.weight.clone())
+    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], modules_to_save=whole, init_lora_weights=False)
+    policy = get_peft_model(base, config)
+    before = {name: weight.clone() for name, weight in policy.named_parameters()}
+    handed = dict(policy_weights(policy))
+    assert all(torch.equal(weight, before[name]) for name, weight in policy.named_parameters())
+    ids = torch.arange(3, 20)[None]
+    expected = policy(ids).logits
+    plain = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    if whole:
+        plain.lm_head.weight = torch.nn.Parameter(plain.lm_head.weight.clone())
+    missing, unexpected = plain.load_state_dict(handed, strict=False)
+    assert not unexpected and not set(missing) - {"lm_head.weight"}
+    assert torch.allclose(plain(ids).logits, expected, atol=1e-5)

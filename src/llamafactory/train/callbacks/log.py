@@ -17,8 +17,11 @@ from ...extras.files import write_atomic
 
 FILE_NAME = "trainer_log.jsonl"
 # What stages log beside the loss.
-_GROUPS = ("rewards/", "logps/", "losses/", "kl", "reward", "entropy", "clip_fraction", "response_length", "finished")
-_GROUPS += ("value_loss", "equal_groups", "rollout_seconds")
+_GROUPS = (
+    *("rewards/", "logps/", "losses/", "kl"),
+    *("reward", "entropy", "clip_fraction", "response_length", "finished", "value_loss", "equal_groups"),
+    "rollout_seconds",
+)
 
 
 class LogCallback(TrainerCallback):

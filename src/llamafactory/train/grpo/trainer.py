@@ -85,7 +85,9 @@ class GRPOTrainer(RolloutTrainer):
             kl = rows_of(kl_estimate(batch["old"], batch["ref"], "k1"), lengths)
             mask = mask_of(lengths, kl.device)
             scores = rewards[list(batch["slots"])].to(kl.device)
-            returns.append(line_of(returns_to_go(token_rewards(scores, kl, mask, self.run_args.rlhf.beta), mask), lengths))
+            returns.append(
+                line_of(returns_to_go(token_rewards(scores, kl, mask, self.run_args.rlhf.beta), mask), lengths)
+            )
         line = torch.cat(returns)
         white = whiten(line, torch.ones_like(line), reduce=sum_over_ranks)
         shown = torch.zeros(len(rewards), dtype=torch.float64, device=self.args.device)

@@ -88,9 +88,7 @@ class PPOTrainer(RolloutTrainer):
         sums = super().item_sums(scores, inputs)
         lengths, step = inputs["lengths"], StepItems(*inputs["step"])
         assert scores.values is not None
-        values, old, returns = (
-            rows_of(line, lengths) for line in (scores.values, inputs["values"], inputs["returns"])
-        )
+        values, old, returns = (rows_of(line, lengths) for line in (scores.values, inputs["values"], inputs["returns"]))
         mask = mask_of(lengths, values.device)
         critic = value_loss(values, old, returns, mask, _VALUE_CLIP).sum()
         sums["loss"] = sums["loss"] + _VALUE_WEIGHT * critic / step.tokens * step.completions

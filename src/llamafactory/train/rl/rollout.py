@@ -37,9 +37,13 @@ class Sampling:
 
 def sampling_of(args: TrainArgs) -> Sampling:
     """Return how a run draws: a key that is not written leaves the policy as it is, unlike in chat."""
-    plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-    given = {key: getattr(args.generating, key) if key in args.keys else value for key, value in plain.items()}
-    return Sampling(**given, limit=args.generating.max_new_tokens)
+    keys, given = args.keys, args.generating
+    return Sampling(
+        temperature=given.temperature if "temperature" in keys else 1.0,
+        top_p=given.top_p if "top_p" in keys else 1.0,
+        top_k=given.top_k if "top_k" in keys else 0,
+        limit=given.max_new_tokens,
+    )
 
 
 @dataclass(frozen=True)

@@ -328,7 +328,8 @@ class RolloutTrainer(Trainer):
         """Reward answers to each evaluation set: ``eval_reward``, ``eval_<name>_reward`` …"""
         sets = self.eval_dataset if eval_dataset is None else eval_dataset
         sets = sets if isinstance(sets, dict) else {"": sets}
-        start, metrics, everything = time.perf_counter(), {}, []
+        start, metrics = time.perf_counter(), dict[str, float]()
+        everything: list[dict[str, Any]] = []
         for name, rows in sets.items():
             mine = list(range(self.args.process_index, len(rows), self.args.world_size))
             seeds = [seed_of(self.args.seed, "eval", row) for row in mine]
