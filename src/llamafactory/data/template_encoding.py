@@ -93,9 +93,7 @@ class Template(ABC):
         (segments,) = self._encode([[(piece, 0.0) for piece in pieces]])
         return [token for segment in segments for token in segment.ids]
 
-    def encode_after(
-        self, messages: Sequence[Message], answer: int, tools: Sequence[dict[str, Any]] = ()
-    ) -> list[int]:
+    def encode_after(self, messages: Sequence[Message], answer: int, tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """Token ids of what follows an answer (tools' answers, say) up to where the model shall answer again.
 
         Args:

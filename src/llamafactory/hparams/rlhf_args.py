@@ -76,7 +76,9 @@ class RLHFArguments:
     rollout_batch_size: int = arg(64, "Answers that one process writes at once.")
     rollout_tools: str | None = arg(None, "Python file whose functions the model may call as tools.")
     max_tool_rounds: int = arg(4, "Most rounds of tool calls in an answer.")
-    eval_rollouts: Literal["greedy", "sample"] = arg("greedy", "How evaluation answers: the likeliest tokens, or draws.")
+    eval_rollouts: Literal["greedy", "sample"] = arg(
+        "greedy", "How evaluation answers: the likeliest tokens, or draws."
+    )
 
     # Stage grpo, named as in TRL.
     loss_type: Literal[

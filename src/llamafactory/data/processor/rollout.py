@@ -43,9 +43,7 @@ class RolloutProcessor:
             ConfigError: A row has no prompt; names the file and the row.
         """
         tally = Tally()
-        columns: dict[str, list[Any]] = {
-            name: [] for name in ("input_ids", "labels", "seq_lens", "rollout", "sample")
-        }
+        columns: dict[str, list[Any]] = {name: [] for name in ("input_ids", "labels", "seq_lens", "rollout", "sample")}
         for number, sample in enumerate(samples):
             prompt, reference = split_answer(sample)
             _require_prompt(prompt, sample)
