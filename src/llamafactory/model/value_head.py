@@ -71,7 +71,7 @@ def settle_head(model: PreTrainedModel, path: str, args: ModelArguments, trainab
             then, for sequence classification has none to save it in.
 
     Raises:
-        ConfigError: No head to score with; or an adapter of LLaMA-Factory shall be trained on.
+        ConfigError: There is no head to score with, or it is one of another model.
     """
     adapters = [resolve_adapter_path(name, args) for name in adapter_names(args)]
     heads = [head for head in map(read_value_head, [path, *adapters]) if head is not None]
