@@ -251,3 +251,20 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ConfigError, match=r"^reward_funcs: math_verify: needs the package math_verify; pip install math-verify$"
     ):
         _score("math_verify", _completion("4", columns={"reference": "4"}))
+
+
+def test_the_examples_do_what_they_say() -> None:
+    from llamafactory.data.messages import ToolCall
+    from llamafactory.train.rl.tools import load_tools
+
+    folder = Path(__file__).parents[2] / "examples" / "rewards"
+    rows = [_completion("It is 4", ids=[1] * 20), _completion("5, in the Rain!", ids=[1] * 60), _completion("?")]
+    assert _score(f"{folder}/rewards.py:short", *rows) == [1, 0.5, 1]
+    assert _score(f"{folder}/rewards.py:ends_with_word", *rows) == [0, 1, 0]
+    by_column = _completion("a plum", columns={"word": "Plum"})
+    assert _score(f"{folder}/rewards.py:ends_with_word", by_column) == [1]
+    assert _score(f"{folder}/rewards.py:sum_is_right", *rows) == [1, 0.1, 0]
+    box = load_tools(str(folder / "tools.py"))
+    assert box.call(ToolCall("add", {"a": 2, "b": 3})).text == "5"
+    assert box.call(ToolCall("in_stock", {"fruit": "pear"})).text == '{"fruit": "pear", "pieces": 3}'
+    assert box.call(ToolCall("in_stock", {"fruit": "fig"})).text.startswith("Error: KeyError: 'no fruit is called fig")
