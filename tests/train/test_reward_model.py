@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -136,6 +137,22 @@ def test_value_head_beside_a_language_model(keys: Keys, causal: Path) -> None:
     ours = _reward(keys(reward_model=str(causal), reward_model_type="full"))
     model = AutoModelForCausalLM.from_pretrained(causal, dtype=torch.float32)
     assert ours.tolist() == pytest.approx(_at_the_end(model, _ids(causal), head), abs=1e-5)
+
+
+def test_value_head_on_the_hub(keys: Keys, causal: Path, tmp_path: Path) -> None:
+    head = _value_head(causal)
+    repository = tmp_path / "hub" / "models--some--reward"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    (repository / "snapshots").mkdir()
+    shutil.copytree(causal, repository / "snapshots" / ("0" * 40))
+    given = keys(model_name_or_path=str(causal), reward_model="some/reward", reward_model_type="full",
+                 cache_dir=str(tmp_path / "hub"))  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(causal, dtype=torch.float32)
+    assert _reward(given).tolist() == pytest.approx(_at_the_end(model, _ids(causal), head), abs=1e-5)
+    (repository / "snapshots" / ("0" * 40) / "value_head.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"^reward_model: .*'some/reward' is no reward model"):
+        _reward(given)
 
 
 def test_value_head_beside_an_adapter(keys: Keys, tiny_llama: Path, adapter: Callable[[str], Path]) -> None:
