@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -330,3 +330,25 @@ def test_a_service_that_is_not_there(keys: Keys, service: str) -> None:
         ServiceReward("http://127.0.0.1:1/", template)(_completions())
     with pytest.raises(ConfigError, match=r"^reward_model: type api needs a URL \(http://…\), got 'saves/rm'$"):
         ServiceReward("saves/rm", template)
+
+
+def test_a_run_rewarded_by_an_adapter_is_one_rewarded_by_the_model(
+    keys: Keys, tiny_llama: Path, adapter: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Scoring by the adapter on the policy leaves no trace in training, in what is saved, or in going on from there."""
+    reward = str(adapter("SEQ_CLS"))
+    kinds: dict[str, dict[str, Any]] = {
+        "lora": {"reward_model": reward, "reward_model_type": "lora"},
+        "full": {"reward_model": str(tiny_llama), "reward_model_adapters": reward, "reward_model_type": "full"},
+    }
+    more = {"stage": "grpo", "num_generations": 4, "num_iterations": 2, "max_new_tokens": 8, "max_steps": 4,
+            "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 2}  # fmt: skip
+    runs = [train(keys(**more, **given, output_dir=str(tmp_path / kind))) for kind, given in kinds.items()]
+    shutil.copytree(tmp_path / "lora" / "checkpoint-2", tmp_path / "again" / "checkpoint-2")
+    runs.append(train(keys(**more, **kinds["lora"], output_dir=str(tmp_path / "again"))))
+    first, second, resumed = (load_file(run / "adapter_model.safetensors") for run in runs)
+    assert first.keys() == second.keys() == resumed.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)
+    assert max(tensor.abs().max() for name, tensor in first.items() if "lora_B" in name) > 5e-3
