@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from llamafactory.data.messages import Message
+from llamafactory.data.messages import Message, ToolCall
 from llamafactory.extras.errors import ConfigError
 from llamafactory.train.rl.rewards import Completion, RewardSet, Scores, load_reward_function, load_rewards
 
@@ -72,6 +72,19 @@ def test_trl_functions_run_as_they_are(write: Any) -> None:
         "    return [len(ids) * n for ids, n in zip(completion_ids, level)]\n"
     )
     assert _score("./rewards.py:reward", _completion("four", columns={"level": 3})) == [9]
+
+
+def test_all_turns_of_a_rollout_are_seen_and_the_last_answer_counts(write: Any) -> None:
+    call = Message("assistant", (), tool_calls=(ToolCall("add", {"a": 2, "b": 2}),))
+    tool, answer = Message.of("tool", "4", name="add"), Message.of("assistant", "4")
+    columns = {"reference": "4"}
+    done = Completion(
+        (Message.of("user", "2 + 2?"),), answer, "<call>4", [1], columns=columns, turns=(call, tool, answer)
+    )
+    cut = Completion(done.prompt, call, "<call>", [1], columns=columns, turns=(call, tool))
+    assert _score("accuracy", done, cut) == [1, 0]  # what a tool said is not the model's answer
+    write("def roles(completion_messages): return [len([m['role'] for m in said]) for said in completion_messages]\n")
+    assert _score("./rewards.py:roles", done, cut) == [3, 2]
 
 
 def test_weights_and_opinions(write: Any) -> None:
@@ -254,7 +267,6 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_examples_do_what_they_say() -> None:
-    from llamafactory.data.messages import ToolCall
     from llamafactory.train.rl.tools import load_tools
 
     folder = Path(__file__).parents[2] / "examples" / "rewards"

@@ -89,6 +89,8 @@ def _answer(message: dict[str, Any]) -> str:
 
 
 def _text(message: dict[str, Any]) -> str:
+    if message["role"] != "assistant":  # the last word was a tool's: the model has not answered
+        return ""
     content = message["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
