@@ -231,6 +231,20 @@ def test_what_stage_rm_saves_is_read(keys: Keys, tiny_llama: Path, tmp_path: Pat
     assert _reward(full).tolist() == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_policy_with_new_tokens(keys: Keys, tiny_llama: Path, adapter: Callable[[str], Path], tmp_path: Path) -> None:
+    """The rows that the policy learns for new tokens are its own; a reward adapter may have some too, or none."""
+    tokens = {"add_tokens": "<new>", "resize_vocab": True}
+    without = str(adapter("SEQ_CLS"))
+    plain, given = keys(reward_model=without), keys(reward_model=without, **tokens)
+    torch.testing.assert_close(_reward(given, _policy(given)), _reward(plain, _policy(plain)))
+    run = str(
+        train(keys(stage="rm", **pair_set(tmp_path), **tokens, learning_rate=5e-3, output_dir=str(tmp_path / "rm")))
+    )
+    given = keys(reward_model=run, **tokens)
+    full = keys(reward_model=str(tiny_llama), reward_model_adapters=run, reward_model_type="full", **tokens)
+    torch.testing.assert_close(_reward(given, _policy(given)), _reward(full), rtol=0, atol=1e-5)
+
+
 def test_what_is_no_reward_model_is_refused(
     keys: Keys, tiny_llama: Path, adapter: Callable[[str], Path], causal: Path
 ) -> None:

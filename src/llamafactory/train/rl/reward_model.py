@@ -178,7 +178,7 @@ class _Head:
 
 def _add_adapter(policy: Any, folder: str, args: TrainArgs) -> _Head:
     """Put an adapter of stage rm (ours, or LLaMA-Factory's with its value head) on the policy; return the head."""
-    from peft import PeftConfig, set_peft_model_state_dict
+    from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
     weights = Path(folder) / "adapter_model.safetensors"
@@ -191,10 +191,17 @@ def _add_adapter(policy: Any, folder: str, args: TrainArgs) -> _Head:
     config = PeftConfig.from_pretrained(folder)
     # The score is kept apart: the policy is a language model and has no place for it.
     config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, True
+    new_tokens = getattr(policy.peft_config[policy.active_adapter], "trainable_token_indices", None)
+    if new_tokens and not getattr(
+        config, "trainable_token_indices", None
+    ):  # PEFT wants them in every adapter: they stay untrained here
+        config.trainable_token_indices = new_tokens
     trained = {name: parameter.requires_grad for name, parameter in policy.named_parameters()}
     try:
         policy.add_adapter(ADAPTER, config)
-        result = set_peft_model_state_dict(policy, state, adapter_name=ADAPTER)
+        fresh = get_peft_model_state_dict(policy, adapter_name=ADAPTER, save_embedding_layers=False)
+        rows = {name: value for name, value in fresh.items() if name.endswith("trainable_tokens_delta")}
+        result = set_peft_model_state_dict(policy, rows | state, adapter_name=ADAPTER)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"reward_model: '{folder}' does not fit the policy: {reason}") from error
