@@ -106,11 +106,13 @@ def _trl_grpo(kind: str, level: str, batch: _Batch, settings: PolicySettings, ac
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
-@pytest.mark.parametrize("delta", [None, 1.4])
-@pytest.mark.parametrize("name", _TRL)
+@pytest.mark.parametrize(
+    ("name", "delta"),
+    [
+        (name, delta) for name in _TRL for delta in (None, 1.4) if name != "cispo" or delta is None
+    ],  # cispo has one bound
+)
 def test_grpo_family_is_that_of_trl(name: str, delta: float | None, beta: float, batch: _Batch) -> None:
-    if name == "cispo" and delta is not None:
-        pytest.skip("cispo has no second bound")
     settings = _settings(beta=beta, delta=delta)
     _same(_loss(name, batch, settings), _trl_grpo(*_TRL[name], batch, settings), batch)
 

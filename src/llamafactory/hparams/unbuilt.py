@@ -22,6 +22,7 @@ ALWAYS: tuple[tuple[str, Any, str], ...] = (
     ("finetuning_type", "oft", "OFT"),
     ("quantization_bit", ANY, "quantization"),
     ("ref_model_quantization_bit", ANY, "quantization"),
+    ("reward_model_quantization_bit", ANY, "quantization"),
     ("infer_backend", "vllm", "the vLLM engine"),
     ("infer_backend", "sglang", "the SGLang engine"),
     ("mixture_of_depths", ANY, "mixture of depths"),

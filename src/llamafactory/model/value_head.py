@@ -36,8 +36,8 @@ class ValueHead(NamedTuple):
     bias: Tensor
 
 
-def read_value_head(folder: str | Path) -> ValueHead | None:
-    """Read the head beside a model or an adapter; None when there is none.
+def read_value_head(place: str, args: ModelArguments) -> ValueHead | None:
+    """Read the head beside a model or an adapter, in a folder or on the hub; None when there is none.
 
     Raises:
         ConfigError: The file is not such a head.
@@ -45,7 +45,9 @@ def read_value_head(folder: str | Path) -> ValueHead | None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(folder) / FILE
+    path = Path(place) / FILE
+    if not Path(place).is_dir():
+        path = Path(_cached(place, args) or path)
     if not path.is_file():
         return None
     try:
@@ -71,10 +73,11 @@ def settle_head(model: PreTrainedModel, path: str, args: ModelArguments, trainab
             then, for sequence classification has none to save it in.
 
     Raises:
-        ConfigError: No head to score with; or an adapter of LLaMA-Factory shall be trained on.
+        ConfigError: There is no head to score with, or it is one of another model.
     """
     adapters = [resolve_adapter_path(name, args) for name in adapter_names(args)]
-    heads = [head for head in map(read_value_head, [path, *adapters]) if head is not None]
+    found = [read_value_head(place, args) for place in (path, *adapters)]
+    heads = [head for head in found if head is not None]
     if heads:
         _put_on(model, heads[-1], with_bias=not trainable)
         logger.info_rank0("Reward head read from %s", FILE)
@@ -82,6 +85,21 @@ def settle_head(model: PreTrainedModel, path: str, args: ModelArguments, trainab
         raise ConfigError(
             f"model_name_or_path: '{path}' is no reward model: neither sequence classification, nor {FILE} beside it"
         )
+
+
+def _cached(name: str, args: ModelArguments) -> str | None:
+    """The file of a hub repository, on this disk; None when the repository has none."""
+    from transformers.utils import cached_file
+
+    return cached_file(
+        name,
+        FILE,
+        revision=args.model_revision,
+        cache_dir=args.cache_dir,
+        token=args.hf_hub_token,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,  # the model itself was there: offline, it is in the cache
+    )
 
 
 def _put_on(model: Any, head: ValueHead, with_bias: bool) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 from ...extras.packages import require
 
 _THOUGHT = re.compile(r"\s*<think>(?P<thought>.*?)</think>(?P<answer>.*)", re.DOTALL)
+_WORD = re.compile(
+    r"(?<![\\A-Za-z])[A-Za-z]{2,}"
+)  # two letters in a row, not of a LaTeX command: text, no bare formula
 _VERIFY_SECONDS = 5
 
 
@@ -55,9 +58,10 @@ def math_verify(
     seconds = _VERIFY_SECONDS if threading.current_thread() is threading.main_thread() else None
     rewards: list[float | None] = []
     for number, (said, reference) in enumerate(zip(completion_messages, references, strict=True)):
-        gold = (solution[number] if solution is not None else None) or reference or ""
-        wanted = package.parse(str(gold), parsing_timeout=seconds)
-        wanted = wanted or package.parse(f"${gold}$", parsing_timeout=seconds)  # bare LaTeX
+        gold = str((solution[number] if solution is not None else None) or reference or "")
+        wanted = package.parse(gold, parsing_timeout=seconds)
+        if not wanted and not _WORD.search(gold):
+            wanted = package.parse(f"${gold}$", parsing_timeout=seconds)
         if not wanted:
             rewards.append(None)
             continue
@@ -85,6 +89,8 @@ def _answer(message: dict[str, Any]) -> str:
 
 
 def _text(message: dict[str, Any]) -> str:
+    if message["role"] != "assistant":  # the last word was a tool's: the model has not answered
+        return ""
     content = message["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 

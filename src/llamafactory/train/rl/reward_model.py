@@ -60,7 +60,7 @@ def load_reward_model(
         if not hasattr(policy, "peft_config"):
             raise ConfigError("reward_model_type: lora needs a policy with an adapter (finetuning_type: lora)")
         folder = resolve_adapter_path(name, args.model)
-        return AdapterReward(policy, folder, tokenizer, template, batch)
+        return AdapterReward(policy, _add_adapter(policy, folder, args), tokenizer, template, batch)
     return _load_full(args, name, tokenizer, template, batch)
 
 
@@ -131,18 +131,18 @@ class ModelReward(LocalReward):
 
     @torch.no_grad()
     def _scores(self, ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
-        hidden = _hidden(self._model, ids, mask, ends)
-        return self._model.score(hidden).squeeze(-1).float()
+        hidden, score = _hidden(self._model, ids, mask, ends), self._model.score
+        bias = None if score.bias is None else score.bias.float()
+        return nn.functional.linear(hidden.float(), score.weight.float(), bias).squeeze(-1)
 
 
 class AdapterReward(LocalReward):
     """A reward adapter beside the policy's own on the same base weights: frozen, and not saved with the policy."""
 
     def __init__(
-        self, policy: Any, folder: str, tokenizer: PreTrainedTokenizerBase, template: Template, batch: int
+        self, policy: Any, head: _Head, tokenizer: PreTrainedTokenizerBase, template: Template, batch: int
     ) -> None:
         self._policy, self._own = policy, policy.active_adapter
-        head = _add_adapter(policy, folder)
         device = next(policy.parameters()).device
         self._weight, self._bias = head.weight.to(device), None if head.bias is None else head.bias.to(device)
         super().__init__(tokenizer, template, batch, to_the_end=head.bias is not None)
@@ -176,25 +176,32 @@ class _Head:
     bias: Tensor | None
 
 
-def _add_adapter(policy: Any, folder: str) -> _Head:
+def _add_adapter(policy: Any, folder: str, args: TrainArgs) -> _Head:
     """Put an adapter of stage rm (ours, or LLaMA-Factory's with its value head) on the policy; return the head."""
-    from peft import PeftConfig, set_peft_model_state_dict
+    from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
     weights = Path(folder) / "adapter_model.safetensors"
     if not weights.is_file():
         raise ConfigError(f"reward_model: '{folder}' has no adapter_model.safetensors")
-    state, value_head = load_file(weights), read_value_head(folder)
+    state, value_head = load_file(weights), read_value_head(folder, args.model)
     score = state.pop(_SCORE, None)
     if value_head is None and score is None:
         raise ConfigError(f"reward_model: '{folder}' is no reward adapter: it has no score (train it with stage rm)")
     config = PeftConfig.from_pretrained(folder)
     # The score is kept apart: the policy is a language model and has no place for it.
     config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, True
+    new_tokens = getattr(policy.peft_config[policy.active_adapter], "trainable_token_indices", None)
+    if new_tokens and not getattr(
+        config, "trainable_token_indices", None
+    ):  # PEFT wants them in every adapter: they stay untrained here
+        config.trainable_token_indices = new_tokens
     trained = {name: parameter.requires_grad for name, parameter in policy.named_parameters()}
     try:
         policy.add_adapter(ADAPTER, config)
-        result = set_peft_model_state_dict(policy, state, adapter_name=ADAPTER)
+        fresh = get_peft_model_state_dict(policy, adapter_name=ADAPTER, save_embedding_layers=False)
+        rows = {name: value for name, value in fresh.items() if name.endswith("trainable_tokens_delta")}
+        result = set_peft_model_state_dict(policy, rows | state, adapter_name=ADAPTER)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"reward_model: '{folder}' does not fit the policy: {reason}") from error
