@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rewards of the examples smollm2_lora_grpo.yaml and smollm2_lora_ppo.yaml: short, correct sums.
 
-A reward function gets lists with one entry an answer, by name: ``completions`` are the answers as text, and every column
-of the dataset can be asked for, here ``output``. It returns one number for each, or None for "no opinion".
+A reward function gets lists with one entry an answer, by name: ``completions`` are the answers as text, and every
+column of the dataset can be asked for, here ``output``. It returns one number for each, or None for "no opinion".
 """
 
 import re

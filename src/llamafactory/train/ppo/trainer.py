@@ -111,7 +111,7 @@ class PPOTrainer(RolloutTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_value_head(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint))
+        load_value_head(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint), self.run_args.model)
 
 
 def _whiten(lines: list[Tensor], shift_mean: bool = True) -> list[Tensor]:

@@ -7,12 +7,17 @@ The file and its names are those LLaMA-Factory's users have, so either program r
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-FILE_NAME = "value_head.safetensors"
+from ...extras.errors import ConfigError
+from ...model.value_head import FILE, read_value_head
+
+if TYPE_CHECKING:
+    from ...hparams.model_args import ModelArguments
+
 _NAMES = {"weight": "v_head.summary.weight", "bias": "v_head.summary.bias"}
 
 
@@ -39,15 +44,19 @@ def save_value_head(model: nn.Module, folder: Path) -> None:
 
     head = _causal_lm(model).value_head
     tensors = {name: getattr(head, part).detach().cpu() for part, name in _NAMES.items()}
-    save_file(tensors, str(folder / FILE_NAME), metadata={"format": "pt"})
+    save_file(tensors, str(folder / FILE), metadata={"format": "pt"})
 
 
-def load_value_head(model: nn.Module, folder: Path) -> None:
-    """Read the head that :func:`save_value_head` wrote."""
-    from safetensors.torch import load_file
+def load_value_head(model: nn.Module, folder: Path, args: ModelArguments) -> None:
+    """Read the head that :func:`save_value_head` wrote.
 
-    tensors = load_file(str(folder / FILE_NAME))
-    _causal_lm(model).value_head.load_state_dict({part: tensors[name] for part, name in _NAMES.items()})
+    Raises:
+        ConfigError: The checkpoint has none, so it is not one of stage ppo.
+    """
+    head = read_value_head(str(folder), args)
+    if head is None:
+        raise ConfigError(f"resume_from_checkpoint: {folder} has no {FILE}; it is not a checkpoint of stage ppo")
+    _causal_lm(model).value_head.load_state_dict(head._asdict())
 
 
 def _causal_lm(model: Any) -> Any:

@@ -20,7 +20,8 @@ stage = Stage(
     RolloutProcessor(),
     trainer=PPOTrainer,
     plots=(
-        "loss", "value_loss", "reward", "eval_reward", "reward_std", "kl", "entropy", "clip_fraction", "response_length", "finished",
+        "loss", "value_loss", "reward", "eval_reward", "reward_std", "kl", "entropy", "clip_fraction",
+        "response_length", "finished",
     ),
 )  # fmt: skip
 

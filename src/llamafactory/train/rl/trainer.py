@@ -255,6 +255,7 @@ class RolloutTrainer(Trainer):
                 finished=rollout.finished,
                 columns={**given["columns"], "reference": given["reference"]},
                 turns=tuple(rollout.turns),
+                tools=tuple(rollout.tools),
             )
             for rollout, given in found
         ]
