@@ -19,6 +19,7 @@ stage = Stage(
     "grpo",
     RolloutProcessor(),
     trainer=GRPOTrainer,
+    answers=True,
     plots=(
         "loss", "reward", "eval_reward", "reward_std", "kl", "entropy", "clip_fraction", "response_length", "finished",
     ),

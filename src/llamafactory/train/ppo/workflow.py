@@ -19,6 +19,7 @@ stage = Stage(
     "ppo",
     RolloutProcessor(),
     trainer=PPOTrainer,
+    answers=True,
     plots=(
         "loss", "value_loss", "reward", "eval_reward", "reward_std", "kl", "entropy", "clip_fraction",
         "response_length", "finished",
