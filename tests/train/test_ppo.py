@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from .conftest import Keys
+from .pairs import pair_set
 from .rollouts import PPO, make_trainer, prompt_set
-from .running import log_of, train
+from .running import log_of, train, weights_of
 
 
 def test_first_update_is_the_equations_written_out(keys: Keys, tmp_path: Path) -> None:
@@ -64,3 +65,22 @@ def test_the_critic_learns_and_is_kept(keys: Keys, tmp_path: Path) -> None:
         9,
         13,
     ]  # 24 prompts fill three steps an epoch
+
+
+def test_a_reward_adapter_on_the_policy(keys: Keys, tmp_path: Path) -> None:
+    """It scores, is not trained and not saved, and a resume finds its way around it."""
+    (tmp_path / "pairs").mkdir()
+    judge = train(keys(stage="rm", **pair_set(tmp_path / "pairs"), max_steps=2, output_dir=str(tmp_path / "rm")))
+    prompts = prompt_set(tmp_path)
+    prompts.pop("reward_funcs")
+    more = {"finetuning_type": "lora", "save_strategy": "steps", "save_steps": 3, "max_steps": 4}
+    given = keys(**prompts, **{**PPO, **more}, reward_model=str(judge))
+    whole = train(given)
+    rows = log_of(whole)
+    assert rows[0]["reward"] == rows[0]["reward/reward_model"] != 0
+    assert not (whole / "reward").exists() and not [name for name in weights_of(whole) if "score" in name]
+    again = train(
+        given | {"output_dir": str(tmp_path / "again"), "resume_from_checkpoint": str(whole / "checkpoint-3")}
+    )
+    theirs = weights_of(whole)
+    assert all(torch.equal(weight, theirs[name]) for name, weight in weights_of(again).items())
