@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rollouts by vLLM in the training process, one engine a process; it gets the policy's weights before each rollout.
 
-Written against the documentation of vLLM 0.32 and not run here: this project's machines have no GPU. What a policy
-hands over (:func:`policy_weights`) is tested without vLLM.
+Run with the CPU build of vLLM 0.32 in one process, never on a GPU or with several processes. What a policy hands over
+(:func:`policy_weights`) is tested without vLLM too.
 """
 
 from __future__ import annotations
@@ -62,8 +62,7 @@ class VllmRollout:
 
     def sync(self) -> None:
         """Hand the policy's weights over; what the engine remembers of prompts was made by older ones."""
-        engine: Any = self.llm.llm_engine
-        engine.model_executor.driver_worker.model_runner.model.load_weights(policy_weights(self.model))
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": policy_weights(self.model)})
         self.llm.reset_prefix_cache()
 
     def answer(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
