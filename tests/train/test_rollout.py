@@ -39,7 +39,7 @@ def test_each_prompt_is_answered_once_an_epoch_and_each_rollout_is_passed_throug
         *((0, 3, number) for number in range(6)), *((6, 2, number) for number in range(4)),
     ]  # fmt: skip
     assert [p.batch for p in places[:10]] == [0, 1, 2, 0, 1, 2, 0, 1, 0, 1]
-    assert [step for step in range(20) if places[step].last] == [5, 9, 15, 19]
+    assert [step for step in range(20) if places[step].number == 0] == [0, 6, 10, 16]
     first, second = ([row for start in starts for row in schedule.rows(places[start])] for starts in ((0, 6), (10, 16)))
     assert Counter(first) == Counter((row, answer) for row in range(10) for answer in range(4))
     assert first != second and Counter(first) == Counter(second)

@@ -16,24 +16,17 @@ class Place:
     Attributes:
         first: The step, from 0 over the whole run, at which the rollout is made.
         size: Optimizer steps that one pass over the rollout takes.
-        passes: How often the rollout is gone through.
-        number: Of the step among ``size * passes``.
+        number: Of the step, from 0 in all passes over the rollout.
     """
 
     first: int
     size: int
-    passes: int
     number: int
 
     @property
     def batch(self) -> int:
         """Which of the rollout's batches this step trains on."""
         return self.number % self.size
-
-    @property
-    def last(self) -> bool:
-        """Whether the rollout is done with after this step."""
-        return self.number == self.size * self.passes - 1
 
 
 class RolloutSchedule(MicroBatches):
@@ -76,7 +69,7 @@ class RolloutSchedule(MicroBatches):
         inside, whole = step - start, self.buffer * self.passes
         first = inside - inside % whole
         size = min(self.buffer, (self.epoch_steps - first) // self.passes)
-        return Place(start + first, size, self.passes, inside - first)
+        return Place(start + first, size, inside - first)
 
     def rollout(self, place: Place) -> list[list[list[int]]]:
         """Return this rank's slots of a rollout: [step][micro-batch][answer], numbered from 0 in the rollout."""
