@@ -7,15 +7,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart test test-slow test-llamacpp quality style clean
+.PHONY: help quickstart test test-slow test-llamacpp test-vllm quality style audit clean
 
 help:
 	@echo "make quickstart   install, fine-tune a real 135M model on this machine and talk to it"
 	@echo "make test         install with the dev extra and run the tests"
 	@echo "make test-slow    the longer checks as well"
 	@echo "make test-llamacpp   GGUF files that we write, in llama.cpp (compiles it first)"
+	@echo "make test-vllm    the vLLM engine, in an environment of its own (.cache/vllm-env)"
 	@echo "make quality      formatter, linter and type checker, without changing files"
 	@echo "make style        format the code and mend what the linter can mend"
+	@echo "make audit        look for known holes in the packages of constraints.txt"
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -40,7 +42,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not llamacpp"
+	$(BIN)/python -m pytest -m "not llamacpp and not vllm"
 
 # Compiles llama.cpp (about ten minutes) into an environment of its own.
 .cache/llamacpp-env/.done: | $(VENV)/bin/python
@@ -51,6 +53,10 @@ test-slow: $(VENV)/.dev
 test-llamacpp: $(VENV)/.dev .cache/llamacpp-env/.done
 	$(BIN)/python -m pytest -m llamacpp tests/llamacpp
 
+test-vllm: $(VENV)/bin/python
+	$(BIN)/python scripts/vllm_env.py
+	VLLM_CPU_KVCACHE_SPACE=2 .cache/vllm-env/bin/python -m pytest -m vllm tests/vllm
+
 quality: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -59,6 +65,9 @@ quality: $(VENV)/.dev
 style: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+audit: $(VENV)/.dev
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 clean:
 	rm -rf build dist .cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preparing data: from a jsonl file to saved features, against the tokenizer alone on the same texts.
 
-    .venv/bin/python benchmarks/data.py [--rows 100000] [--memory-rows 1000000] [--profile]
+    .venv/bin/python benchmarks/data.py [--rows 100000] [--memory-rows 1000000] [--rounds 2] [--reference] [--profile]
 
 Rows are the demo instructions with random edits, the template is chatml, the tokenizer SmolLM2's. Every measure is a
-process of its own; what is timed begins after the imports and the tokenizer's loading. Prints a Markdown table;
-`benchmarks/RESULTS.md` keeps the runs worth keeping.
+process of its own; what is timed begins after the imports and the tokenizer's loading. One core is compared with one
+core, two with two: both sides are bound to the same ones, and alternate. `--reference` adds LLaMA-Factory 0.9.5, from
+the start of the command to the saved folder (see `data_reference.py`). Prints Markdown tables; `benchmarks/RESULTS.md`
+keeps the runs worth keeping.
 """
 
 from __future__ import annotations
@@ -135,14 +137,15 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(name: str, path: Path, profile: bool = False) -> dict[str, float]:
-    """Run one measure in a process of its own."""
+def measure(name: str, path: Path, cores: int, profile: bool = False) -> dict[str, float]:
+    """Run one measure in a process of its own, on the first ``cores`` cores."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         command = [sys.executable, *(("-m", "cProfile", "-s", "tottime") if profile else ()), __file__]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "LLAMAFACTORY_VERBOSITY": "WARNING"}
         done = subprocess.run(
             [*command, "--measure", name, "--file", str(path), "--folder", folder],
             env=environment, capture_output=True, text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, range(cores)),
         )  # fmt: skip
     if done.returncode:
         sys.exit(done.stderr[-3000:])
@@ -157,6 +160,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--memory-rows", type=int, help="measure peak memory with this many rows too")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--reference", action="store_true", help="compare with LLaMA-Factory 0.9.5 too")
     parser.add_argument("--profile", action="store_true", help="print where one process spends its time")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
@@ -171,33 +176,49 @@ def main() -> None:
     try:
         path = work / "rows.jsonl"
         write_rows(path, given.rows)
-        alone = [measure("alone", path)]
-        one, two = measure("ours:1", path, given.profile), measure("ours:2", path)
-        alone.append(measure("alone", path))
-        floor = min(run["seconds"] for run in alone)
-        tokens = alone[0]["tokens"]
-        print(f"\n{given.rows:,} rows, {tokens:,} tokens, {path.stat().st_size / 2**20:.0f} MiB of jsonl; "
-              f"{os.cpu_count()} cores; `encode_batch_fast` alone {floor:.2f} s (of {alone[0]['seconds']:.2f} and "
-              f"{alone[1]['seconds']:.2f})\n")  # fmt: skip
-        print("| measure | one process | two processes |\n|---|---|---|")
-        pairs = {
-            "rows/s, file to saved features": [f"{given.rows / run['seconds']:,.0f}" for run in (one, two)],
-            "share of the tokenizer alone": [f"{floor / run['seconds']:.2f}" for run in (one, two)],
-            "CPU seconds, of them the tokenizer alone": [
-                f"{run['cpu']:.1f}, {min(floor_run['cpu'] for floor_run in alone):.1f}" for run in (one, two)
-            ],
-            "speed of the last tenth / first tenth": [f"{run['evenness']:.2f}" for run in (one, two)],
-            "second start, s": [f"{run['second start']:.2f}" for run in (one, two)],
-            "peak memory, MiB": [f"{run['peak']:,.0f}" for run in (one, two)],
-        }
+        runs: dict[str, list[dict[str, float]]] = {"alone:1": [], "ours:1": [], "alone:2": [], "ours:2": []}
+        for _ in range(given.rounds):
+            for name, done in runs.items():
+                done.append(measure(name, path, int(name[-1]), given.profile and name == "ours:1"))
+        more: dict[str, list[str]] = {}
         if given.memory_rows:
             write_rows(path, given.memory_rows)
-            runs = [measure(f"ours:{workers}", path) for workers in (1, 2)]
-            pairs[f"peak memory, {given.memory_rows:,} rows, MiB"] = [f"{run['peak']:,.0f}" for run in runs]
-        for name, (first, second) in pairs.items():
-            print(f"| {name} | {first} | {second} |")
+            large = [measure(f"ours:{workers}", path, workers) for workers in (1, 2)]
+            more[f"peak memory, {given.memory_rows:,} rows, MiB"] = [f"{run['peak']:,.0f}" for run in large]
+            more[f"rows/s, {given.memory_rows:,} rows"] = [
+                f"{given.memory_rows / run['seconds']:,.0f}" for run in large
+            ]
+            write_rows(path, given.rows)
+        print_table(given.rows, path, runs, more)
+        if given.reference:
+            from data_reference import compare
+
+            compare(path, given.rows, given.rounds)
     finally:
         shutil.rmtree(work)
+
+
+def print_table(rows: int, path: Path, runs: dict[str, list[dict[str, float]]], more: dict[str, list[str]]) -> None:
+    """Print the best run of each measure: what disturbs one only makes it slower."""
+    best = {name: min(done, key=lambda run: run["seconds"]) for name, done in runs.items()}
+    floors, ours = ([best[f"{side}:{cores}"] for cores in (1, 2)] for side in ("alone", "ours"))
+    both = list(zip(floors, ours, strict=True))
+    print(f"\n{rows:,} rows, {floors[0]['tokens']:,} tokens, {path.stat().st_size / 2**20:.0f} MiB of jsonl; "
+          f"{os.cpu_count()} cores; best of {len(runs['ours:1'])}\n")  # fmt: skip
+    print("| measure | one process, one core | two processes, two cores |\n|---|---|---|")
+    table = {
+        "rows/s, `encode_batch_fast` alone": [f"{rows / run['seconds']:,.0f}" for run in floors],
+        "rows/s, file to saved features": [f"{rows / run['seconds']:,.0f}" for run in ours],
+        "ratio": [f"{floor['seconds'] / run['seconds']:.2f}" for floor, run in both],
+        "CPU seconds, `encode_batch_fast` alone": [f"{run['cpu']:.1f}" for run in floors],
+        "CPU seconds, file to saved features": [f"{run['cpu']:.1f}" for run in ours],
+        "speed of the last tenth / first tenth": [f"{run['evenness']:.2f}" for run in ours],
+        "second start, s": [f"{run['second start']:.2f}" for run in ours],
+        "peak memory, MiB": [f"{run['peak']:,.0f}" for run in ours],
+        **more,
+    }
+    for name, (first, second) in table.items():
+        print(f"| {name} | {first} | {second} |")
 
 
 if __name__ == "__main__":

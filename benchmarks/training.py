@@ -46,6 +46,8 @@ def timed(command: list[str | Path], output_dir: Path | None = None) -> Measure:
         "OMP_WAIT_POLICY": "PASSIVE",
         "OMP_NUM_THREADS": str(os.cpu_count()),
     }
+    if command[0] != sys.executable:  # there our package would hide theirs, which has the same name
+        environment.pop("PYTHONPATH", None)
     start = time.perf_counter()
     with open(CACHE / "last.log", "wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)

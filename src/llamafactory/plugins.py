@@ -28,6 +28,8 @@ STAGES: dict[str, str] = {
     "rm": "llamafactory.train.rm.workflow:stage",
     "dpo": "llamafactory.train.dpo.workflow:stage",
     "kto": "llamafactory.train.kto.workflow:stage",
+    "ppo": "llamafactory.train.ppo.workflow:stage",
+    "grpo": "llamafactory.train.grpo.workflow:stage",
 }
 
 # One ChatTemplate value a row.
@@ -45,6 +47,7 @@ TEMPLATES: dict[str, str] = {
     "dbrx": "llamafactory.data.templates.dbrx:dbrx",
     "deepseek": "llamafactory.data.templates.deepseek:deepseek",
     "deepseek3": "llamafactory.data.templates.deepseek:deepseek3",
+    "deepseek3_1": "llamafactory.data.templates.deepseek:deepseek3_1",
     "deepseekcoder": "llamafactory.data.templates.deepseek:deepseekcoder",
     "deepseekr1": "llamafactory.data.templates.deepseek:deepseekr1",
     "deepseekr1_0528": "llamafactory.data.templates.deepseek:deepseekr1_0528",
@@ -87,6 +90,7 @@ TEMPLATES: dict[str, str] = {
     "keye_vl": "llamafactory.data.templates.vision:keye_vl",
     "kimi_vl": "llamafactory.data.templates.kimi:kimi_vl",
     "lfm2": "llamafactory.data.templates.lfm2:lfm2",
+    "lfm2_5": "llamafactory.data.templates.lfm2:lfm2_5",
     "lfm2_vl": "llamafactory.data.templates.lfm2:lfm2_vl",
     "llama2": "llamafactory.data.templates.llama2:llama2",
     "llama2_zh": "llamafactory.data.templates.llama2:llama2_zh",
@@ -121,6 +125,7 @@ TEMPLATES: dict[str, str] = {
     "moonlight": "llamafactory.data.templates.kimi:moonlight",
     "moss_vl": "llamafactory.data.templates.vision:moss_vl",
     "olmo": "llamafactory.data.templates.olmo:olmo",
+    "olmo2": "llamafactory.data.templates.olmo:olmo2",
     "openchat": "llamafactory.data.templates.openchat:openchat",
     "openchat-3.6": "llamafactory.data.templates.openchat:openchat_3_6",
     "opencoder": "llamafactory.data.templates.opencoder:opencoder",
@@ -141,6 +146,8 @@ TEMPLATES: dict[str, str] = {
     "qwen3_5": "llamafactory.data.templates.qwen:qwen3_5",
     "qwen3_5_nothink": "llamafactory.data.templates.qwen:qwen3_5_nothink",
     "qwen3_6": "llamafactory.data.templates.qwen:qwen3_6",
+    "qwen3_coder": "llamafactory.data.templates.qwen:qwen3_coder",
+    "qwen3_coder_next": "llamafactory.data.templates.qwen:qwen3_coder_next",
     "qwen3_nothink": "llamafactory.data.templates.qwen:qwen3_nothink",
     "qwen3_omni": "llamafactory.data.templates.qwen:qwen3_omni",
     "qwen3_omni_nothink": "llamafactory.data.templates.qwen:qwen3_omni_nothink",
@@ -159,6 +166,7 @@ TEMPLATES: dict[str, str] = {
     "video_llava": "llamafactory.data.templates.llava:video_llava",
     "xuanyuan": "llamafactory.data.templates.legacy:xuanyuan",
     "yi": "llamafactory.data.templates.yi:yi",
+    "yi_1_5": "llamafactory.data.templates.yi:yi_1_5",
     "yi_vl": "llamafactory.data.templates.yi:yi_vl",
     "youtu": "llamafactory.data.templates.youtu:youtu",
     "youtu_vl": "llamafactory.data.templates.youtu:youtu_vl",
@@ -175,6 +183,7 @@ FORMATS: dict[str, str] = {
 # A tool format describes tools, renders calls and parses them back: a JsonToolFormat, or an object with its methods.
 TOOL_FORMATS: dict[str, str] = {
     "deepseek": "llamafactory.data.tool_formats.deepseek:tool_format",
+    "deepseek3_1": "llamafactory.data.tool_formats.deepseek:v3_1",
     "default": "llamafactory.data.tool_formats.default:tool_format",
     "falcon_h1": "llamafactory.data.tool_formats.granite:falcon_h1",
     "gemma4": "llamafactory.data.tool_formats.gemma4:tool_format",
@@ -185,10 +194,15 @@ TOOL_FORMATS: dict[str, str] = {
     "gpt_oss": "llamafactory.data.tool_formats.gpt_oss:tool_format",
     "granite3": "llamafactory.data.tool_formats.granite:granite3",
     "granite4": "llamafactory.data.tool_formats.granite:granite4",
+    "hunyuan_small": "llamafactory.data.tool_formats.hunyuan:tool_format",
     "hy3": "llamafactory.data.tool_formats.hy3:tool_format",
+    "intern_s1": "llamafactory.data.tool_formats.intern_s1:tool_format",
     "lfm2": "llamafactory.data.tool_formats.lfm2:tool_format",
+    "lfm2_5": "llamafactory.data.tool_formats.lfm2:lfm2_5",
     "ling": "llamafactory.data.tool_formats.qwen:tool_format",
     "llama3": "llamafactory.data.tool_formats.llama3:tool_format",
+    "llama4": "llamafactory.data.tool_formats.llama3:llama4",
+    "mimo_v2": "llamafactory.data.tool_formats.qwen3_5:mimo_v2",
     "minimax1": "llamafactory.data.tool_formats.minimax:m1",
     "minimax2": "llamafactory.data.tool_formats.minimax:m2",
     "ministral3": "llamafactory.data.tool_formats.mistral:ministral3",
@@ -198,6 +212,9 @@ TOOL_FORMATS: dict[str, str] = {
     "phi4_mini": "llamafactory.data.tool_formats.phi4_mini:tool_format",
     "qwen": "llamafactory.data.tool_formats.qwen:tool_format",
     "qwen3_5": "llamafactory.data.tool_formats.qwen3_5:tool_format",
+    "qwen3_6": "llamafactory.data.tool_formats.qwen3_5:json_values",
+    "qwen3_coder": "llamafactory.data.tool_formats.qwen3_5:coder",
+    "qwen3_coder_next": "llamafactory.data.tool_formats.qwen3_5:coder_next",
     "seed_oss": "llamafactory.data.tool_formats.seed_oss:tool_format",
     "youtu": "llamafactory.data.tool_formats.granite:youtu",
 }
@@ -222,6 +239,22 @@ LOSSES: dict[str, str] = {
 
 ENGINES: dict[str, str] = {
     "huggingface": "llamafactory.chat.hf_engine:HuggingfaceEngine",
+    "vllm": "llamafactory.chat.vllm_engine:VllmEngine",
+    "sglang": "llamafactory.chat.sglang_engine:SglangEngine",
+}
+
+# What writes the answers of stages ppo and grpo: an Engine of train/rl/rollout.py.
+ROLLOUTS: dict[str, str] = {
+    "huggingface": "llamafactory.train.rl.hf_rollout:HuggingfaceRollout",
+    "vllm": "llamafactory.train.rl.vllm_rollout:VllmRollout",
+}
+
+# Rewards with a name of their own (stages ppo and grpo): functions as users write them, see train/rl/rewards.py.
+REWARD_FUNCS: dict[str, str] = {
+    "format": "llamafactory.train.rl.reward_functions:format",
+    "accuracy": "llamafactory.train.rl.reward_functions:accuracy",
+    "length": "llamafactory.train.rl.reward_functions:length",
+    "math_verify": "llamafactory.train.rl.reward_functions:math_verify",
 }
 
 QUANTIZERS: dict[str, str] = {}
@@ -242,6 +275,8 @@ TABLES: dict[str, dict[str, str]] = {
     "tool_formats": TOOL_FORMATS,
     "losses": LOSSES,
     "engines": ENGINES,
+    "rollouts": ROLLOUTS,
+    "reward_funcs": REWARD_FUNCS,
     "quantizers": QUANTIZERS,
     "optimizers": OPTIMIZERS,
     "media": MEDIA,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from llamafactory.chat.chat_model import ChatModel, to_messages, to_tools
-from llamafactory.extras.errors import ConfigError, UsageError
+from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args
 
 QUESTION = [{"role": "user", "content": "Who are you?"}]
@@ -172,11 +172,13 @@ def test_errors_of_the_generating_thread_reach_the_caller(model: ChatModel, monk
     def broken(**_: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(model.engine.model, "generate", broken)  # type: ignore[attr-defined]
+    monkeypatch.setattr(model.engine.model, "forward", broken)  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="out of memory"):
         list(model.stream_chat(QUESTION))
     with pytest.raises(RuntimeError, match="out of memory"):
-        model.chat(QUESTION)
+        model.chat(QUESTION, num_beams=2)
+    monkeypatch.undo()
+    assert model.chat(QUESTION)[0].response_length == 24  # the engine is well
 
 
 def test_requests_from_many_threads_get_their_own_answers(model: ChatModel) -> None:
@@ -209,8 +211,8 @@ def test_wrong_options_are_refused(model: ChatModel, options: dict[str, Any], me
         model.chat(QUESTION, **options)
 
 
-def test_reward_models_are_not_there_yet(model: ChatModel) -> None:
-    with pytest.raises(UsageError, match="reward models are not built yet"):
+def test_scores_need_a_reward_model(model: ChatModel) -> None:
+    with pytest.raises(ConfigError, match="scores need stage: rm"):
         model.get_scores(["text"])
 
 

@@ -100,43 +100,25 @@ def test_openai_messages_with_parts_calls_reasoning_and_weights() -> None:
     assert sample.tools == ({"type": "function", "function": {"name": "f"}},)
 
 
+def test_thoughts_and_calls_as_parts_and_the_weight_s_other_name() -> None:
+    parts = [
+        {"type": "reasoning", "value": "hm"}, {"type": "text", "value": "I look."},
+        {"type": "tool_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+    ]  # fmt: skip
+    row = {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "value": "q"}]},
+            {"role": "assistant", "content": parts, "loss_weight": 0.5},
+        ]
+    }
+    answer = Message("assistant", (Part("text", "I look."),), (ToolCall("f", {"x": 1}),), "hm", 0.5)
+    assert convert(row, formatting="openai").messages == (U("q"), answer)
+    broken = {"messages": [{"role": "assistant", "content": [{"type": "tool_call", "value": "f("}]}]}
+    with pytest.raises(ConfigError, match="turn 1: messages: the tool_call part is not JSON: 'f\\('"):
+        convert(broken, formatting="openai")
+
+
 def test_openai_with_renamed_tags() -> None:
     tags = {"role_tag": "who", "content_tag": "says", "assistant_tag": "bot"}
     row = {"chat": [{"who": "user", "says": "q"}, {"who": "bot", "says": "a"}]}
     assert convert(row, formatting="openai", columns={"messages": "chat"}, tags=tags).messages == (U("q"), A("a"))
-
-
-CHAT = {"formatting": "sharegpt"}
-BROKEN: list[tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = [
-    ({"output": "a"}, {}, ("missing column 'instruction'", "'output'")),
-    ({"instruction": 3, "output": "a"}, {}, ("'instruction'", "3", "expected text")),
-    ({"instruction": "q", "output": ["a"]}, {}, ("'output'", "['a']")),
-    ({"instruction": "q", "h": [["a"]]}, {"columns": {"history": "h"}}, ("'h', turn 1", "[question, answer]")),
-    ({"instruction": "q", "c": "a", "r": {}}, {"ranking": True, "columns": {"chosen": "c", "rejected": "r"}}, ("'r'",)),
-    ({"instruction": "q", "output": "a", "k": "maybe"}, {"columns": {"kto_tag": "k"}}, ("'k'", "true or false")),
-    ({"instruction": "q", "output": "a", "t": "[{"}, {"columns": {"tools": "t"}}, ("'t'", "not JSON")),
-    ({"instruction": "q", "output": "a", "t": [{"x": 1}]}, {"columns": {"tools": "t"}}, ("tool 1", "function name")),
-    ({"instruction": "q", "output": "a", "i": ["p.png"]}, {"columns": {"images": "i"}}, ("'i'", "not supported yet")),
-    ({"conversations": []}, CHAT, ("'conversations' holds no turn",)),
-    ({"conversations": {"from": "human"}}, CHAT, ("'conversations'", "expected a list")),
-    ({"conversations": ["hi"]}, CHAT, ("turn 1", "'from'", "'value'")),
-    ({"conversations": [{"from": "bot", "value": "x"}]}, CHAT, ("turn 1", "'bot'", "human, gpt, observation")),
-    ({"conversations": [{"from": "human", "value": None}]}, CHAT, ("turn 1", "'value'", "null")),
-    ({"conversations": [{"from": "human", "value": 5}]}, CHAT, ("turn 1", "5")),
-    ({"conversations": [{"from": "function_call", "value": "call f"}]}, CHAT, ("turn 1", "not JSON", "call f")),
-    ({"conversations": [{"from": "function_call", "value": "[]"}]}, CHAT, ("turn 1", "[]")),
-    ({"conversations": [{"from": "gpt", "value": "x", "train": "yes"}]}, CHAT, ("turn 1", "'train'", "'yes'")),
-    ({"conversations": [{"from": "gpt", "value": "x", "weight": -1}]}, CHAT, ("turn 1", "'weight'", "-1")),
-]
-
-
-@pytest.mark.parametrize(("row", "entry", "words"), BROKEN)
-def test_a_broken_row_is_named_by_field_value_and_choices(
-    row: dict[str, Any], entry: dict[str, Any], words: tuple[str, ...]
-) -> None:
-    with pytest.raises(ConfigError) as caught:
-        convert(row, **entry)
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message

@@ -13,6 +13,7 @@ import pytest
 
 from llamafactory.data.mixing import mix
 from llamafactory.extras.errors import ConfigError
+from llamafactory.train.batches import MicroBatches
 
 from .conftest import Prepare, write_jsonl
 
@@ -129,3 +130,24 @@ def test_duplicates_go_on_request_and_are_counted(prepare: Prepare, tmp_path: Pa
     assert not held & train, "no held-out row is trained on"
     with pytest.raises(ConfigError, match="has no row left"):
         prepare(dataset=f"{one},{one}", deduplicate=True, mix_strategy="interleave_under")
+
+
+@pytest.mark.parametrize(("strategy", "asked"), [("interleave_under", 0.6), ("interleave_once", 0.5)])
+def test_interleaved_rows_come_in_a_new_order_each_epoch(
+    prepare: Prepare, tmp_path: Path, strategy: str, asked: float
+) -> None:
+    """Asked shares hold over the whole epoch and along the way, in every epoch, and a seed fixes them."""
+    for name, number in (("x", 20_000), ("y", 20_000)):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"instruction": f"{name}{i}", "output": "z"} for i in range(number)])
+    names = ",".join(str(tmp_path / f"{name}.jsonl") for name in "xy")
+    keys = {"dataset": names, "mix_strategy": strategy, "interleave_probs": "3,2", "cutoff_len": 32}
+    source = np.array([path.endswith("x.jsonl") for path in prepare(**keys).train["source"]])
+    assert source.mean() == pytest.approx(asked, abs=0.01)
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler = MicroBatches(len(source), 8, seed=4)
+        sampler.set_epoch(epoch)
+        order = [row for batch in sampler for row in batch]
+        assert source[order[:10_000]].mean() == pytest.approx(asked, abs=0.02)
+        orders.append(order)
+    assert orders[0] == orders[2] != orders[1]

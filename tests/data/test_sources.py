@@ -16,9 +16,6 @@ import pytest
 from llamafactory.data.dataset_info import DatasetAttr
 from llamafactory.data.sniff import sniff
 from llamafactory.data.sources import read_rows
-from llamafactory.extras.errors import ConfigError
-
-from .conftest import Prepare, write_jsonl
 
 ROWS = [{"instruction": "a\nb", "output": "é"}, {"instruction": 'c,"d"', "output": "日本"}]
 
@@ -76,71 +73,6 @@ def test_places_name_lines_as_an_editor_counts_them(tmp_path: Path) -> None:
         f"{path} line 1",
         f"{path} line 3",
     ]
-
-
-GOOD = '{"instruction": "q", "output": "a"}\n'
-# name of the file, its content, words of the message
-BROKEN: list[tuple[str, str | bytes | None, tuple[str, ...]]] = [
-    ("x.jsonl", GOOD + '{"instruction": "q", \n', ("x.jsonl line 2", "bad JSON", "column")),
-    ("x.jsonl", GOOD.encode() * 2 + b'{"instruction": "\xff"}\n', ("x.jsonl line 3", "UTF-8", "0xff")),
-    ("x.jsonl", GOOD + "[1, 2]\n", ("x.jsonl line 2", "a list", "expected an object")),
-    ("x.jsonl", "", ("x.jsonl", "no rows")),
-    ("x.jsonl", "\n \n", ("x.jsonl", "no rows")),
-    ("x.json", "", ("x.json", "empty")),
-    ("x.json", "[]", ("x.json", "no rows")),
-    ("x.json", '{\n"data": [1]\n}', ("x.json", "top level is an object", "expected a list")),
-    ("x.json", '"text"', ("x.json", "top level is text")),
-    ("x.json", '[{"instruction": "q"},\n 5]', ("x.json row 2", "a number")),
-    ("x.json", '[{"instruction": "q"},\n {"a" 1}]', ("x.json line 2", "bad JSON", "column")),
-    ("x.json", GOOD + '{"instruction": q}\n', ("x.json line 2", "bad JSON")),
-    ("x.json", b'[{"a": "\xfe"}]', ("x.json", "UTF-8")),
-    ("x.csv", "", ("x.csv", "empty")),
-    ("x.csv", "instruction,output\nq,a\nq\n", ("x.csv line 3", "1 cells", "instruction, output")),
-    ("x.csv", "instruction,instruction\nq,a\n", ("x.csv line 1", "repeated")),
-    ("x.csv", 'instruction,output\nq,"a"b\n', ("x.csv line 2", "bad CSV")),
-    ("x.csv", "q one,a one\nq two,a two\n", ("x.csv", "q one", "instruction + output")),
-    ("x.parquet", "not parquet", ("x.parquet", "not a readable parquet file")),
-    ("x.arrow", "not arrow", ("x.arrow", "not a readable arrow file")),
-    ("x.jsonl.gz", GOOD, ("x.jsonl.gz", "gzip")),
-    ("x.jsonl.gz", gzip.compress(GOOD.encode() * 50)[:-12], ("x.jsonl.gz", "cannot be read")),
-    ("x.jsonl.zst", GOOD, ("x.jsonl.zst", "cannot be read")),
-    ("x.jsonl.zst", pa.compress(GOOD.encode() * 50, codec="zstd", asbytes=True)[:-12], ("x.jsonl.zst",)),
-    ("x.docx", "text", ("x.docx", "'docx'", "json, jsonl")),
-    ("x.jsonl", '{"foo": "q", "bar": "a"}\n', ("x.jsonl", "bar, foo", "dataset_info.json")),
-    ("x.jsonl", GOOD + '{"instruction": "q", "output": 5}\n', ("x.jsonl line 2", "'output'", "5")),
-    ("x.jsonl", GOOD + '{"input": "q", "output": "a"}\n', ("x.jsonl line 2", "missing column 'instruction'")),
-    ("x.jsonl", '{"messages": [{"role": "user", "content": "q"}, {"role": "bot", "content": "a"}]}\n',
-     ("x.jsonl line 1", "turn 2", "'bot'", "assistant")),
-    ("x.jsonl", '{"messages": [{"speaker": "user", "content": "q"}]}\n', ("messages", "'speaker'", "role")),
-    ("x.jsonl", '{"messages": "hello"}\n', ("x.jsonl", "'messages'", "no list of turns")),
-    ("x.jsonl", '{"instruction": "q", "output": ""}\n', ("none of its 1 rows is left", "1 no answer")),
-    ("folder/notes.md", "x", ("folder", "no data file")),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "content", "words"), BROKEN)
-def test_a_broken_file_is_one_line_that_names_it(
-    tmp_path: Path, prepare: Prepare, name: str, content: str | bytes, words: tuple[str, ...]
-) -> None:
-    path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ConfigError) as caught:
-        prepare(dataset=str(path.parent if name.startswith("folder") else path))
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
-    left = {path.name for path in (tmp_path / "hf-cache").glob("llamafactory/**/.*")}
-    assert not left, "a failed preparation leaves nothing half made"
-
-
-def test_a_column_that_the_listing_names_must_exist(tmp_path: Path, prepare: Prepare) -> None:
-    write_jsonl(tmp_path / "x.jsonl", [{"q": "1", "output": "2"}])
-    listing = {"x": {"file_name": "x.jsonl", "columns": {"prompt": "q", "system": "sys"}}}
-    (tmp_path / "dataset_info.json").write_text(json.dumps(listing))
-    with pytest.raises(ConfigError, match=r"x\.jsonl line 1: missing column 'sys' .*found 'output', 'q'"):
-        prepare(dataset="x")
 
 
 SNIFFED: list[tuple[dict[str, Any], str, dict[str, Any]]] = [

@@ -26,6 +26,7 @@ MINIMUM = {
     "agent_demo": 12,
     "reasoning_demo": 20,
     "dpo_en_demo": 60,
+    "dpo_en_heldout": 40,
     "dpo_zh_demo": 25,
     "kto_en_demo": 60,
     "pt_demo": 40,
@@ -186,12 +187,21 @@ def test_reasoning_rows_have_thought_and_answer() -> None:
         assert answer["role"] == "assistant" and answer["content"].strip() and answer["reasoning_content"].strip()
 
 
-@pytest.mark.parametrize("name", ["dpo_en_demo", "dpo_zh_demo"])
+@pytest.mark.parametrize("name", ["dpo_en_demo", "dpo_en_heldout", "dpo_zh_demo"])
 def test_pairs_differ(name: str) -> None:
     for row in load(name):
         chosen, rejected = row["chosen"], row["rejected"]
         assert chosen["from"] == rejected["from"] == "gpt"
         assert chosen["value"].strip() and rejected["value"].strip() and chosen["value"] != rejected["value"]
+
+
+def test_held_out_pairs_are_not_trained_on() -> None:
+    for row in load("dpo_en_heldout"):
+        asked = words(question(row))
+        for other in load("dpo_en_demo"):
+            kept = words(question(other))
+            assert len(asked & kept) / len(asked | kept) < 0.75, (question(row), question(other))
+            assert row["chosen"] != other["chosen"] and row["rejected"] != other["rejected"]
 
 
 def test_kto_labels_are_balanced() -> None:

@@ -79,7 +79,7 @@ def test_values_take_the_declared_type(section, key, given, expected):
         ("dataset", [{"a": 1}], "dataset: expected a list of text"),
         ("num_train_epochs", "inf steps", "num_train_epochs: expected float"),
         ("seed", "inf", "seed: expected int, got 'inf'"),
-        ("stage", "sftt", "stage: expected one of pt, sft, rm, dpo, kto, got 'sftt'"),
+        ("stage", "sftt", "stage: expected one of pt, sft, rm, dpo, kto, ppo, grpo, got 'sftt'"),
         ("finetuning_type", "lorra", "finetuning_type: expected one of full, freeze, lora, got 'lorra'"),
     ],
 )
@@ -202,12 +202,25 @@ def test_rules_between_keys(name):
     assert caught.value.exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"lora_modules": "law"}, "lora_modules: expected name=path, got 'law'"),
+        ({"lora_modules": "a=x,a=y"}, "lora_modules: the name 'a' stands twice"),
+        ({"max_batch_size": 0}, "max_batch_size: expected 1 or more, got 0"),
+        ({"vllm_config": "{"}, "vllm_config: not JSON"),
+        ({"sglang_config": "[1]"}, "sglang_config: expected a mapping"),
+        ({"vllm_gpu_util": 1.5}, "vllm_gpu_util: expected above 0 and at most 1"),
+    ],
+)
+def test_rules_of_the_engines(keys, message):
+    with pytest.raises(ConfigError, match="^" + message):
+        get_infer_args({"model_name_or_path": "there/is/one", "template": "empty", **keys})
+
+
 UNBUILT = [
-    {"stage": "ppo"},
-    *({"infer_backend": engine} for engine in ("vllm", "sglang")),
     {"finetuning_type": "oft"},
     {"quantization_bit": 4},
-    {"streaming": True, "max_steps": 5},
     {"mixture_of_depths": "convert"},
     *({key: True} for key in ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon", "use_unsloth")),
     *({key: True} for key in ("use_dft_loss", "use_asft_loss", "use_eaft_loss", "use_llama_pro", "shift_attn", "fp8")),

@@ -37,6 +37,7 @@ Keys = Callable[..., dict[str, Any]]
 def keys(tiny_llama: Path, alpaca: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keys:
     """``keys(**more)`` → flat keys of a quick float32 run on the ragged rows."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))  # read once, at its import
 
     def build(**more: Any) -> dict[str, Any]:
         return {

@@ -15,12 +15,12 @@ def _text(draw: random.Random, most: int) -> str:
     return " ".join(draw.choices(_WORDS, k=draw.randint(1, most)))
 
 
-def pair_set(folder: Path, rows: list[dict[str, Any]] | None = None) -> dict[str, str]:
-    """Write 40 pairs of ragged lengths (or the given rows) and return the keys that name them."""
+def pair_set(folder: Path, rows: list[dict[str, Any]] | None = None, **more: str) -> dict[str, str]:
+    """Write 40 pairs of ragged lengths (or the given rows, with more columns) and return the keys that name them."""
     draw = random.Random(0)
     made = [{"instruction": _text(draw, 12), "chosen": _text(draw, 15), "rejected": _text(draw, 8)} for _ in range(40)]
     (folder / "pairs.json").write_text(json.dumps(made if rows is None else rows))
-    columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
+    columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected", **more}
     info = {"pairs": {"file_name": "pairs.json", "ranking": True, "columns": columns}}
     (folder / "dataset_info.json").write_text(json.dumps(info))
     return {"dataset": "pairs", "dataset_dir": str(folder)}

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train with the keys given as JSON; KILL_AT=<step> kills rank KILL_RANK after that step, on the first attempt only."""
+"""Train with the keys given as JSON; KILL_AT=<step> kills rank KILL_RANK after that step, on the first attempt only.
+
+RECORD=<file> writes what is trained on, BLOCK_ROWS=<number> makes the blocks of a stream small.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,17 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from llamafactory.data import streaming
 from llamafactory.extras.errors import ConfigError
 from llamafactory.train.tuner import run_exp
+
+sys.path.insert(0, str(Path(__file__).parent))
+from running import record_batches
 
 
 class _Kill(TrainerCallback):
@@ -24,6 +32,10 @@ class _Kill(TrainerCallback):
 
 
 if __name__ == "__main__":
+    if "RECORD" in os.environ:
+        record_batches(Path(os.environ["RECORD"]))
+    if "BLOCK_ROWS" in os.environ:
+        streaming.BLOCK_ROWS = streaming.PACKED_BLOCK_ROWS = int(os.environ["BLOCK_ROWS"])
     try:
         run_exp(json.loads(sys.argv[1]), [_Kill()])
     except ConfigError as error:

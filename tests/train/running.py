@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,39 @@ def train_elsewhere(
         timeout=180,
         check=False,
     )
+
+
+def record_batches(path: Path) -> Callable[[], None]:
+    """Write every sequence that is trained on to a file of this rank; returns what ends that."""
+    from llamafactory.train.trainer import Trainer
+
+    plain = Trainer.get_batch_samples
+
+    def recorded(self: Any, iterator: Any, number: int, device: Any) -> Any:
+        batches, items = plain(self, iterator, number, device)
+        with path.with_suffix(f".{self.args.process_index}").open("a") as file:
+            for batch in batches:
+                file.write(json.dumps([self.state.epoch, sequences_of(batch)]) + "\n")
+        return batches, items
+
+    def undo() -> None:
+        Trainer.get_batch_samples = plain
+
+    Trainer.get_batch_samples = recorded
+    return undo
+
+
+def sequences_of(batch: dict[str, Any]) -> list[list[list[int]]]:
+    """Cut a batch without padding into ``[input_ids, labels]`` of its sequences; a filler has none."""
+    ids, labels, ends = (batch[name].flatten().tolist() for name in ("input_ids", "labels", "cu_seqlens"))
+    found = [[ids[a:b], labels[a:b]] for a, b in pairwise(ends)]
+    return [one for one in found if any(label != -100 for label in one[1])]
+
+
+def recorded_rows(path: Path) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return the sequences of all ranks' files."""
+    lines = [json.loads(line) for file in path.parent.glob(f"{path.stem}.*") for line in file.read_text().splitlines()]
+    return [(tuple(ids), tuple(labels)) for _, some in lines for ids, labels in some]
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:

@@ -19,6 +19,8 @@ from .conftest import Keys
 from .pairs import answers, features, pair_set
 from .running import log_of, train, train_elsewhere, weights_of
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture
 def dpo(keys: Keys, tmp_path: Path) -> Keys:
@@ -109,6 +111,14 @@ def test_however_a_step_is_cut(dpo: Keys, tmp_path: Path) -> None:
     assert first[0] == pytest.approx(0.693147 + 0.3 * _losses(runs[0], "losses/sft")[0], abs=1e-5)
 
 
+@pytest.mark.parametrize("cached", [False, True], ids=["live", "cached"])
+def test_the_first_margin_is_zero_in_bfloat16(dpo: Keys, cached: bool) -> None:
+    """A fresh adapter adds nothing, so the policy is the reference, to the last bit of every rounding."""
+    run = train(dpo(bf16=True, max_steps=3, cache_ref_log_probs=cached, learning_rate=1e-2))
+    margins = _losses(run, "rewards/margins")
+    assert margins[0] == 0.0 and margins[2] != 0.0
+
+
 def test_a_continued_adapter_is_its_own_reference(dpo: Keys, tmp_path: Path) -> None:
     first = train(dpo(output_dir=str(tmp_path / "first"), max_steps=8))
     second = train(dpo(output_dir=str(tmp_path / "second"), adapter_name_or_path=str(first), max_steps=3))
@@ -125,10 +135,19 @@ def test_a_continued_adapter_is_its_own_reference(dpo: Keys, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_trains(dpo: Keys, name: str) -> None:
-    smoothing = {"dpo_label_smoothing": 0.1} if name == "exo_pair" else {}
-    run = train(dpo(pref_loss=name, max_steps=12, disable_shuffling=True, max_samples=4, **smoothing))
-    assert _losses(run)[-1] < _losses(run)[0]
+def test_the_example_trains_with_every_loss(
+    tiny_llama: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example's own keys and data; only the model is a tiny one, and few rows are seen."""
+    from llamafactory.train.tuner import run_exp
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    words = ["examples/train_lora/smollm2_lora_dpo.yaml", f"pref_loss={name}", f"model_name_or_path={tiny_llama}"]
+    words += [f"output_dir={tmp_path}", "template=chatml", "bf16=false", "max_samples=4", "max_steps=8"]
+    words += ["learning_rate=1e-3", "plot_loss=false", "eval_strategy=no", "disable_tqdm=true"]
+    run_exp(words + (["dpo_label_smoothing=0.001"] if name == "exo_pair" else []))
+    assert _losses(tmp_path)[-1] < _losses(tmp_path)[0]
 
 
 def test_bco_goes_on_after_a_resume(dpo: Keys, tmp_path: Path) -> None:
@@ -194,13 +213,11 @@ def test_long_pairs_keep_one_prompt_and_the_start_of_both_answers(dpo: Keys, cut
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_cached_reference_is_the_live_one(
-    dpo: Keys, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    more = {"finetuning_type": kind, "val_size": 6, "do_train": True, "do_eval": True, "max_steps": 6}
+def test_cached_reference_is_the_live_one(dpo: Keys, tmp_path: Path, kind: str) -> None:
+    more = {"finetuning_type": kind, "val_size": 6, "do_train": True, "do_eval": True, "max_steps": 10}
+    live = {"cache_ref_log_probs": False}
     runs = [
-        train(dpo(output_dir=str(tmp_path / name), cache_ref_log_probs=name != "live", ld_alpha=0.5, **more))
+        train(dpo(output_dir=str(tmp_path / name), ld_alpha=0.5, **(live if name == "live" else {}), **more))
         for name in ("live", "cached", "again")
     ]
     assert len(list((tmp_path / "cache").rglob("reference-*.safetensors"))) == 2
@@ -209,6 +226,11 @@ def test_cached_reference_is_the_live_one(
         for key in ("loss", "rewards/margins"):
             assert _losses(run, key) == pytest.approx(_losses(runs[0], key), abs=1e-5)
             assert result[f"eval_{key}"] == pytest.approx(results[0][f"eval_{key}"], abs=1e-5)
+
+
+def test_a_run_that_leaves_rows_out_does_not_score_them_before(dpo: Keys, tmp_path: Path) -> None:
+    train(dpo(max_steps=9))
+    assert not list((tmp_path / "cache").rglob("reference-*.safetensors"))
 
 
 def test_two_ranks_are_one(dpo: Keys, tmp_path: Path) -> None:

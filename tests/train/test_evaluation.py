@@ -140,7 +140,7 @@ def test_early_stopping_and_best_model(keys: Keys) -> None:
 
 def test_text_scores() -> None:
     assert text_scores("the cat sat on the mat", "the cat sat on the mat") == pytest.approx(
-        {"bleu-4": 100.0, "rouge-1": 100.0, "rouge-2": 100.0, "rouge-l": 100.0}, abs=1e-3
+        {"bleu-4": 100.0, "rouge-1": 100.0, "rouge-2": 100.0, "rouge-l": 100.0, "exact-match": 100.0}, abs=1e-3
     )
     assert set(text_scores("", "something").values()) == {0.0}
     # 2 of 3 words right: precision 2/3, recall 2/4.

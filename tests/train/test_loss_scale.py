@@ -57,6 +57,15 @@ def test_ranks_accumulation_and_batch_are_one_global_batch(keys: Keys, tmp_path:
     assert ours["accuracy"] == theirs["accuracy"]
 
 
+def test_two_ranks_are_one_in_pretraining(keys: Keys, tmp_path: Path) -> None:
+    given = keys(stage="pt", max_steps=3, output_dir=str(tmp_path / "one"))
+    two = given | {"output_dir": str(tmp_path / "two"), "per_device_train_batch_size": 2}
+    train(given)
+    result = train_elsewhere(two, ranks=2)
+    assert result.returncode == 0, result.stderr[-2000:]
+    _assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
 def _prepared(keys: Keys, stage: str, **more: Any) -> tuple[Any, Any, Any]:
     args = get_train_args(keys(stage=stage, finetuning_type="full", **more))
     tokenizer = load_tokenizer(args.model)

@@ -26,7 +26,7 @@ def _assert_bit_equal(one: Path, other: Path) -> None:
     for name, weight in weights_of(one).items():
         assert torch.equal(weight, theirs[name]), name
     assert curve(one) == curve(other)
-    times = ("elapsed_time", "remaining_time", "throughput")
+    times = ("elapsed_time", "remaining_time", "throughput", "data_wait")
     ours, others = ([{k: v for k, v in row.items() if k not in times} for row in log_of(run)] for run in (one, other))
     assert ours == others
 

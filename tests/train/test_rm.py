@@ -12,11 +12,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llamafactory.data.processor import PairwiseProcessor
+from llamafactory.extras.errors import ConfigError
 from llamafactory.train.reward_scores import last_tokens
 
 from .conftest import Keys
 from .pairs import features, pair_set
-from .running import log_of, train
+from .running import log_of, train, train_elsewhere
 
 
 @pytest.fixture
@@ -104,6 +105,61 @@ def test_plain_transformers_gives_the_same_scores(rm: Keys, tiny_llama: Path, mo
     assert results["eval_rewards/accuracies"] == pytest.approx((chosen > rejected).float().mean().item())
     assert results["eval_loss"] == pytest.approx(-torch.nn.functional.logsigmoid(chosen - rejected).mean().item())
     assert scores.std() > 0.05
+
+
+MARGINS = [
+    {"instruction": f"question {n}", "chosen": f"a fox {n}", "rejected": "a star", "margin": n / 4} for n in range(8)
+]
+
+
+def test_margins_of_the_rows_and_centring_are_in_the_loss(rm: Keys, tmp_path: Path) -> None:
+    """The closed form on the scores that plain transformers gives before the first step."""
+    start = tmp_path / "start"
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_pretrained(rm()["model_name_or_path"], num_labels=1)
+    torch.nn.init.normal_(model.score.weight, std=0.5)
+    model.save_pretrained(start)
+    tokenizer = AutoTokenizer.from_pretrained(rm()["model_name_or_path"])
+    tokenizer.save_pretrained(start)
+    sets = pair_set(tmp_path, MARGINS, margin="margin")
+    given = rm(
+        model_name_or_path=str(start), finetuning_type="full", max_steps=1, per_device_train_batch_size=8,
+        center_rewards_coefficient=0.3, **sets,
+    )  # fmt: skip
+    rows = features(given, PairwiseProcessor())
+    padded = tokenizer.pad({"input_ids": _sequences(rows)}, padding_side="right", return_tensors="pt")
+    with torch.no_grad():
+        scores = model.eval()(**padded).logits.squeeze(-1)
+    chosen, rejected, margin = scores[::2], scores[1::2], torch.arange(8) / 4
+    assert [value for row in rows for value in row["margin"]] == margin.tolist()
+    pull = 0.3 * (chosen + rejected).square().mean()
+    expected = -torch.log(torch.sigmoid(chosen - rejected - margin)).mean() + pull
+    log = log_of(train(given))[0]
+    assert log["loss"] == pytest.approx(expected.item(), abs=1e-5)
+    assert log["rewards/mean"] == pytest.approx(scores.mean().item(), abs=1e-5)
+
+
+def test_a_margin_that_is_no_number_is_named_by_row(rm: Keys, tmp_path: Path) -> None:
+    rows = [MARGINS[0], {**MARGINS[1], "margin": "much"}]
+    with pytest.raises(ConfigError, match=r"row 2: field 'margin' is 'much', expected a number"):
+        train(rm(**pair_set(tmp_path, rows, margin="margin")))
+
+
+def test_two_ranks_are_one(rm: Keys, tmp_path: Path) -> None:
+    # From one start: the score layer is drawn at random.
+    start = str(train(rm(output_dir=str(tmp_path / "start"), finetuning_type="full", max_steps=1)))
+    more = {"model_name_or_path": start, "max_steps": 3, "val_size": 7, "do_train": True, "do_eval": True}
+    one = train(rm(output_dir=str(tmp_path / "one"), **more))
+    given = rm(output_dir=str(tmp_path / "two"), per_device_train_batch_size=2, **more)
+    done = train_elsewhere(given, ranks=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    logs = [[row for row in log_of(run) if "loss" in row] for run in (Path(given["output_dir"]), one)]
+    for mine, theirs in zip(*logs, strict=True):
+        for key in ("loss", "rewards/chosen", "rewards/margins"):
+            assert mine[key] == pytest.approx(theirs[key], abs=1e-5)
+    results = [json.loads((run / "eval_results.json").read_text()) for run in (Path(given["output_dir"]), one)]
+    for key in ("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies"):
+        assert results[0][key] == pytest.approx(results[1][key], abs=1e-5)
 
 
 def test_the_score_is_read_before_a_padding_token_that_ends_the_turn() -> None:

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ..extras.errors import ConfigError
 
 if TYPE_CHECKING:
     from ..data.messages import Message
@@ -71,6 +74,7 @@ class Engine(Protocol):
 
     template: Template
     adapters: tuple[str, ...]  # names that ``adapter`` may take
+    media: tuple[str, ...]  # media that the model takes, such as ("image",); () for a model of text
 
     def stream(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
@@ -99,3 +103,67 @@ class Engine(Protocol):
     def close(self) -> None:
         """End the worker thread or process. Requests still running fail."""
         ...
+
+
+class EngineBase:
+    """What engines share: everything that can be said by ``stream``."""
+
+    template: Template
+    media: tuple[str, ...] = ()
+
+    def prompt_ids(
+        self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], enable_thinking: bool | None
+    ) -> list[int]:
+        """Return the tokens of a prompt: a conversation, a text, or the tokens themselves.
+
+        Raises:
+            ConfigError: It has no tokens, or some that the tokenizer does not know.
+        """
+        tokenizer = self.template.tokenizer
+        if isinstance(prompt, str):
+            ids = list(tokenizer(prompt)["input_ids"])
+        elif prompt and isinstance(prompt[0], int):
+            ids = list(prompt)
+            strange = next((token for token in ids if not 0 <= token < len(tokenizer)), None)
+            if strange is not None:
+                raise ConfigError(f"prompt: {strange} is not one of the {len(tokenizer)} tokens of this model")
+        else:
+            ids = self.template.encode_prompt(prompt, tools=tools, enable_thinking=enable_thinking)  # type: ignore[arg-type]
+        if not ids:
+            raise ConfigError("prompt: it has no tokens, and a model can only go on from some")
+        return ids
+
+    def stream(
+        self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
+    ) -> AsyncGenerator[Delta, None]:
+        """Yield the pieces of all answers as they are made."""
+        raise NotImplementedError
+
+    async def chat(self, messages: Sequence[Message], tools: Sequence[dict] = (), **overrides: Any) -> list[Response]:
+        """Answer a conversation; see :class:`Engine` for the overrides."""
+        answers: dict[int, list[Delta]] = {}
+        async with aclosing(self.stream(messages, tools, **overrides)) as deltas:
+            async for delta in deltas:
+                answers.setdefault(delta.index, []).append(delta)
+        return [_join(answers[index]) for index in sorted(answers)]
+
+    async def stream_chat(
+        self, messages: Sequence[Message], tools: Sequence[dict] = (), **overrides: Any
+    ) -> AsyncGenerator[str, None]:
+        """Yield one answer in pieces. With beams it comes whole: no beam is certain before the end."""
+        async with aclosing(self.stream(messages, tools, **{**overrides, "num_return_sequences": 1})) as deltas:
+            async for delta in deltas:
+                if delta.text:
+                    yield delta.text
+
+
+def _join(deltas: list[Delta]) -> Response:
+    last = deltas[-1]
+    assert last.finish_reason is not None, "an engine's last delta says why the answer ended"
+    return Response(
+        text="".join(delta.text for delta in deltas),
+        response_length=sum(delta.tokens for delta in deltas),
+        prompt_length=last.prompt_tokens,
+        finish_reason=last.finish_reason,
+        log_probs=tuple(item for delta in deltas for item in delta.log_probs),
+    )

@@ -70,13 +70,9 @@ def _samples(args: InferArgs) -> Iterator[tuple[tuple[str, int], Sample]]:
     if not names:
         raise ConfigError("dataset: missing; give dataset or eval_dataset")
     for attr in find_datasets(names, args.data.dataset_dir):
-        settled, rows = open_set(attr, args.data.max_samples, _seed(args))
+        settled, rows = open_set(attr, args.data.max_samples, args.evaluation.seed)
         for number, sample in enumerate(to_samples(rows, settled), start=1):
             yield (attr.name, number), sample
-
-
-def _seed(args: InferArgs) -> int:
-    return int(args.keys.get("seed", 42))
 
 
 def _settings(args: InferArgs) -> Row:
@@ -86,7 +82,9 @@ def _settings(args: InferArgs) -> Row:
         key: getattr(args.data, key)
         for key in ("dataset", "eval_dataset", "dataset_dir", "template", "enable_thinking", "max_samples")
     }
-    return json.loads(json.dumps({**model, **data, **asdict(args.generating), "seed": _seed(args)}, default=str))
+    return json.loads(
+        json.dumps({**model, **data, **asdict(args.generating), "seed": args.evaluation.seed}, default=str)
+    )
 
 
 def _resume(path: Path, settings: Row) -> set[tuple[str, int]]:
@@ -136,7 +134,7 @@ def _answer_all(model: ChatModel, missing: list[tuple[tuple[str, int], Sample]],
 
         async def worker() -> None:
             for key, sample in waiting:
-                row = await _answer(model, key, sample, _seed(args))
+                row = await _answer(model, key, sample, args.evaluation.seed)
                 _append(file, row)
                 bar.update()
 
@@ -191,7 +189,7 @@ def _report(rows: list[Row], path: Path, args: InferArgs) -> None:
     judged = [text_scores(row["predict"], row["label"]) for row in rows if row["label"]]
     if judged:
         scores = mean_of(judged)
-        print("\n".join(f"  {name:<8} {value:.2f}" for name, value in scores.items()))
+        print("\n".join(f"  {name:<11} {value:.2f}" for name, value in scores.items()))
         if args.infer.matrix_save_name:
             write_json(Path(args.infer.matrix_save_name).expanduser(), {"rows": len(judged), **scores})
     print(f"\nNext:\n  head -n 1 {path}", flush=True)

@@ -30,6 +30,9 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     enable_thinking: bool | None = None
+    log_probs: int | None = None
+    json_schema: dict[str, Any] | None = None
+    adapter: str | None = None
 
     @property
     def greedy(self) -> bool:
@@ -86,10 +89,14 @@ def _check(sampling: Sampling) -> None:
         ("num_beams", sampling.num_beams >= 1, "1 or more"),
         ("num_return_sequences", sampling.num_return_sequences >= 1, "1 or more"),
         ("repetition_penalty", sampling.repetition_penalty > 0, "more than 0"),
+        ("log_probs", sampling.log_probs is None or sampling.log_probs >= 0, "0 or more"),
     ]
     for name, holds, choices in rules:
         if not holds:
             raise ConfigError(f"{name}: {getattr(sampling, name)} is out of range; expected {choices}")
+    for name in ("log_probs", "json_schema"):
+        if sampling.num_beams > 1 and getattr(sampling, name) is not None:
+            raise ConfigError(f"{name}: cannot be combined with num_beams {sampling.num_beams}")
     if sampling.num_return_sequences > sampling.num_beams and sampling.greedy:
         raise ConfigError(
             f"num_return_sequences: {sampling.num_return_sequences} different answers need do_sample with a "

@@ -53,6 +53,10 @@ class TextStream:
             return ""
         return self._advance(self._decode(self._context, len(self._ids)), final=True)
 
+    def name(self, token_id: int) -> str:
+        """Return the text of one token alone, special tokens included."""
+        return self._tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
     def _advance(self, text: str, final: bool) -> str:
         self._held += text[len(self._decode(self._context, self._read)) :]
         self._context, self._read = self._read, len(self._ids)

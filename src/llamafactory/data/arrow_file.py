@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
+
+import numpy as np
 
 
 class ArrowFile:
@@ -21,10 +24,13 @@ class ArrowFile:
             "labels": ids,
             "seq_lens": ids,
             "desirable": ids,
+            "channels": ids,
             "weights": pa.list_(pa.float32()),
+            "margin": pa.list_(pa.float32()),
             "sample": pa.int64(),
             "source": text,
             "reference": text,
+            "rollout": text,
         }
         self.sink = pa.OSFile(self.path, "wb")
         self.stream: Any = None
@@ -37,9 +43,24 @@ class ArrowFile:
         schema = pa.schema([(name, self.types[name]) for name in columns])
         if self.stream is None:
             self.stream = pa.ipc.new_stream(self.sink, schema)
-        self.stream.write_table(pa.table(columns, schema=schema))
+        arrays = [_to_array(column, self.types[name]) for name, column in columns.items()]
+        self.stream.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
     def __exit__(self, *error: object) -> None:
         if self.stream is not None:
             self.stream.close()
         self.sink.close()
+
+
+def _to_array(column: Any, kind: Any) -> Any:
+    """Make an Arrow array; lists of integers go by way of one flat array, which is several times as fast."""
+    import pyarrow as pa
+
+    if isinstance(column, pa.Array | pa.ChunkedArray):
+        return column
+    if kind != pa.list_(pa.int32()):
+        return pa.array(column, kind)
+    offsets = np.zeros(len(column) + 1, dtype=np.int32)
+    np.cumsum([len(row) for row in column], out=offsets[1:])
+    flat = np.fromiter(chain.from_iterable(column), dtype=np.int32, count=offsets[-1])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from .packing import pack
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_GROUPS = 1000  # rows written at once
+_ROWS, _GROUPS = 5000, 1000  # rows, packed rows written at once
 
 
 def hold_out(
@@ -73,7 +73,14 @@ def mixed_order(rows: Sequence[np.ndarray], sizes: Sequence[int], strategy: str,
     return order
 
 
-def write_rows(sets: Sequence[Dataset], order: np.ndarray, path: str, capacity: int | None, weighted: bool) -> Dataset:
+def write_rows(
+    sets: Sequence[Dataset],
+    order: np.ndarray,
+    path: str,
+    capacity: int | None,
+    weighted: bool,
+    channels: Sequence[str] = (),
+) -> Dataset:
     """Write chosen rows of sets joined end to end, packed if asked.
 
     Args:
@@ -82,20 +89,30 @@ def write_rows(sets: Sequence[Dataset], order: np.ndarray, path: str, capacity: 
         path: Arrow file to write.
         capacity: Tokens of a packed row; None = rows stay as they are.
         weighted: Whether any row has weights; rows without get ones, and without any the column is left out.
+        channels: Names of sets; given, the column ``channels`` numbers the set of each sequence among them.
     """
     from datasets import Dataset, concatenate_datasets
 
     rows = concatenate_datasets(list(sets)).with_format("arrow")
-    groups: Iterable[Sequence[int]] = ([index] for index in order.tolist())
-    if capacity is not None:
-        lengths = np.concatenate([row_lengths(rows_of_set) for rows_of_set in sets])[order]
-        groups = (order[group].tolist() for group in pack(lengths, capacity))
     with ArrowFile(path) as file:
-        iterator: Iterator[Sequence[int]] = iter(groups)
-        while some := list(islice(iterator, _GROUPS)):
-            table = rows[[index for group in some for index in group]]
-            file.write(_join_groups(table, [len(group) for group in some], weighted))
+        if capacity is None:
+            for start in range(0, len(order), _ROWS):
+                file.write(feature_columns(rows[_indices(order[start : start + _ROWS])], weighted, channels))
+        else:
+            lengths = np.concatenate([row_lengths(rows_of_set) for rows_of_set in sets])[order]
+            groups: Iterator[Sequence[int]] = (order[group].tolist() for group in pack(lengths, capacity))
+            while some := list(islice(groups, _GROUPS)):
+                columns = feature_columns(rows[[index for group in some for index in group]], weighted, channels)
+                file.write(join_groups(columns, [len(group) for group in some]))
     return Dataset.from_file(path)
+
+
+def _indices(order: np.ndarray) -> slice | list[int]:
+    """Row numbers, as a slice where they follow each other: that is read without looking up every row."""
+    if (np.diff(order) == 1).all():
+        return slice(int(order[0]), int(order[-1]) + 1)
+    chosen: list[int] = order.tolist()
+    return chosen
 
 
 def row_lengths(rows: Dataset) -> np.ndarray:
@@ -105,28 +122,48 @@ def row_lengths(rows: Dataset) -> np.ndarray:
     return pc.list_value_length(rows.with_format("arrow")["input_ids"]).to_numpy()
 
 
-def _join_groups(table: Any, group_sizes: list[int], weighted: bool) -> dict[str, Any]:
-    """Join each group of neighbouring rows into one row: of the list columns only the offsets change."""
+def feature_columns(table: Any, weighted: bool, channels: Sequence[str] = ()) -> dict[str, Any]:
+    """The feature columns of an Arrow table, each one array; rows without weights get ones, if any row has some.
+
+    Args:
+        table: Of encoded rows.
+        weighted: As for :func:`write_rows`.
+        channels: As for :func:`write_rows`.
+    """
     import pyarrow as pa
 
-    table = table.combine_chunks()
+    names = [name for name in table.column_names if name != "sample" and (weighted or name != "weights")]
+    columns = {name: table.column(name).combine_chunks() for name in names}
+    if "weights" in columns:
+        lengths = columns["input_ids"].value_lengths().to_pylist()
+        full = [row or [1.0] * length for row, length in zip(columns["weights"].to_pylist(), lengths, strict=True)]
+        columns["weights"] = pa.array(full, pa.list_(pa.float32()))
+    if channels:
+        number = {name: index for index, name in enumerate(channels)}
+        sequences = columns["seq_lens"].value_lengths().to_numpy()
+        values = np.repeat([number[name] for name in columns["source"].to_pylist()], sequences)
+        starts = np.concatenate([[0], np.cumsum(sequences)])
+        columns["channels"] = pa.ListArray.from_arrays(pa.array(starts, pa.int32()), pa.array(values, pa.int32()))
+    return columns
+
+
+def join_groups(columns: dict[str, Any], group_sizes: Sequence[int]) -> dict[str, Any]:
+    """Join each group of neighbouring rows into one row: of the list columns only the offsets change.
+
+    Args:
+        columns: From :func:`feature_columns`.
+        group_sizes: Rows of each group, in order.
+    """
+    import pyarrow as pa
+
     ends = np.cumsum(group_sizes)
     borders = np.concatenate([[0], ends])
-    columns: dict[str, Any] = {}
-    for name in table.column_names:
-        column = table.column(name).chunk(0)
-        if name == "weights":
-            if not weighted:
-                continue
-            lengths = table.column("input_ids").chunk(0).value_lengths().to_pylist()
-            full = [row or [1.0] * length for row, length in zip(column.to_pylist(), lengths, strict=True)]
-            column = pa.array(full, pa.list_(pa.float32()))
+    joined: dict[str, Any] = {}
+    for name, column in columns.items():
         if pa.types.is_list(column.type):
             starts = np.concatenate([[0], np.cumsum(column.value_lengths().to_numpy())])
-            columns[name] = pa.ListArray.from_arrays(pa.array(starts[borders], pa.int32()), column.flatten())
-        elif name == "source":
+            joined[name] = pa.ListArray.from_arrays(pa.array(starts[borders], pa.int32()), column.flatten())
+        else:
             names = column.to_pylist()
-            columns[name] = ["+".join(dict.fromkeys(names[a:b])) for a, b in zip(borders[:-1], ends, strict=True)]
-        elif name == "reference":
-            columns[name] = column
-    return columns
+            joined[name] = ["+".join(dict.fromkeys(names[a:b])) for a, b in zip(borders[:-1], ends, strict=True)]
+    return joined

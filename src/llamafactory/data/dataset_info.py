@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from .. import plugins
 from ..extras.errors import ConfigError
+from .registry import LISTING, public_datasets
 
 CONFIG_NAME = "dataset_info.json"
 Place = Literal["file", "cloud", "hf", "ms", "om"]
@@ -34,6 +35,7 @@ class Columns:
     audios: str | None = None
     chosen: str | None = None
     rejected: str | None = None
+    margin: str | None = None
     kto_tag: str | None = None
 
 
@@ -102,7 +104,7 @@ def find_datasets(names: list[str], dataset_dir: str | Mapping[str, Any]) -> lis
     """Look up data sets by name, or take plain paths as they are.
 
     Args:
-        names: Names in ``dataset_info.json``, or paths of files or folders.
+        names: Names in ``dataset_info.json``, else in our list of public sets, or paths of files or folders.
         dataset_dir: Folder that holds ``dataset_info.json``; ``ONLINE`` (names are hub ids); ``REMOTE:<hub data set>``
             (the file is taken from there); or the entries themselves as a mapping.
 
@@ -124,7 +126,7 @@ def find_datasets(names: list[str], dataset_dir: str | Mapping[str, Any]) -> lis
     if isinstance(dataset_dir, Mapping):
         entries = dataset_dir
     elif any(name not in plain or "/" not in name for name in names):
-        entries = _read_listing(dataset_dir, optional=len(plain) == len(names))
+        entries = _read_listing(dataset_dir, optional=all(name in plain or name in public_datasets() for name in names))
     found = []
     for name in names:
         if name in entries:
@@ -132,8 +134,11 @@ def find_datasets(names: list[str], dataset_dir: str | Mapping[str, Any]) -> lis
         elif name in plain:
             place: Place = "cloud" if "://" in name else "file"
             found.append(DatasetAttr(name, place, plain[name], formatting="auto", sniffed=True))
+        elif name in public_datasets():
+            found.append(parse_entry(name, public_datasets()[name], str(LISTING), root))
         else:
-            raise ConfigError(f"dataset: {name!r} is neither in {listing} nor a file; {_nearest(name, list(entries))}")
+            known = [*entries, *public_datasets()]
+            raise ConfigError(f"dataset: {name!r} is neither in {listing} nor a file; {_nearest(name, known)}")
     return found
 
 
@@ -163,7 +168,11 @@ def parse_entry(name: str, entry: Any, listing: str, root: str) -> DatasetAttr:
     }
     columns = _override(base_columns, entry.get("columns"), f"{where}, columns")
     tags = _override(base_tags, entry.get("tags"), f"{where}, tags")
-    listed = frozenset(column for column in (entry.get("columns") or {}).values() if column)
+    named = entry.get("columns") or {}
+    listed = frozenset(column for column in named.values() if column)
+    # `prompt: input` takes that column away from query, whose default it is.
+    taken = [item.name for item in fields(columns) if item.name not in named and getattr(columns, item.name) in listed]
+    columns = replace(columns, **dict.fromkeys(taken))
     return DatasetAttr(name, place, location, formatting, columns=columns, tags=tags, listed=listed, **options)
 
 

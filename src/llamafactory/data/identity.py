@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .template_encoding import Template
 
 # Raise it whenever the same rows and settings give other features than before.
-DATA_VERSION = 1
+DATA_VERSION = 2
 
 _SETTINGS = (
     "cutoff_len", "overlong", "train_on_prompt", "mask_history", "packing", "tool_format", "default_system",

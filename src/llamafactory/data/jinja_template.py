@@ -79,16 +79,19 @@ class JinjaTemplate(Template):
                 end = int(tokenizer.convert_tokens_to_ids(self._turn_end))
                 self.stop_token_ids += [] if end in self.stop_token_ids else [end]
         dialect = next((name for mark, name in _DIALECTS.items() if mark in source), "default")
-        self._tool_format = resolve("tool_formats", dialect)
+        self.tool_format = resolve("tool_formats", dialect)
+        self.thought = (_THOUGHT[0].strip(), _THOUGHT[1].strip())
+        self.ends = tuple(end for end in (tokenizer.eos_token, self._turn_end) if isinstance(end, str) and end)
+        self.openings = ()
 
     def jinja(self) -> str:
         return self._source
 
     def parse(self, text: str) -> Message:
-        for end in (self.tokenizer.eos_token, self._turn_end):
-            text = text.removesuffix(end) if isinstance(end, str) else text
+        for end in self.ends:
+            text = text.removesuffix(end)
         reasoning, text = split_thought(text, None, _THOUGHT)
-        content, calls = self._tool_format.split(text.lstrip("\n") if reasoning else text)
+        content, calls = self.tool_format.split(text.lstrip("\n") if reasoning else text)
         return Message("assistant", (Part("text", content),) if content else (), tuple(calls), reasoning or None)
 
     def pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:

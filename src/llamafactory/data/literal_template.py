@@ -53,6 +53,11 @@ class LiteralTemplate(Template):
             chat = replace(chat, default_system=default_system)
         self.chat = _bind(chat, tokenizer)
         self.tool_format = tool_format
+        before, _, after = slots(self.chat.assistant)
+        thought = self.chat.thought
+        self.thought = None if thought is None else (thought[0].strip(), thought[1].strip())
+        self.ends = tuple(filter(None, (self.chat.end, after, tokenizer.eos_token, *self.chat.stop)))
+        self.openings = tuple(filter(None, (before, self.chat.text_start)))
         for word in chat.stop:
             token = _token_id(tokenizer, word)
             if token is not None and token not in self.stop_token_ids:
@@ -61,23 +66,37 @@ class LiteralTemplate(Template):
     def pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:
         return render_pieces(self.chat, self.tool_format, messages, tools, options)
 
+    def plain_text(self, message: Message) -> str | None:
+        parts, chat = message.parts, self.chat
+        if len(parts) != 1 or parts[0].type != "text" or message.tool_calls or message.reasoning is not None:
+            return None
+        text: str = parts[0].value
+        if not text or message.role == "tool":
+            return None
+        if chat.strip or chat.thought is not None:
+            # The renderer looks at the ends of the text, and for a thought within it.
+            if text[0].isspace() or text[-1].isspace():
+                return None
+            if chat.thought is not None and chat.thought[1].strip() in text:
+                return None
+        return text
+
     def jinja(self) -> str:
         return write_jinja(self.chat, self.tool_format, self.options)
 
     def parse(self, text: str) -> Message:
-        before, _, after = slots(self.chat.assistant)
-        text = text.removeprefix(before)
-        for end in (self.chat.end, after, self.tokenizer.eos_token or "", *self.chat.stop):
+        text = text.removeprefix(slots(self.chat.assistant)[0])
+        for end in self.ends:
             text = text.removesuffix(end)
-        reasoning = ""
-        if self.chat.thought is not None:
-            opening, closing = (word.strip() for word in self.chat.thought)
+        reasoning, thought_found = "", False
+        if self.thought is not None:
+            opening, closing = self.thought
             if opening in text and closing not in text:  # cut off within the thought
                 text += closing
             thought, _, rest = text.partition(closing)
             if closing in text and (opening in thought or not text.startswith(self.chat.text_start or opening)):
-                reasoning, text = thought.split(opening)[-1].strip("\n"), rest
-        text = (text.lstrip("\n") if reasoning else text).removeprefix(self.chat.text_start)
+                reasoning, text, thought_found = thought.split(opening)[-1].strip("\n"), rest, True
+        text = (text.lstrip("\n") if thought_found else text).removeprefix(self.chat.text_start)
         content, calls = self.tool_format.split(text)
         parts = (Part("text", content),) if content else ()
         return Message("assistant", parts, tuple(calls), reasoning or None)

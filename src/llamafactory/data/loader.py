@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from .identity import check_identity, fingerprint, identify, shard_key
 from .prepared import is_prepared, load, prepare_once, read_manifest, save
 from .report import DatasetReport, SourceReport
 from .shards import Encoder
+from .stream_loader import encode_held, make_stream, open_sets, split_sets, stream_identity
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from ..hparams import TrainArgs
     from ..hparams.data_args import DataArguments
     from .processor import Processor
+    from .streaming import StreamRows
     from .template_encoding import Template
 
 
@@ -38,16 +41,18 @@ class DatasetModule:
     """Features of a run.
 
     Attributes:
-        train: Training rows; None when the run has no training set.
+        train: Training rows, encoded or (``streaming``) yet to be; None when the run has no training set.
         eval: Evaluation sets by name; the name "" means the one unnamed set.
         report: What became of every row.
         folder: Where the features lie.
+        channels: Names of the training sets if there are several; the column ``channels`` numbers them.
     """
 
-    train: Dataset | None
+    train: Dataset | StreamRows | None
     eval: dict[str, Dataset] = field(default_factory=dict)
     report: DatasetReport = field(default_factory=DatasetReport)
     folder: Path | None = None
+    channels: list[str] = field(default_factory=list)
 
 
 def get_dataset(
@@ -58,6 +63,7 @@ def get_dataset(
     The first process of each machine (of all machines with ``data_shared_file_system``) reads, encodes, mixes and packs
     into a folder that is named by everything the features depend on; the others wait for that folder, and all read it
     memory-mapped. ``tokenized_path`` names the folder instead. A prompt processor makes evaluation sets only.
+    With ``streaming`` the training rows are only found, not encoded; evaluation sets are as always.
 
     Args:
         processor: Of the stage.
@@ -70,6 +76,8 @@ def get_dataset(
     """
     data = settle_stage(processor, args)
     job = _Job(processor, template, tokenizer, data, args)
+    if data.streaming and data.dataset:
+        return _stream(job)
     wants_features = processor.name != "prompt"
     folder = Path(data.tokenized_path).expanduser() if data.tokenized_path and wants_features else None
     if folder is not None and is_prepared(folder):
@@ -82,6 +90,36 @@ def get_dataset(
     )
     job.clear_shards()
     return _open(final)
+
+
+def _stream(job: _Job) -> DatasetModule:
+    """Find the training rows without encoding them; encode evaluation rows."""
+    args, data, evals = job.args, job.data, DatasetModule(None)
+    job.find()
+    if data.eval_dataset:
+        only_evals = replace(args.data, dataset=None, interleave_probs=None, streaming=False)
+        processor, template, tokenizer = job.encoder.processor, job.encoder.template, job.encoder.tokenizer
+        evals = get_dataset(processor, template, tokenizer, replace(args, data=only_evals))
+    if not job.train_sets:  # prompts of evaluation sets
+        return evals
+    root, builder = _cache_root(args), _is_builder(data)
+    identity = stream_identity(job.identity(with_files=False), job.train_sets)
+
+    def prepare(folder: Path, build: Callable[[Path], None]) -> None:
+        prepare_once(folder, build, builder, data.overwrite_cache)
+
+    sets, held = open_sets(job.train_sets, root, prepare, job.encoder, job.seed), evals.eval
+    if data.val_size:
+        sets, out = split_sets(sets, data.val_size, job.seed)
+        held = encode_held(out, job.encoder, identity, root, prepare)
+    if job.prompts:
+        return DatasetModule(None, held)
+    rows = make_stream(sets, job.encoder, job.shares)
+    report = replace(
+        evals.report, cutoff_len=data.cutoff_len, overlong=data.overlong, fingerprint=fingerprint(identity)
+    )
+    report.train_rows = len(rows)
+    return DatasetModule(rows, held, report, channels=rows.channels)
 
 
 def settle_stage(processor: Processor, args: TrainArgs) -> DataArguments:
@@ -116,7 +154,7 @@ def _open(folder: Path) -> DatasetModule:
     report = DatasetReport.from_dict(manifest["report"])
     if is_rank0():
         report.show()
-    return DatasetModule(train, evals, report, folder)
+    return DatasetModule(train, evals, report, folder, manifest["channels"])
 
 
 def _is_builder(data: DataArguments) -> bool:
@@ -166,10 +204,10 @@ class _Job:
             raise ConfigError("dataset: missing; give dataset or eval_dataset")
         self.shares = self._shares()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, with_files: bool = True) -> dict[str, Any]:
         """Everything that the features depend on."""
-        encoder = self.encoder
-        return identify(self.processor, encoder.template, encoder.tokenizer, self.data, self.args, self.sets)
+        encoder, sets = self.encoder, self.sets if with_files else []
+        return identify(self.processor, encoder.template, encoder.tokenizer, self.data, self.args, sets)
 
     def build(self, staging: Path, identity: dict[str, Any]) -> None:
         """Prepare everything into a folder."""
@@ -188,7 +226,8 @@ class _Job:
             report.train_tokens = int(row_lengths(train).sum())
             if self.data.packing:
                 report.fill = report.train_tokens / (len(train) * self.data.cutoff_len)
-        save(staging, train, evals, {"identity": identity, "report": report.to_dict()})
+        manifest = {"identity": identity, "report": report.to_dict(), "channels": self.channels}
+        save(staging, train, evals, manifest)
         shutil.rmtree(raw)
 
     def clear_shards(self) -> None:
@@ -222,7 +261,7 @@ class _Job:
         for source, number in zip(self.sources, used.tolist(), strict=True):
             source.used = number
         capacity = self.data.cutoff_len if self.data.packing else None
-        return self._write(sets, order, raw / "train.arrow", capacity), held
+        return self._write(sets, order, raw / "train.arrow", capacity, self.channels), held
 
     def _shares(self) -> list[float] | None:
         """How often each set is drawn; None = in turn."""
@@ -261,7 +300,15 @@ class _Job:
             encoded.append(done)
         return encoded
 
-    def _write(self, sets: list[Dataset], order: np.ndarray, path: Path, capacity: int | None) -> Dataset:
+    @property
+    def channels(self) -> list[str]:
+        """Names of the training sets if there are several."""
+        names = list(dict.fromkeys(attr.name for attr in self.train_sets))
+        return names if len(names) > 1 else []
+
+    def _write(
+        self, sets: list[Dataset], order: np.ndarray, path: Path, capacity: int | None, channels: Sequence[str] = ()
+    ) -> Dataset:
         if not len(order):
             raise ConfigError("val_size: no row is left on one of the two sides")
-        return write_rows(sets, order, str(path), capacity, self.weighted > 0)
+        return write_rows(sets, order, str(path), capacity, self.weighted > 0, channels)

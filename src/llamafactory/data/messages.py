@@ -7,6 +7,7 @@ order of roles fit into it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -64,7 +65,7 @@ class ToolCall:
     @classmethod
     def from_openai(cls, value: Mapping[str, Any]) -> ToolCall:
         """Read ``{"id", "type", "function": {"name", "arguments"}}`` or the bare function object."""
-        function = value.get("function", value)
+        function = value.get("function", value) if isinstance(value, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise ConfigError(f"tool_calls: expected an object with a function name, got {_short(value)}")
         arguments = function.get("arguments", function.get("parameters"))
@@ -123,11 +124,13 @@ class Message:
 
         Args:
             value: ``role``, ``content`` (text, a list of parts, or null), and optionally ``tool_calls``,
-                ``reasoning_content`` (or ``reasoning``), ``weight``, ``name``, ``tool_call_id``.
+                ``reasoning_content`` (or ``reasoning``), ``weight``, ``name``, ``tool_call_id``. Parts of the types
+                ``reasoning`` and ``tool_call`` (JSON text) are read as those fields.
 
         Raises:
             ConfigError: The role is unknown, or a field has the wrong type.
         """
+        value = _unpack_parts(value)
         role = value.get("role")
         if role not in _ROLES:
             raise ConfigError(f"messages: role {role!r} is not one of {', '.join(_ROLES)}")
@@ -189,16 +192,52 @@ class Sample:
         tools: OpenAI tool objects that the assistant may call.
         chosen: Preferred continuation of ``messages``.
         rejected: The other continuation.
+        margin: By how much ``chosen`` is the better one, for reward models; ``None`` = not said.
         label: True or False for feedback (KTO) data.
         origin: Where it came from.
+        row: The row as it was read; rewards may look at any of its columns.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
     chosen: tuple[Message, ...] | None = None
     rejected: tuple[Message, ...] | None = None
+    margin: float | None = None
     label: bool | None = None
     origin: Origin | None = None
+    row: Mapping[str, Any] | None = None
+
+
+def _unpack_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Move parts that hold a thought or a call, ``{"type": ..., "value": ...}``, to the fields of the message."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    kinds = [part.get("type") if isinstance(part, Mapping) else None for part in content]
+    if not {"reasoning", "tool_call"} & set(kinds):
+        return message
+    found = {
+        kind: [_value(part) for one, part in zip(kinds, content, strict=True) if one == kind]
+        for kind in ("reasoning", "tool_call")
+    }
+    rest = [part for one, part in zip(kinds, content, strict=True) if one not in found]
+    return {
+        **message,
+        "content": rest,
+        "reasoning_content": "\n".join(map(str, found["reasoning"])) or message.get("reasoning_content"),
+        "tool_calls": [*(message.get("tool_calls") or ()), *map(_read_call, found["tool_call"])],
+    }
+
+
+def _value(part: Mapping[str, Any]) -> Any:
+    return part.get(part["type"], part.get("value"))
+
+
+def _read_call(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError:
+        raise ConfigError(f"messages: the tool_call part is not JSON: {_short(value)}") from None
 
 
 def _read_parts(content: Any) -> tuple[Part, ...]:
@@ -217,7 +256,7 @@ def _read_part(part: Any) -> Part:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if not isinstance(kind, str):
         raise ConfigError(f"messages: a content part needs a type, got {_short(part)}")
-    value = part.get(kind, part.get("url", part.get("path")))
+    value = part.get(kind, part.get("value", part.get("url", part.get("path"))))
     if isinstance(value, Mapping) and "url" in value:  # {"type": "image_url", "image_url": {"url": ...}}
         value = value["url"]
     kind = {"image_url": "image", "video_url": "video", "audio_url": "audio", "input_audio": "audio"}.get(kind, kind)

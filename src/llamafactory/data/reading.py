@@ -17,7 +17,7 @@ from .sniff import describe, sniff
 from .sources import NumberedRow, read_rows
 
 logger = get_logger(__name__)
-_SNIFFED_ROWS = 20
+SNIFFED_ROWS = 20
 
 
 def open_set(attr: DatasetAttr, max_samples: int | None, seed: int) -> tuple[DatasetAttr, Iterator[NumberedRow]]:
@@ -38,7 +38,7 @@ def open_set(attr: DatasetAttr, max_samples: int | None, seed: int) -> tuple[Dat
     if attr.num_samples is not None:
         rows = iter(_choose(list(rows), attr.num_samples, seed))
     rows = islice(rows, max_samples)
-    first = list(islice(rows, _SNIFFED_ROWS))
+    first = list(islice(rows, SNIFFED_ROWS))
     return settle_layout(attr, first), chain(first, rows)
 
 
@@ -64,7 +64,7 @@ def to_samples(rows: Iterable[NumberedRow], attr: DatasetAttr) -> Iterator[Sampl
             sample: Sample = convert(row, attr)
         except ConfigError as error:
             raise ConfigError(f"{place}: {error}") from None
-        yield replace(sample, origin=Origin(attr.name, place.file, place.number))
+        yield replace(sample, origin=Origin(attr.name, place.file, place.number), row=row)
 
 
 def _choose(rows: list[NumberedRow], number: int, seed: int) -> list[NumberedRow]:

@@ -40,6 +40,8 @@ def sniff(attr: DatasetAttr, rows: list[Mapping[str, Any]]) -> DatasetAttr:
     ranking = {"chosen", "rejected"} <= present
     if ranking:
         extra.update(chosen="chosen", rejected="rejected")
+        if "margin" in present:
+            extra["margin"] = "margin"
     if chat is not None:
         formatting, tags = _chat_layout(chat, rows, attr)
         return replace(

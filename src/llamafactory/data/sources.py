@@ -130,30 +130,47 @@ def _lines(path: str) -> Iterator[tuple[int, str | ConfigError]]:
     """Yield numbered lines of text that are not blank; a byte-order mark is dropped."""
     with open_bytes(path) as file:
         for number, raw in enumerate(file, start=1):
-            if number == 1:
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
-            try:
-                line = raw.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                byte = f"byte {raw[error.start]:#04x} at {error.start + 1}"
-                yield number, ConfigError(f"{path} line {number}: not UTF-8 text ({byte})")
-                continue
-            if line.strip():
+            line = _decode(raw, Place(path, "line", number))
+            if isinstance(line, ConfigError) or line.strip():
                 yield number, line
+
+
+def _decode(raw: bytes, place: Place) -> str | ConfigError:
+    if place.number == 1:
+        raw = raw.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return raw.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        return ConfigError(f"{place}: not UTF-8 text (byte {raw[error.start]:#04x} at {error.start + 1})")
+
+
+def parse_line(raw: bytes, place: Place, is_json: bool) -> Row | ConfigError:
+    """Return the row that stands in one line, or what is wrong with it."""
+    line = _decode(raw, place)
+    if isinstance(line, ConfigError):
+        return line
+    return _parse_json(line, place) if is_json else {"text": line}
+
+
+def is_one_row_a_line(path: str) -> bool:
+    """Whether a local file can be cut at its line breaks."""
+    return _suffix(path) == os.path.splitext(path)[1].lstrip(".").lower() and (
+        _kind(path) in ("jsonl", "txt") or (_kind(path) == "json" and _one_object_a_line(path))
+    )
+
+
+def _parse_json(line: str, place: Place) -> Row | ConfigError:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        return ConfigError(f"{place}: bad JSON: {error.msg} at column {error.colno}")
+    return _checked(row, place)
 
 
 def _read_jsonl(path: str) -> Iterator[FoundRow]:
     for number, line in _lines(path):
         place = Place(path, "line", number)
-        if isinstance(line, ConfigError):
-            yield place, line
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            yield place, ConfigError(f"{place}: bad JSON: {error.msg} at column {error.colno}")
-        else:
-            yield place, _checked(row, place)
+        yield place, line if isinstance(line, ConfigError) else _parse_json(line, place)
 
 
 def _read_json(path: str) -> Iterator[FoundRow]:

@@ -44,6 +44,7 @@ class ChatTemplate:
     Attributes:
         name: What users write as ``template:``.
         user: A user turn.
+        user_no_thinking: What ends the text of every user turn while thinking is off.
         generation: What stands before an assistant turn; it is also the generation prompt.
         assistant: An assistant turn, with the token that ends it.
         text_start: Opens ``{{content}}`` of an assistant turn, but not of one that has tool calls only.
@@ -51,6 +52,7 @@ class ChatTemplate:
         calls_end: What ends a turn of tool calls, when it differs; no ``gap`` follows.
         gap: What follows an assistant turn when the conversation goes on (or ends); never trained.
         prefix: Start of every conversation.
+        prefix_with_tools: The same when tools are given, when it differs.
         suffix: End of a conversation that does not end in a generation prompt.
         system: A system turn.
         default_system: System text of a conversation without one; ``None``: no system turn then.
@@ -59,6 +61,8 @@ class ChatTemplate:
         merge_system: The system text's form when it has no turn of its own but opens the first user turn.
         first_system: The leading system turn, when it differs from ``system``.
         first_system_with_tools: The same when tools are given.
+        tools_alone: The leading turn for a tool list without a system text, when it differs.
+        skip_empty_system: An empty leading system text counts as none.
         no_system: What stands in place of a leading system turn when there is neither text nor tools for one.
         tool: The answer of a tool.
         tool_open: Before the first of several answers in a row.
@@ -76,6 +80,7 @@ class ChatTemplate:
             last user turn, or nowhere.
         keep_thoughts: Earlier turns keep their thoughts in this format.
         thought_prompt: What the generation prompt adds to let the model think.
+        no_thought_prompt: What it adds instead while thinking is off; ``None``: ``no_thought``, or an empty thought.
         strip: What loses white space at both ends: the text of a role; ``user_turn``, the user text after the system
             text was merged into it; ``thought``, a thought (else it loses line breaks only); ``answer``, what is left
             of an earlier turn whose thought was dropped (at its start, line breaks only).
@@ -87,6 +92,7 @@ class ChatTemplate:
 
     name: str
     user: str
+    user_no_thinking: str = ""
     generation: str = ""
     assistant: str = "{{content}}{{eos}}"
     text_start: str = ""
@@ -94,6 +100,7 @@ class ChatTemplate:
     calls_end: str | None = None
     gap: str = ""
     prefix: str = ""
+    prefix_with_tools: str | None = None
     suffix: str = ""
     system: str = "{{content}}"
     default_system: str | None = None
@@ -102,6 +109,8 @@ class ChatTemplate:
     merge_system: str | None = None
     first_system: str | None = None
     first_system_with_tools: str | None = None
+    tools_alone: str | None = None
+    skip_empty_system: bool = False
     no_system: str = ""
     tool: str = "{{content}}"
     tool_open: str = ""
@@ -117,6 +126,7 @@ class ChatTemplate:
     empty_thought: EmptyThought = "last"
     keep_thoughts: bool = False
     thought_prompt: str = ""
+    no_thought_prompt: str | None = None
     strip: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     eos: str | None = None

@@ -1,33 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From pieces of text to token segments, for a whole batch at once.
+"""From conversations to token segments, for a whole batch at once.
 
 The text of each conversation is tokenized as one string, so the ids are those of ``tokenizer.apply_chat_template``;
-only the borders between context and trained text are looked up in the encoding afterwards.
+only the borders between context and trained text are looked up in the encoding afterwards. Plain conversations take a
+shorter way to the same ids (:mod:`.outline`).
 """
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
 from .messages import Message, Sample, Segment
+from .outline import Outlines
+from .runs import Run, cut, cut_by_prefix, join, merge, weigh
+from .stretches import StretchEncoder
 from .template_pieces import GLUE, Options, Piece
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-
-class _Run(NamedTuple):
-    """Neighbouring text that is trained alike."""
-
-    text: str
-    weight: float
-    message: int
+    from .tool_formats.json_format import JsonToolFormat
 
 
 class Template(ABC):
@@ -37,7 +36,16 @@ class Template(ABC):
         name: Its name, or the path of its file.
         tokenizer: What it encodes with.
         stop_token_ids: Tokens at which generation ends, EOS first.
+        tool_format: The dialect of tools and calls.
+        thought: The words around a thought; ``None``: the family does not think.
+        ends: What may close an answer, as text.
+        openings: What may stand before an answer's text, in this order.
     """
+
+    tool_format: JsonToolFormat
+    thought: tuple[str, str] | None
+    ends: tuple[str, ...]
+    openings: tuple[str, ...]
 
     def __init__(
         self,
@@ -93,6 +101,36 @@ class Template(ABC):
         (segments,) = self._encode([[(piece, 0.0) for piece in pieces]])
         return [token for segment in segments for token in segment.ids]
 
+    def encode_after(self, messages: Sequence[Message], answer: int, tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        """Token ids of what follows an answer (tools' answers, say) up to where the model shall answer again.
+
+        Args:
+            messages: The conversation.
+            answer: Index of the answer; its own tokens, the end of its turn included, are left out.
+            tools: OpenAI tool objects.
+
+        Raises:
+            ConfigError: The template cannot tell where that answer ends.
+        """
+        pieces = self.pieces(messages, tools, self.options._replace(add_generation_prompt=True))
+        if not any(piece.trained for piece in pieces):  # a Jinja template marks answers in finished conversations only
+            asking, bare = "".join(piece.text for piece in pieces), self.render(messages, tools)
+            if asking.startswith(bare):
+                prompt = Piece(asking[len(bare) :], GLUE, False, True)
+                pieces = [*self.pieces(messages, tools, self.options), prompt]
+        written = [number for number, piece in enumerate(pieces) if piece.trained and piece.message == answer]
+        if not written:
+            raise ConfigError(f"template {self.name}: cannot tell what follows an answer; choose a named template")
+        rest = [(piece, 0.0) for piece in pieces[written[-1] + 1 :]]
+        # Behind a line break, for some tokenizers put a space before the first word of a text.
+        (newline,), (segments,) = (
+            self._encode([[(Piece("\n", GLUE, False, True), -1.0), *more]]) for more in ([], rest)
+        )
+        if segments[0] != newline[0]:  # it grew together with the text
+            (segments,) = self._encode([rest])
+            return [token for segment in segments for token in segment.ids]
+        return [token for segment in segments[1:] for token in segment.ids]
+
     def encode_batch(
         self, samples: Sequence[Sample], train_on_prompt: bool = False, mask_history: bool = False
     ) -> list[list[Segment]]:
@@ -109,13 +147,45 @@ class Template(ABC):
         Raises:
             ConfigError: A conversation does not fit the template; names the file and the row.
         """
+        segments = self._encode_outlined(samples, train_on_prompt, mask_history)
+        rest = [number for number, found in enumerate(segments) if found is None]
+        general = self._encode_general([samples[number] for number in rest], train_on_prompt, mask_history)
+        for number, found in zip(rest, general, strict=True):
+            segments[number] = found
+        return [found for found in segments if found is not None]
+
+    def plain_text(self, message: Message) -> str | None:
+        """The text of a message that is all there is to it and is written as it stands; ``None`` for other messages."""
+        return None
+
+    @cached_property
+    def _outlines(self) -> Outlines | None:
+        stretches = StretchEncoder.of(self.tokenizer)
+        return None if stretches is None else Outlines(self._plain_pieces, self.plain_text, stretches)
+
+    def _plain_pieces(self, messages: Sequence[Message]) -> list[Piece]:
+        return self.pieces(messages, (), self.options)
+
+    def _encode_outlined(
+        self, samples: Sequence[Sample], train_on_prompt: bool, mask_history: bool
+    ) -> list[list[Segment] | None]:
+        """Encode the plain conversations among some; the others become ``None``."""
+        if self._outlines is None:
+            return [None] * len(samples)
+        _set_no_limits(self.tokenizer.backend_tokenizer)
+        return self._outlines.encode(samples, train_on_prompt, mask_history)
+
+    def _encode_general(
+        self, samples: Sequence[Sample], train_on_prompt: bool, mask_history: bool
+    ) -> list[list[Segment]]:
+        """Encode any conversations: each is rendered, tokenized as a whole and cut."""
         weighed = []
         for sample in samples:
             try:
                 pieces = self.pieces(sample.messages, sample.tools, self.options)
             except ConfigError as error:
                 raise ConfigError(f"{sample.origin}: {error}" if sample.origin else str(error)) from None
-            weighed.append(_weigh(pieces, sample.messages, train_on_prompt, mask_history))
+            weighed.append(weigh(pieces, sample.messages, train_on_prompt, mask_history))
         return self._encode(weighed)
 
     def _encode(self, samples: list[list[tuple[Piece, float]]]) -> list[list[Segment]]:
@@ -126,23 +196,20 @@ class Template(ABC):
             for number, pieces in enumerate(samples)
             if any(not piece.literal and search(piece.text) for piece, _ in pieces)
         }
-        runs = [[] if number in guarded else _join(pieces) for number, pieces in enumerate(samples)]
+        runs = [[] if number in guarded else join(pieces) for number, pieces in enumerate(samples)]
         segments = self._encode_runs(runs)
         for number in guarded:
             segments[number] = self._encode_guarded(samples[number])
         return segments
 
-    def _encode_runs(self, samples: list[list[_Run]]) -> list[list[Segment]]:
+    def _encode_runs(self, samples: list[list[Run]]) -> list[list[Segment]]:
         texts = ["".join(run.text for run in runs) for runs in samples]
         if not self.tokenizer.is_fast:
-            return [_cut_by_prefix(self.tokenizer, text, runs) for text, runs in zip(texts, samples, strict=True)]
+            return [cut_by_prefix(self.tokenizer, text, runs) for text, runs in zip(texts, samples, strict=True)]
         backend = self.tokenizer.backend_tokenizer
-        if backend.truncation is not None:
-            backend.no_truncation()
-        if backend.padding is not None:
-            backend.no_padding()
+        _set_no_limits(backend)
         encodings = backend.encode_batch(texts, add_special_tokens=False)
-        return [_cut(encoding, runs) for encoding, runs in zip(encodings, samples, strict=True)]
+        return [cut(encoding, runs) for encoding, runs in zip(encodings, samples, strict=True)]
 
     def _encode_guarded(self, pieces: list[tuple[Piece, float]]) -> list[Segment]:
         """Encode a conversation in stretches, cut around special tokens that stand in data.
@@ -153,104 +220,24 @@ class Template(ABC):
         newline = self.tokenizer.encode("\n", add_special_tokens=False)
         out: list[Segment] = []
         for plain, group in groupby(_split_special(pieces, self._special), key=lambda item: item[0]):
-            runs = _join([(piece, weight) for _, piece, weight in group])
+            runs = join([(piece, weight) for _, piece, weight in group])
             if plain:
                 new = [Segment(_encode_plain(self.tokenizer, run.text), run.weight, run.message) for run in runs]
             elif not out:
                 new = self._encode_runs([runs])[0]
             else:
-                new = self._encode_runs([[_Run("\n", -1.0, GLUE), *runs]])[0]
+                new = self._encode_runs([[Run("\n", -1.0, GLUE), *runs]])[0]
                 alone = new[0] == Segment(newline, -1.0, GLUE)  # else it grew together with the text
                 new = new[1:] if alone else self._encode_runs([runs])[0]
             out += new
-        return _merge(out)
+        return merge(out)
 
 
-def _weigh(
-    pieces: list[Piece], messages: Sequence[Message], train_on_prompt: bool, mask_history: bool
-) -> list[tuple[Piece, float]]:
-    """Give each piece its loss weight."""
-    context = 1.0 if train_on_prompt else 0.0
-    trained, untrained = [], []
-    last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=GLUE)
-    for index, message in enumerate(messages):
-        given = message.weight
-        default = 0.0 if mask_history and index != last else 1.0
-        trained.append(default if given is None else given)
-        untrained.append(context if given is None or message.role == "assistant" else given)
-    trained.append(context)  # GLUE == -1
-    untrained.append(context)
-    return [(piece, (trained if piece.trained else untrained)[piece.message]) for piece in pieces]
-
-
-def _join(pieces: Iterable[tuple[Piece, float]]) -> list[_Run]:
-    """Join neighbours of the same weight and message."""
-    runs = []
-    for (weight, message), group in groupby(pieces, key=lambda item: (item[1], item[0].message)):
-        if text := "".join([piece.text for piece, _ in group]):
-            runs.append(_Run(text, weight, message))
-    return runs
-
-
-def _merge(segments: list[Segment]) -> list[Segment]:
-    return [
-        Segment([token for segment in group for token in segment.ids], weight, message)
-        for (weight, message), group in groupby(segments, key=lambda segment: segment[1:])
-    ]
-
-
-def _cut(encoding: Encoding, runs: list[_Run]) -> list[Segment]:
-    """Cut one encoding at the borders of its runs.
-
-    A token across a border belongs to the trained side, as in the assistant mask of transformers.
-    """
-    ids = encoding.ids
-    out, start, position = [], 0, 0
-    for number, run in enumerate(runs, start=1):
-        position += len(run.text)
-        end = len(ids)
-        if number < len(runs):
-            end = max(start, _token_at(encoding, position, start))
-            span = encoding.token_to_chars(end) if end < len(ids) else None
-            if span is not None and span[0] < position and run.weight:
-                end += 1
-        if end > start:
-            out.append(Segment(ids[start:end], run.weight, run.message))
-        start = end
-    return out
-
-
-def _token_at(encoding: Encoding, position: int, start: int) -> int:
-    """The first token that holds a character at or after a position."""
-    token = encoding.char_to_token(position)
-    if token is not None:
-        return token
-    # A normalizer dropped the character, or the tokenizer does not count white space as part of its token.
-    last = encoding.offsets[-1][1] if encoding.offsets else 0
-    while token is None and position < last:
-        position += 1
-        token = encoding.char_to_token(position)
-    token = len(encoding.ids) if token is None else token
-    while token > start and encoding.offsets[token - 1][0] >= position:
-        token -= 1
-    return token
-
-
-def _cut_by_prefix(tokenizer: PreTrainedTokenizerBase, text: str, runs: list[_Run]) -> list[Segment]:
-    """The same for tokenizers that do not tell where a token stands: compare with the ids of each prefix."""
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    out, start, position = [], 0, 0
-    for number, run in enumerate(runs, start=1):
-        position += len(run.text)
-        end = len(ids)
-        if number < len(runs):
-            prefix = tokenizer.encode(text[:position], add_special_tokens=False)
-            same = next((i for i, (a, b) in enumerate(zip(prefix, ids, strict=False)) if a != b), len(prefix))
-            end = max(start, min(same + (same < len(prefix) and run.weight > 0), len(ids)))
-        if end > start:
-            out.append(Segment(ids[start:end], run.weight, run.message))
-        start = end
-    return out
+def _set_no_limits(backend: Tokenizer) -> None:
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
 
 
 def _split_special(pieces: list[tuple[Piece, float]], special: re.Pattern[str]) -> Iterator[tuple[bool, Piece, float]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .template_pieces import Options, slots
+from .template_pieces import Options, closed_thought, slots
 
 if TYPE_CHECKING:
     from .template import ChatTemplate
@@ -50,7 +50,7 @@ _GEMMA = """
 {%- if value is string -%}{{- '<|"|>' + value + '<|"|>' -}}
 {%- elif value is mapping -%}
 {{- '{' -}}
-{%- for key, item in value.items() -%}{{- ('' if loop.first else ',') + key + ':' + gemma(item) -}}{%- endfor -%}
+{%- for key, item in value | dictsort -%}{{- ('' if loop.first else ',') + key + ':' + gemma(item) -}}{%- endfor -%}
 {{- '}' -}}
 {%- elif value is iterable -%}
 {{- '[' -}}
@@ -81,7 +81,7 @@ def write_jinja(chat: ChatTemplate, tool_format: JsonToolFormat, options: Option
         _set("preserve", f"preserve_thinking if preserve_thinking is defined else {preserve}") if chat.thought else "",
         _GEMMA.strip() if tool_format.values == "gemma" else "",
         _tool_list(tool_format),
-        _emit(_quote(chat.prefix)),
+        _prefix(chat),
         _opening(chat),
         "{%- for message in messages -%}",
         _set("content", "text(message)"),
@@ -139,6 +139,9 @@ def _number(given: str, counter: str) -> str:
 
 
 def _tool_list(tool_format: JsonToolFormat) -> str:
+    if tool_format.listing is not None:
+        macros, body = (part.strip() for part in tool_format.listing)
+        return "\n".join([macros, "{%- macro tool_list() -%}", body, "{%- endmacro -%}"])
     indent = "" if tool_format.indent is None else f"indent={tool_format.indent}"
     wrapped = f"{{'type': 'function', 'function': function}} | tojson({indent})"
     one = _fill(tool_format.tool, tool=f"({wrapped})", function=f"(function | tojson({indent}))", name="function.name")
@@ -157,6 +160,11 @@ def _tool_list(tool_format: JsonToolFormat) -> str:
     )
 
 
+def _prefix(chat: ChatTemplate) -> str:
+    plain = _emit(_quote(chat.prefix))
+    return plain if chat.prefix_with_tools is None else _when("tools", _emit(_quote(chat.prefix_with_tools)), plain)
+
+
 def _opening(chat: ChatTemplate) -> str:
     """The leading system text: written, or kept in ``merged`` for the first user turn."""
     default = _quote(chat.default_system or "")
@@ -167,12 +175,14 @@ def _opening(chat: ChatTemplate) -> str:
     tools_turn = _emit(_fill(chat.tools_turn, content="tool_list()"))
     one = "(text(message) | trim)" if "system" in chat.strip else "text(message)"
     every = chat.gather_system is not None
+    leads = "message.role == 'system'" + ("" if every else " and loop.first")
+    leads += f" and {one}" if chat.skip_empty_system else ""
     joined = f"(ns.opening + {_quote(chat.gather_system or '')} if ns.given else '') + {one}" if every else one
     lines = [
         _when("tools", tools_turn) if chat.tools_in == "turn_before_system" else "",
         "{%- for message in messages -%}",
         _when(
-            "message.role == 'system'" if every else "message.role == 'system' and loop.first",
+            leads,
             _set("ns.opening", joined) + _set("ns.given", "true"),
         ),
         "{%- endfor -%}",
@@ -192,6 +202,8 @@ def _opening(chat: ChatTemplate) -> str:
         plain = _emit(_fill(chat.first_system or chat.system, content="opening"))
         if chat.first_system_with_tools is not None:
             plain = _when("tools", _emit(_fill(chat.first_system_with_tools, content="opening")), plain)
+        if chat.tools_alone is not None:
+            plain = _when(f"not ({given})", _emit(_fill(chat.tools_alone, content="opening")), plain)
         lines.append(_when(condition, plain, _emit(_quote(chat.no_system))))
     if chat.tools_in == "turn_after_system":
         lines.append(_when("tools", tools_turn))
@@ -217,6 +229,8 @@ def _user(chat: ChatTemplate) -> str:
         lines.append(_when("tools and loop.index0 == ns.last_user", _emit("tool_list()")))
     if "user_turn" in chat.strip:
         lines.append(_set("content", "content | trim"))
+    if chat.user_no_thinking:
+        lines.append(_when("thinking is false", _set("content", f"content + {_quote(chat.user_no_thinking)}")))
     lines.append(_emit(_fill(chat.user, content="content")))
     return "\n".join(line for line in lines if line)
 
@@ -260,13 +274,16 @@ def _thought(chat: ChatTemplate) -> str:
     empty = {"last": "loop.last", "open": "true", "never": "false"}[chat.empty_thought]
     if chat.generation_after_tool is not None:
         empty += f" and not ({_AFTER_TOOL})"
+    dropped = _quote(chat.no_thought)
+    if chat.generation_after_tool is not None and chat.no_thought:
+        dropped = f"'' if {_AFTER_TOOL} else {dropped}"
     shown = f"{here} and (reasoning or {empty})"
     reasoning = "(reasoning | trim)" if "thought" in chat.strip else "reasoning.strip('\\n')"
     written = f"{_quote(chat.thought[0])} + {reasoning} + {_quote(chat.thought[1])}"
     return "\n".join(
         [
             _set("reasoning", "''"),
-            _set("thought", _quote(chat.no_thought)),
+            _set("thought", dropped),
             "{%- if message.reasoning_content is string -%}",
             _set("reasoning", "message.reasoning_content"),
             f"{{%- elif {closing} in content -%}}",
@@ -305,12 +322,13 @@ def _arguments(tool_format: JsonToolFormat) -> str:
     if tool_format.argument is None:
         return _set("arguments", "call.arguments if call.arguments is string else call.arguments | tojson")
     value = _VALUES[tool_format.values]
+    items = "call.arguments | dictsort" if tool_format.values == "gemma" else "call.arguments.items()"
     one = _fill(tool_format.argument, key="key", value=f"({value})")
     return "\n".join(
         [
             _when("call.arguments is string", "{{- raise_exception('arguments of calls must be an object') -}}"),
             _set("ns.arguments", "''"),
-            "{%- for key, value in call.arguments.items() -%}",
+            f"{{%- for key, value in {items} -%}}",
             _when("not loop.first", _set("ns.arguments", f"ns.arguments + {_quote(tool_format.argument_join)}")),
             _set("ns.arguments", f"ns.arguments + {one}"),
             "{%- endfor -%}",
@@ -343,6 +361,8 @@ def _tool(chat: ChatTemplate) -> str:
 def _thought_prompt(chat: ChatTemplate) -> str:
     if chat.thought is None:
         return ""
-    closed = chat.no_thought or "".join(chat.thought)
-    body = _when("thinking is false", _emit(_quote(closed)), _emit(_quote(chat.thought_prompt)))
+    closed, opened = _emit(_quote(closed_thought(chat))), _emit(_quote(chat.thought_prompt))
+    body = (
+        _when("thinking is false", closed, opened) if closed or not opened else _when("thinking is not false", opened)
+    )
     return body if chat.generation_after_tool is None else _when(f"not ({_ENDS_IN_TOOL})", body)

@@ -136,7 +136,7 @@ class _Renderer:
 
     def run(self) -> list[Piece]:
         chat, messages = self.chat, self.messages
-        self.write(chat.prefix, GLUE)
+        self.write((chat.prefix_with_tools if self.tools else None) or chat.prefix, GLUE)
         skip = self.open_system()
         turns = {"system": self.system, "user": self.user, "assistant": self.assistant, "tool": self.tool}
         for index in range(skip, len(messages)):
@@ -145,7 +145,7 @@ class _Renderer:
             self.write(self.header(len(messages)), GLUE)
             if chat.thought and not self.continues(len(messages)):
                 closed = self.options.enable_thinking is False
-                self.write(chat.no_thought or "".join(chat.thought) if closed else chat.thought_prompt, GLUE)
+                self.write(closed_thought(chat) if closed else chat.thought_prompt, GLUE)
         else:
             self.write(chat.suffix, GLUE)
         return self.out
@@ -168,6 +168,8 @@ class _Renderer:
         leading = [0] if given else []
         if chat.gather_system is not None:
             leading = [index for index, message in enumerate(messages) if message.role == "system"]
+        if chat.skip_empty_system:
+            leading = [index for index in leading if self.text(messages[index])]
         index = leading[0] if leading else GLUE
         if self.tools and chat.tools_in == "turn_before_system":
             self.write(chat.tools_turn, GLUE, content=self.tools)
@@ -189,6 +191,7 @@ class _Renderer:
                 self.merged = list(fill(chat.merge_system, index, False, {"content": content}))
             else:
                 literal = chat.first_system_with_tools if self.tools else None
+                literal = literal if exists else chat.tools_alone or literal
                 self.write(literal or chat.first_system or chat.system, index, content=content)
         elif chat.merge_system is None:
             self.write(chat.no_system, GLUE)
@@ -212,6 +215,8 @@ class _Renderer:
                 content = self.tools + content
         if "user_turn" in chat.strip:
             content = strip_pieces(content)
+        if chat.user_no_thinking and self.options.enable_thinking is False:
+            content.append(Piece(chat.user_no_thinking, index, False, True))
         if chat.tools_in == "before_last_user" and index == self.last_user:
             self.out += self.tools
         self.write(chat.user, index, content=content)
@@ -264,7 +269,8 @@ class _Renderer:
             text = text.strip()
         if not here or not (reasoning or empty):
             trained = last and self.options.enable_thinking is True
-            dropped = list(fill(self.chat.no_thought, index, trained, {}))
+            shown = "" if self.continues(index) else self.chat.no_thought
+            dropped = list(fill(shown, index, trained, {}))
             return dropped, text.lstrip("\n") if inline and "answer" in self.chat.strip else text
         written = bool(reasoning) or self.options.enable_thinking is True
         prompt = self.chat.thought_prompt
@@ -285,6 +291,13 @@ class _Renderer:
         name = self.names.pop(0) if self.names else ""
         self.write(chat.tool, index, content=text, json=json.dumps(text, ensure_ascii=False), id=number, name=name)
         self.write(chat.tool_close if closes else "", index)
+
+
+def closed_thought(chat: ChatTemplate) -> str:
+    """What the generation prompt of a family that thinks ends with while thinking is off."""
+    if chat.no_thought_prompt is not None:
+        return chat.no_thought_prompt
+    return chat.no_thought or "".join(chat.thought or ())
 
 
 def split_thought(text: str, reasoning: str | None, words: tuple[str, str]) -> tuple[str, str]:

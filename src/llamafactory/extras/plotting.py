@@ -92,3 +92,27 @@ def plot_histograms(
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_atomic(path, buffer.getvalue())
+
+
+def plot_bars(path: str | os.PathLike[str], values: Mapping[str, float], unit: str, title: str) -> None:
+    """Draw one horizontal bar for each value.
+
+    Args:
+        path: The picture (PNG).
+        values: By label, drawn from top to bottom.
+        unit: Of the values.
+        title: Of the picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1 + 0.28 * len(values)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    bars = axes.barh(list(values), list(values.values()), color="#1f77b4")
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.invert_yaxis()
+    axes.set(xlabel=unit, title=title)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_atomic(path, buffer.getvalue())

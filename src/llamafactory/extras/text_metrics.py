@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How near a generated text is to its reference: BLEU-4 and ROUGE-1/2/L, in percent."""
+"""How near a generated text is to its reference: BLEU-4, ROUGE-1/2/L and exact match, in percent."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 from .errors import ConfigError
 
-NAMES = ("bleu-4", "rouge-1", "rouge-2", "rouge-l")
+NAMES = ("bleu-4", "rouge-1", "rouge-2", "rouge-l", "exact-match")
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def text_scores(answer: str, reference: str) -> dict[str, float]:
-    """Return BLEU-4 (smoothing 3 of Chen & Cherry 2014) and the F-measures of ROUGE-1, -2 and -L.
+    """Return BLEU-4 (smoothing 3 of Chen & Cherry 2014), the F-measures of ROUGE-1, -2 and -L, and exact match.
 
     Text with Chinese or Japanese is cut into characters for BLEU and into words by jieba for ROUGE; other text into
     words and punctuation. An empty side scores 0.
@@ -35,7 +35,8 @@ def text_scores(answer: str, reference: str) -> dict[str, float]:
     units = (list(answer), list(reference)) if east_asian else (hypothesis, target)
     bleu = sentence_bleu([units[1]], units[0], smoothing_function=SmoothingFunction().method3)
     rouge = Rouge().get_scores(" ".join(hypothesis), " ".join(target))[0]
-    values = (bleu, rouge["rouge-1"]["f"], rouge["rouge-2"]["f"], rouge["rouge-l"]["f"])
+    same = answer.strip() == reference.strip()
+    values = (bleu, rouge["rouge-1"]["f"], rouge["rouge-2"]["f"], rouge["rouge-l"]["f"], same)
     return {name: round(100 * float(value), 4) for name, value in zip(NAMES, values, strict=True)}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from .backend_args import Fp8Arguments, MegatronBridgeArguments, ProfilerArguments, RayArguments
 from .data_args import DataArguments
+from .evaluation_args import EvaluationArguments
 from .finetuning_args import FinetuningArguments, SwanLabArguments
 from .generating_args import GeneratingArguments
 from .inference_args import (
@@ -32,6 +33,7 @@ SHARED_SECTIONS: dict[str, type] = {
     "generating": GeneratingArguments,
     "export": ExportArguments,
     "infer": BatchInferenceArguments,
+    "evaluation": EvaluationArguments,
     "media": ProcessorArguments,
     "vllm": VllmArguments,
     "sglang": SGLangArguments,
@@ -67,6 +69,7 @@ class InferArgs:
     generating: GeneratingArguments
     export: ExportArguments
     infer: BatchInferenceArguments
+    evaluation: EvaluationArguments
     media: ProcessorArguments
     vllm: VllmArguments
     sglang: SGLangArguments

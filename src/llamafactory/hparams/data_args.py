@@ -32,8 +32,11 @@ class DataArguments:
     deduplicate: bool = arg(False, "Leave out training rows whose tokens equal those of an earlier row.")
     val_size: float = arg(0.0, "Rows held out for evaluation: a share below 1 or a count.")
     eval_on_each_dataset: bool = arg(False, "Report metrics of each evaluation set apart.")
-    streaming: bool = arg(False, "Read the data while training instead of all before; needs max_steps.")
-    buffer_size: int = arg(16384, "Rows of the shuffle buffer when streaming.")
+    channel_loss: bool | None = arg(
+        None, "Log the loss of each training set apart; unset = where there are several (stages pt, sft)."
+    )
+    streaming: bool = arg(False, "Encode the training rows while training instead of all before.")
+    buffer_size: int = arg(16384, "Streaming: rows that are shuffled among each other.")
 
     # Template.
     template: str | None = arg(None, "Chat template: a name, a .jinja or .yaml file; unset = the tokenizer's own.")
@@ -88,19 +91,30 @@ def check(args: TrainArgs | InferArgs) -> None:
 
 def check_training(args: TrainArgs) -> None:
     """Rules of the data that hold for training."""
-    data, training, stage = args.data, args.training, args.finetuning.stage
+    data, stage = args.data, args.finetuning.stage
     for key in ("train_on_prompt", "mask_history", "neat_packing"):
         require(not (getattr(data, key) and stage != "sft"), f"{key}: only for stage sft, not {stage}")
     require(not (data.neat_packing and data.packing is False), "neat_packing: cannot be combined with packing: false")
     _check_sets(args)
     _check_mix(data)
+    require(not data.channel_loss or stage in ("pt", "sft"), f"channel_loss: only for stages pt and sft, not {stage}")
     if data.streaming:
-        require(training.max_steps > 0, "streaming: needs max_steps, the data has no known length")
-        require(data.max_samples is None, "max_samples: not with streaming")
-        require(
-            data.val_size >= 1 or data.val_size == 0,
-            f"val_size: a share ({data.val_size}) is not possible with streaming",
-        )
+        _check_streaming(args)
+
+
+def _check_streaming(args: TrainArgs) -> None:
+    """What needs all rows at once cannot be had from a stream."""
+    training = args.training
+    refused = {
+        "tokenized_path": args.data.tokenized_path,
+        "deduplicate": args.data.deduplicate,
+        "dataloader_drop_last": training.dataloader_drop_last,
+        "cache_ref_log_probs": args.rlhf.cache_ref_log_probs,
+        "train_sampling_strategy: group_by_length": training.train_sampling_strategy == "group_by_length",
+    }
+    for key, value in refused.items():
+        require(not value, f"{key}: needs all rows encoded, so not with streaming")
+    require(args.data.buffer_size >= 1, f"buffer_size: expected 1 or more, got {args.data.buffer_size}")
 
 
 def _check_sets(args: TrainArgs) -> None:

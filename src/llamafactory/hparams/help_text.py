@@ -17,6 +17,8 @@ _SECTIONS: dict[str, tuple[str, ...]] = {
     "check-data": ("data", "model", "finetuning"),
     "chat": ("model", "data", "generating", "finetuning", "quantization", "media", "vllm", "sglang", "kt"),
     "infer": ("infer", "data", "generating", "model", "finetuning", "quantization", "media", "vllm", "sglang", "kt"),
+    "eval": ("evaluation", "model", "data", "finetuning", "quantization"),
+    "api": ("model", "data", "generating", "finetuning", "quantization", "media", "vllm", "sglang", "kt"),
     "export": ("export", "model", "data", "finetuning", "quantization"),
 }
 
@@ -27,6 +29,8 @@ _NOTES: dict[str, str] = {
     "check-data": "Looks at every row and reports what is broken; reads the same file as train.",
     "chat": "Talks to a model in the terminal; reads the same file as train and uses what it trained.",
     "infer": "Answers every row of a data set into a JSONL file; a stopped run goes on where it was.",
+    "eval": "Runs benchmarks: local multiple-choice folders and tasks of lm-eval.",
+    "api": "Serves a model over HTTP, as OpenAI does; API_HOST, API_PORT, API_KEY and more come from the environment.",
     "export": "Writes the merged model; reads the same file as train and uses what it trained.",
 }
 

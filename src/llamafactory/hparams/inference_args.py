@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .field import arg, require
 
@@ -101,9 +102,30 @@ class KTransformersArguments:
     kt_lora_expert_intermediate_size: int | None = arg(None, "Width of the LoRA experts.")
 
 
+def engine_settings(key: str, value: dict | str | None) -> dict[str, Any]:
+    """Return the further settings of an engine, given as a mapping or as its JSON.
+
+    Raises:
+        ConfigError: The text is not a JSON object.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            require(False, f"{key}: not JSON ({error})")
+    require(value is None or isinstance(value, dict), f"{key}: expected a mapping, got {value!r}")
+    return dict(value) if isinstance(value, dict) else {}
+
+
 def check(args: InferArgs) -> None:
     """Rules of inference commands."""
     _check_quantization(args.export, "export_quantization_method" in args.keys)
+    engine_settings("vllm_config", args.vllm.vllm_config)
+    engine_settings("sglang_config", args.sglang.sglang_config)
+    require(
+        0 < args.vllm.vllm_gpu_util <= 1,
+        f"vllm_gpu_util: expected above 0 and at most 1, got {args.vllm.vllm_gpu_util}",
+    )
     require(
         args.infer.infer_concurrency >= 1, f"infer_concurrency: expected 1 or more, got {args.infer.infer_concurrency}"
     )

@@ -24,6 +24,9 @@ class ModelArguments:
         None, "Adapter folders or hub ids, comma list; several are merged in order.", comma=True
     )
     adapter_folder: str | None = arg(None, "Folder that holds the adapters named above.")
+    lora_modules: str | None = arg(
+        None, "Adapters to serve by name beside the model: name=path, comma list.", comma=True
+    )
     cache_dir: str | None = arg(None, "Folder of downloads; unset = the hub library's own.")
     model_revision: str = arg("main", "Branch, tag or commit of the hub repository.")
     hf_hub_token: str | None = arg(None, "Token of the Hugging Face hub.")
@@ -67,6 +70,7 @@ class ModelArguments:
     infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = arg("auto", "Number format of inference.")
     offload_folder: str = arg("offload", "Folder for weights that fit in no memory.")
     use_kv_cache: bool = arg(True, "Keep keys and values while generating.")
+    max_batch_size: int = arg(32, "Most answers the huggingface engine makes together; each holds keys and values.")
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,26 @@ class QuantizationArguments:
     quantization_device_map: Literal["auto"] | None = arg(None, "Device map of 4-bit bnb inference.")
 
 
+def named_adapters(text: str | None) -> dict[str, str]:
+    """Read ``lora_modules``: ``"a=x,b=y"`` gives ``{"a": "x", "b": "y"}``.
+
+    Raises:
+        ConfigError: A part is not ``name=path``, or a name stands twice.
+    """
+    found: dict[str, str] = {}
+    for part in split_list(text):
+        name, equals, path = (piece.strip() for piece in part.partition("="))
+        require(bool(name and equals and path), f"lora_modules: expected name=path, got {part!r}")
+        require(name not in found, f"lora_modules: the name {name!r} stands twice")
+        found[name] = path
+    return found
+
+
 def check(args: TrainArgs | InferArgs) -> None:
     """Rules of the model that hold for every command."""
     model, quantization = args.model, args.quantization
+    named_adapters(model.lora_modules)
+    require(model.max_batch_size >= 1, f"max_batch_size: expected 1 or more, got {model.max_batch_size}")
     require(bool(model.model_name_or_path), "model_name_or_path: missing, every command needs a model")
     adapters = split_list(model.adapter_name_or_path)
     kind = args.finetuning.finetuning_type

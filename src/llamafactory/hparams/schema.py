@@ -11,7 +11,6 @@ from typing import Any, get_type_hints
 from .. import plugins
 from .aliases import DROPPED, RENAMED, SWITCHED
 from .args import SHARED_SECTIONS, TRAINING_SECTIONS
-from .evaluation_args import EvaluationArguments
 from .unbuilt import PLUGIN_KEYS
 
 
@@ -57,7 +56,7 @@ def plugin_sections() -> dict[str, type]:
 
 def all_sections() -> dict[str, type]:
     """Return every section of every command and plug-in."""
-    return {**SHARED_SECTIONS, **TRAINING_SECTIONS, "evaluation": EvaluationArguments, **plugin_sections()}
+    return {**SHARED_SECTIONS, **TRAINING_SECTIONS, **plugin_sections()}
 
 
 def known_keys() -> set[str]:

@@ -22,8 +22,7 @@ ALWAYS: tuple[tuple[str, Any, str], ...] = (
     ("finetuning_type", "oft", "OFT"),
     ("quantization_bit", ANY, "quantization"),
     ("ref_model_quantization_bit", ANY, "quantization"),
-    ("infer_backend", "vllm", "the vLLM engine"),
-    ("infer_backend", "sglang", "the SGLang engine"),
+    ("reward_model_quantization_bit", ANY, "quantization"),
     ("mixture_of_depths", ANY, "mixture of depths"),
     ("use_unsloth", ANY, "loading through Unsloth"),
     ("use_kt", ANY, "KTransformers"),
@@ -32,8 +31,6 @@ ALWAYS: tuple[tuple[str, Any, str], ...] = (
 
 # Asked of training only: a model that was trained this way elsewhere can still be served.
 TRAINING: tuple[tuple[str, Any, str], ...] = (
-    ("stage", "ppo", "PPO"),
-    ("streaming", ANY, "streaming"),
     ("use_dft_loss", ANY, "the DFT loss"),
     ("use_asft_loss", ANY, "the ASFT loss"),
     ("use_eaft_loss", ANY, "the EAFT loss"),

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 _EXPORTS = {
+    "can_share_prefixes": "attention",
     "generation_attention": "attention",
     "is_isolating": "attention",
     "load_model": "loader",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import segment_groups, short_attention
+from .shared_prefix import unshare
 
 ISOLATED = "isolated"
 _FLASH = frozenset({"flash_attention_2", "flash_attention_3", "flash_attention_4"})
@@ -38,6 +39,15 @@ def register() -> None:
 def is_isolating(model: nn.Module) -> bool:
     """Whether the model's attention keeps packed sequences apart, so that padding-free batches are allowed."""
     return implementation(model) in {ISOLATED, *_FLASH}
+
+
+def can_share_prefixes(model: nn.Module) -> bool:
+    """Whether sequences of a batch may have their first tokens in common (:mod:`.shared_prefix`).
+
+    A mixture of experts that is trained to share its load out counts tokens, so there each must be there as often as in
+    the data.
+    """
+    return implementation(model) == ISOLATED and not getattr(_config(model), "output_router_logits", False)
 
 
 def implementation(model: nn.Module) -> str:
@@ -88,6 +98,7 @@ def isolated_attention(
     dropout: float = 0.0,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    shared_prefix: dict[str, Tensor] | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
@@ -106,6 +117,8 @@ def isolated_attention(
         dropout: Probability, already 0 outside training.
         cu_seqlens: Bounds ``[S+1]`` of the sequences in the one row; ``None``: every row is one sequence.
         max_seqlen: Longest sequence.
+        shared_prefix: Sequences have tokens of the row in common: which ones stand at the places that ``cu_seqlens``
+            bounds (see :mod:`.shared_prefix`).
         sliding_window: How many tokens back a token sees, itself included.
         softcap: ``softcap * tanh(scores / softcap)`` (Gemma 2).
         s_aux: One extra logit per head that takes probability and gives no value (GPT-OSS), ``[H]``.
@@ -121,18 +134,25 @@ def isolated_attention(
     if cu_seqlens is None:
         return _attend(query, key, value, attention_mask, options).transpose(1, 2), None
     assert query.shape[0] == 1, "cu_seqlens describes one packed row"
-    if max_seqlen is not None and _varlen_fits(query, options):
-        return _varlen(query, key, value, cu_seqlens, int(max_seqlen), options), None
+    if shared_prefix is None:
+        return _isolated(query, key, value, cu_seqlens, max_seqlen, options), None
+    query, key, value = (unshare(x, shared_prefix) for x in (query, key, value))
+    out = _isolated(query, key, value, cu_seqlens, max_seqlen, options)
+    return out.index_select(1, shared_prefix["places"]), None
+
+
+def _isolated(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Any, longest: int | None, options: _Options) -> Tensor:
+    """Attention inside each sequence of one row: ``[1, H, T, D]`` to ``[1, T, H, D]``."""
+    if longest is not None and _varlen_fits(q, options):
+        return _varlen(q, k, v, cu_seqlens, int(longest), options)
     bounds = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens
-    if short_attention.applies(query) and options.plain and causal:
+    if short_attention.applies(q) and options.plain and options.causal:
         where = segment_groups.layout(tuple(bounds), short_attention.LONGEST)
         if where is not None:
-            groups = zip(*(segment_groups.spread(x, where) for x in (query, key, value)), strict=True)
-            return segment_groups.gather([_attend(q, k, v, None, options) for q, k, v in groups], where), None
-    pieces = [
-        _attend(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], None, options) for a, b in pairwise(bounds) if b > a
-    ]
-    return torch.cat(pieces, dim=2).transpose(1, 2), None
+            groups = zip(*(segment_groups.spread(x, where) for x in (q, k, v)), strict=True)
+            return segment_groups.gather([_attend(q, k, v, None, options) for q, k, v in groups], where)
+    pieces = [_attend(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], None, options) for a, b in pairwise(bounds) if b > a]
+    return torch.cat(pieces, dim=2).transpose(1, 2)
 
 
 class _Options:

@@ -23,12 +23,12 @@ def answer_numbers(positions: Tensor, batch: dict[str, Any]) -> Tensor:
 
 
 def means(sums: dict[str, float], items: float) -> dict[str, float]:
-    """Return each sum over ``items``, or over the sum named ``<name>:items`` where there is one."""
-    return {
-        name: value / max(sums.get(f"{name}:items", items), 1)
-        for name, value in sums.items()
-        if not name.endswith(":items")
-    }
+    """Return each sum over ``items``, or over the sum named ``<name>:items`` where there is one.
+
+    What has items of its own and none of them has no mean.
+    """
+    counts = {name: sums.get(f"{name}:items", max(items, 1)) for name in sums if not name.endswith(":items")}
+    return {name: sums[name] / count for name, count in counts.items() if count}
 
 
 class Means:

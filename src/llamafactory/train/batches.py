@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..data.streaming import StreamRows
+
 
 def largest_batch(rows: Any, batch_size: int) -> int:
-    """Return how many tokens, padding included, a micro-batch of ``datasets.Dataset`` features holds at most."""
+    """Return how many tokens, padding included, a micro-batch holds at most; of rows yet to be encoded their limit."""
+    if isinstance(rows, StreamRows):
+        return batch_size * rows.most_tokens
     import pyarrow.compute as pc
 
     return batch_size * pc.max(pc.list_value_length(rows.data.column("input_ids"))).as_py()
@@ -102,7 +106,7 @@ class Batches(DataLoader):
         super().__init__(
             Rows(rows),
             batch_sampler=sampler,
-            collate_fn=_Collate(collator),
+            collate_fn=Collate(collator),
             generator=torch.Generator().manual_seed(0),
             **options,
         )
@@ -113,12 +117,15 @@ class Batches(DataLoader):
         self.micro_batches.set_epoch(epoch)
 
 
-class _Collate:
+class Collate:
     """A class, not a closure, so that loading processes can be spawned."""
 
     def __init__(self, collator: Callable[..., dict[str, Any]]) -> None:
         self.collator = collator
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the collator's batch, with ``rows`` and, if the rows have them, ``channels`` [S] of its sequences."""
         indices = [row.pop("index") for row in rows]
-        return {**self.collator(rows), "rows": [index for index in indices if index >= 0]}
+        channels = [number for row in rows for number in row.pop("channels", ())]
+        batch = {**self.collator(rows), "rows": [index for index in indices if index >= 0]}
+        return {**batch, "channels": torch.tensor(channels)} if channels else batch

@@ -104,6 +104,8 @@ def save_checkpoint(trainer: Trainer) -> None:
         trainer._save_optimizer_and_scheduler(str(staging))
         trainer._save_scaler(str(staging))
         trainer._save_rng_state(str(staging))
+        if trainer.stream is not None:
+            trainer.stream.save(staging)
     if args.should_save:
         trainer.export_callback_states()
         state.save_to_json(str(staging / _STATE))

@@ -39,9 +39,9 @@ def evaluate(trainer: Trainer, sets: dict[str, Any], prefix: str) -> dict[str, f
         sums = _sums(trainer, model, rows)
         whole = {key: whole.get(key, 0.0) + value for key, value in sums.items()}
         if name:
-            metrics |= _means(sums, f"{prefix}_{name}")
+            metrics |= _means(trainer, sums, f"{prefix}_{name}")
     if len(sets) > 1 or "" in sets:
-        metrics |= _means(whole, prefix)
+        metrics |= _means(trainer, whole, prefix)
     if was_training:
         model.train()
     seconds = time.perf_counter() - start
@@ -74,6 +74,6 @@ def _sums(trainer: Trainer, model: Any, rows: Any) -> dict[str, float]:
     return dict(zip(names, values.tolist(), strict=True))
 
 
-def _means(sums: dict[str, float], prefix: str) -> dict[str, float]:
+def _means(trainer: Trainer, sums: dict[str, float], prefix: str) -> dict[str, float]:
     found = means({name: value for name, value in sums.items() if name not in (_ITEMS, _ROWS)}, sums[_ITEMS])
-    return {f"{prefix}_{name}": value for name, value in found.items()}
+    return {f"{prefix}_{name}": value for name, value in trainer.derived(found).items()}

@@ -69,31 +69,35 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
         logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, settle_thinking(args.data))
+    head = "reward" if args.finetuning.stage == "rm" else None
     calibration = None
     if args.export.export_quantization_bit is not None:
+        if head is not None:
+            raise ConfigError("export_quantization_bit: reward models cannot be quantized")
         check_packages(args)
         calibration = read_calibration(args, tokenizer, template)
     with _staging(final) as staging:
-        dtype = _write_model(args, tokenizer, template, staging)
+        dtype = _write_model(args, tokenizer, template, staging, head)
         _write_tokenizer(tokenizer, template, staging)
         logger.info("Proving the export: reload, every tensor, logits, chat template")
-        proof = prove(lambda: _load(args, tokenizer), staging, template, dtype, args.model.trust_remote_code)
+        proof = prove(
+            lambda: _load(args, tokenizer, head), staging, template, dtype, args.model.trust_remote_code, head
+        )
         for kind in kinds:
             logger.info("Writing %s", _gguf_name(final, kind))
             write_gguf(staging, staging / _gguf_name(final, kind), kind)
-        if kinds:
-            write_atomic(staging / "Modelfile", modelfile(template, weights=f"./{_gguf_name(final, kinds[0])}"))
+        if head is None and (kinds or calibration is None):  # Ollama reads no quantized safetensors
+            weights = f"./{_gguf_name(final, kinds[0])}" if kinds else "."
+            write_atomic(staging / "Modelfile", modelfile(template, weights=weights))
         figures = {"export_proof": dataclasses.asdict(proof)}
         quantization = None
         if calibration is not None:
-            # After the GGUF files, which are made of the full weights. Ollama reads only those.
+            # After the GGUF files, which are made of the full weights.
             quantization = quantize_folder(staging, args, calibration)
             figures["quantization"] = dataclasses.asdict(quantization)
-            if not kinds:
-                (staging / "Modelfile").unlink()
         write_manifest(staging, to_dict(args), None, extra=figures)
         publish_folder(staging, final)
-    _print_summary(args, final, template, dtype, proof, quantization)
+    _print_summary(args, final, template, dtype, proof, head, quantization)
     if args.export.export_hub_model_id:
         _push(final, args)
 
@@ -127,13 +131,18 @@ def _staging(final: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel | PeftModel:
+def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase, head: str | None) -> PreTrainedModel | PeftModel:
     """Load the base in its own type with the last adapter beside it; adapters before it are merged in order."""
     adapters = split_list(args.model.adapter_name_or_path)
     on_cpu = args.export.export_device == "cpu"
     stored = _stored_dtype(args)
     # Merging several adapters rounds only at the very end; a CPU widens float16 because it hardly computes in it.
-    wide = len(adapters) > 1 or (stored == "float16" and (on_cpu or probe().type == "cpu"))
+    # Layers that an adapter holds whole (a score layer) take the base's type: a float32 export needs a float32 one.
+    wide = (
+        len(adapters) > 1
+        or args.model.infer_dtype == "float32"
+        or (stored == "float16" and (on_cpu or probe().type == "cpu"))
+    )
     dtype: Any = "float32" if wide else stored
     base_args = dataclasses.replace(
         args,
@@ -141,7 +150,7 @@ def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase) -> PreTrainedMode
         # The embedding gets its adapters' rows, the adapters themselves are put on below.
         finetuning=dataclasses.replace(args.finetuning, finetuning_type="full"),
     )
-    model = load_model(tokenizer, base_args, trainable=False, use_cpu=on_cpu)
+    model = load_model(tokenizer, base_args, trainable=False, head=head, use_cpu=on_cpu)
     for number, name in enumerate(adapters, start=1):
         model = load_adapter(model, resolve_adapter_path(name, args.model), trainable=False)
         if number < len(adapters):
@@ -157,12 +166,15 @@ def _stored_dtype(args: InferArgs) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _write_model(args: InferArgs, tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path) -> torch.dtype:
+def _write_model(
+    args: InferArgs, tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path, head: str | None
+) -> torch.dtype:
     """Merge, cast and save; the model is gone from memory afterwards."""
     asked = args.model.infer_dtype
     dtype = getattr(torch, _stored_dtype(args) if asked == "auto" else asked)
-    model = merge(_load(args, tokenizer), dtype)
-    model.generation_config = _generation_config(model.generation_config, tokenizer, template)
+    model = merge(_load(args, tokenizer, head), dtype)
+    if head is None:
+        model.generation_config = _generation_config(model.generation_config, tokenizer, template)
     model.config.use_cache = True
     model.save_pretrained(folder, max_shard_size=max(1, int(args.export.export_size * GIGABYTE)))
     del model
@@ -188,7 +200,7 @@ def _generation_config(
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path) -> None:
-    """Save the tokenizer with a chat template that renders what was trained, and the Ollama Modelfile."""
+    """Save the tokenizer with a chat template that renders what was trained."""
     try:
         keep = tokenizer.chat_template is not None
         if keep:
@@ -199,7 +211,6 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template, fol
     if not keep:
         tokenizer.chat_template = template.jinja()
     tokenizer.save_pretrained(folder)
-    write_atomic(folder / "Modelfile", modelfile(template))
 
 
 def _gguf_name(final: Path, kind: str) -> str:
@@ -212,6 +223,7 @@ def _print_summary(
     template: Template,
     dtype: torch.dtype,
     proof: Proof,
+    head: str | None,
     quantization: QuantizationReport | None,
 ) -> None:
     weights = sorted(final.glob("*.safetensors"))
@@ -224,7 +236,10 @@ def _print_summary(
         ("weights", f"{size / GIGABYTE:.3g} GB in {len(weights)} file{'s' * (len(weights) != 1)}, {dtype}"),
         ("tensors", tensors),
         ("rounding", f"worst weight at {proof.worst_rounding:.2f} of one rounding of its type"),
-        ("logits", f"differ by {proof.logits:.1e} of the largest (allowed {proof.tolerance:.1e})"),
+        (
+            "logits" if head is None else "scores",
+            f"differ by {proof.logits:.1e} of the largest (allowed {proof.tolerance:.1e})",
+        ),
         ("template", f"{template.name}: equal ids in {proof.conversations} conversations"),
     ]
     rows += [("gguf", f"{file.name}, {file.stat().st_size / GIGABYTE:.3g} GB") for file in sorted(final.glob("*.gguf"))]
@@ -239,6 +254,9 @@ def _print_summary(
         rows.append(("by logits only", f"{len(proof.unproven)} layers, such as {proof.unproven[0]}"))
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"  {name:<{width}}  {value}" for name, value in rows))
+    if head is not None:
+        print(f"\nNext:\n  AutoModelForSequenceClassification.from_pretrained({str(final)!r})", flush=True)
+        return
     print(f"\nNext:\n  llamafactory-cli chat --model_name_or_path {final}", flush=True)
     if (final / "Modelfile").exists():
         print(f"  ollama create {final.name} -f {final / 'Modelfile'}", flush=True)

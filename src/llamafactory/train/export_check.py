@@ -99,6 +99,7 @@ def prove(
     template: Template,
     dtype: torch.dtype,
     trust_remote_code: bool = False,
+    head: str | None = None,
 ) -> Proof:
     """Load the folder with plain transformers and compare everything with base + adapter.
 
@@ -110,28 +111,30 @@ def prove(
         template: What the model was trained with.
         dtype: Type of the exported weights.
         trust_remote_code: The model brings its own code.
+        head: As ``load_model`` knows it; of a reward model the scores are compared where else the logits are.
 
     Raises:
         ExportFailure: A tensor, a logit or a token id differs; the message names it.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+    auto = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
     remote = {"trust_remote_code": trust_remote_code}
     conversations = prove_template(AutoTokenizer.from_pretrained(folder, **remote), template)
     reference = load_reference()
     placement = getattr(reference, "hf_device_map", None) or {"": reference.device}
-    exported = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map=placement, **remote)
+    exported = auto.from_pretrained(folder, dtype="auto", device_map=placement, **remote)
     if exported.dtype != dtype:
         raise ExportFailure(f"export: config.json says dtype {exported.dtype}, the weights were written as {dtype}")
     tensors, changed, unproven, worst = _compare_weights(reference, exported)
     del exported
     ours = probe_logits(reference, template)
     effect = 0.0
-    if isinstance(reference, PeftModel):
+    if isinstance(reference, PeftModel) and head is None:  # below a reward adapter the score layer is a random one
         with reference.disable_adapter():
             effect = _distance(ours, probe_logits(reference, template))
     del reference
-    exported = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map=placement, **remote)
+    exported = auto.from_pretrained(folder, dtype=torch.float32, device_map=placement, **remote)
     difference = _distance(ours, probe_logits(exported, template))
     tolerance = max(LOGIT_TOLERANCE[dtype], LOST_SHARE[dtype] * effect)
     if not difference <= tolerance:
@@ -302,10 +305,14 @@ def _shape(tensor: Tensor | None) -> str:
 
 @torch.inference_mode()
 def probe_logits(model: PreTrainedModel | PeftModel, template: Template) -> list[Tensor]:
-    """Return logits ``[tokens, vocabulary]`` of the first probes, computed in float32; widens the model in place."""
+    """Return logits ``[tokens, vocabulary]`` of the first probes, computed in float32; widens the model in place.
+
+    Of a reward model they are one tensor with the scores of these probes.
+    """
     model.eval().float()
     logits = []
     for messages, tools, prompt in PROBES[:3]:
         ids = torch.tensor([_encode(template, messages, tools, prompt)], device=model.device)
         logits.append(model(input_ids=ids, use_cache=False).logits[0].cpu())
-    return logits
+    is_reward = logits[0].ndim == 1
+    return [torch.cat(logits)] if is_reward else logits

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 _STAGING = ".staging-model"
-_REWARD_DOCS = "docs/training.md, Preferences"
 
 
 def save_tokenizer(tokenizer: Any, template: Template | None, folder: Path) -> None:
@@ -84,9 +83,7 @@ Versions, seeds and the fingerprint of the data are in `run_manifest.json`.
 
 
 def next_commands(args: TrainArgs) -> str:
-    """Return what to type after training: the same configuration serves chat and export."""
-    if args.finetuning.stage == "rm":
-        return f"Next: AutoModelForSequenceClassification of transformers gives its scores; see {_REWARD_DOCS}"
+    """Return what to type after training: the same configuration serves chat and export (a reward model: export)."""
     words = sys.argv[2:] if sys.argv[1:2] == ["train"] else []
     output_dir = str(args.training.output_dir)
     if words and words[0].endswith((".yaml", ".yml", ".json")):
@@ -98,9 +95,12 @@ def next_commands(args: TrainArgs) -> str:
             words.insert(0, f"model_name_or_path={args.model.model_name_or_path}")
         if args.data.template:
             words.append(f"template={args.data.template}")
+        if args.finetuning.stage == "rm":
+            words.append("stage=rm")
         source = " ".join(shlex.quote(word) for word in words)
     export_dir = shlex.quote(f"{output_dir.rstrip('/')}-merged")
-    return f"Next:\n  llamafactory-cli chat {source}\n  llamafactory-cli export {source} export_dir={export_dir}"
+    export = f"  llamafactory-cli export {source} export_dir={export_dir}"
+    return f"Next:\n{export}" if args.finetuning.stage == "rm" else f"Next:\n  llamafactory-cli chat {source}\n{export}"
 
 
 def _is_number(value: Any) -> bool:

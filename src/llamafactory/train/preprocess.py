@@ -14,6 +14,7 @@ from ..data.processor import (
     PretrainProcessor,
     Processor,
     PromptProcessor,
+    RolloutProcessor,
     SupervisedProcessor,
 )
 from ..data.template import get_template
@@ -35,7 +36,7 @@ def run_preprocess(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
         ConfigError: The configuration or the data is broken.
     """
     train_args = get_train_args(args)
-    train_args = replace(train_args, data=settle_thinking(train_args.data))
+    train_args = replace(train_args, data=replace(settle_thinking(train_args.data), streaming=False))
     tokenizer = load_tokenizer(train_args.model)
     template = get_template(tokenizer, train_args.data)
     dataset = get_dataset(stage_processor(train_args.finetuning.stage), template, tokenizer, train_args)
@@ -54,6 +55,8 @@ def stage_processor(stage: str) -> Processor:
         "rm": PairwiseProcessor(),
         "dpo": PairwiseProcessor(),
         "kto": FeedbackProcessor(),
+        "ppo": RolloutProcessor(),
+        "grpo": RolloutProcessor(),
     }
     if stage not in processors:
         raise ConfigError(f"stage: the data of {', '.join(processors)} can be prepared, not of {stage}")

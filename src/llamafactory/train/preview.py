@@ -14,6 +14,7 @@ from typing import Any
 from ..data.loader import get_dataset
 from ..data.messages import Message
 from ..data.preview import CONTEXT, TRAINED, row_as_json, show_lengths, show_row
+from ..data.streaming import StreamRows
 from ..data.template import get_template, render
 from ..data.thinking import settle_thinking
 from ..extras.errors import ConfigError
@@ -44,11 +45,12 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
         print(_written_out(data_args))
         return
     train_args = get_train_args(words)
-    train_args = replace(train_args, data=settle_thinking(train_args.data))
+    train_args = replace(train_args, data=replace(settle_thinking(train_args.data), streaming=False))
     tokenizer = load_tokenizer(train_args.model)
     template = get_template(tokenizer, train_args.data)
     dataset = get_dataset(stage_processor(train_args.finetuning.stage), template, tokenizer, train_args)
     rows = dataset.train if dataset.train is not None else next(iter(dataset.eval.values()))
+    assert not isinstance(rows, StreamRows)
     shown = islice(rows, train_args.data.preview_samples)
     if train_args.data.preview_format == "json":
         for row in shown:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ..extras.files import write_atomic
-from ..extras.logging import get_logger
+from ..extras.logging import get_logger, is_rank0
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,15 +33,18 @@ def weights_hash(model: Any) -> str:
 
 
 def with_reference(
-    rows: Dataset, score: Callable[[list[dict[str, Any]]], Tensor], key: str, batch_size: int
+    rows: Dataset, batches: Iterable[dict[str, Any]], score: Callable[[dict[str, Any]], Tensor], key: str, quiet: bool
 ) -> Dataset:
     """Return the rows with the column ``reference``: the log-probabilities of their two answers.
 
     Args:
         rows: Features with two sequences each.
-        score: Rows -> [B, 2].
+        batches: All of them, as this rank will see them when it trains: in half precision a row's value depends, by
+            rounding, on the batch it stands in, and the policy's first margins shall be 0. ``rows`` of a batch are the
+            numbers of its rows.
+        score: Batch -> [B, 2].
         key: What the values depend on beside the rows.
-        batch_size: Rows scored at once.
+        quiet: Show no progress bar.
     """
     import datasets.config
     from safetensors.torch import load_file, save
@@ -51,25 +55,24 @@ def with_reference(
         values = load_file(path)["log_probs"]
         logger.info_rank0("log-probabilities of the reference taken from %s", path)
     else:
-        values = _compute(rows, score, batch_size)
-        if not dist.is_initialized() or dist.get_rank() == 0:
+        values = _compute(
+            len(rows), tqdm(batches, desc="reference", unit=" batches", disable=quiet or not is_rank0()), score
+        )
+        if is_rank0():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, save({"log_probs": values}))
     return rows.add_column("reference", values.tolist())
 
 
-def _compute(rows: Dataset, score: Callable[[list[dict[str, Any]]], Tensor], batch_size: int) -> Tensor:
-    """Score every row once, each rank its share."""
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    parts, mine = [], range(rank, len(rows), ranks)
-    for start in range(0, len(mine), batch_size):
-        numbers = mine[start : start + batch_size]
-        parts.append((list(numbers), score([rows[number] for number in numbers]).float()))
-    device = parts[0][1].device if parts else torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    values = torch.zeros(len(rows), 2, device=device)
-    for places, found in parts:
-        values[places] = found
+def _compute(count: int, batches: Iterable[dict[str, Any]], score: Callable[[dict[str, Any]], Tensor]) -> Tensor:
+    """Return [count, 2] on the CPU, each rank having scored its batches."""
+    values = torch.zeros(count, 2)
+    for batch in batches:
+        numbers = batch.pop("rows")
+        values[numbers] = score(batch)[: len(numbers)].float().cpu()  # of a filler nothing is taken
     if dist.is_initialized():
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        values = values.to(device)
         dist.all_reduce(values)
     return values.cpu()
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_INPUTS = ("input_ids", "attention_mask", "position_ids", "cu_seqlens", "max_seqlen")
+_INPUTS = ("input_ids", "attention_mask", "position_ids", "cu_seqlens", "max_seqlen", "shared_prefix")
 
 
 def attach_rewards(model: nn.Module) -> nn.Module:
@@ -32,7 +32,12 @@ def attach_rewards(model: nn.Module) -> nn.Module:
         inputs = {name: kwargs[name] for name in _INPUTS if kwargs.get(name) is not None}
         decoder = getattr(classifier, classifier.base_model_prefix)
         hidden = decoder(**inputs, use_cache=False, return_dict=True).last_hidden_state.flatten(0, 1)
-        ends = last_tokens(inputs["input_ids"], inputs.get("cu_seqlens"), classifier.config.pad_token_id)
+        ids, rows = inputs["input_ids"], inputs.get("shared_prefix", {}).get("rows")
+        ends = last_tokens(
+            ids if rows is None else ids[:, rows], inputs.get("cu_seqlens"), classifier.config.pad_token_id
+        )
+        if rows is not None:
+            ends = rows[ends]
         return classifier.score(hidden.index_select(0, ends)).squeeze(-1).float()
 
     classifier.forward = forward_or_score

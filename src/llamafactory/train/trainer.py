@@ -8,10 +8,10 @@ over trained tokens), and :meth:`Trainer.teach` and :meth:`Trainer.scores` where
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,21 @@ import torch
 import torch.distributed as dist
 import transformers
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_callback import ExportableState
 
+from ..data.streaming import StreamRows
 from . import checkpoints, evaluation, prediction
 from .answers import Means
 from .batches import Batches, MicroBatches
+from .channels import ChannelMeter
 from .losses.cross_entropy import cross_entropy
 from .nonfinite import NonFiniteGuard
 from .optim import create_optimizer
 from .outputs import save_tokenizer
+from .stream_batches import StreamBatches
+from .stream_run import StreamRun
+from .token_meter import TokenMeter
 from .token_scores import attach, trained_positions
 
 if TYPE_CHECKING:
@@ -49,6 +55,7 @@ class Trainer(transformers.Trainer):
         train: Training features, or None.
         evaluate: Evaluation sets by name; the name ``""`` is the one unnamed set.
         collator: Rows -> batch.
+        channels: Names of the training sets whose losses are logged apart.
     """
 
     optimizer: Any  # transformers sets these without saying what they are
@@ -64,10 +71,11 @@ class Trainer(transformers.Trainer):
         template: Template,
         keep_template: bool,
         tokenizer: Any,
-        train: Dataset | None,
+        train: Dataset | StreamRows | None,
         evaluate: dict[str, Dataset],
         collator: Any,
         callbacks: list[transformers.TrainerCallback] | None = None,
+        channels: Sequence[str] = (),
     ) -> None:
         self.run_args, self.template, self.collator = run_args, template, collator
         self.keep_template = keep_template
@@ -75,6 +83,8 @@ class Trainer(transformers.Trainer):
         self.loss_is_scaled_for_ga = True
         self.guard = NonFiniteGuard(run_args.training.on_nonfinite)
         self.tokens, self.means = TokenMeter(), Means()
+        self.channels = ChannelMeter(list(channels)) if channels else None
+        self.stream: StreamRun | None = None
         super().__init__(
             model=self.teach(model),
             args=arguments,
@@ -111,6 +121,10 @@ class Trainer(transformers.Trainer):
             sums["accuracy"] = (scores.correct & (scores.weights != 0)).sum()
         return sums
 
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        """Return the means of :meth:`item_sums` with what is computed from them."""
+        return means
+
     def count_items(self, batch: dict[str, Any]) -> int:
         """Return how many items of a CPU batch the loss is a mean over: here trained tokens, weight not 0."""
         if "weights" not in batch:
@@ -125,8 +139,10 @@ class Trainer(transformers.Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         assert num_items_in_batch is not None
-        items = inputs.pop("items")
+        items, channels = inputs.pop("items"), inputs.pop("channels", None)
         scores = self.scores(model, inputs)
+        if self.channels is not None and channels is not None:
+            self.channels.add(scores, channels, inputs)
         sums = self.item_sums(scores, inputs)
         loss = sums.pop("loss") / num_items_in_batch
         self.means.add(sums, items)
@@ -151,7 +167,13 @@ class Trainer(transformers.Trainer):
     # Batches
 
     def get_train_dataloader(self) -> Any:
+        return self.train_batches(self.args.dataloader_drop_last)
+
+    def train_batches(self, drop_last: bool) -> Batches | StreamBatches:
+        """Return this rank's batches of the training data, in the order of the first epoch."""
         args = self.args
+        if isinstance(self.train_dataset, StreamRows):
+            return self._streamed(self.train_dataset)
         sampler = MicroBatches(
             len(self.train_dataset),
             self._train_batch_size,
@@ -159,9 +181,37 @@ class Trainer(transformers.Trainer):
             args.world_size,
             seed=self._order_seed(),
             lengths=self._row_lengths() if args.train_sampling_strategy == "group_by_length" else None,
-            drop_last=args.dataloader_drop_last,
+            drop_last=drop_last,
         )
         return self._batches(self.train_dataset, sampler)
+
+    def _streamed(self, rows: StreamRows) -> StreamBatches:
+        args = self.args
+        batches = StreamBatches(
+            rows,
+            self.collator,
+            self._train_batch_size,
+            args.process_index,
+            args.world_size,
+            seed=self._order_seed(),
+            epochs=args.num_train_epochs if args.max_steps <= 0 else None,
+            workers=args.dataloader_num_workers,
+            ahead=args.dataloader_prefetch_factor,
+        )
+        self.stream = StreamRun(batches, args.gradient_accumulation_steps, args.num_train_epochs, args.max_steps)
+        self.add_callback(self.stream)
+        return batches
+
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
+        if self.stream is None:
+            return super().set_initial_training_values(args, dataloader)
+        return self.stream.training_values(self.get_total_train_batch_size(args))
+
+    def _init_training_state(
+        self, max_steps: int, steps_an_epoch: int, epochs: int, resume: str | None, trial: Any
+    ) -> tuple[int, int]:
+        found = super()._init_training_state(max_steps, steps_an_epoch, epochs, resume, trial)
+        return found if self.stream is None or resume is None else (self.stream.resume(Path(resume)), 0)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return this rank's batches of one evaluation set: every row exactly once over all ranks."""
@@ -190,10 +240,18 @@ class Trainer(transformers.Trainer):
         return [sum(lengths) for lengths in self.train_dataset["seq_lens"]]
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Tensor]:
         """Take the micro-batches of one optimizer step and count, over all ranks, what its loss is a mean over."""
-        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        with self.tokens.waiting():
+            if self.stream is None:
+                batches, more = list(islice(epoch_iterator, num_batches)), False
+            else:
+                batches = self.stream.take(epoch_iterator, num_batches)
+                more = epoch_iterator.more
+        if not batches:
+            self.control.should_epoch_stop = True
+            return [], torch.ones((), device=device)
         items, trained, real = 0, 0, 0
         for batch in batches:
             batch["positions"] = trained_positions(batch["labels"])
@@ -201,10 +259,12 @@ class Trainer(transformers.Trainer):
             items += batch["items"]
             trained += int(batch["positions"].numel())
             real += int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
-        counts = torch.tensor([items, trained, real], dtype=torch.float64, device=device)
+        counts = torch.tensor([items, trained, real, more], dtype=torch.float64, device=device)
         if self.args.world_size > 1:
             dist.all_reduce(counts)
-        self.tokens.add(counts[1:])
+        if self.stream is not None:
+            self.stream.settle(bool(counts[3]), self.state)
+        self.tokens.add(counts[1:3])
         return batches, counts[0].clamp(min=1).float()
 
     def _prepare_input(self, data: Any) -> Any:
@@ -227,7 +287,11 @@ class Trainer(transformers.Trainer):
             rest = num_training_steps - self.args.get_warmup_steps(num_training_steps)
             stable = rest // 3
             self.args.lr_scheduler_kwargs = {"num_stable_steps": stable, "num_decay_steps": rest - stable}
-        return super().create_scheduler(num_training_steps, optimizer)
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if self.stream is not None and isinstance(scheduler, LambdaLR):
+            # The data may give more steps than were estimated; the rate then stays where the schedule ended.
+            scheduler.lr_lambdas = [_held(rate, num_training_steps) for rate in scheduler.lr_lambdas]
+        return scheduler
 
     # Evaluation, logs, checkpoints
 
@@ -252,7 +316,8 @@ class Trainer(transformers.Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self.tokens.rates() | self.means.take()
+            logs |= self.tokens.rates() | self.derived(self.means.take())
+            logs |= self.channels.take() if self.channels else {}
             self.state.num_input_tokens_seen = self.tokens.total(self.state.num_input_tokens_seen)
         super().log(logs, start_time)
 
@@ -294,45 +359,6 @@ class Trainer(transformers.Trainer):
         save_tokenizer(self.processing_class, self.template if self.keep_template else None, folder)
 
 
-class TokenMeter:
-    """Counts tokens over all ranks without waiting for the device until a log is due.
-
-    The clock runs from the first step after a log to the next log, so evaluation and saving are not counted.
-    """
-
-    def __init__(self) -> None:
-        self._pending: list[Tensor] = []
-        self._start = self._seconds = 0.0
-        self._new = self.trained = self.real = 0
-
-    def add(self, counts: Tensor) -> None:
-        """Add [trained, real (padding left out)] of the optimizer step that begins now."""
-        if not self._pending:
-            self._start = time.perf_counter()
-        self._pending.append(counts)
-
-    def rates(self) -> dict[str, float]:
-        """Return tokens per second since the last call."""
-        if not self._pending:
-            return {}
-        trained, real = (int(value) for value in torch.stack(self._pending).sum(0).tolist())
-        seconds = max(time.perf_counter() - self._start, 1e-9)
-        self._pending, self._seconds = [], self._seconds + seconds
-        self.trained, self.real, self._new = self.trained + trained, self.real + real, self._new + real
-        return {"tokens_per_second": round(real / seconds, 1), "trained_tokens_per_second": round(trained / seconds, 1)}
-
-    def speed(self, effective: bool) -> dict[str, float]:
-        """Return the mean rates of this session; ``effective`` adds the rate of tokens without padding."""
-        seconds = max(self._seconds, 1e-9)
-        rates = {"trained_tokens_per_second": round(self.trained / seconds, 2)}
-        return rates | ({"effective_tokens_per_sec": round(self.real / seconds, 2)} if effective else {})
-
-    def total(self, before: int) -> int:
-        """Return ``before`` plus the tokens counted since the last call."""
-        new, self._new = self._new, 0
-        return before + new
-
-
 @contextmanager
 def _cache_in_config(model: Any) -> Iterator[None]:
     """Training runs without the key/value cache; who loads the saved model wants it."""
@@ -341,6 +367,10 @@ def _cache_in_config(model: Any) -> Iterator[None]:
         yield
     finally:
         model.config.use_cache = before
+
+
+def _held(rate: Callable[[int], float], steps: int) -> Callable[[int], float]:
+    return lambda step: rate(min(step, steps))
 
 
 def whole_run_loss(log_history: list[dict[str, float]]) -> float:

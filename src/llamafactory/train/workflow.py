@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from ..data.collators import PaddedCollator, PaddingFreeCollator
+from ..data.collators import PaddedCollator, PaddingFreeCollator, PairCollator
 from ..data.loader import get_dataset
+from ..data.streaming import StreamRows
 from ..data.template import get_template
 from ..data.thinking import settle_thinking
 from ..extras.device import probe
@@ -20,7 +21,7 @@ from ..extras.manifest import write_manifest
 from ..extras.plotting import plot_loss
 from ..extras.seeds import set_seed
 from ..hparams import to_dict
-from ..model import is_isolating, load_model, load_tokenizer
+from ..model import can_share_prefixes, is_isolating, load_model, load_tokenizer
 from ..plugins import resolve
 from .batches import largest_batch
 from .callbacks.log import LogCallback
@@ -34,6 +35,7 @@ from .training_arguments import transformers_arguments
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from datasets import Dataset
     from transformers import Seq2SeqTrainingArguments
 
     from ..data.loader import DatasetModule
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from .stage import Stage
 
 logger = get_logger(__name__)
+
+# Laying out keys and values for attention costs a little, so that less than this saved share of tokens does not pay.
+LEAST_SHARED = 0.05
 
 
 def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None:
@@ -67,6 +72,8 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     template = get_template(tokenizer, args.data)
     dataset = get_dataset(stage.processor, template, tokenizer, args)
     tokens = largest_batch(dataset.train, arguments.train_batch_size) if dataset.train else None
+    if tokens and stage.answers:
+        tokens += arguments.train_batch_size * args.generating.max_new_tokens
     model = load_model(tokenizer, args, head=stage.head, batch_tokens=tokens)
     trainer = build_trainer(stage, model, tokenizer, template, dataset, args, arguments, callbacks)
     if args.training.do_train:
@@ -104,9 +111,15 @@ def build_trainer(
         evaluate=dataset.eval,
         collator=choose_collator(stage, model, tokenizer, dataset, args),
         callbacks=extra,
+        channels=dataset.channels if logs_channels(args) else (),
     )
     trainer.add_callback(ReporterCallback(args, trainer.callback_handler))
     return trainer
+
+
+def logs_channels(args: TrainArgs) -> bool:
+    """Whether the loss of each training set is logged apart: where the loss is a mean over tokens, unless unwanted."""
+    return args.finetuning.stage in ("pt", "sft") and args.data.channel_loss is not False
 
 
 def choose_collator(stage: Stage, model: Any, tokenizer: Any, dataset: DatasetModule, args: TrainArgs) -> Any:
@@ -117,14 +130,39 @@ def choose_collator(stage: Stage, model: Any, tokenizer: Any, dataset: DatasetMo
     """
     padding_free = is_isolating(model) and args.data.padding_free is not False
     if stage.collator is not None:
-        return stage.collator(PaddingFreeCollator(tokenizer) if padding_free else PaddedCollator(tokenizer))
+        single = PaddingFreeCollator(tokenizer) if padding_free else PaddedCollator(tokenizer)
+        collator = stage.collator(single)
+        if isinstance(collator, PairCollator):
+            collator.least_shared = _least_shared(model, padding_free, args)
+        return collator
     if padding_free:
         return PaddingFreeCollator(tokenizer)
-    packed = dataset.train is not None and any(len(lengths) > 1 for lengths in dataset.train["seq_lens"])
-    if packed:
+    if _is_packed(dataset.train):
         why = "padding_free is false" if is_isolating(model) else "this model's attention cannot keep sequences apart"
         raise ConfigError(f"packing: packed rows need isolating attention, but {why}; set packing: false")
     return PaddedCollator(tokenizer)
+
+
+def _is_packed(rows: Dataset | StreamRows | None) -> bool:
+    if rows is None or isinstance(rows, StreamRows):
+        return rows is not None and rows.packs
+    return any(len(lengths) > 1 for lengths in rows["seq_lens"])
+
+
+def _least_shared(model: Any, padding_free: bool, args: TrainArgs) -> float | None:
+    """Return which share of a batch's tokens computing prompts once must save to be done; None = never.
+
+    Raises:
+        ConfigError: It is asked for and cannot be done.
+    """
+    can, asked = padding_free and can_share_prefixes(model), args.rlhf.share_prompt
+    if asked and not can:
+        raise ConfigError(
+            "share_prompt: this model's attention, or padding_free: false, does not allow it; leave it out"
+        )
+    if asked or (asked is None and can):
+        return 0.0 if asked else LEAST_SHARED
+    return None
 
 
 def train_and_save(
@@ -158,9 +196,11 @@ def train_and_save(
 
 
 def _logged(keys: tuple[str, ...], trainer: Trainer) -> list[str]:
-    """Return ``keys``, and the losses of named evaluation sets, that were logged at all."""
+    """Return ``keys``, and the losses of named sets, that were logged at all."""
     seen = {key for entry in trainer.state.log_history for key in entry}
-    named = sorted(key for key in seen if key.startswith("eval_") and key.endswith("_loss"))
+    named = sorted(
+        key for key in seen if (key.startswith("eval_") and key.endswith("_loss")) or key.startswith("loss/")
+    )
     return [key for key in dict.fromkeys([*keys, *named]) if key in seen]
 
 

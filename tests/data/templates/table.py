@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llamafactory.plugins import TEMPLATES
 
-from .official_texts import NO_TOOLS, NOT_COMPARED, OFFICIAL
+from .official_texts import NO_TOOLS, OFFICIAL, Official
 
 PAGE = Path(__file__).parents[3] / "docs" / "templates.md"
 START, END = "<!-- table -->\n", "<!-- /table -->"
@@ -26,6 +26,14 @@ TAGS = {
     "empty": "empty answers",
     "blank_lines": "blank lines",
     "white_space": "white space",
+    "system_space": "white space around the system text",
+    "thought_space": "white space around thoughts",
+    "inline": "thoughts inside the text",
+    "empty_question": "empty questions",
+    "empty_system": "empty system texts",
+    "nested": "nested schemas",
+    "thinking_off": "thinking off",
+    "thinking_on": "thinking on",
 }
 
 
@@ -36,17 +44,18 @@ def table() -> str:
         rows: dict[str, list[str]] = {}
         for one in OFFICIAL:
             if one.template == name:
-                rows.setdefault(_result(one.differs), []).append(one.source.partition(":")[2])
+                rows.setdefault(_result(one), []).append(one.source.partition(":")[2])
         for result, sources in rows.items():
             lines.append(f"| `{name}` | {', '.join(dict.fromkeys(sources))} | {result} |")
-        if name in NOT_COMPARED:
-            lines.append(f"| `{name}` | | **not compared** with its official text: {NOT_COMPARED[name]} |")
-        elif not rows:
-            lines.append(f"| `{name}` | | no official text known to the packages that the tests use |")
+        if not rows:
+            lines.append(f"| `{name}` | | no official text known |")
     return "\n".join(lines) + "\n"
 
 
-def _result(differs: dict[str, str]) -> str:
+def _result(official: Official) -> str:
+    if official.other:
+        return f"**another text**: {official.other}"
+    differs = official.differs
     reasons: dict[str, list[str]] = {}
     for tag, reason in differs.items():
         reasons.setdefault(reason, []).append(" with ".join(TAGS[part] for part in tag.split("+")))

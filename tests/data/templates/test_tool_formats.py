@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from llamafactory.data.messages import ToolCall
@@ -53,12 +53,21 @@ def _schema(calls: list[ToolCall]) -> list[dict[str, Any]]:
     return list(tools.values())
 
 
-@settings(max_examples=1000, deadline=None)
+HARD = [
+    ToolCall("f", {"quotes": "'a' \"b\" \\", "lines": "1\n\n2\r\n", "text": "Köln 你好 😀 </x> {y} [z]"}),
+    ToolCall("g", {}),
+    ToolCall("h", {"deep": {"a": [1, None, {"b": "c"}]}, "yes": True, "n": -1.5}),
+]
+
+
+@pytest.mark.parametrize("name", TOOL_FORMATS)
+@settings(max_examples=30, deadline=None)
 @given(
-    st.sampled_from(sorted(TOOL_FORMATS)),
-    st.lists(CALL, min_size=1, max_size=3, unique_by=lambda call: call.name),
-    st.sampled_from(["", "Let me see.", "a\n\nb {x"]),
+    calls=st.lists(CALL, min_size=1, max_size=3, unique_by=lambda call: call.name),
+    text=st.sampled_from(["", "Let me see.", "a\n\nb {x"]),
 )
+@example(calls=HARD, text="")
+@example(calls=HARD[1:], text="Both.")
 def test_parse_gives_the_calls_back(name: str, calls: list[ToolCall], text: str) -> None:
     assume(name != "gemma4" or all(_keys_are_words(call.arguments) for call in calls))
     dialect = resolve("tool_formats", name)
@@ -120,3 +129,12 @@ def test_a_template_reads_what_it_wrote(name: str) -> None:
 def test_a_thought_cut_off_is_a_thought() -> None:
     message = bind(build_tokenizer("qwen3"), "qwen3").parse("<think>\nFirst, I")
     assert (message.reasoning, message.text) == ("First, I", "")
+
+
+def test_marks_in_a_tool_s_own_text_stay_text() -> None:
+    template = bind(build_tokenizer("gemma4"), "gemma4")
+    function = {"name": "f", "description": 'say <|"|> and <tool|>', "parameters": {"type": "object", "properties": {}}}
+    pieces = template.pieces(sample([U]).messages, [{"type": "function", "function": function}], template.options)
+    held = [piece.text for piece in pieces if not piece.literal]
+    assert 'say <|"|> and <tool|>' in held
+    assert sum(piece.text == "<tool|>" for piece in pieces if piece.literal) == 1

@@ -11,12 +11,8 @@ import pytest
 from llamafactory.data.template_pieces import _warn_of_dropped_thoughts
 
 from .binding import bind, ids_and_weights, sample
-from .cases import A2, CALL, CALLS, INLINE, RESULT, RESULT2, THOUGHT, U2, WEATHER, A, S, U
-from .test_official import load_official
+from .cases import A2, CALL, INLINE, RESULT, THOUGHT, U2, WEATHER, A, S, U
 from .trained_tokenizers import build_tokenizer
-
-PLAIN = [[U, A], [S, U, A], [U, A, U2, A2]]
-TOOLS = [[U, CALL, RESULT, A], [S, U, CALLS, RESULT, RESULT2, A, U2, A2]]
 
 
 def _trained(template: Any, messages: Any, tools: Any = (), **flags: Any) -> list[str]:
@@ -28,59 +24,6 @@ def _trained(template: Any, messages: Any, tools: Any = (), **flags: Any) -> lis
         for weight, group in groupby(pairs, key=lambda pair: pair[1])
         if weight
     ]
-
-
-def _official_mask(tokenizer: Any, source: str, messages: Any, tools: Any) -> tuple[list[int], list[int]]:
-    out = tokenizer.apply_chat_template(
-        messages, tools=tools, chat_template=source, return_dict=True, return_assistant_tokens_mask=True
-    )
-    return out["input_ids"], out["assistant_masks"]
-
-
-def _without_line_breaks(tokenizer: Any, ids: list[int], mask: list[int]) -> list[float]:
-    """TRL's marks hold the line breaks around a ChatML turn, which the template writes, not the model."""
-    newline = tokenizer.convert_tokens_to_ids("Ċ")
-    out = [float(value) for value in mask]
-    for position, (token, value) in enumerate(zip(ids, mask, strict=True)):
-        first = position == 0 or not mask[position - 1]
-        last = position + 1 == len(mask) or not mask[position + 1]
-        if value and token == newline and (first or last):
-            out[position] = 0.0
-    return out
-
-
-@pytest.mark.parametrize(
-    ("name", "trl", "chats"),
-    [
-        ("llama3", "llama3_training", PLAIN),
-        ("qwen", "qwen2_5_training", PLAIN + TOOLS),
-        ("qwen3_nothink", "qwen3_instruct_2507_training", PLAIN + TOOLS),
-        ("qwen3", "qwen3_training", [[U, THOUGHT], [U, INLINE], [S, U, A]]),  # later thoughts: it keeps all of them
-        ("gemma", "gemma_training", [PLAIN[0], PLAIN[2]]),
-        ("gemma3", "gemma3_training", PLAIN),
-    ],
-)
-def test_masks_equal_those_of_trl(name: str, trl: str, chats: list[list[dict[str, Any]]]) -> None:
-    tokenizer = build_tokenizer(name)
-    template = bind(tokenizer, name)
-    for messages in chats:
-        tools = [WEATHER] if messages in TOOLS else None
-        ids, mask = _official_mask(tokenizer, load_official(f"trl:{trl}"), messages, tools)
-        assert sum(mask) > 4
-        ours, weights = ids_and_weights(template, sample(messages, tools or ()))
-        assert ours == ids
-        assert weights == _without_line_breaks(tokenizer, ids, mask)
-
-
-def test_deepseek_r1_mask_is_that_of_trl_without_the_prompt() -> None:
-    tokenizer = build_tokenizer("deepseekr1")
-    template = bind(tokenizer, "deepseekr1")
-    ids, mask = _official_mask(tokenizer, load_official("trl:deepseek_r1_distill_training"), [U, INLINE], None)
-    ours, weights = ids_and_weights(template, sample([U, INLINE]))
-    assert ours == ids
-    theirs_only = [token for token, a, b in zip(ids, mask, weights, strict=True) if a and not b]
-    assert tokenizer.decode(theirs_only) == "<｜Assistant｜><think>\n"
-    assert all(a for a, b in zip(mask, weights, strict=True) if b)
 
 
 @pytest.mark.parametrize("kind", ["bytes", "metaspace"])

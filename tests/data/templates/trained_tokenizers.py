@@ -66,13 +66,14 @@ def _trained(kind: str) -> str:
     return {"bytes": _byte_level, "metaspace": _metaspace}[kind]().to_str()
 
 
-def build_tokenizer(name: str, kind: str = "bytes") -> PreTrainedTokenizerFast:
+def build_tokenizer(name: str, kind: str = "bytes", keep: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     """A fresh tokenizer with the special tokens of the template ``name``."""
     family = next((key for key in sorted(BOS_EOS, key=len, reverse=True) if name.startswith(key)), None)
     bos, eos = BOS_EOS.get(family, ("<s>", "</s>"))
     special = dict.fromkeys([token for token in (bos, eos) if token])
     if name in TEMPLATES:
         special.update(dict.fromkeys(resolve("templates", name).special_tokens))
+    special.update(dict.fromkeys(keep))
     backend = Tokenizer.from_str(_trained(kind))
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     plain = next((tokens for key, tokens in PLAIN_ADDED.items() if name.startswith(key)), [])

@@ -9,7 +9,7 @@ from typing import Any
 from ...extras.errors import ConfigError
 from ..dataset_info import DatasetAttr
 from ..messages import Message, Sample
-from .turns import label_field, list_field, refuse_media, require_columns, short, text_field, tools_field
+from .turns import label_field, list_field, margin_field, refuse_media, require_columns, short, text_field, tools_field
 
 
 def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
@@ -37,8 +37,8 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
         rejected = (Message.of("assistant", _answer(row, columns.rejected)),)
     elif answer := text_field(row, columns.response):
         messages.append(Message.of("assistant", answer))
-    label = label_field(row, columns.kto_tag)
-    return Sample(tuple(messages), tools_field(row, columns.tools), chosen, rejected, label)
+    margin, label = margin_field(row, columns.margin), label_field(row, columns.kto_tag)
+    return Sample(tuple(messages), tools_field(row, columns.tools), chosen, rejected, margin, label)
 
 
 def _answer(row: Mapping[str, Any], column: str | None) -> str:

@@ -9,7 +9,17 @@ from typing import Any
 from ...extras.errors import ConfigError
 from ..dataset_info import DatasetAttr
 from ..messages import Message, Sample
-from .turns import label_field, list_field, read_turns, refuse_media, require_columns, short, text_field, tools_field
+from .turns import (
+    label_field,
+    list_field,
+    margin_field,
+    read_turns,
+    refuse_media,
+    require_columns,
+    short,
+    text_field,
+    tools_field,
+)
 
 
 def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
@@ -35,8 +45,8 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
     if attr.ranking:
         require_columns(row, columns.chosen, columns.rejected)
         chosen, rejected = _answer(row, attr, columns.chosen), _answer(row, attr, columns.rejected)
-    label = label_field(row, columns.kto_tag)
-    return Sample(messages, tools_field(row, columns.tools), chosen, rejected, label)
+    margin, label = margin_field(row, columns.margin), label_field(row, columns.kto_tag)
+    return Sample(messages, tools_field(row, columns.tools), chosen, rejected, margin, label)
 
 
 def _answer(row: Mapping[str, Any], attr: DatasetAttr, column: str | None) -> tuple[Message, ...]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..messages import Message, Part, ToolCall
 
 Row = Mapping[str, Any]
 _END_OF_THOUGHT = "</think>"
+_WEIGHTS = ("train", "weight", "loss_weight")
 
 
 def text_field(row: Row, column: str | None) -> str:
@@ -58,6 +60,20 @@ def label_field(row: Row, column: str | None) -> bool | None:
     if not isinstance(value, bool):
         raise ConfigError(f"field {column!r} is {short(value)}, expected true or false")
     return value
+
+
+def margin_field(row: Row, column: str | None) -> float | None:
+    """Return by how much the chosen answer is the better one; None when the set does not say."""
+    value = row.get(column) if column else None
+    if value is None or value == "":
+        return None
+    try:
+        margin = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        margin = math.nan
+    if not math.isfinite(margin):
+        raise ConfigError(f"field {column!r} is {short(value)}, expected a number")
+    return margin
 
 
 def require_columns(row: Row, *columns: str | None) -> None:
@@ -125,9 +141,7 @@ def _read_turn(turn: Any, attr: DatasetAttr) -> Message:
     content = turn.get(tags.content_tag)
     if roles[role] == "tool" and not isinstance(content, str) and attr.formatting != "openai":
         content = json.dumps(content, ensure_ascii=False)
-    plain = {
-        key: value for key, value in turn.items() if key not in (tags.role_tag, tags.content_tag, "train", "weight")
-    }
+    plain = {key: value for key, value in turn.items() if key not in (tags.role_tag, tags.content_tag, *_WEIGHTS)}
     if "function_call" in turn and not turn.get("tool_calls"):  # the OpenAI schema of 2023
         plain["tool_calls"] = [turn["function_call"]] if turn["function_call"] else None
     if content is None and not plain.get("tool_calls"):
@@ -151,8 +165,8 @@ def _function_turn(content: Any, weight: float | None) -> Message:
 
 
 def _weight(turn: Mapping[str, Any]) -> float | None:
-    """Return the loss weight that ``train`` (true, false, number) or ``weight`` (number) asks for."""
-    for key in ("train", "weight"):
+    """Return the loss weight that ``train`` (true, false, number), ``weight`` or ``loss_weight`` (numbers) asks for."""
+    for key in _WEIGHTS:
         value = turn.get(key)
         if value is None:
             continue

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class PairwiseProcessor:
-    """A row is two sequences, the preferred one first; only the answers are trained."""
+    """A row is two sequences, the preferred one first, and ``margin``: [m] or [0]; only the answers are trained."""
 
     name = "pairwise"
     default_overlong: Rule = "truncate"
@@ -38,11 +38,12 @@ class PairwiseProcessor:
         Raises:
             ConfigError: A row has no pair, an empty answer, or two equal ones; names the file and the row.
         """
-        writer = AnswerWriter(args)
+        writer, margins = AnswerWriter(args), []
         encoded = encode_answers(samples, [_pair(sample) for sample in samples], template)
         for number, (sample, sequences) in enumerate(zip(samples, encoded, strict=True)):
-            writer.write(sequences, sample, number, differ=True)
-        return Encoded(writer.columns, writer.tally)
+            if writer.write(sequences, sample, number, differ=True):
+                margins.append([sample.margin or 0.0])
+        return Encoded({**writer.columns, "margin": margins}, writer.tally)
 
 
 def _pair(sample: Sample) -> tuple[tuple[Message, ...], tuple[Message, ...]]:

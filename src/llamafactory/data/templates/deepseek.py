@@ -39,6 +39,18 @@ deepseekr1 = replace(
 
 deepseekr1_0528 = replace(deepseekr1, name="deepseekr1_0528", thought_prompt="", tool_join="\n")
 
+# A hybrid: the official prompt lets it think only where the caller asks for it, as ours does while thinking is on.
+deepseek3_1 = replace(
+    deepseekr1,
+    name="deepseek3_1",
+    thought=("<think>", "</think>"),
+    no_thought="<think></think>",
+    thought_prompt="<think>",
+    tool_open="",
+    tool_close="",
+    tool_format="deepseek3_1",
+)
+
 deepseekcoder = ChatTemplate(
     name="deepseekcoder",
     bos_eos=("<｜begin▁of▁sentence｜>", "<|EOT|>"),

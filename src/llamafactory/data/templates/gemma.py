@@ -61,6 +61,7 @@ gemma4 = ChatTemplate(
     tools_join="",
     thought=("<|channel>thought\n", "\n<channel|>"),
     thought_prompt="<|channel>thought\n<channel|>",
+    no_thought_prompt="<|channel>thought\n<channel|>",
     empty_thought="never",
     strip=("system", "user", "assistant"),
     stop=("<turn|>", "<|tool_response>"),
@@ -69,4 +70,4 @@ gemma4 = ChatTemplate(
     bos_eos=("<bos>", "<eos>"),
 )
 
-gemma4n = replace(gemma4, name="gemma4n", thought_prompt="")
+gemma4n = replace(gemma4, name="gemma4n", thought_prompt="", no_thought_prompt="")

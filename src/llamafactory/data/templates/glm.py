@@ -70,6 +70,7 @@ glm4_moe = replace(
     thought=("\n<think>", "</think>"),
     no_thought="\n<think></think>",
     empty_thought="never",
+    user_no_thinking="/nothink",
     strip=("assistant", "thought"),
 )
 
@@ -79,9 +80,10 @@ glm4_5v = replace(
     generation="<|assistant|>\n",
     thought=("<think>", "</think>"),
     no_thought="<think></think>",
+    no_thought_prompt="<think></think>\n",
 )
 
-glm_ocr = replace(glm4_5v, name="glm_ocr")
+glm_ocr = replace(glm4_5v, name="glm_ocr", tool="\n<tool_response>\n{{content}}\n</tool_response>\n")
 
 glm4_7 = replace(
     glm4_moe,
@@ -94,6 +96,7 @@ glm4_7 = replace(
     thought=("<think>", "</think>"),
     no_thought="</think>",
     thought_prompt="<think>",
+    user_no_thinking="",
 )
 
 # Aeva: no official text is known; built as GLM-4.7.

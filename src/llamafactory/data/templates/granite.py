@@ -14,8 +14,8 @@ granite3 = ChatTemplate(
     gap="\n",
     tool="<|start_of_role|>tool_response<|end_of_role|>{{content}}<|end_of_text|>\n",
     tool_format="granite3",
-    tools_in="turn_before_system",
-    tools_turn="<|start_of_role|>available_tools<|end_of_role|>\n{{content}}<|end_of_text|>\n",
+    tools_in="turn_after_system",
+    tools_turn="<|start_of_role|>available_tools<|end_of_role|>{{content}}<|end_of_text|>\n",
     eos="<|end_of_text|>",
     special_tokens=("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"),
 )
@@ -31,6 +31,7 @@ granite4 = replace(
     tools_in="system",
     tools_turn="{{content}}",
     default_beside_tools=False,
+    skip_empty_system=True,
     stop=("<|end_of_text|>",),
 )
 

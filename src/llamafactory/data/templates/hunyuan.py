@@ -23,8 +23,13 @@ hunyuan_small = ChatTemplate(
     user="<｜hy_User｜>{{content}}",
     generation="<｜hy_Assistant｜>",
     assistant="{{content}}{{eos}}",
-    tool="<｜hy_User｜>{{content}}",
+    tool_open="<｜hy_User｜><tool_responses>",
+    tool="<tool_response>{{content}}</tool_response>",
+    tool_join="\n",
+    tool_close="</tool_responses>",
+    tool_format="hunyuan_small",
     gather_system="\n\n",
+    skip_empty_system=True,
     stop=("<｜hy_place▁holder▁no▁2｜>",),
     special_tokens=(
         "<｜hy_begin▁of▁sentence｜>",
@@ -41,6 +46,12 @@ hy_dense_1_8b = replace(
     prefix="<｜hy_begin▁of▁sentence｜>",
     assistant="{{content}}<｜hy_place▁holder▁no▁2｜>",
     gather_system=None,
+    skip_empty_system=False,
+    tool_open="",
+    tool="<｜hy_User｜>{{content}}",
+    tool_join="",
+    tool_close="",
+    tool_format="default",
     suffix="<｜hy_place▁holder▁no▁8｜>",
 )
 

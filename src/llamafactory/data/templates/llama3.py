@@ -34,7 +34,7 @@ llama3_1 = replace(
     first_system_with_tools=_SYSTEM + "Environment: ipython\n" + _DATES + "{{content}}<|eot_id|>",
 )
 
-mllama = replace(llama3_1, name="mllama")
+mllama = replace(llama3_1, name="mllama", strip=("system",))
 
 llama4 = replace(
     llama3,
@@ -44,6 +44,7 @@ llama4 = replace(
     user="<|header_start|>user<|header_end|>\n\n{{content}}<|eot|>",
     generation="<|header_start|>assistant<|header_end|>\n\n",
     assistant="{{content}}<|eot|>",
+    tool_format="llama4",
     tool="<|header_start|>ipython<|header_end|>\n\n{{json}}<|eot|>",
     strip=("system",),
     stop=("<|eot|>", "<|eom|>"),

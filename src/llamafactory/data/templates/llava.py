@@ -19,9 +19,17 @@ video_llava = replace(vicuna, name="video_llava")
 
 llava_next_llama3 = replace(llama3, name="llava_next_llama3")
 
-llava_next_mistral = replace(mistral_v1, name="llava_next_mistral")
+# As officially: white space stands after an answer, not before a question.
+llava_next_mistral = replace(
+    mistral_v1,
+    name="llava_next_mistral",
+    user="[INST] {{content}} [/INST]",
+    gap=" ",
+    merge_system=None,
+    system="<<SYS>>\n{{content}}\n<</SYS>>\n\n",
+)
 
-llava_next_video_mistral = replace(mistral_v1, name="llava_next_video_mistral")
+llava_next_video_mistral = replace(llava_next_mistral, name="llava_next_video_mistral")
 
 llava_next_qwen = replace(qwen2, name="llava_next_qwen")
 

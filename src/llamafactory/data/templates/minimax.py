@@ -8,6 +8,7 @@ minimax1 = ChatTemplate(
     prefix="<begin_of_document>",
     system="<beginning_of_sentence>system ai_setting=assistant\n{{content}}<end_of_sentence>\n",
     gather_system="",
+    skip_empty_system=True,
     user="<beginning_of_sentence>user name=user\n{{content}}<end_of_sentence>\n",
     generation="<beginning_of_sentence>ai name=assistant\n",
     assistant="{{content}}<end_of_sentence>",
@@ -26,6 +27,7 @@ minimax1 = ChatTemplate(
 minimax2 = ChatTemplate(
     name="minimax2",
     prefix="]~!b[",
+    skip_empty_system=True,
     default_system="You are MiniMax-M2, a helpful AI assistant built by MiniMax. Knowledge cutoff: 2025-06.",
     system="]~b]system\n{{content}}[e~[\n",
     user="]~b]user\n{{content}}[e~[\n",

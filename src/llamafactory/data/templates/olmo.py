@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OLMo: EOS serves as the start token, too."""
+"""OLMo: EOS serves as the start token, too; OLMo 2 has a start token of its own, which is the same."""
+
+from dataclasses import replace
 
 from ..template import ChatTemplate
 
@@ -14,3 +16,5 @@ olmo = ChatTemplate(
     gap="\n",
     tool="<|tool|>\n{{content}}\n",
 )
+
+olmo2 = replace(olmo, name="olmo2", prefix="{{bos}}", system="<|system|>\n{{content}}\n")

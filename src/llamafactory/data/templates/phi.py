@@ -44,6 +44,9 @@ phi = replace(
     tool="<|tool|>\n{{content}}<|end|>\n",
     tool_format="default",
     tools_join="\n\n",
+    skip_empty_system=True,
 )
 
-phi_small = replace(phi, name="phi_small", bos_eos=("<|endoftext|>", "<|endoftext|>"), prefix="{{bos}}")
+phi_small = replace(
+    phi, name="phi_small", skip_empty_system=False, bos_eos=("<|endoftext|>", "<|endoftext|>"), prefix="{{bos}}"
+)

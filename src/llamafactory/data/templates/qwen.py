@@ -35,7 +35,7 @@ qwen2_audio = replace(qwen2_vl, name="qwen2_audio")
 
 qwen2_omni = replace(qwen2_vl, name="qwen2_omni")
 
-qwen3_omni = replace(qwen3, name="qwen3_omni")
+qwen3_omni = replace(qwen3, name="qwen3_omni", tools_alone="<|im_start|>system\n\n\n{{content}}<|im_end|>\n")
 
 qwen3_omni_nothink = replace(qwen3_nothink, name="qwen3_omni_nothink")
 
@@ -56,4 +56,21 @@ qwen3_5 = replace(
 # The same text, but its prompt closes the thought at once.
 qwen3_5_nothink = replace(qwen3_5, name="qwen3_5_nothink", thought_prompt="<think>\n\n</think>\n\n")
 
-qwen3_6 = replace(qwen3_5, name="qwen3_6")
+qwen3_6 = replace(qwen3_5, name="qwen3_6", tool_format="qwen3_6")
+
+_CODER = "You are Qwen, a helpful AI assistant that can interact with a computer to solve tasks."
+
+qwen3_coder_next = replace(
+    qwen3_nothink,
+    name="qwen3_coder_next",
+    tool_format="qwen3_coder_next",
+    tools_alone=f"<|im_start|>system\n{_CODER}\n\n{{{{content}}}}<|im_end|>\n",
+)
+
+qwen3_coder = replace(
+    qwen3_coder_next,
+    name="qwen3_coder",
+    tool_format="qwen3_coder",
+    tool_open="<|im_start|>user\n",
+    tool="<tool_response>\n{{content}}\n</tool_response>\n",
+)

@@ -26,6 +26,11 @@ seed_oss = ChatTemplate(
     generation="{{bos}}assistant\n",
     tool="{{bos}}tool\n{{content}}{{eos}}",
     tool_format="seed_oss",
+    tools_join="",
+    tools_alone=(
+        "{{bos}}system\nYou are Doubao, a helpful AI assistant. You may call one or more functions to assist with the user "
+        "query.{{content}}{{eos}}"
+    ),
     thought=("<seed:think>", "</seed:think>\n"),
     keep_thoughts=True,
     empty_thought="never",

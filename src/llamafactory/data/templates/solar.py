@@ -5,6 +5,7 @@ from ..template import ChatTemplate
 
 solar = ChatTemplate(
     name="solar",
+    skip_empty_system=True,
     system="### System:\n{{content}}\n\n",
     user="### User:\n{{content}}\n\n",
     generation="### Assistant:\n",

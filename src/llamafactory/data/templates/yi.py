@@ -8,6 +8,9 @@ from .chatml import chatml
 
 yi = replace(chatml, name="yi")
 
+# Its system text has no marks.
+yi_1_5 = replace(chatml, name="yi_1_5", first_system="{{content}}")
+
 yi_vl = ChatTemplate(
     name="yi_vl",
     default_system=(

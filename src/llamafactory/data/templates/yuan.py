@@ -10,6 +10,7 @@ yuan = ChatTemplate(
     generation="<sep>",
     assistant="{{content}}<eod>",
     gap="<n>",
+    strip=("system", "user", "assistant"),
     tool="{{content}}",
     stop=("<eod>",),
     special_tokens=("<sep>", "<eod>", "<n>"),

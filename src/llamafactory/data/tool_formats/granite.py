@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Granite 3 (indented JSON tools, a JSON list of calls) and 4 (Hermes calls)."""
+"""Granite 3 (an indented JSON list of tools, a JSON list of calls) and 4 (Hermes calls)."""
 
 from dataclasses import replace
 
 from .json_format import JsonToolFormat
 from .qwen import tool_format as qwen
 
+_LIST = """
+{%- set state = namespace(tools=[]) -%}
+{%- for tool in tools -%}
+{%- set function = tool.function if tool.function is defined else tool -%}
+{%- set state.tools = state.tools + [{'type': 'function', 'function': function}] -%}
+{%- endfor -%}
+{{- state.tools | tojson(indent=4) -}}
+"""
+
 granite3 = JsonToolFormat(
-    head="",
-    tool="{{tool}}",
-    indent=4,
-    join="\n\n",
-    tail="",
+    listing=("", _LIST),
     calls_open="<|tool_call|>[",
     call='{"name": "{{name}}", "arguments": {{arguments}}}',
     call_join=", ",

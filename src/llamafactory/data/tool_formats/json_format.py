@@ -12,7 +12,8 @@ from typing import Any, Literal
 from ...extras.errors import ConfigError
 from ..messages import ToolCall
 from ..template_pieces import GLUE, Piece, Values, call_number, fill
-from .values import read_arguments, read_gemma, write_value
+from .listing import write_listing
+from .values import read_arguments, read_gemma, sort_keys, write_value
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class JsonToolFormat:
             ``{{name}}``.
         join: Between tools.
         tail: After the tool list.
+        listing: Jinja that writes the tool list where ``head`` to ``tail`` cannot: macros, and what writes ``tools``.
+        marks: Special tokens that ``listing`` writes.
         indent: Spaces of indented JSON in the tool list; ``None`` for one line.
         content_join: Between a turn's text and its calls.
         calls_open: Before the first call.
@@ -36,17 +39,19 @@ class JsonToolFormat:
         argument_join: Between arguments.
         values: How a value stands in ``argument``; strings as they are and all else JSON (``text``), the same with
             Python's ``True`` and ``None`` (``python``), strings quoted as Python
-            does (``quoted``), or Gemma 4's own marks (``gemma``).
+            does (``quoted``), or Gemma 4's own marks, keys in alphabetical order (``gemma``).
         start: Regular expression that ends where the JSON of a call starts, or of a list of calls; the group ``name``
             (and ``id``) when the name is not part of the JSON.
     """
 
-    head: str
-    tool: str
-    join: str
-    tail: str
     call: str
     start: str
+    head: str = ""
+    tool: str = ""
+    join: str = ""
+    tail: str = ""
+    listing: tuple[str, str] | None = None
+    marks: tuple[str, ...] = ()
     indent: int | None = None
     content_join: str = ""
     calls_open: str = ""
@@ -87,6 +92,12 @@ class JsonToolFormat:
 
     def describe_pieces(self, tools: Sequence[dict[str, Any]]) -> Iterator[Piece]:
         """:meth:`describe`, with the data told from the literals."""
+        if self.listing is not None:
+            source = json.dumps(list(tools), ensure_ascii=False)
+            yield from (
+                Piece(text, GLUE, False, mark) for text, mark in write_listing(self.listing, self.marks, source)
+            )
+            return
         yield from fill(self.head, GLUE, False, {})
         for number, tool in enumerate(tools):
             function = tool.get("function", tool)
@@ -125,7 +136,7 @@ class JsonToolFormat:
                     f"tool_calls: arguments of {call.name!r} must be a JSON object, got {call.arguments!r}"
                 )
         pieces: list[Piece] = []
-        for number, (key, value) in enumerate(arguments.items()):
+        for number, (key, value) in enumerate(sort_keys(arguments) if self.values == "gemma" else arguments.items()):
             pieces += fill(self.argument_join if number else "", message, True, {})
             pieces += fill(self.argument, message, True, {"key": key, "value": write_value(value, self.values)})
         return pieces

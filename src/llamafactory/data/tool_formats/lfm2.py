@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """LFM2: calls as Python writes them, in a list."""
 
+from dataclasses import replace
+
 from .json_format import JsonToolFormat
 
 tool_format = JsonToolFormat(
@@ -17,3 +19,6 @@ tool_format = JsonToolFormat(
     values="quoted",
     start=r"(?:(?<=<\|tool_call_start\|>\[)|(?<=\), ))(?P<name>[^\s()=,'\"]+)\(",
 )
+
+# 2.5 has no marks around the tools.
+lfm2_5 = replace(tool_format, head="List of tools: [", tail="]")

@@ -75,11 +75,16 @@ def _read_value(text: str, style: str, kind: Any) -> Any:
         return text
 
 
+def sort_keys(value: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Items in the order of Jinja's ``dictsort``."""
+    return sorted(value.items(), key=lambda item: item[0].lower())
+
+
 def _write_gemma(value: Any) -> str:
     if isinstance(value, str):
         return f"{_MARK}{value}{_MARK}"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_write_gemma(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{_write_gemma(item)}" for key, item in sort_keys(value)) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_write_gemma, value)) + "]"
     return json.dumps(value)

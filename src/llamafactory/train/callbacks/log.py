@@ -16,7 +16,12 @@ from transformers import TrainerCallback
 from ...extras.files import write_atomic
 
 FILE_NAME = "trainer_log.jsonl"
-_GROUPS = ("rewards/", "logps/", "losses/", "kl")  # what the preference stages log beside the loss
+# What stages log beside the loss.
+_GROUPS = (
+    *("rewards/", "logps/", "losses/", "kl", "loss/", "data_wait"),
+    *("reward", "entropy", "clip_fraction", "response_length", "finished", "value_loss", "equal_groups"),
+    "rollout_seconds",
+)
 
 
 class LogCallback(TrainerCallback):
@@ -90,7 +95,7 @@ class LogCallback(TrainerCallback):
 
 
 def _is_progress(logs: dict[str, float]) -> bool:
-    return "loss" in logs or any(key.startswith("eval_") and key.endswith("_loss") for key in logs)
+    return "loss" in logs or any(key.startswith("eval_") and key.endswith(("_loss", "_reward")) for key in logs)
 
 
 def _memory() -> dict[str, float]:

@@ -61,7 +61,8 @@ class DPOTrainer(ReferenceTrainer):
             "logps/rejected": pairs.rejected,
             **{f"losses/{name}": part for name, part in parts.items()},
         }
-        return {name: torch.where(real, value, 0.0).sum() for name, value in values.items()}
+        sums = {name: torch.where(real, value, 0.0).sum() for name, value in values.items()}
+        return sums | self.entropy_sums(scores)
 
     def _pairs(self, scores: TokenScores, inputs: dict[str, Any]) -> tuple[Pairs, Tensor]:
         """Return the pairs of a batch, and which of them are real: a filler has no trained token."""

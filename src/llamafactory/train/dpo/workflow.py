@@ -21,7 +21,10 @@ stage = Stage(
     PairwiseProcessor(),
     trainer=DPOTrainer,
     collator=PairCollator,
-    plots=("loss", "eval_loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected"),
+    plots=(
+        *("loss", "eval_loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected"),
+        *("logps/chosen", "logps/rejected", "entropy", "eval_rewards/accuracies", "eval_rewards/margins"),
+    ),
 )
 
 

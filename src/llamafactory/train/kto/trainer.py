@@ -35,13 +35,23 @@ class KTOTrainer(ReferenceTrainer):
         if rlhf.pref_ftx:
             values["losses/sft"] = torch.where(good, -policy / tokens.clamp(min=1), 0.0)
             loss = loss + rlhf.pref_ftx * values["losses/sft"]
-        values |= {"loss": loss, "kl": kl.expand(len(loss))}
         rewards, log_probs = rlhf.pref_beta * ratio.detach(), policy.detach()
+        right = (rewards > rlhf.pref_beta * kl) == good  # on the side of the loss's middle that the verdict asks for
+        values |= {"loss": loss, "kl": kl.expand(len(loss)), "rewards/accuracies": right.to(loss.dtype)}
         for side, mine in (("chosen", good), ("rejected", ~good)):
             values[f"rewards/{side}"] = torch.where(mine, rewards, 0.0)
             values[f"logps/{side}"] = torch.where(mine, log_probs, 0.0)
             values[f"rewards/{side}:items"] = values[f"logps/{side}:items"] = mine.to(ratio.dtype)
-        return {name: torch.where(real, value, 0.0).sum() for name, value in values.items()}
+        sums = {name: torch.where(real, value, 0.0).sum() for name, value in values.items()}
+        return sums | self.entropy_sums(scores)
+
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        if not {"rewards/chosen", "rewards/rejected"} <= means.keys():
+            return means
+        return {**means, "rewards/margins": means["rewards/chosen"] - means["rewards/rejected"]}
+
+    def reference_columns(self, inputs: dict[str, Any]) -> Tensor:
+        return torch.stack([self.reference_sums(inputs), self.reference_sums(inputs["mismatched"])], 1)
 
     @torch.no_grad()
     def _kl(self, batch: dict[str, Any], real: int) -> Tensor:

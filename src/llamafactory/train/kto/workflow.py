@@ -21,7 +21,10 @@ stage = Stage(
     FeedbackProcessor(),
     trainer=KTOTrainer,
     collator=FeedbackCollator,
-    plots=("loss", "eval_loss", "rewards/chosen", "rewards/rejected", "kl"),
+    plots=(
+        *("loss", "eval_loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
+        *("logps/chosen", "logps/rejected", "entropy", "eval_rewards/margins", "eval_rewards/accuracies"),
+    ),
 )
 
 

@@ -14,7 +14,7 @@ from ..trainer import Trainer
 
 
 class RewardTrainer(Trainer):
-    """Bradley-Terry on the scores of both answers: a mean over pairs."""
+    """Bradley-Terry on the scores of both answers, with the rows' margins: a mean over pairs."""
 
     def teach(self, model: nn.Module) -> nn.Module:
         return attach_rewards(model)
@@ -30,11 +30,12 @@ class RewardTrainer(Trainer):
     def item_sums(self, scores: Tensor, inputs: dict[str, Any]) -> dict[str, Tensor]:
         chosen, rejected = scores[::2], scores[1::2]
         values = {
-            "loss": bradley_terry(chosen, rejected),
+            "loss": bradley_terry(chosen, rejected, inputs["margin"], self.run_args.rlhf.center_rewards_coefficient),
             "rewards/chosen": chosen.detach(),
             "rewards/rejected": rejected.detach(),
             "rewards/margins": (chosen - rejected).detach(),
             "rewards/accuracies": (chosen > rejected).float(),
+            "rewards/mean": (chosen + rejected).detach() / 2,
         }
         real = float(inputs["positions"].numel() > 0)  # of a filler nothing counts
         return {name: real * value.sum() for name, value in values.items()}

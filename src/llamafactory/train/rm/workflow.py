@@ -22,7 +22,10 @@ stage = Stage(
     head="reward",
     trainer=RewardTrainer,
     collator=PairCollator,
-    plots=("loss", "eval_loss", "rewards/accuracies", "rewards/margins", "eval_rewards/accuracies"),
+    plots=(
+        *("loss", "eval_loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected"),
+        *("eval_rewards/accuracies", "eval_rewards/margins"),
+    ),
 )
 
 

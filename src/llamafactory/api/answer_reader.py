@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the text of an answer, as it comes, to thought, text and tool calls."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ..data.messages import ToolCall
+    from ..data.template import Template
+    from ..data.tool_formats.json_format import JsonToolFormat
+
+
+@dataclass(frozen=True)
+class CallPiece:
+    """A piece of one tool call: its start has a name, the others more of the arguments' JSON text."""
+
+    index: int
+    arguments: str
+    name: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What became certain."""
+
+    reasoning: str = ""
+    content: str = ""
+    calls: tuple[CallPiece, ...] = ()
+
+
+class Reader(Protocol):
+    """Reads one answer."""
+
+    def push(self, text: str) -> Piece:
+        """Take more text."""
+        ...
+
+    def finish(self) -> Piece:
+        """The answer is over: give what was held back."""
+        ...
+
+
+def _call_piece(index: int, name: str, arguments: str) -> CallPiece:
+    return CallPiece(index, arguments, name, f"call_{secrets.token_hex(12)}")
+
+
+class PlainReader:
+    """An answer whose text is content and nothing else."""
+
+    def push(self, text: str) -> Piece:
+        return Piece(content=text)
+
+    def finish(self) -> Piece:
+        return Piece()
+
+
+class NamedCallReader:
+    """An answer that is the arguments of one known function."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._begun = False
+
+    def push(self, text: str) -> Piece:
+        if self._begun:
+            return Piece(calls=(CallPiece(0, text),) if text else ())
+        self._begun = True
+        return Piece(calls=(_call_piece(0, self._name, text),))
+
+    def finish(self) -> Piece:
+        return Piece() if self._begun else self.push("")
+
+
+class AnyCallReader:
+    """An answer that is ``{"name": ..., "arguments": {...}}``; one that was cut off is content."""
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def push(self, text: str) -> Piece:
+        self._text += text
+        return Piece()
+
+    def finish(self) -> Piece:
+        try:
+            call = json.loads(self._text)
+        except json.JSONDecodeError:
+            return Piece(content=self._text)
+        return Piece(calls=(_call_piece(0, call["name"], json.dumps(call["arguments"], ensure_ascii=False)),))
+
+
+class ChatReader:
+    """An answer in a template's own words.
+
+    Text is given out when nothing that follows can make it a mark: of a thought, a call, or the end of the turn.
+
+    Args:
+        template: Tells the marks.
+        tools: OpenAI tool objects; without any, calls are text.
+        thinking: The prompt has opened a thought.
+    """
+
+    def __init__(self, template: Template, tools: Sequence[dict[str, Any]], thinking: bool) -> None:
+        self._template, self._tools = template, tools
+        dialect = template.tool_format
+        self._marks = call_marks(dialect) if tools else None
+        self._joined = (dialect.content_join + _call_start(dialect),) if tools and dialect.content_join else ()
+        self._step = self._thought if thinking else self._start
+        self._held = ""  # of the thought, or what stands before the text
+        self._text = ""  # all after the thought
+        self._shown = 0  # characters of it that were given out
+        self._thought_shown = False
+        self._calls = 0
+        self._over = False
+
+    def push(self, text: str) -> Piece:
+        self._held += text
+        return self._step()
+
+    def finish(self) -> Piece:
+        self._over = True
+        for end in self._template.ends:
+            self._held = self._held.removesuffix(end)
+            if not self._held:
+                self._text = self._text[: self._shown] + self._text[self._shown :].removesuffix(end)
+        return self._step()
+
+    def _start(self) -> Piece:
+        """Whether a thought comes first."""
+        text = self._held.lstrip()
+        if self._template.thought is not None:
+            opening = self._template.thought[0]
+            if text.startswith(opening):
+                self._held = text.removeprefix(opening)
+                self._step = self._thought
+                return self._step()
+            if opening.startswith(text) and not self._over:
+                return Piece()
+        if not self._over and any(one.startswith(self._held) for one in self._template.openings):
+            return Piece()
+        return self._begin_content()
+
+    def _begin_content(self) -> Piece:
+        for opening in self._template.openings:
+            self._held = self._held.removeprefix(opening)
+        self._step = self._content
+        return self._step()
+
+    def _thought(self) -> Piece:
+        assert self._template.thought is not None
+        closing = self._template.thought[1]
+        if not self._thought_shown:
+            self._held = self._held.lstrip("\n")
+        thought, found, rest = self._held.partition(closing)
+        if found:
+            thought = thought.rstrip("\n")
+            self._held = rest
+            self._step = self._after_thought
+            after = self._step()
+            return Piece(thought + after.reasoning, after.content, after.calls)
+        keep = 0 if self._over else _beginning(thought, (closing, *self._template.ends))
+        shown = thought[: len(thought) - keep].rstrip("\n")
+        self._held = self._held[len(shown) :]
+        self._thought_shown = self._thought_shown or bool(shown)
+        return Piece(reasoning=shown)
+
+    def _after_thought(self) -> Piece:
+        """Line breaks after a thought belong to its marks."""
+        self._held = self._held.lstrip("\n")
+        if not self._over and any(one.startswith(self._held) for one in ("", *self._template.openings)):
+            return Piece()
+        return self._begin_content()
+
+    def _content(self) -> Piece:
+        """Text, until something that may be a call begins."""
+        self._text += self._held
+        self._held = ""
+        at = self._first_mark()
+        if at is not None:
+            return self._read_calls()
+        end = len(self._text)
+        if not self._over:
+            end -= self._undecided(self._text[self._shown :])
+        return self._show(end)
+
+    def _undecided(self, text: str) -> int:
+        """How much of the end of ``text`` may belong to the end of the turn, or to a call and what joins it on."""
+        ends = self._template.ends
+        keep = _beginning(text, (*ends, *(self._marks or ()), *self._joined))
+        while closed := next((end for end in ends if text[: len(text) - keep].endswith(end)), ""):
+            keep += len(closed)  # one end after another
+        if self._marks is not None:  # white space before a call belongs to it
+            rest = text[: len(text) - keep]
+            keep += len(rest) - len(rest.rstrip())
+        return keep
+
+    def _first_mark(self) -> int | None:
+        if self._marks is None:
+            return None
+        found = [at for mark in self._marks if (at := self._text.find(mark, self._shown)) >= 0]
+        return min(found, default=None) if self._marks else 0
+
+    def _read_calls(self) -> Piece:
+        text, calls = self._template.tool_format.split(self._text, self._tools)
+        if calls:
+            new = tuple(_of_tool_call(self._calls + i, call) for i, call in enumerate(calls[self._calls :]))
+            content = text[self._shown :] if not self._calls else ""
+            self._calls += len(new)
+            return Piece(content=content, calls=new)
+        return self._show(len(self._text)) if self._over else Piece()
+
+    def _show(self, end: int) -> Piece:
+        content, self._shown = self._text[self._shown : end], end
+        return Piece(content=content)
+
+
+def _of_tool_call(index: int, call: ToolCall) -> CallPiece:
+    arguments = call.arguments
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return _call_piece(index, call.name, text)
+
+
+def call_marks(tool_format: JsonToolFormat) -> tuple[str, ...]:
+    """Words with which the calls of a dialect begin; empty where anything may be the beginning of one."""
+    found = re.match(r'[^\s"{(]*', _call_start(tool_format).strip())
+    word = found[0] if found else ""
+    start = re.compile(tool_format.start, re.MULTILINE)
+    bare = [mark for mark in ("<|python_tag|>", "[", "{") if _begins_call(start, mark)]
+    if word in bare or not word:
+        return tuple(bare)
+    return (word, *bare)
+
+
+def _call_start(tool_format: JsonToolFormat) -> str:
+    return (tool_format.calls_open + tool_format.call).partition("{{")[0]
+
+
+def _begins_call(start: re.Pattern[str], mark: str) -> bool:
+    example = '{"name": "f", "arguments": {}}'
+    return start.match(mark.removesuffix("{") + example) is not None
+
+
+def _beginning(text: str, marks: Sequence[str]) -> int:
+    """Length of the longest ending of ``text`` that is, or begins, one of ``marks``."""
+    keep = 0
+    for mark in marks:
+        sizes = range(min(len(mark), len(text)), keep, -1)
+        keep = next((size for size in sizes if text.endswith(mark[:size])), keep)
+    return keep

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands before every route: who may ask, from which page, and how large and deep a body may be."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from ..extras.logging import get_logger
+from .errors import ApiError
+from .metrics import Metrics
+from .settings import ServerSettings, is_loopback
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = get_logger(__name__)
+
+# Neither tells anything about the model or its users; load balancers and people come without a key.
+_OPEN_PATHS = ("/health", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(rb"[\[{\]}]")
+
+
+class Guard:
+    """ASGI middleware that refuses what no route shall see, and counts what was answered.
+
+    Args:
+        app: What answers the rest.
+        settings: Key, names, origins and limits.
+        metrics: Gets route and status of every answer.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
+        self._app, self._settings, self._metrics = app, settings, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.monotonic()
+        status = 0
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            try:
+                self._admit(scope)
+                body = await self._read(receive)
+            except ApiError as error:
+                await error.response()(scope, receive, counted)
+            else:
+                await self._app(scope, _Replay(body, receive), counted)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.requests[route, status or 499] += 1  # 499: the client went away before an answer began
+            self._metrics.duration.observe(time.monotonic() - start)
+
+    def _admit(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        self._check_origin(headers)
+        if self._settings.key is None:
+            self._check_host(headers)
+        elif scope["path"].removeprefix(self._settings.root_path) not in _OPEN_PATHS and scope["method"] != "OPTIONS":
+            scheme, _, token = headers.get("authorization", "").partition(" ")
+            right = hmac.compare_digest(token.strip().encode(), self._settings.key.encode())
+            if scheme.lower() != "bearer" or not right:
+                asked = {"WWW-Authenticate": "Bearer"}
+                raise ApiError(401, "missing or wrong API key", code="invalid_api_key", headers=asked)
+
+    def _check_host(self, headers: Headers) -> None:
+        """Without a key, a page that gave its own name the address of this machine must not get through."""
+        name = _host_name(headers.get("host", ""))
+        known = is_loopback(name) or name in (self._settings.host, *self._settings.hosts)
+        if not known:
+            raise ApiError(
+                403, "this Host is not served; API_ALLOWED_HOSTS names further ones", code="host_not_allowed"
+            )
+
+    def _check_origin(self, headers: Headers) -> None:
+        origin = headers.get("origin")
+        if origin is None or {"*", origin} & set(self._settings.origins):
+            return
+        if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+            message = "this Origin is not allowed; API_CORS_ORIGINS names those that are"
+            raise ApiError(403, message, code="origin_not_allowed")
+
+    async def _read(self, receive: Receive) -> bytes:
+        """Read the body; it must be small, shallow, and not take forever."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._settings.body_seconds):
+                more = True
+                while more:
+                    message = await receive()
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > self._settings.max_body:
+                        limit = self._settings.max_body // 2**20
+                        raise ApiError(413, f"the body is larger than {limit} MiB", code="body_too_large")
+        except TimeoutError:
+            raise ApiError(408, "the body took too long to arrive", code="timeout") from None
+        if depth_of(body, self._settings.max_depth) > self._settings.max_depth:
+            raise ApiError(400, f"the JSON is nested deeper than {self._settings.max_depth}", code="too_deep")
+        if self._settings.verbose and body:
+            logger.info("request: %s", body.decode(errors="replace"))
+        return bytes(body)
+
+
+class _Replay:
+    """Gives the body that was read, then what the connection says next (that the client went away)."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+def depth_of(body: bytes | bytearray, enough: int) -> int:
+    """How deep the brackets of a JSON text are nested; not counted further than just above ``enough``."""
+    if body.count(b"[") + body.count(b"{") <= enough:
+        return 0
+    depth = deepest = 0
+    for bracket in _BRACKET.finditer(_STRING.sub(b"", body)):
+        depth += 1 if bracket[0] in b"[{" else -1
+        deepest = max(deepest, depth)
+        if deepest > enough:
+            break
+    return deepest
+
+
+def _host_name(host: str) -> str:
+    """The name in a Host header, without its port."""
+    if host.startswith("["):
+        return host.partition("]")[0].removeprefix("[").lower()
+    return host.partition(":")[0].lower()

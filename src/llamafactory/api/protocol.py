@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bodies of requests. Fields that OpenAI has and that change nothing here are accepted and not used."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.\-]{1,64}$")]
+Texts = Annotated[list[str], Field(min_length=1, max_length=256)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Stop = str | Annotated[list[str], Field(max_length=16)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+
+class FunctionCall(_Model):
+    """A function and its arguments as JSON text."""
+
+    name: Name
+    arguments: str | dict[str, Any] = "{}"
+
+
+class ToolCall(_Model):
+    """One call of an assistant turn."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(_Model):
+    """One turn; any order of roles."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class Function(_Model):
+    """What a tool is called and what it takes."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Model):
+    """A function that the model may call."""
+
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class NamedFunction(_Model):
+    """The name of a function."""
+
+    name: str
+
+
+class NamedTool(_Model):
+    """The one tool that must be called."""
+
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+class JsonSchema(_Model):
+    """A schema with a name."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=(), populate_by_name=True)
+    name: str = "answer"
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Model):
+    """What the answer must be."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+
+class StreamOptions(_Model):
+    """What a stream tells besides the answer."""
+
+    include_usage: bool = False
+
+
+class SamplingRequest(_Model):
+    """How an answer is made; what is not given comes from the server's configuration."""
+
+    model: Name = Field(description="API_MODEL_NAME, or the name of an adapter.")
+    temperature: float | None = Field(None, ge=0, le=10, description="0 = always the likeliest token.")
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=10**6, description="0 = all tokens.")
+    do_sample: bool | None = Field(None, description="false = always the likeliest token.")
+    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    presence_penalty: float | None = Field(
+        None, description="As in LLaMA-Factory the multiplicative repetition_penalty: 1 or more; 0 = not used."
+    )
+    frequency_penalty: float | None = Field(None, description="Not offered: only 0 is accepted.")
+    max_tokens: int | None = Field(None, ge=1, le=10**7)
+    n: int = Field(1, ge=1, le=64)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: Stop | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+
+class ChatRequest(SamplingRequest):
+    """``/v1/chat/completions``."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool = True
+    max_completion_tokens: int | None = Field(None, ge=1, le=10**7)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="`enable_thinking` is read from it.")
+
+
+class CompletionRequest(SamplingRequest):
+    """``/v1/completions``."""
+
+    prompt: (
+        str
+        | Texts
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=256)]
+    )
+    echo: bool = False
+    logprobs: int | None = Field(None, ge=0, le=20)
+    suffix: str | None = Field(None, description="Not offered.")
+    best_of: int | None = Field(None, description="Not offered: only the value of n is accepted.")
+
+
+class ScoreRequest(_Model):
+    """``/v1/score/evaluation``: whole texts for a reward model."""
+
+    model: Name
+    messages: Texts
+    max_length: int | None = Field(None, ge=1, le=10**7)
+
+
+class EmbeddingRequest(_Model):
+    """``/v1/embeddings``."""
+
+    model: Name
+    input: str | Texts
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, description="Not offered: vectors have the model's width.")

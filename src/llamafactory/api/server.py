@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all routes share: the engine, its slots, the names it answers to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .admission import Admission
+from .errors import ApiError
+from .media import MediaLoader
+from .metrics import Metrics
+from .settings import ServerSettings
+
+if TYPE_CHECKING:
+    from ..chat.base_engine import Delta, Engine
+    from .calls import Call
+
+
+@dataclass
+class Server:
+    """One served model.
+
+    Attributes:
+        engine: Answers.
+        settings: From the environment.
+        scores: The model is a reward model: it scores, and does not talk.
+        created: When it was loaded, in seconds since 1970.
+    """
+
+    engine: Engine
+    settings: ServerSettings
+    scores: bool = False
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(self.settings.max_concurrent, self.settings.max_queue)
+        self.metrics = Metrics()
+        self.media = MediaLoader(self.settings.media)
+
+    @property
+    def names(self) -> list[str]:
+        """What ``model`` may be: the served name, then the adapters."""
+        return [self.settings.model_name, *self.engine.adapters]
+
+    def adapter(self, model: str) -> str | None:
+        """The adapter that a request's ``model`` names; ``None`` = as configured.
+
+        Raises:
+            ApiError: No such model (404).
+        """
+        if model not in self.names:
+            names = ", ".join(self.names)
+            raise ApiError(404, f"model: {model!r} does not exist; there is {names}", "model", "model_not_found")
+        return None if model == self.settings.model_name else model
+
+    def expect(self, scores: bool) -> None:
+        """Refuse a route that is not for the loaded model (405)."""
+        if scores != self.scores:
+            kind, route = ("a reward model", "/v1/score/evaluation") if self.scores else ("a chat model", "/v1/chat")
+            raise ApiError(405, f"the loaded model is {kind}: ask {route}", code="wrong_model_kind")
+
+    async def deltas(self, calls: Sequence[Call], adapter: str | None) -> AsyncGenerator[tuple[int, Delta], None]:
+        """Run the calls of one request in one slot; yield (number of the call, delta) as they come."""
+        asked = time.monotonic()
+        first = True
+        async with self.admission.slot(), aclosing(self._pieces(calls, adapter)) as pieces:
+            async for number, delta in pieces:
+                if first:
+                    first = False
+                    self.metrics.first_token.observe(time.monotonic() - asked)
+                self.metrics.generated_tokens += delta.tokens
+                yield number, delta
+
+    def _pieces(self, calls: Sequence[Call], adapter: str | None) -> AsyncGenerator[tuple[int, Delta], None]:
+        return _merge([self._stream(number, call, adapter) for number, call in enumerate(calls)])
+
+    async def _stream(self, number: int, call: Call, adapter: str | None) -> AsyncGenerator[tuple[int, Delta], None]:
+        overrides = {name: value for name, value in call.overrides.items() if value is not None}
+        if adapter is not None:
+            overrides["adapter"] = adapter
+        async with aclosing(self.engine.stream(call.prompt, call.tools, **overrides)) as pieces:
+            counted = False
+            async for delta in pieces:
+                if not counted:
+                    counted = True
+                    self.metrics.prompt_tokens += delta.prompt_tokens
+                yield number, delta
+
+
+async def _merge(
+    streams: list[AsyncGenerator[tuple[int, Delta], None]],
+) -> AsyncGenerator[tuple[int, Delta], None]:
+    """Yield what the streams give, as it comes; an error of one ends all."""
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as only:
+            async for item in only:
+                yield item
+        return
+    # Room for one item each: a slow reader slows the streams.
+    items: asyncio.Queue[tuple[int, Delta] | Exception | None] = asyncio.Queue(len(streams))
+
+    async def pump(stream: AsyncGenerator[tuple[int, Delta], None]) -> None:
+        try:
+            async with aclosing(stream):
+                async for item in stream:
+                    await items.put(item)
+            await items.put(None)
+        except Exception as error:  # raised again by the reader, below
+            await items.put(error)
+
+    tasks = [asyncio.ensure_future(pump(stream)) for stream in streams]
+    try:
+        ended = 0
+        while ended < len(tasks):
+            got = await items.get()
+            if isinstance(got, Exception):
+                raise got
+            if got is None:
+                ended += 1
+            else:
+                yield got
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

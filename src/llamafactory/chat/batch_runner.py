@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model as the scheduler sees it: read a prompt, then make one token for every answer in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from ..model.families.family import isolation
+from .kv_pool import Layers, Pools, Slot
+from .ragged_attention import RAGGED, Prompts, Step, register
+
+# Rotary embeddings that look at the longest sequence of the batch: an answer would depend on its neighbours.
+_ROPE_OF_THE_BATCH = {"dynamic", "longrope"}
+
+
+def can_batch(model: Any) -> bool:
+    """Whether answers of different lengths can share a forward pass of this (base) model.
+
+    It needs an attention that can be replaced in every layer, and ordinary keys and values; recurrent layers, chunked
+    attention and the like are answered one at a time.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = {rope.get("rope_type")} | {part.get("rope_type") for part in rope.values() if isinstance(part, dict)}
+    layers = DynamicCache(config=config).layers
+    return (
+        isolation(type(model), config).works
+        and not kinds & _ROPE_OF_THE_BATCH
+        and not getattr(config, "num_kv_shared_layers", 0)
+        and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    )
+
+
+@dataclass(eq=False)
+class Reading:
+    """A prompt on its way through the model: what was read of it."""
+
+    layers: Layers = ()
+    read: int = 0
+    cache: DynamicCache | None = None  # while it is read in parts
+
+
+class Adapters:
+    """Chooses which named adapter computes; ``None`` is the model without them."""
+
+    def __init__(self, model: Any, names: Sequence[str]) -> None:
+        self._model = model
+        self._named = bool(names)
+        self._now: str | None = names[0] if names else None
+
+    def use(self, name: str | None) -> None:
+        """Switch, if another one is in use."""
+        if not self._named or name == self._now:
+            return
+        if name is None:
+            self._model.base_model.disable_adapter_layers()
+        else:
+            self._model.base_model.enable_adapter_layers()
+            self._model.set_adapter(name, inference_mode=True)
+        self._now = name
+
+
+class BatchRunner:
+    """Runs the model for many answers. Lives on one thread.
+
+    Args:
+        model: A causal language model, or a ``PeftModel`` with named adapters.
+        adapters: Names of these adapters.
+    """
+
+    def __init__(self, model: Any, adapters: Sequence[str]) -> None:
+        register()
+        self._model = model
+        self._config = (model.get_base_model() if adapters else model).config.get_text_config()
+        self.adapters = Adapters(model, adapters)
+        self._pools: dict[str | None, Pools] = {}
+        self._owner: dict[Any, tuple[Pools, Slot]] = {}
+
+    def __len__(self) -> int:
+        return len(self._owner)
+
+    def read_part(self, reading: Reading, ids: Sequence[int], adapter: str | None) -> Tensor:
+        """Read the next part of one long prompt by the model's own attention; return what follows, ``[1, V]``."""
+        # Every layer keeps all tokens, also where the model has a window: the attention of decoding applies it.
+        reading.cache = reading.cache or DynamicCache()
+        positions = torch.arange(reading.read, reading.read + len(ids))[None]
+        logits = self._forward(adapter, [list(ids)], positions, past_key_values=reading.cache, logits_to_keep=1)
+        reading.read += len(ids)
+        reading.layers = [(layer.keys[0], layer.values[0]) for layer in reading.cache.layers]
+        return logits[:, -1]
+
+    def read_whole(self, prompts: Sequence[Sequence[int]], adapter: str | None) -> tuple[list[Reading], Tensor]:
+        """Read prompts laid end to end, each kept apart; return what follows each, ``[prompts, V]``."""
+        lengths = [len(ids) for ids in prompts]
+        ends = [0, *accumulate(lengths)]
+        cache = DynamicCache()
+        with self._ragged_attention():
+            logits = self._forward(
+                adapter,
+                [[token for ids in prompts for token in ids]],
+                torch.cat([torch.arange(length) for length in lengths])[None],
+                past_key_values=cache,
+                logits_to_keep=torch.tensor(ends[1:], device=self._model.device) - 1,
+                ragged=Prompts(ends),
+            )
+        readings = [
+            Reading(
+                [(layer.keys[0, :, start:end], layer.values[0, :, start:end]) for layer in cache.layers], end - start
+            )
+            for start, end in pairwise(ends)
+        ]
+        return readings, logits[0]
+
+    def admit(self, owner: Any, reading: Reading, first: int, adapter: str | None) -> None:
+        """Give an answer whose prompt was read a slot; ``first`` is its first token."""
+        pools = self._pools.setdefault(adapter, Pools())
+        slot = Slot(owner, reading.read, first)
+        pools.add(slot, reading.layers)
+        self._owner[owner] = (pools, slot)
+
+    def drop(self, owner: Any) -> None:
+        """Free an answer's slot, if it has one."""
+        held = self._owner.pop(owner, None)
+        if held is not None:
+            held[0].remove(held[1])
+
+    def groups(self) -> list[str | None]:
+        """Adapters that have answers under way."""
+        return [adapter for adapter, pools in self._pools.items() if len(pools)]
+
+    def step(self, adapter: str | None) -> tuple[list[Any], Tensor]:
+        """Compute what follows the newest token of every answer of an adapter: their owners, and logits ``[rows, V]``.
+
+        The caller then says which token was chosen (:meth:`advance`) or drops the answer.
+        """
+        pools = self._pools[adapter]
+        step = Step(pools.parts(self._model.device))
+        slots = pools.slots()
+        with self._ragged_attention():
+            logits = self._forward(adapter, [[slot.last] for slot in slots], step.positions(), ragged=step)
+        for slot in slots:
+            slot.length += 1
+        return [slot.owner for slot in slots], logits[:, -1]
+
+    def advance(self, owner: Any, token_id: int) -> None:
+        """Note the token an answer chose."""
+        self._owner[owner][1].last = token_id
+
+    def _forward(self, adapter: str | None, ids: list[list[int]], positions: Tensor, **options: Any) -> Tensor:
+        self.adapters.use(adapter)
+        device = self._model.device
+        return self._model(
+            input_ids=torch.tensor(ids, device=device),
+            position_ids=positions.to(device),
+            use_cache="past_key_values" in options,
+            **options,
+        ).logits
+
+    @contextmanager
+    def _ragged_attention(self) -> Iterator[None]:
+        before = self._config._attn_implementation
+        self._config._attn_implementation = RAGGED
+        try:
+            yield
+        finally:
+            self._config._attn_implementation = before

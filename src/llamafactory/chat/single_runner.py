@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request at a time through ``model.generate``: beams, and models whose answers cannot share a forward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from ..model import generation_attention
+from .request import Post, Request
+from .token_choice import Choice, choose
+
+
+def answer_alone(model: Any, request: Request, pad_token_id: int, use_cache: bool) -> None:
+    """Answer a request from beginning to end; its deltas go to its mailbox."""
+    config: dict[str, Any] = {
+        "max_new_tokens": request.limit,
+        "pad_token_id": pad_token_id,
+        "use_cache": use_cache,
+    }
+    post = Post()
+    with generation_attention(model):
+        if request.sampling.num_beams > 1:
+            _search(model, request, config, post)
+        else:
+            _sample(model, request, config, post)
+    post.send()
+
+
+def _sample(model: Any, request: Request, config: dict[str, Any], post: Post) -> None:
+    input_ids = torch.tensor([request.prompt] * len(request.answers), device=model.device)
+    model.generate(
+        input_ids=input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        generation_config=GenerationConfig(**config, do_sample=False),
+        logits_processor=LogitsProcessorList([_Choosing(request, post)]),
+        stopping_criteria=StoppingCriteriaList([_Finished(request)]),
+    )
+
+
+def _search(model: Any, request: Request, config: dict[str, Any], post: Post) -> None:
+    """Beam search; nothing is certain before its end."""
+    sampling = request.sampling
+    if not sampling.greedy:
+        config |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    input_ids = torch.tensor([request.prompt], device=model.device)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices, enabled=sampling.seed is not None):
+        if sampling.seed is not None:
+            torch.manual_seed(sampling.seed)
+        output = model.generate(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            generation_config=GenerationConfig(
+                **config,
+                do_sample=not sampling.greedy,
+                num_beams=sampling.num_beams,
+                num_return_sequences=sampling.num_return_sequences,
+                length_penalty=sampling.length_penalty,
+                repetition_penalty=sampling.repetition_penalty,
+                eos_token_id=list(request.ends) or None,
+            ),
+            stopping_criteria=StoppingCriteriaList([_Finished(request)]),
+        )
+    for answer, row in zip(request.answers, output[:, len(request.prompt) :].tolist(), strict=True):
+        for token_id in row:
+            if answer.finish_reason is None:
+                post.add(request.mailbox, answer.take(Choice(token_id, None)))
+
+
+class _Choosing(LogitsProcessor):
+    """Chooses each token by our own rules and leaves ``generate`` no other."""
+
+    def __init__(self, request: Request, post: Post) -> None:
+        self._request = request
+        self._post = post
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return ``scores [rows, V]`` with only the chosen tokens left."""
+        growing = [answer for answer in self._request.answers if answer.finish_reason is None]
+        chosen = choose(scores[[answer.index for answer in growing]], [answer.chooser for answer in growing])
+        for answer, choice in zip(growing, chosen, strict=True):
+            self._post.add(self._request.mailbox, answer.take(choice))
+        self._post.send()
+        only = torch.full_like(scores, float("-inf"))
+        for answer in self._request.answers:
+            only[answer.index, answer.last] = 0
+        return only
+
+
+class _Finished(StoppingCriteria):
+    """Ends rows whose answers have ended, and everything when nobody waits any more."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Return ``[rows]``: done."""
+        done = torch.full((input_ids.shape[0],), self._request.cancelled)
+        if self._request.sampling.num_beams == 1:
+            done |= torch.tensor([answer.finish_reason is not None for answer in self._request.answers])
+        return done.to(input_ids.device)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of whole texts by a reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ROWS = 8
+
+
+@torch.inference_mode()
+def score_texts(
+    model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None = None
+) -> list[float]:
+    """Return the reward of each text, taken at its last token.
+
+    Args:
+        model: From ``load_model(head="reward")``.
+        tokenizer: The model's own; pads on the right.
+        texts: Whole texts, special tokens included.
+        max_length: Most tokens of a text; what is beyond is cut off.
+    """
+    ids = [tokenizer(text, truncation=max_length is not None, max_length=max_length)["input_ids"] for text in texts]
+    order = sorted(range(len(ids)), key=lambda place: len(ids[place]))  # rows of like length share a batch
+    scores = [0.0] * len(ids)
+    for start in range(0, len(order), _ROWS):
+        places = order[start : start + _ROWS]
+        batch = tokenizer.pad(
+            {"input_ids": [ids[place] for place in places]}, return_tensors="pt", padding_side="right"
+        )
+        found = model(**batch.to(model.device), use_cache=False).logits[:, 0].float().tolist()
+        for place, score in zip(places, found, strict=True):
+            scores[place] = score
+    return scores

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The protocol of the SGLang engine against a small stand-in server; the real one needs a GPU and is not run here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamafactory.chat import sglang_engine
+from llamafactory.chat.base_engine import Delta
+from llamafactory.chat.sglang_engine import SglangEngine, server_command
+from llamafactory.extras.errors import ConfigError
+from llamafactory.hparams import get_infer_args
+
+# Answers with what it was asked, as SGLang's /generate does: events that repeat the answer so far.
+SERVER = """
+import json, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    asked = 0
+    def log_message(self, *words): pass
+    def do_GET(self):
+        Handler.asked += 1
+        self.send_response(200 if self.path == "/health" and Handler.asked > 1 else 503)
+        self.end_headers()
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if body["sampling_params"]["temperature"] > 1.9:
+            self.send_response(400); self.end_headers(); self.wfile.write(b'{"error": "too hot"}'); return
+        self.send_response(200)
+        self.end_headers()
+        words = [json.dumps(body["sampling_params"]), " and ", str(body.get("lora_path"))]
+        for count in range(1, 4):
+            if body["sampling_params"]["max_new_tokens"] == 1 and count == 2:
+                return
+            meta = {"prompt_tokens": len(body["input_ids"]), "completion_tokens": count,
+                    "finish_reason": {"type": "length"} if count == 3 else None}
+            if body.get("return_logprob"):
+                meta["output_token_logprobs"] = [[-0.5 * n, 10 + n, None] for n in range(count)]
+                meta["output_top_logprobs"] = [[[-0.1, 20 + n, None]] for n in range(count)]
+            event = {"text": "".join(words[:count]), "meta_info": meta}
+            self.wfile.write(b"data: " + json.dumps(event).encode() + b"\\n\\n")
+        self.wfile.write(b"data: [DONE]\\n\\n")
+
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def arguments(folder: Path, **keys: Any) -> Any:
+    defaults = {"template": "chatml", "infer_backend": "sglang", "max_new_tokens": 24, "do_sample": False}
+    return get_infer_args({"model_name_or_path": str(folder), **defaults, **keys})
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_llama: Path) -> Iterator[SglangEngine]:
+    args = arguments(tiny_llama, lora_modules="red=/somewhere")
+    made = SglangEngine(args, lambda _, port: [sys.executable, "-c", SERVER, str(port)])
+    yield made
+    made.close()
+    assert made._server.poll() is not None
+
+
+def ask(engine: SglangEngine, **overrides: Any) -> list[Delta]:
+    async def run() -> list[Delta]:
+        return [delta async for delta in engine.stream([5, 6, 7], **overrides)]
+
+    return asyncio.run(run())
+
+
+def test_settings_go_out_and_pieces_come_back(engine: SglangEngine) -> None:
+    deltas = ask(engine, do_sample=True, temperature=0.5, top_k=0, seed=4, stop="x", adapter="red", json_schema={})
+    settings, adapter = "".join(delta.text for delta in deltas).split(" and ")
+    sent = json.loads(settings)
+    assert adapter == "red"
+    assert (sent["temperature"], sent["top_k"], sent["sampling_seed"], sent["stop"]) == (0.5, -1, 4, ["x"])
+    assert sent["max_new_tokens"] == 24 and sent["stop_token_ids"] == [2]
+    assert json.loads(sent["json_schema"]) == {"type": "object"}
+    assert [delta.tokens for delta in deltas] == [1, 1, 1]
+    assert [delta.finish_reason for delta in deltas] == [None, None, "length"]
+    assert deltas[0].prompt_tokens == 3
+
+
+def test_log_probabilities_and_several_answers(engine: SglangEngine) -> None:
+    deltas = ask(engine, log_probs=1)
+    told = [item for delta in deltas for item in delta.log_probs]
+    assert [(item.id, item.log_prob) for item in told] == [(10, 0.0), (11, -0.5), (12, -1.0)]
+    assert [item.top[0][0] for item in told] == [20, 21, 22]
+    several = ask(engine, num_return_sequences=3, do_sample=True, seed=1)
+    seeds = [
+        json.loads("".join(d.text for d in several if d.index == index).split(" and ")[0])["sampling_seed"]
+        for index in range(3)
+    ]
+    assert seeds == [1, 2, 3]
+
+
+def test_errors_reach_the_caller(engine: SglangEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="too hot"):
+        ask(engine, do_sample=True, temperature=2.0)
+    with pytest.raises(RuntimeError, match="broke off"):
+        ask(engine, max_new_tokens=1)
+    with pytest.raises(ConfigError, match="known: red"):
+        ask(engine, adapter="blue")
+    with pytest.raises(ConfigError, match="num_beams"):
+        ask(engine, num_beams=2)
+    dead = [sys.executable, "-c", "raise SystemExit(3)"]
+    with pytest.raises(ConfigError, match="exit code 3"):
+        SglangEngine(engine._args, lambda args, port: dead)
+    monkeypatch.setattr(sglang_engine, "START_SECONDS", 0.5)
+    with pytest.raises(ConfigError, match="not ready"):
+        SglangEngine(engine._args, lambda args, port: [sys.executable, "-c", "import time; time.sleep(60)"])
+
+
+def test_the_command_line(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = arguments(
+        tiny_llama, sglang_maxlen=99, sglang_tp_size=2, sglang_config={"disable_cuda_graph": True, "max_running": 4}
+    )
+    with pytest.raises(ConfigError, match="pip install sglang"):
+        server_command(args, 1234)
+    monkeypatch.setattr(sglang_engine, "find_spec", lambda name: object())
+    words = server_command(args, 1234)
+    assert words[1:7] == ["-m", "sglang.launch_server", "--host", "127.0.0.1", "--port", "1234"]
+    pairs = dict(pairwise(words))
+    assert pairs["--model-path"] == str(tiny_llama) and pairs["--context-length"] == "99" and pairs["--tp-size"] == "2"
+    assert words[-3:] == ["--disable-cuda-graph", "--max-running", "4"]

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks of lm-eval give the numbers that lm-eval gives by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamafactory.eval.evaluator import run_eval
+from llamafactory.extras.errors import ConfigError
+
+WORDS = ["Paris", "Rome", "Berlin", "Madrid"]
+CITIES = {"France": 0, "Italy": 1, "Germany": 2, "Spain": 3}
+
+
+@pytest.fixture
+def task_dir(tmp_path: Path) -> Path:
+    """A task of the user's own, its data beside it."""
+    rows = [{"q": f"The capital of {land} is", "words": WORDS, "gold": gold} for land, gold in CITIES.items()]
+    rows += [
+        {"q": f"In {land} people say: our capital is", "words": WORDS, "gold": gold} for land, gold in CITIES.items()
+    ]
+    (tmp_path / "cities.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "cities.yaml").write_text(
+        f"""
+task: cities
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {tmp_path / "cities.jsonl"}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{q}}}}"
+doc_to_choice: "{{{{words}}}}"
+doc_to_target: gold
+metric_list:
+  - metric: acc
+  - metric: acc_norm
+"""
+    )
+    return tmp_path
+
+
+def own_numbers(model: Path, task_dir: Path) -> dict[str, Any]:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    found = simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(model), "dtype": "float32", "device": "cpu"},
+        tasks=["cities"],
+        task_manager=TaskManager(include_path=str(task_dir)),
+        bootstrap_iters=0,
+    )
+    return found["results"]["cities"]
+
+
+def test_smollm2_on_a_local_task(smollm2: Path, task_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = {"model_name_or_path": str(smollm2), "infer_dtype": "float32", "task": "cities", "batch_size": 1}
+    run_eval({**keys, "task_dir": str(task_dir), "save_dir": str(task_dir / "out")})
+    ours = json.loads((task_dir / "out" / "results.json").read_text())["lm-eval"]["results"]["cities"]
+    theirs = own_numbers(smollm2, task_dir)
+    for metric in ("acc,none", "acc_norm,none"):
+        assert ours[metric] == theirs[metric]
+    assert 0 < ours["acc,none"] <= 1
+    assert f"{100 * ours['acc,none']:6.2f}" in capsys.readouterr().out
+
+
+def test_an_unknown_task_is_named(tiny_llama: Path, task_dir: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"task: 'citys' is neither a folder of .* nor a task of lm-eval; did you mean"
+    ):
+        run_eval({"model_name_or_path": str(tiny_llama), "task": "citys", "task_dir": str(task_dir)})

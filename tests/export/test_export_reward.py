@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reward models: exported, loaded by plain transformers and served, each with the scores that training saw."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from llamafactory.extras.errors import ConfigError
+from llamafactory.hparams import get_infer_args
+from llamafactory.model import load_model, load_tokenizer
+from llamafactory.model.reward import score_texts
+from llamafactory.train.export import run_export
+from llamafactory.train.tuner import run_exp
+
+PAIRS = [
+    {"instruction": f"who is fox {number}", "chosen": "a small fox and a star", "rejected": f"{number} rain"}
+    for number in range(12)
+]
+
+
+@pytest.fixture(scope="module", params=["lora", "full"])
+def trained(request: Any, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Keys that serve a trained reward model, and ``results`` of its evaluation on all pairs."""
+    folder = tmp_path_factory.mktemp("reward")
+    (folder / "pairs.json").write_text(json.dumps(PAIRS))
+    columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
+    info = {"pairs": {"file_name": "pairs.json", "ranking": True, "columns": columns}}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    run = folder / request.param
+    run_exp(
+        {
+            "model_name_or_path": str(tiny_llama), "stage": "rm", "template": "chatml",
+            "finetuning_type": request.param,
+            "dataset": "pairs", "eval_dataset": "pairs", "dataset_dir": str(folder), "output_dir": str(run),
+            "bf16": False, "max_steps": 8, "learning_rate": 5e-3, "do_train": True, "do_eval": True,
+            "save_strategy": "no", "disable_tqdm": True, "logging_steps": 8,
+        }
+    )  # fmt: skip
+    results = json.loads((run / "eval_results.json").read_text())
+    lora = {"model_name_or_path": str(tiny_llama), "adapter_name_or_path": str(run)}
+    keys = lora if request.param == "lora" else {"model_name_or_path": str(run)}
+    return {"results": results, "keys": {**keys, "stage": "rm", "template": "chatml", "infer_dtype": "float32"}}
+
+
+def _texts(tokenizer: Any) -> list[str]:
+    """The training texts, rendered by transformers itself: chosen 0, rejected 0, chosen 1, …"""
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row[side]}],
+            tokenize=False,
+        )
+        for row in PAIRS
+        for side in ("chosen", "rejected")
+    ]
+
+
+def _means(scores: list[float]) -> tuple[float, float]:
+    return sum(scores[::2]) / len(PAIRS), sum(scores[1::2]) / len(PAIRS)
+
+
+def test_the_export_scores_as_training_did(trained: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "merged"
+    run_export({**trained["keys"], "export_dir": str(out)})
+    assert not (out / "Modelfile").exists()
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    model = AutoModelForSequenceClassification.from_pretrained(out, dtype="auto").eval()
+    assert model.config.num_labels == 1 and model.dtype == torch.float32
+    found = []
+    for text in _texts(tokenizer):  # one by one: no padding, nothing of ours
+        with torch.no_grad():
+            found.append(model(**tokenizer(text, return_tensors="pt")).logits.item())
+    results = trained["results"]
+    wanted = (results["eval_rewards/chosen"], results["eval_rewards/rejected"])
+    assert _means(found) == pytest.approx(wanted, abs=1e-5)
+    assert wanted[0] - wanted[1] > 0.1
+    served = get_infer_args({**trained["keys"], "model_name_or_path": str(out), "adapter_name_or_path": None})
+    ours = load_model(load_tokenizer(served.model), served, trainable=False, head="reward")
+    assert score_texts(ours, tokenizer, _texts(tokenizer)) == pytest.approx(found, abs=1e-5)
+
+
+def test_served_scores_are_those_of_training(trained: dict[str, Any]) -> None:
+    args = get_infer_args(trained["keys"])
+    tokenizer = load_tokenizer(args.model)
+    model = load_model(tokenizer, args, trainable=False, head="reward")
+    scores = score_texts(model, tokenizer, _texts(tokenizer))
+    results = trained["results"]
+    wanted = (results["eval_rewards/chosen"], results["eval_rewards/rejected"])
+    assert _means(scores) == pytest.approx(wanted, abs=1e-5)
+    short = score_texts(model, tokenizer, _texts(tokenizer)[:2], max_length=5)
+    assert short[0] == pytest.approx(short[1], abs=1e-6)  # the same prompt, and nothing of the answers
+
+
+def test_a_float32_export_of_a_half_base_keeps_the_score_layer(trained: dict[str, Any], tmp_path: Path) -> None:
+    """The score layer was trained in float32; the base's type must not round it."""
+    if "adapter_name_or_path" not in trained["keys"]:
+        pytest.skip("a full model holds its score layer itself")
+    half, adapter = tmp_path / "half", Path(trained["keys"]["adapter_name_or_path"])
+    AutoModelForCausalLM.from_pretrained(trained["keys"]["model_name_or_path"], dtype=torch.bfloat16).save_pretrained(
+        half
+    )
+    AutoTokenizer.from_pretrained(trained["keys"]["model_name_or_path"]).save_pretrained(half)
+    run_export({**trained["keys"], "model_name_or_path": str(half), "export_dir": str(tmp_path / "merged")})
+    found = load_file(tmp_path / "merged" / "model.safetensors")["score.weight"]
+    kept = next(value for name, value in load_file(adapter / "adapter_model.safetensors").items() if "score" in name)
+    assert torch.equal(found, kept) and not torch.equal(kept, kept.bfloat16().float())
+
+
+def test_a_reward_adapter_is_not_taken_for_a_language_model(trained: dict[str, Any], tmp_path: Path) -> None:
+    keys = {**trained["keys"], "stage": "sft", "export_dir": str(tmp_path / "merged")}
+    if "adapter_name_or_path" not in keys:
+        pytest.skip("a full model says in its config what it is")
+    with pytest.raises(ConfigError, match="is a reward model; add stage: rm"):
+        run_export(keys)

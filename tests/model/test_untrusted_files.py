@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model folders from strangers: weights that are programs, and code beside them, do not run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llamafactory.hparams import get_infer_args
+from llamafactory.model import load_model, load_tokenizer
+
+
+class Canary:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def load(**keys: Any) -> Any:
+    args = get_infer_args({"template": "chatml", "infer_dtype": "float32", **keys})
+    return load_model(load_tokenizer(args.model), args, trainable=False)
+
+
+@pytest.fixture
+def folder(tiny_llama: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+
+
+def test_pickled_weights_run_nothing(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"model.embed_tokens.weight": Canary(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    with pytest.raises(Exception):  # noqa: B017 - whichever library refuses it
+        load(model_name_or_path=str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickled_adapter_runs_nothing(folder: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    torch.save({"base_model.model.x": Canary(tmp_path / "ran")}, adapter / "adapter_model.bin")
+    with pytest.raises(Exception):  # noqa: B017
+        load(model_name_or_path=str(folder), adapter_name_or_path=str(adapter))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_beside_a_model_runs_only_when_asked_for(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "strange", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n")
+    with pytest.raises(Exception):  # noqa: B017
+        load(model_name_or_path=str(folder))
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(Exception):  # noqa: B017 - asked for, it runs, and has no such classes
+        load(model_name_or_path=str(folder), trust_remote_code=True)
+    assert (tmp_path / "ran").exists()  # so the test above can fail
