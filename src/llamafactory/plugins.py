@@ -28,6 +28,8 @@ STAGES: dict[str, str] = {
     "rm": "llamafactory.train.rm.workflow:stage",
     "dpo": "llamafactory.train.dpo.workflow:stage",
     "kto": "llamafactory.train.kto.workflow:stage",
+    "ppo": "llamafactory.train.ppo.workflow:stage",
+    "grpo": "llamafactory.train.grpo.workflow:stage",
 }
 
 # One ChatTemplate value a row.
@@ -241,6 +243,20 @@ ENGINES: dict[str, str] = {
     "sglang": "llamafactory.chat.sglang_engine:SglangEngine",
 }
 
+# What writes the answers of stages ppo and grpo: an Engine of train/rl/rollout.py.
+ROLLOUTS: dict[str, str] = {
+    "huggingface": "llamafactory.train.rl.hf_rollout:HuggingfaceRollout",
+    "vllm": "llamafactory.train.rl.vllm_rollout:VllmRollout",
+}
+
+# Rewards with a name of their own (stages ppo and grpo): functions as users write them, see train/rl/rewards.py.
+REWARD_FUNCS: dict[str, str] = {
+    "format": "llamafactory.train.rl.reward_functions:format",
+    "accuracy": "llamafactory.train.rl.reward_functions:accuracy",
+    "length": "llamafactory.train.rl.reward_functions:length",
+    "math_verify": "llamafactory.train.rl.reward_functions:math_verify",
+}
+
 QUANTIZERS: dict[str, str] = {}
 
 OPTIMIZERS: dict[str, str] = {}
@@ -259,6 +275,8 @@ TABLES: dict[str, dict[str, str]] = {
     "tool_formats": TOOL_FORMATS,
     "losses": LOSSES,
     "engines": ENGINES,
+    "rollouts": ROLLOUTS,
+    "reward_funcs": REWARD_FUNCS,
     "quantizers": QUANTIZERS,
     "optimizers": OPTIMIZERS,
     "media": MEDIA,

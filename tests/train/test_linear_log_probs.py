@@ -16,6 +16,8 @@ TRANSFORMS = {
     "scaled": LogitTransform(scale=0.25),
     "capped": LogitTransform(softcap=3.0),
     "both": LogitTransform(scale=2.0, softcap=5.0),
+    "warm": LogitTransform(scale=2.0, softcap=5.0, temperature=0.6),
+    "warm and plain": LogitTransform(temperature=1.7),
 }
 
 
@@ -36,7 +38,7 @@ def _reference(
     logits = (hidden @ weight.T + (0 if bias is None else bias)) * t.scale
     if t.softcap is not None:
         logits = t.softcap * torch.tanh(logits / t.softcap)
-    return -F.cross_entropy(logits, targets, reduction="none", label_smoothing=eps)
+    return -F.cross_entropy(logits / t.temperature, targets, reduction="none", label_smoothing=eps)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)

@@ -50,6 +50,8 @@ def test_after_training(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_after_a_preview_and_an_export(value: str, tmp_path: Path) -> None:
+    (tmp_path / value).mkdir()
+    (tmp_path / value / "Modelfile").touch()
     shown = preview.next_command(["my.yaml", f"dataset={value}", "preview_rows=3"])
     text = f"{shown}\n" + export.next_commands(tmp_path / value).removeprefix("Next:\n")
     final = str(tmp_path / value)

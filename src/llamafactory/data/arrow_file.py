@@ -30,6 +30,7 @@ class ArrowFile:
             "sample": pa.int64(),
             "source": text,
             "reference": text,
+            "rollout": text,
         }
         self.sink = pa.OSFile(self.path, "wb")
         self.stream: Any = None

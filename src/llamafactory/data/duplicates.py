@@ -47,7 +47,7 @@ def is_new(columns: Sequence[Any], seen: set[bytes]) -> bool:
 
 
 def _mark(rows: Dataset, seen: set[bytes]) -> np.ndarray:
-    names = [name for name in ("input_ids", "labels", "weights", "reference") if name in rows.column_names]
+    names = [name for name in ("input_ids", "labels", "weights", "reference", "rollout") if name in rows.column_names]
     arrow = rows.with_format("arrow")
     marks = np.zeros(len(rows), dtype=bool)
     for start in range(0, len(rows), _BATCH):

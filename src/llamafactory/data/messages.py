@@ -195,6 +195,7 @@ class Sample:
         margin: By how much ``chosen`` is the better one, for reward models; ``None`` = not said.
         label: True or False for feedback (KTO) data.
         origin: Where it came from.
+        row: The row as it was read; rewards may look at any of its columns.
     """
 
     messages: tuple[Message, ...]
@@ -204,6 +205,7 @@ class Sample:
     margin: float | None = None
     label: bool | None = None
     origin: Origin | None = None
+    row: Mapping[str, Any] | None = None
 
 
 def _unpack_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -64,7 +64,7 @@ def to_samples(rows: Iterable[NumberedRow], attr: DatasetAttr) -> Iterator[Sampl
             sample: Sample = convert(row, attr)
         except ConfigError as error:
             raise ConfigError(f"{place}: {error}") from None
-        yield replace(sample, origin=Origin(attr.name, place.file, place.number))
+        yield replace(sample, origin=Origin(attr.name, place.file, place.number), row=row)
 
 
 def _choose(rows: list[NumberedRow], number: int, seed: int) -> list[NumberedRow]:

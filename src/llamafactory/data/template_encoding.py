@@ -101,6 +101,36 @@ class Template(ABC):
         (segments,) = self._encode([[(piece, 0.0) for piece in pieces]])
         return [token for segment in segments for token in segment.ids]
 
+    def encode_after(self, messages: Sequence[Message], answer: int, tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        """Token ids of what follows an answer (tools' answers, say) up to where the model shall answer again.
+
+        Args:
+            messages: The conversation.
+            answer: Index of the answer; its own tokens, the end of its turn included, are left out.
+            tools: OpenAI tool objects.
+
+        Raises:
+            ConfigError: The template cannot tell where that answer ends.
+        """
+        pieces = self.pieces(messages, tools, self.options._replace(add_generation_prompt=True))
+        if not any(piece.trained for piece in pieces):  # a Jinja template marks answers in finished conversations only
+            asking, bare = "".join(piece.text for piece in pieces), self.render(messages, tools)
+            if asking.startswith(bare):
+                prompt = Piece(asking[len(bare) :], GLUE, False, True)
+                pieces = [*self.pieces(messages, tools, self.options), prompt]
+        written = [number for number, piece in enumerate(pieces) if piece.trained and piece.message == answer]
+        if not written:
+            raise ConfigError(f"template {self.name}: cannot tell what follows an answer; choose a named template")
+        rest = [(piece, 0.0) for piece in pieces[written[-1] + 1 :]]
+        # Behind a line break, for some tokenizers put a space before the first word of a text.
+        (newline,), (segments,) = (
+            self._encode([[(Piece("\n", GLUE, False, True), -1.0), *more]]) for more in ([], rest)
+        )
+        if segments[0] != newline[0]:  # it grew together with the text
+            (segments,) = self._encode([rest])
+            return [token for segment in segments for token in segment.ids]
+        return [token for segment in segments[1:] for token in segment.ids]
+
     def encode_batch(
         self, samples: Sequence[Sample], train_on_prompt: bool = False, mask_history: bool = False
     ) -> list[list[Segment]]:

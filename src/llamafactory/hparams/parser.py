@@ -26,7 +26,7 @@ from .coercion import coerce
 from .derive import derive_inference, derive_training
 from .reader import Flat, read_source
 from .schema import keys_of, known_keys, nearest, tuner_arguments
-from .unbuilt import TRAINING, refuse_unbuilt
+from .unbuilt import refuse_unbuilt
 
 Source = Mapping[str, Any] | Sequence[str] | None
 
@@ -55,7 +55,7 @@ def get_train_args(source: Source = None) -> TrainArgs:
     sections = _sections(derive_training(flat), flat, {**SHARED_SECTIONS, **TRAINING_SECTIONS})
     args = TrainArgs(**sections, keys=_as_read(flat, sections))
     refuse_unbuilt(args, training=True)
-    _check_stage(args, training=True)
+    _check_stage(args)
     for check in (*_CHECKS, *_TRAINING_CHECKS):
         check(args)
     _check_tuner(args)
@@ -87,7 +87,7 @@ def get_infer_args(source: Source = None) -> InferArgs:
     sections = _sections(derive_inference(flat), flat, SHARED_SECTIONS)
     args = InferArgs(**sections, keys=_as_read(flat, sections))
     refuse_unbuilt(args, training=False)
-    _check_stage(args, training=False)
+    _check_stage(args)
     for check in _CHECKS:
         check(args)
     inference_args.check(args)
@@ -151,9 +151,8 @@ def _check_tuner(args: InferArgs) -> None:
         check(args)
 
 
-def _check_stage(args: InferArgs, *, training: bool) -> None:
-    """Refuse a stage that no table knows; another stage may have trained the model that is only served here."""
-    stages = plugins.names("stages") + ([] if training else [value for key, value, _ in TRAINING if key == "stage"])
-    stage = args.finetuning.stage
+def _check_stage(args: InferArgs) -> None:
+    """Refuse a stage that no table knows."""
+    stages, stage = plugins.names("stages"), args.finetuning.stage
     if stage not in stages:
         raise ConfigError(f"stage: expected one of {', '.join(stages)}, got {stage!r}")

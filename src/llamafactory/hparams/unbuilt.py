@@ -22,16 +22,15 @@ ALWAYS: tuple[tuple[str, Any, str], ...] = (
     ("finetuning_type", "oft", "OFT"),
     ("quantization_bit", ANY, "quantization"),
     ("ref_model_quantization_bit", ANY, "quantization"),
+    ("reward_model_quantization_bit", ANY, "quantization"),
     ("mixture_of_depths", ANY, "mixture of depths"),
     ("use_unsloth", ANY, "loading through Unsloth"),
     ("use_kt", ANY, "KTransformers"),
     ("shift_attn", ANY, "shifted attention"),
-    ("export_quantization_bit", ANY, "quantized export"),
 )
 
 # Asked of training only: a model that was trained this way elsewhere can still be served.
 TRAINING: tuple[tuple[str, Any, str], ...] = (
-    ("stage", "ppo", "PPO"),
     ("use_dft_loss", ANY, "the DFT loss"),
     ("use_asft_loss", ANY, "the ASFT loss"),
     ("use_eaft_loss", ANY, "the EAFT loss"),

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
@@ -42,7 +50,7 @@ def new_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
 
 
 def load_adapter(model: PreTrainedModel, folder: str, trainable: bool) -> PeftModel:
-    """Load one adapter from its folder.
+    """Load one adapter from its folder. One of a language model fits a reward model too.
 
     Raises:
         ConfigError: It was made for another model.
@@ -51,7 +59,10 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool) -> PeftMo
         raise ConfigError(f"adapter_name_or_path: '{folder}' is a reward model; add stage: rm")
     try:
         with _same_svd(model), _no_hints():
-            return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+            config = PeftConfig.from_pretrained(folder)
+            if hasattr(model, "score") and config.task_type == "CAUSAL_LM":
+                return _onto_reward_model(model, folder, config, trainable)
+            return PeftModel.from_pretrained(model, folder, config=config, is_trainable=trainable)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"adapter_name_or_path: '{folder}' does not fit this model: {reason[:300]}") from error
@@ -80,6 +91,15 @@ def load_named_adapters(model: PreTrainedModel, folders: dict[str, str]) -> Peft
             raise ConfigError(f"lora_modules: '{folder}' does not fit this model: {reason[:300]}") from error
     assert named is not None, "at least one adapter"
     return named.eval()
+
+
+def _onto_reward_model(model: PreTrainedModel, folder: str, config: PeftConfig, trainable: bool) -> PeftModel:
+    """Put a language model's adapter on sequence classification; the score is trained and saved with it."""
+    score = {f"base_model.model.score.{name}": value.clone() for name, value in model.score.named_parameters()}
+    config.task_type, config.inference_mode = "SEQ_CLS", not trainable
+    tuned = get_peft_model(model, config)
+    set_peft_model_state_dict(tuned, load_peft_weights(folder, device="cpu") | score)
+    return tuned
 
 
 def merge_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:

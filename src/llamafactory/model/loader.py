@@ -64,7 +64,11 @@ def load_model(
     dtypes = resolve_dtypes(args, device)
     tuner = resolve("tuners", args.finetuning.finetuning_type)
     model = _load_base(args, dtypes, device, trainable, trainable or beside_training, head)
-    if head == "reward":  # the score is read at the last token that is not this one
+    if head == "reward":
+        from .value_head import settle_head
+
+        settle_head(model, resolve_model_path(str(args.model.model_name_or_path), args.model), args.model, trainable)
+        # the score is read at the last token that is not this one
         model.config.get_text_config().pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
     new_rows = embeddings.fit_to_tokenizer(model, tokenizer, args.model)
     model.config.use_cache = args.model.use_kv_cache and not trainable

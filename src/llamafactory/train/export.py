@@ -39,6 +39,8 @@ from ..model.paths import resolve_adapter_path
 from ..model.tokenizer import hub_options
 from .export_check import ExportFailure, Proof, prove, prove_template
 from .gguf.writer import check_types, write_gguf
+from .quantization.calibration import read_calibration
+from .quantization.quantizer import QuantizationReport, check_packages, quantize_folder
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -69,6 +71,12 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, settle_thinking(args.data))
     head = "reward" if args.finetuning.stage == "rm" else None
+    calibration = None
+    if args.export.export_quantization_bit is not None:
+        if head is not None:
+            raise ConfigError("export_quantization_bit: reward models cannot be quantized")
+        check_packages(args)
+        calibration = read_calibration(args, tokenizer, template)
     with _staging(final) as staging:
         dtype = _write_model(args, tokenizer, template, staging, head)
         _write_tokenizer(tokenizer, template, staging)
@@ -79,12 +87,18 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
         for kind in kinds:
             logger.info("Writing %s", _gguf_name(final, kind))
             write_gguf(staging, staging / _gguf_name(final, kind), kind)
-        if head is None:
+        if head is None and (kinds or calibration is None):  # Ollama reads no quantized safetensors
             weights = f"./{_gguf_name(final, kinds[0])}" if kinds else "."
             write_atomic(staging / "Modelfile", modelfile(template, weights=weights))
-        write_manifest(staging, to_dict(args), None, extra={"export_proof": dataclasses.asdict(proof)})
+        figures = {"export_proof": dataclasses.asdict(proof)}
+        quantization = None
+        if calibration is not None:
+            # After the GGUF files, which are made of the full weights.
+            quantization = quantize_folder(staging, args, calibration)
+            figures["quantization"] = dataclasses.asdict(quantization)
+        write_manifest(staging, to_dict(args), None, extra=figures)
         publish_folder(staging, final)
-    _print_summary(args, final, template, dtype, proof, head)
+    _print_summary(args, final, template, dtype, proof, head, quantization)
     if args.export.export_hub_model_id:
         _push(final, args)
 
@@ -205,7 +219,13 @@ def _gguf_name(final: Path, kind: str) -> str:
 
 
 def _print_summary(
-    args: InferArgs, final: Path, template: Template, dtype: torch.dtype, proof: Proof, head: str | None
+    args: InferArgs,
+    final: Path,
+    template: Template,
+    dtype: torch.dtype,
+    proof: Proof,
+    head: str | None,
+    quantization: QuantizationReport | None,
 ) -> None:
     weights = sorted(final.glob("*.safetensors"))
     size = sum(file.stat().st_size for file in weights)
@@ -229,6 +249,8 @@ def _print_summary(
         rows.append(
             ("adapter", f"moves the logits by {proof.effect:.1e}; rounding to {dtype} disturbs {lost:.1%} of it")
         )
+    if quantization is not None:
+        rows += quantization.rows()
     if proof.unproven:
         rows.append(("by logits only", f"{len(proof.unproven)} layers, such as {proof.unproven[0]}"))
     width = max(len(name) for name, _ in rows)
@@ -241,8 +263,10 @@ def _print_summary(
 
 def next_commands(final: Path) -> str:
     """Return what to type after an export."""
-    chat = shlex.join(["llamafactory-cli", "chat", "--model_name_or_path", str(final)])
-    return f"Next:\n  {chat}\n  {shlex.join(['ollama', 'create', final.name, '-f', str(final / 'Modelfile')])}"
+    commands = [["llamafactory-cli", "chat", "--model_name_or_path", str(final)]]
+    if (final / "Modelfile").exists():
+        commands.append(["ollama", "create", final.name, "-f", str(final / "Modelfile")])
+    return "Next:\n  " + "\n  ".join(map(shlex.join, commands))
 
 
 def _push(final: Path, args: InferArgs) -> None:

@@ -14,6 +14,7 @@ from ..data.processor import (
     PretrainProcessor,
     Processor,
     PromptProcessor,
+    RolloutProcessor,
     SupervisedProcessor,
 )
 from ..data.template import get_template
@@ -54,6 +55,8 @@ def stage_processor(stage: str) -> Processor:
         "rm": PairwiseProcessor(),
         "dpo": PairwiseProcessor(),
         "kto": FeedbackProcessor(),
+        "ppo": RolloutProcessor(),
+        "grpo": RolloutProcessor(),
     }
     if stage not in processors:
         raise ConfigError(f"stage: the data of {', '.join(processors)} can be prepared, not of {stage}")

@@ -23,6 +23,7 @@ class Stage:
         head: Model head that ``load_model`` puts on; None = the language-model head.
         trainer: What differs in the loop: :class:`Trainer` or a subclass with its own ``item_sums``.
         collator: Makes the collator of rows with several answers from that of single sequences; None = rows are single.
+        answers: Whether the model's own answers are put behind the rows, so that they grow while training.
         chat: Whether the data goes through the chat template, so that it is saved with the tokenizer.
         plots: Logged keys that are drawn.
         finish: Adds to evaluation metrics, for example perplexity.
@@ -34,6 +35,7 @@ class Stage:
     head: str | None = None
     trainer: type[Trainer] = Trainer
     collator: Callable[[Any], Any] | None = None
+    answers: bool = False
     chat: bool = True
     plots: tuple[str, ...] = ("loss", "eval_loss")
     finish: Callable[[dict[str, float]], dict[str, float]] = dict

@@ -12,6 +12,7 @@ import functools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ class TokenScores(NamedTuple):
         positions: [N] index of each target in the flattened [B * L] labels.
         entropy: [N] nats, or None.
         correct: [N] bool, the target was the most probable token; or None.
+        values: [N] fp32, what the model's ``value_head`` makes of the state before each target; or None without one.
         aux_loss: Router balance loss of a mixture-of-experts model times its coefficient, or None.
     """
 
@@ -40,6 +42,7 @@ class TokenScores(NamedTuple):
     positions: Tensor
     entropy: Tensor | None = None
     correct: Tensor | None = None
+    values: Tensor | None = None
     aux_loss: Tensor | None = None
 
 
@@ -60,8 +63,9 @@ def attach(model: nn.Module) -> nn.Module:
         model: A causal language model of transformers, or a PeftModel around one. The same object is returned.
 
     ``batch`` holds the decoder's inputs and ``labels`` [B, L] (unshifted, -100 = not trained). Optional: ``weights``
-    [B, L], ``positions`` (:func:`trained_positions` of the labels), ``smoothing``, ``entropy``, ``accuracy``. With
-    ``shared_prefix`` (see ``data/collators/answers.py``) the inputs are shorter than the labels.
+    [B, L], ``positions`` (:func:`trained_positions` of the labels), ``smoothing``, ``entropy``, ``accuracy``,
+    ``temperature`` (log-probabilities of sampling at it). A module ``value_head`` (d -> 1) on the language model gives
+    ``values``. With ``shared_prefix`` (see ``data/collators/answers.py``) the inputs are shorter than the labels.
     """
     causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
     if getattr(causal_lm.forward, "scores_tokens", False):
@@ -92,6 +96,7 @@ def _score(
     smoothing: float = 0.0,
     entropy: bool = False,
     accuracy: bool = False,
+    temperature: float = 1.0,
     **inputs: Any,
 ) -> TokenScores:
     inputs = {name: value for name, value in inputs.items() if value is not None}
@@ -112,14 +117,16 @@ def _score(
     head = causal_lm.get_output_embeddings()
     if transform is not None and _is_plain(head):
         chunk = chunk_rows(head.out_features, hidden.device)
+        transform = replace(transform, temperature=temperature)
         scored = linear_log_probs(
             hidden, head.weight, head.bias, targets, chunk, transform, smoothing, entropy, accuracy
         )
     else:
-        logits_of = functools.partial(_own_logits, causal_lm, forward)
+        logits_of = functools.partial(_own_logits, causal_lm, forward, temperature=temperature)
         scored = _module_log_probs(logits_of, hidden, targets, smoothing, entropy, accuracy)
     aux_loss = _balance_loss(causal_lm, outputs, inputs.get("attention_mask")) if balance else None
-    return TokenScores(scored.log_probs, targets, chosen, positions, scored.entropy, scored.correct, aux_loss)
+    values = causal_lm.value_head(hidden.float()).squeeze(-1) if hasattr(causal_lm, "value_head") else None
+    return TokenScores(scored.log_probs, targets, chosen, positions, scored.entropy, scored.correct, values, aux_loss)
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:
@@ -157,10 +164,10 @@ def _module_log_probs(
     return LogProbs(log_probs, spread if entropy else None, hit if accuracy else None)
 
 
-def _own_logits(causal_lm: Any, forward: Any, hidden: Tensor) -> Tensor:
+def _own_logits(causal_lm: Any, forward: Any, hidden: Tensor, temperature: float = 1.0) -> Tensor:
     """Return the logits [N, V] the model itself makes of ``hidden`` [N, d]: head, scale, softcap and all."""
     with _decoder_returns(causal_lm, hidden.unsqueeze(0)):
-        return forward(inputs_embeds=hidden.unsqueeze(0)).logits.squeeze(0)
+        return forward(inputs_embeds=hidden.unsqueeze(0)).logits.squeeze(0) / temperature
 
 
 class _DecoderOutput:

@@ -72,6 +72,8 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     template = get_template(tokenizer, args.data)
     dataset = get_dataset(stage.processor, template, tokenizer, args)
     tokens = largest_batch(dataset.train, arguments.train_batch_size) if dataset.train else None
+    if tokens and stage.answers:
+        tokens += arguments.train_batch_size * args.generating.max_new_tokens
     model = load_model(tokenizer, args, head=stage.head, batch_tokens=tokens)
     trainer = build_trainer(stage, model, tokenizer, template, dataset, args, arguments, callbacks)
     if args.training.do_train:

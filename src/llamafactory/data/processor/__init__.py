@@ -6,6 +6,7 @@ from .feedback import FeedbackProcessor
 from .pairwise import PairwiseProcessor
 from .pretrain import PretrainProcessor
 from .prompt import PromptProcessor
+from .rollout import RolloutProcessor
 from .supervised import SupervisedProcessor
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "PretrainProcessor",
     "Processor",
     "PromptProcessor",
+    "RolloutProcessor",
     "SupervisedProcessor",
     "Tally",
 ]

@@ -13,8 +13,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ...hparams.data_args import DataArguments
-    from ..messages import Sample
+    from ..messages import Message, Sample
     from ..template_encoding import Template
+
+
+def split_answer(sample: Sample) -> tuple[tuple[Message, ...], str]:
+    """Return what stands before the last answer, and that answer's text ("" when there is none)."""
+    roles = [message.role for message in sample.messages]
+    if "assistant" not in roles:
+        return sample.messages, ""
+    end = len(roles) - 1 - roles[::-1].index("assistant")
+    return sample.messages[:end], sample.messages[end].text
 
 
 class PromptProcessor:
@@ -35,10 +44,8 @@ class PromptProcessor:
         tally = Tally()
         columns: dict[str, list[Any]] = {"input_ids": [], "reference": [], "sample": []}
         for number, sample in enumerate(samples):
-            roles = [message.role for message in sample.messages]
-            end = len(roles) - 1 - roles[::-1].index("assistant") if "assistant" in roles else len(roles)
-            reference = sample.messages[end].text if end < len(roles) else ""
-            ids = template.encode_prompt(sample.messages[:end], sample.tools)
+            prompt, reference = split_answer(sample)
+            ids = template.encode_prompt(prompt, sample.tools)
             length, keep = len(ids), True
             if length > args.cutoff_len:
                 if args.overlong == "error":

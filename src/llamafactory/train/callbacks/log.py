@@ -16,8 +16,12 @@ from transformers import TrainerCallback
 from ...extras.files import write_atomic
 
 FILE_NAME = "trainer_log.jsonl"
-# What is logged beside the loss: by the preference stages, and of the data.
-_GROUPS = ("rewards/", "logps/", "losses/", "kl", "entropy", "loss/", "data_wait")
+# What stages log beside the loss.
+_GROUPS = (
+    *("rewards/", "logps/", "losses/", "kl", "loss/", "data_wait"),
+    *("reward", "entropy", "clip_fraction", "response_length", "finished", "value_loss", "equal_groups"),
+    "rollout_seconds",
+)
 
 
 class LogCallback(TrainerCallback):
@@ -91,7 +95,7 @@ class LogCallback(TrainerCallback):
 
 
 def _is_progress(logs: dict[str, float]) -> bool:
-    return "loss" in logs or any(key.startswith("eval_") and key.endswith("_loss") for key in logs)
+    return "loss" in logs or any(key.startswith("eval_") and key.endswith(("_loss", "_reward")) for key in logs)
 
 
 def _memory() -> dict[str, float]:

@@ -22,10 +22,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """What a model does between its head and the softmax: ``cap * tanh(scale * logits / cap)``."""
+    """Between head and softmax: the model's own ``cap * tanh(scale * logits / cap)``, over a temperature."""
 
     scale: float = 1.0
     softcap: float | None = None
+    temperature: float = 1.0
 
     def apply(self, logits: Tensor) -> Tensor:
         """Transform ``logits`` [..., V] in place."""
@@ -33,13 +34,16 @@ class LogitTransform:
             logits.mul_(self.scale)
         if self.softcap is not None:
             logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        if self.temperature != 1.0:
+            logits.div_(self.temperature)
         return logits
 
     def slope(self, transformed: Tensor) -> Tensor | float:
         """Return d transformed / d logits for each entry of ``transformed`` [..., V]."""
+        factor = self.scale / self.temperature
         if self.softcap is None:
-            return self.scale
-        return (1 - (transformed / self.softcap).square_()).mul_(self.scale)
+            return factor
+        return (1 - (transformed * (self.temperature / self.softcap)).square_()).mul_(factor)
 
 
 class LogProbs(NamedTuple):

@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantized export: rounding against closed forms, files against compressed-tensors' own reader and transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llamafactory.extras.errors import ConfigError
+from llamafactory.hparams import get_infer_args
+from llamafactory.model import load_model, load_tokenizer
+from llamafactory.train import export
+from llamafactory.train.export_check import ExportFailure
+from llamafactory.train.quantization import blocks, gptq, nearest, quantizer
+from llamafactory.train.quantization.grid import Float8Grid, Grid, IntGrid
+
+from .families import FAMILIES
+
+IDS = torch.tensor([[5, 17, 80, 3, 44, 261, 9, 120]])
+WORDS = ("rain", "river", "stone", "the", "five", "wizards", "count", "numbers", "stars", "of", "small", "lazy", "dogs")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighteen rows of words in random order."""
+    generator = torch.Generator().manual_seed(1)
+    picks = torch.randint(0, len(WORDS), (18, 30), generator=generator).tolist()
+    path = tmp_path_factory.mktemp("data") / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": " ".join(WORDS[i] for i in row)}) + "\n" for row in picks))
+    return path
+
+
+def correlated(tokens: int, width: int) -> torch.Tensor:
+    """Inputs whose channels differ in size and depend on each other, as those of real layers do."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(width, width, generator=generator) * torch.rand(width, generator=generator) ** 3
+    return torch.randn(tokens, width // 4, generator=generator) @ mixing[: width // 4] + 0.1 * torch.randn(
+        tokens, width, generator=generator
+    )
+
+
+def error(weight: torch.Tensor, values: torch.Tensor, inputs: torch.Tensor) -> float:
+    return float((inputs @ (weight - values).T).square().sum())
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_gptq_loses_less_than_rounding_to_nearest(bits: int) -> None:
+    torch.manual_seed(0)
+    weight, inputs, grid = torch.randn(48, 192), correlated(512, 192), IntGrid(bits, 32)
+    moments = inputs.T @ inputs / len(inputs)
+    rounded = nearest.quantize(weight, moments, grid, torch.float32).values()
+    ours = gptq.quantize(weight, moments, grid, torch.float32).values()
+    assert error(weight, ours, inputs) < 0.5 * error(weight, rounded, inputs)
+
+
+def test_gptq_makes_errors_good_by_least_squares() -> None:
+    """With two columns the answer is known: the second takes up what the first lost, then it is rounded itself."""
+    torch.manual_seed(0)
+    weight, inputs = torch.randn(200, 2), torch.randn(64, 2) @ torch.tensor([[2.0, 1.1], [0.0, 1.0]])
+    moments = inputs.T @ inputs / len(inputs)
+    assert moments[0, 0] > moments[1, 1]  # so the first column comes first
+    grid = IntGrid(4, 2)
+    quantized = gptq.quantize(weight, moments, grid, torch.float32)
+    scale = weight.abs().amax(1) / 7.5
+    first = (weight[:, 0] / scale).round().clamp(-8, 7)
+    damped = moments[1, 1] + gptq.DAMPING * moments.diagonal().mean()
+    wanted = weight[:, 1] + moments[0, 1] / damped * (weight[:, 0] - first * scale)
+    second = (wanted / scale).round().clamp(-8, 7)
+    assert torch.equal(quantized.codes, torch.stack([first, second], 1).to(torch.int8))
+    assert not torch.equal(second, (weight[:, 1] / scale).round().clamp(-8, 7))
+
+
+def test_gptq_is_rounding_to_nearest_when_inputs_are_independent() -> None:
+    torch.manual_seed(0)
+    weight, moments = torch.randn(16, 64), torch.diag(torch.rand(64).round(decimals=1))  # some inputs are never there
+    ours = gptq.quantize(weight, moments, IntGrid(4, 32), torch.float32)
+    assert torch.equal(ours.codes, nearest.quantize(weight, moments, IntGrid(4, 32), torch.float32).codes)
+
+
+def test_gptq_names_the_key_when_inputs_are_not_finite() -> None:
+    with pytest.raises(ConfigError, match="export_quantization_dataset"):
+        gptq.quantize(torch.randn(4, 32), torch.full((32, 32), torch.nan), IntGrid(4, 32), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_values_are_within_half_a_step(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(32, 128) * torch.logspace(-3, 1, 32)[:, None]
+    weight[3] = 0
+    rounding, least = torch.finfo(dtype).eps / 2, torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps / 2
+
+    def allowed(half_step: torch.Tensor, scale: torch.Tensor, largest_code: float) -> torch.Tensor:
+        """Half a step; what a rounded scale leaves out of reach at the end of the range; the product's rounding."""
+        stored = scale * rounding + least
+        return half_step + stored * largest_code + weight.abs() * rounding * 1.01 + least + weight.abs() * 1e-6
+
+    for bits in (4, 8):
+        scale = weight.abs().view(32, 2, 64).amax(-1).repeat_interleave(64, 1) / ((2**bits - 1) / 2)
+        found = nearest.quantize(weight, weight, IntGrid(bits, 64), dtype).values().float()
+        assert ((found - weight).abs() <= allowed(scale / 2, scale, 2**bits)).all()
+    # Three bits of mantissa: half a step is 1/16 of the value, or 2^-10 below the smallest normal number, 2^-6.
+    scale = weight.abs().amax(1, keepdim=True) / 448
+    found = nearest.quantize(weight, weight, Float8Grid(), dtype).values().float()
+    assert ((found - weight).abs() <= allowed(torch.maximum(weight.abs() / 16, scale * 2.0**-10), scale, 448)).all()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "phi3"])
+@torch.no_grad()
+def test_awq_folds_scales_without_changing_the_model(family: str, make_tiny_model: Any) -> None:
+    """Norms that multiply by ``w`` and by ``1 + w``, biases, shared projections: found by trying, never by name."""
+    config = FAMILIES[family]
+    config.vocab_size = 400
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for name, weight in model.named_parameters():
+        if "norm" in name or "bias" in name:
+            weight += torch.rand_like(weight)
+    rows = [torch.randint(3, 400, (length,)).tolist() for length in (12, 20, 9)]
+    _, chain = blocks.find_blocks(model)
+    on_the_way = blocks.start(model, chain, rows)
+    block = blocks.observe(chain[0], on_the_way, 0)
+    before, weights = block.outputs(40), {name: layer.weight.clone() for name, layer in block.layers.items()}
+    grid = IntGrid(4, 32)
+
+    def rounded() -> float:
+        """The block's loss when all its layers are rounded; their weights are put back."""
+        kept = {name: layer.weight.clone() for name, layer in block.layers.items()}
+        for layer in block.layers.values():
+            layer.weight.copy_(nearest.quantize(layer.weight, layer.weight, grid, torch.float32).values())
+        loss = block.loss(before, 40)
+        for name, layer in block.layers.items():
+            layer.weight.copy_(kept[name])
+        return loss
+
+    plain = rounded()
+    quantizer.awq.fold(block, grid, torch.float32)
+    for ours, theirs in zip(block.outputs(40), before, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-4)
+    changed = {name for name, layer in block.layers.items() if not torch.equal(layer.weight, weights[name])}
+    assert {name.rpartition(".")[2] for name in changed} & {"q_proj", "qkv_proj"}
+    assert {name.rpartition(".")[2] for name in changed} & {"gate_proj", "gate_up_proj"}
+    assert rounded() < plain
+
+
+def run(base: Path, out: Path, texts: Path, method: str = "gptq", bits: int = 4, **keys: Any) -> Any:
+    """Export, and load the result as a stranger would."""
+    export.run_export(
+        {
+            "model_name_or_path": str(base),
+            "template": "chatml",
+            "export_dir": str(out),
+            "export_quantization_bit": bits,
+            "export_quantization_method": method,
+            "export_quantization_dataset": str(texts),
+            "export_quantization_nsamples": 16,
+            "export_quantization_group_size": 32,
+            **keys,
+        }
+    )
+    return AutoModelForCausalLM.from_pretrained(out, dtype="auto").eval()
+
+
+def fake_quantized(base: Path, texts: Path, method: str, bits: int, keep: dict[str, Any]) -> Any:
+    """The base with quantized values in its ordinary layers; for FP8 with inputs rounded by token as well."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto").eval()
+    args = get_infer_args(
+        {
+            "model_name_or_path": str(base),
+            "template": "chatml",
+            "export_quantization_bit": bits,
+            "export_quantization_method": method,
+            "export_quantization_dataset": str(texts),
+            "export_quantization_nsamples": 16,
+        }
+    )
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    calibration = export.read_calibration(args, tokenizer, None)  # type: ignore[arg-type]
+    grid: Grid = Float8Grid() if method == "fp8" else IntGrid(bits, 32)
+    keep["layers"], _ = quantizer.quantize_model(model, calibration.rows, quantizer.METHODS[method], grid)
+    if method == "fp8":
+        for name, layer in model.named_modules():
+            if name in keep["layers"]:
+                layer.register_forward_pre_hook(lambda module, args: (rounded_by_token(args[0]),))
+    return model
+
+
+def rounded_by_token(x: torch.Tensor) -> torch.Tensor:
+    scale = x.abs().amax(-1, keepdim=True) / 448
+    return (x / scale).to(torch.float8_e4m3fn).to(x.dtype) * scale
+
+
+@pytest.mark.parametrize(
+    ("method", "bits", "dtype"),
+    [
+        ("gptq", 4, "bfloat16"),
+        ("gptq", 8, "float32"),
+        ("awq", 4, "float32"),
+        ("rtn", 4, "float16"),
+        ("fp8", 8, "float32"),
+    ],
+)
+def test_the_folder_reads_back_as_what_was_quantized(
+    make_tiny_model: Any, tmp_path: Path, texts: Path, method: str, bits: int, dtype: str, capsys: Any
+) -> None:
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationConfig
+
+    base, out, keep = make_tiny_model(), tmp_path / "out", {}
+    AutoModelForCausalLM.from_pretrained(base).to(getattr(torch, dtype)).save_pretrained(base)
+    model = run(base, out, texts, method, bits)
+    expected = fake_quantized(base, texts, method, bits, keep)
+    with torch.inference_mode():
+        ours, theirs = model(IDS).logits.float(), expected(IDS).logits.float()
+    torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-4)
+    # compressed-tensors' own decompressor, on the files themselves
+    stored, settings = load_file(out / "model.safetensors"), json.loads((out / "config.json").read_text())
+    config = QuantizationConfig.model_validate(settings["quantization_config"])
+    assert config.ignore == ["lm_head"]
+    reader = BaseCompressor.get_value_from_registry(config.format)
+    assert len(keep["layers"]) == 14
+    for name, quantized in keep["layers"].items():
+        part = {key.rpartition(".")[2]: value for key, value in stored.items() if key.startswith(f"{name}.")}
+        found = reader.decompress(part, config.config_groups["group_0"])["weight"]
+        assert torch.equal(found, quantized.values()), name
+        bytes_each = sum(value.numel() * value.element_size() for value in part.values()) / found.numel()
+        assert bytes_each < bits / 8 + 0.2
+    assert stored["model.embed_tokens.weight"].dtype == getattr(torch, dtype)
+    # and what is said about it
+    printed = capsys.readouterr().out
+    figures = json.loads((out / "run_manifest.json").read_text())["quantization"]
+    assert f"14 layers by {method} to {bits} bits" in printed and "Modelfile" not in printed
+    assert figures["layers"] == 14 and 0 < figures["mean_error"] <= figures["worst_error"] < (
+        0.2 if bits == 4 else 0.05
+    )
+    with torch.inference_mode():
+        held = export.read_calibration(
+            get_infer_args(
+                {
+                    "model_name_or_path": str(base),
+                    "export_quantization_bit": 4,
+                    "export_quantization_dataset": str(texts),
+                    "export_quantization_nsamples": 16,
+                }
+            ),
+            AutoTokenizer.from_pretrained(base),
+            None,  # type: ignore[arg-type]
+        ).held_back
+        losses = [
+            F.cross_entropy(model(torch.tensor([row])).logits[0, :-1].float(), torch.tensor(row[1:]), reduction="sum")
+            for row in held
+        ]
+    perplexity = float((sum(losses) / sum(len(row) - 1 for row in held)).exp())
+    assert figures["perplexity_after"] == pytest.approx(perplexity, rel=1e-4)
+
+
+def test_better_methods_lose_less(tiny_llama: Path, tmp_path: Path, texts: Path) -> None:
+    def mean_error(method: str, bits: int) -> float:
+        run(tiny_llama, tmp_path / f"{method}{bits}", texts, method, bits)
+        return json.loads((tmp_path / f"{method}{bits}" / "run_manifest.json").read_text())["quantization"][
+            "mean_error"
+        ]
+
+    rtn = mean_error("rtn", 4)
+    assert mean_error("gptq", 4) < 0.8 * rtn
+    assert mean_error("awq", 4) <= rtn
+    assert mean_error("rtn", 8) < 0.1 * rtn
+
+
+def test_conversations_go_through_the_template(tiny_llama: Path, tmp_path: Path) -> None:
+    chats = tmp_path / "chats.json"
+    rows = [{"instruction": f"Count to {n}.", "output": " ".join(map(str, range(1, n)))} for n in range(4, 14)]
+    chats.write_text(json.dumps(rows))
+    out = tmp_path / "out"
+    run(tiny_llama, out, chats, export_quantization_nsamples=8, export_quantization_maxlen=40)
+    figures = json.loads((out / "run_manifest.json").read_text())["quantization"]
+    assert (figures["calibration_rows"], figures["held_back_rows"]) == (8, 1)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    args = get_infer_args({"model_name_or_path": str(out), "template": "chatml", "export_quantization_bit": 4,
+                           "export_quantization_dataset": str(chats), "export_quantization_maxlen": 40})  # fmt: skip
+    template = export.get_template(tokenizer, args.data)
+    calibration = export.read_calibration(args, tokenizer, template)
+    decoded = [tokenizer.decode(ids) for ids in [*calibration.rows, *calibration.held_back]]
+    assert len(set(decoded)) == 10 and all(len(ids) <= 40 for ids in calibration.rows)
+    assert all(text.startswith("<|im_start|>user\nCount to ") for text in decoded)
+
+
+def test_a_group_that_does_not_fit_is_halved_or_refused(
+    make_tiny_model: Any, tmp_path: Path, texts: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(make_tiny_model(intermediate_size=192), tmp_path / "halved", texts, "rtn", export_quantization_group_size=128)
+    weights = json.loads((tmp_path / "halved" / "config.json").read_text())["quantization_config"]["config_groups"]
+    assert weights["group_0"]["weights"]["group_size"] == 64
+    with pytest.raises(ConfigError, match="64, 80 inputs, which groups of 32"):
+        run(make_tiny_model(intermediate_size=80), tmp_path / "refused", texts, "rtn")
+    assert not (tmp_path / "refused").exists() and not list(tmp_path.glob(".refused*"))
+
+
+def test_an_adapter_is_merged_first(tiny_llama: Path, tmp_path: Path, texts: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), LoraConfig(target_modules="all-linear"))
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora_B" in name:
+                weight += 0.2
+    tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    model = run(tiny_llama, tmp_path / "out", texts, "rtn", 8, adapter_name_or_path=str(tmp_path / "adapter"))
+    with torch.inference_mode():
+        with_adapter, without = tuned.eval()(IDS).logits, AutoModelForCausalLM.from_pretrained(tiny_llama)(IDS).logits
+        ours = model(IDS).logits
+    assert (ours - with_adapter).abs().max() < 0.1 * (without - with_adapter).abs().max()
+
+
+@pytest.mark.parametrize(("method", "bits"), [("gptq", 4), ("fp8", 8)])
+def test_chat_loads_what_export_wrote(tiny_llama: Path, tmp_path: Path, texts: Path, method: str, bits: int) -> None:
+    expected = run(tiny_llama, tmp_path / "out", texts, method, bits)
+    args = get_infer_args({"model_name_or_path": str(tmp_path / "out"), "infer_dtype": "float32"})
+    loaded = load_model(load_tokenizer(args.model), args, trainable=False)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(IDS).logits, expected(IDS).logits)
+
+
+def test_shards_and_gguf_beside_quantized_weights(tiny_llama: Path, tmp_path: Path, texts: Path) -> None:
+    run(tiny_llama, tmp_path / "out", texts, "rtn", export_size=1e-4, export_gguf="f32")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"model.safetensors.index.json", "out-F32.gguf", "Modelfile"} <= names and "model.safetensors" not in names
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())["weight_map"]
+    assert set(index.values()) == {name for name in names if name.endswith(".safetensors")}
+
+
+@pytest.mark.parametrize("change", [0, 1])
+def test_a_broken_result_is_not_published(
+    tiny_llama: Path, tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, change: int
+) -> None:
+    if change:  # every model has grown beyond nothing
+        monkeypatch.setattr(quantizer, "LARGEST_GROWTH", {4: 0.0})
+        expected = r"perplexity grew from \d\S* to \d\S* on the rows held back \(allowed: 0 times\)"
+    else:  # the packed words are not those of the codes
+
+        def packed(self: IntGrid, quantized: Any, store: Callable[..., Any] = IntGrid.store) -> Any:
+            tensors = store(self, quantized)
+            tensors["weight_packed"][1, 1] ^= 16
+            return tensors
+
+        monkeypatch.setattr(IntGrid, "store", packed)
+        expected = r"model\.layers\.0\.\S+\.weight is not what was quantized"
+    with pytest.raises(ExportFailure, match=expected) as failure:
+        run(tiny_llama, tmp_path / "out", texts, "rtn")
+    assert "\n" not in str(failure.value)
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"bits": 3}, "export_quantization_bit: expected 4 or 8, got 3"),
+        ({"method": "fp8"}, "export_quantization_bit: 4, but export_quantization_method fp8 has 8"),
+        ({"method": "best"}, "export_quantization_method"),
+        ({"bits": None}, "export_quantization_bit: missing"),
+        ({"export_quantization_dataset": None}, "export_quantization_dataset: missing"),
+        ({"export_quantization_group_size": 100}, "export_quantization_group_size: expected 32, 64 or 128, got 100"),
+        ({"export_quantization_nsamples": 0}, "export_quantization_nsamples: expected 1 or more, got 0"),
+        ({"export_quantization_dataset": "./none.jsonl"}, "none.jsonl: no such file"),
+    ],
+    ids=lambda value: value.split(":")[0] if isinstance(value, str) else "-".join(value),
+)
+def test_mistakes_are_named(tiny_llama: Path, tmp_path: Path, texts: Path, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as failure:
+        run(tiny_llama, tmp_path / "out", texts, **keys)
+    assert message in str(failure.value) and "\n" not in str(failure.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_experts_in_one_tensor_are_refused(tiny_llama: Path, tmp_path: Path, texts: Path, make_tiny_model: Any) -> None:
+    base = make_tiny_model("qwen3_moe", moe_intermediate_size=32, num_experts=4, num_experts_per_tok=2)
+    with pytest.raises(ConfigError, match="qwen3_moe keeps its experts in one tensor"):
+        run(base, tmp_path / "out", texts, "rtn")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_row_is_not_enough(tiny_llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "same.jsonl").write_text('{"text": "the same row"}\n' * 5)
+    with pytest.raises(ConfigError, match="holds 1 different rows"):
+        run(tiny_llama, tmp_path / "out", tmp_path / "same.jsonl")
+
+
+def test_four_bits_of_a_real_model(smollm2: Path, tmp_path: Path) -> None:
+    """Real weights and inputs: the first two blocks of thirty."""
+    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype="auto", num_hidden_layers=2)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    data = json.loads((Path(__file__).parents[2] / "data" / "alpaca_en_demo.json").read_text())
+    rows = [tokenizer(row["output"])["input_ids"][:64] for row in data[:16]]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    errors = {}
+    for method in ("rtn", "gptq"):
+        model.load_state_dict(state)
+        _, found = quantizer.quantize_model(model, rows, quantizer.METHODS[method], IntGrid(4, 64))
+        errors[method] = sum(found.values()) / len(found)
+    assert errors["gptq"] < 0.8 * errors["rtn"]
+    assert errors["rtn"] < 0.15
