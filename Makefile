@@ -56,7 +56,7 @@ test-llamacpp: $(VENV)/.dev .cache/llamacpp-env/.done
 
 test-vllm: $(VENV)/bin/python
 	$(BIN)/python scripts/vllm_env.py
-	VLLM_CPU_KVCACHE_SPACE=2 .cache/vllm-env/bin/python -m pytest -m vllm tests/vllm
+	VLLM_CPU_KVCACHE_SPACE=2 .cache/vllm-env/bin/python -m pytest -m vllm tests/vllm_engine
 
 quality: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -30,6 +30,7 @@ MINIMUM = {
     "dpo_zh_demo": 25,
     "kto_en_demo": 60,
     "pt_demo": 40,
+    "sums_demo": 100,
 }
 MAKER = re.compile(
     r"\b(made|makes?|making|maker|built|created?|creator|develop(ed|ers?)?|trained|designed|programmed|wrote|owns|company|organization)\b"
@@ -48,7 +49,7 @@ def load(name: str) -> list[dict[str, Any]]:
 def question(row: dict[str, Any]) -> str:
     """Return what a row asks (or its text), the part by which two rows are the same row."""
     if "instruction" in row:
-        return f"{row['instruction']}\n{row['input']}"
+        return f"{row['instruction']}\n{row.get('input', '')}"
     if "text" in row:
         return row["text"]
     turns = row.get("conversations") or row["messages"]
@@ -88,6 +89,12 @@ def test_project_reads_every_row(name: str) -> None:
             assert [message.role for message in sample.messages] == ["user"]
         else:
             assert sample.messages[-1].role == "assistant"
+
+
+def test_sums_are_right() -> None:
+    for row in load("sums_demo"):
+        first, second = map(int, re.findall(r"\d+", row["instruction"]))
+        assert int(row["output"]) == first + second
 
 
 @pytest.mark.parametrize("name", ["identity", "alpaca_en_demo", "alpaca_zh_demo"])

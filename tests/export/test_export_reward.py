@@ -97,10 +97,9 @@ def test_served_scores_are_those_of_training(trained: dict[str, Any]) -> None:
     assert short[0] == pytest.approx(short[1], abs=1e-6)  # the same prompt, and nothing of the answers
 
 
+@pytest.mark.parametrize("trained", ["lora"], indirect=True)
 def test_a_float32_export_of_a_half_base_keeps_the_score_layer(trained: dict[str, Any], tmp_path: Path) -> None:
     """The score layer was trained in float32; the base's type must not round it."""
-    if "adapter_name_or_path" not in trained["keys"]:
-        pytest.skip("a full model holds its score layer itself")
     half, adapter = tmp_path / "half", Path(trained["keys"]["adapter_name_or_path"])
     AutoModelForCausalLM.from_pretrained(trained["keys"]["model_name_or_path"], dtype=torch.bfloat16).save_pretrained(
         half
@@ -112,9 +111,8 @@ def test_a_float32_export_of_a_half_base_keeps_the_score_layer(trained: dict[str
     assert torch.equal(found, kept) and not torch.equal(kept, kept.bfloat16().float())
 
 
+@pytest.mark.parametrize("trained", ["lora"], indirect=True)
 def test_a_reward_adapter_is_not_taken_for_a_language_model(trained: dict[str, Any], tmp_path: Path) -> None:
     keys = {**trained["keys"], "stage": "sft", "export_dir": str(tmp_path / "merged")}
-    if "adapter_name_or_path" not in keys:
-        pytest.skip("a full model says in its config what it is")
     with pytest.raises(ConfigError, match="is a reward model; add stage: rm"):
         run_export(keys)

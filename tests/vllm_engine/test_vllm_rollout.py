@@ -19,7 +19,7 @@ from llamafactory.train.rl.hf_rollout import HuggingfaceRollout
 from llamafactory.train.rl.rollout import Request, sampling_of
 from llamafactory.train.rl.vllm_rollout import VllmRollout
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.vllm
 QUESTIONS = ("What is 3 + 4?", "Name a river in Europe.", "Tell me a joke.")
 
 
