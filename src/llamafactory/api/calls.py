@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..chat.answer_reader import AnyCallReader, ChatReader, NamedCallReader, PlainReader, Reader
 from ..data.messages import Message
-from .answer_reader import AnyCallReader, ChatReader, NamedCallReader, PlainReader, Reader
 from .errors import ApiError
 from .protocol import ChatRequest, CompletionRequest, NamedTool, SamplingRequest, Tool
 
