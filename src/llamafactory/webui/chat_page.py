@@ -78,8 +78,14 @@ def make_page(engine: Engine, args: InferArgs, max_waiting: int) -> Any:
             queue=False,
             api_visibility="private",
         )
-        clear.click(
-            lambda: ([], "", []), None, [chatbot, error, conversation], cancels=[asking], queue=False, api_name="clear"
+        gr.on(
+            [clear.click, chatbot.clear],
+            lambda: ([], "", []),
+            None,
+            [chatbot, error, conversation],
+            cancels=[asking],
+            queue=False,
+            api_name="clear",
         )
     return page.queue(max_size=max_waiting)
 
@@ -154,6 +160,9 @@ class Asking:
             messages = to_messages(asked, system)
             answers = grow(self._engine, messages, to_tools(tools), not skip_special_tokens, overrides)
             async for answer, over in answers:
-                yield [*bubbles, *answer.shown(over)], "", "", [*asked, answer.message()]
+                if answer.begun:
+                    yield [*bubbles, *answer.shown(over)], "", "", [*asked, answer.message()]
+                else:
+                    yield bubbles, question, "", conversation
         except ConfigError as error:
             yield shown(conversation), question, f"**Error:** {escape(str(error))}", conversation

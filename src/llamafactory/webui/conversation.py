@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -14,11 +15,13 @@ from ..chat.answer_reader import CallPiece, ChatReader, Piece, thinking_begun
 from ..data.messages import Message, Part, ToolCall
 
 if TYPE_CHECKING:
-    from ..chat.base_engine import Engine
+    from ..chat.base_engine import Delta, Engine
     from ..data.template import Template
 
 # How often a page is told of new text, in seconds: each time its whole conversation is compared with what it has.
 PAUSE = 0.05
+# How often it is told that there is nothing new: only then does gradio notice that the page has gone.
+BEAT = 1.0
 
 # Code, whose characters markdown shows as they are (fenced, or within a line), or the beginning of HTML.
 _CODE_OR_TAG = re.compile(r"(^ {0,3}(`{3,}).*?(?:^ {0,3}\2|\Z)|`[^`\n]+`)|<", re.MULTILINE | re.DOTALL)
@@ -34,11 +37,13 @@ class GrowingAnswer:
 
     def __init__(self, template: Template, reader: ChatReader | None) -> None:
         self._template, self._reader = template, reader
+        self.begun = False  # something came
         self._reasoning = self._text = ""
         self._calls: list[list[str | None]] = []  # name, arguments, id
 
     def push(self, text: str) -> None:
         """Take more text."""
+        self.begun = True
         self._take(Piece(content=text) if self._reader is None else self._reader.push(text))
 
     def finish(self) -> None:
@@ -86,7 +91,7 @@ async def grow(
         overrides: See :class:`Engine`.
 
     Yields:
-        The answer so far, and whether it is over; now and then, and at the end.
+        The answer so far, and whether it is over; now and then, with or without anything new, and at the end.
 
     Raises:
         ConfigError: The conversation cannot be answered.
@@ -98,13 +103,27 @@ async def grow(
     # Marks of thoughts and calls may be special tokens.
     skip = not marks and reader is None
     answer = GrowingAnswer(template, reader)
-    told = 0.0
     async with aclosing(engine.stream(messages, tools, **overrides, skip_special_tokens=skip)) as deltas:
-        async for delta in deltas:
-            answer.push(delta.text)
-            if time.monotonic() - told >= PAUSE:
+        waiting: asyncio.Future[Delta | None] | None = None
+        told, new = 0.0, False
+        try:
+            while True:
+                waiting = waiting or asyncio.ensure_future(anext(deltas, None))
+                await asyncio.wait({waiting}, timeout=PAUSE if new else BEAT)
+                if waiting.done():
+                    delta, waiting = waiting.result(), None
+                    if delta is None:
+                        break
+                    answer.push(delta.text)
+                    new = True
+                    if time.monotonic() - told < PAUSE:
+                        continue
                 yield answer, False
-                told = time.monotonic()
+                told, new = time.monotonic(), False
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+                await asyncio.wait({waiting})  # the request is closed then
     answer.finish()
     yield answer, True
 
