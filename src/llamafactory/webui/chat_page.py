@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from ..chat.chat_model import to_messages, to_tools
@@ -158,11 +159,12 @@ class Asking:
         }
         try:
             messages = to_messages(asked, system)
-            answers = grow(self._engine, messages, to_tools(tools), not skip_special_tokens, overrides)
-            async for answer, over in answers:
-                if answer.begun:
-                    yield [*bubbles, *answer.shown(over)], "", "", [*asked, answer.message()]
-                else:
-                    yield bubbles, question, "", conversation
+            growing = grow(self._engine, messages, to_tools(tools), not skip_special_tokens, overrides)
+            async with aclosing(growing) as answers:
+                async for answer, over in answers:
+                    if answer.begun:
+                        yield [*bubbles, *answer.shown(over)], "", "", [*asked, answer.message()]
+                    else:
+                        yield bubbles, question, "", conversation
         except ConfigError as error:
             yield shown(conversation), question, f"**Error:** {escape(str(error))}", conversation
