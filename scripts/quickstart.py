@@ -63,7 +63,7 @@ def main() -> None:
     after = answer(config)
 
     print(f"\nQuestion: {QUESTION}\n  before: {before}\n  after:  {after}\n  (fine-tuned in {seconds:.0f} s)\n")
-    print(f"Next:\n  {CLI} chat {FILE}\n  {CLI} export {FILE}\n  {CLI} webui\n")
+    print(f"Next:\n  {CLI} chat {FILE}\n  {CLI} export {FILE}\n  {CLI} webchat {FILE}\n")
 
 
 if __name__ == "__main__":

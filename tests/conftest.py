@@ -107,6 +107,25 @@ def tiny_llama(make_tiny_model: TinyModel) -> Path:
     return make_tiny_model()
 
 
+@pytest.fixture(scope="session")
+def make_template(tiny_llama: Path) -> Callable[[str], Any]:
+    """A named template, bound to the random model's tokenizer."""
+    import copy
+
+    from transformers import AutoTokenizer
+
+    from llamafactory.data.template import get_template
+    from llamafactory.hparams import get_infer_args
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+
+    def make(name: str) -> Any:
+        args = get_infer_args({"model_name_or_path": str(tiny_llama), "template": name})
+        return get_template(copy.deepcopy(tokenizer), args.data)  # a copy: a template may replace the EOS token
+
+    return make
+
+
 def _tiny_tokenizer() -> Any:
     """Byte-level BPE of 400 tokens; ``<|im_end|>`` ends turns, ``<|endoftext|>`` pads."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

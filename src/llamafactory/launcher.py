@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "version": ("llamafactory.launcher:print_version", "print the version"),
     "help": ("llamafactory.launcher:print_help", "print this list"),
 }
-NOT_BUILT = ("webchat", "webui")
+NOT_BUILT = ("webui",)
 ERROR_DIR = "LLAMAFACTORY_ERROR_DIR"
 
 
@@ -111,7 +111,7 @@ def _wants_torchrun(command: str) -> bool:
         return False
     from .hparams import get_infer_args, get_train_args
 
-    if command in ("api", "chat", "infer", "eval", "export"):
+    if command in ("api", "chat", "infer", "eval", "export", "webchat"):
         get_infer_args()
         return False
     if command == "preview":

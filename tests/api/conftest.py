@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -16,11 +15,12 @@ from typing import Any
 import openai
 import pytest
 
-from llamafactory.api.app import bind, make_process
+from llamafactory.api.app import make_process
 from llamafactory.api.server import Server
 from llamafactory.api.settings import ServerSettings
 from llamafactory.chat.base_engine import Delta, EngineBase
 from llamafactory.chat.hf_engine import HuggingfaceEngine
+from llamafactory.extras.serving import bind
 from llamafactory.hparams import get_infer_args
 
 MODEL = "gpt-3.5-turbo"
@@ -47,7 +47,7 @@ class Running:
 def running(engine: Any, scores: bool = False, **settings: Any) -> Iterator[Running]:
     """Serve an engine at a free port of this machine."""
     server = Server(engine, ServerSettings(port=0, **settings), scores)
-    listener = bind(server.settings)
+    listener = bind(server.settings.host, 0, "API_HOST")
     process = make_process(server)
     thread = threading.Thread(target=process.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -137,19 +137,3 @@ def served(tiny_engine: HuggingfaceEngine) -> Iterator[Running]:
 @pytest.fixture
 def client(served: Running) -> openai.OpenAI:
     return served.client()
-
-
-@pytest.fixture(scope="session")
-def make_template(tiny_llama: Path) -> Callable[[str], Any]:
-    """A named template, bound to the random model's tokenizer."""
-    from transformers import AutoTokenizer
-
-    from llamafactory.data.template import get_template
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-
-    def make(name: str) -> Any:
-        args = get_infer_args({"model_name_or_path": str(tiny_llama), "template": name})
-        return get_template(copy.deepcopy(tokenizer), args.data)  # a copy: a template may replace the EOS token
-
-    return make

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..chat.answer_reader import AnyCallReader, ChatReader, NamedCallReader, PlainReader, Reader, thinking_begun
 from ..data.messages import Message
-from .answer_reader import AnyCallReader, ChatReader, NamedCallReader, PlainReader, Reader
 from .errors import ApiError
 from .protocol import ChatRequest, CompletionRequest, NamedTool, SamplingRequest, Tool
 
@@ -58,11 +58,7 @@ async def chat_call(request: ChatRequest, engine: Engine, media: MediaLoader) ->
     template = engine.template
     if template.thought is None and not described:
         return Call(messages, (), overrides)
-    thinking = False
-    if template.thought is not None:
-        flags = {} if overrides["enable_thinking"] is None else {"enable_thinking": overrides["enable_thinking"]}
-        prompt = template.render(messages, described, add_generation_prompt=True, **flags)
-        thinking = prompt.rstrip().endswith(template.thought[0])
+    thinking = thinking_begun(template, messages, described, overrides["enable_thinking"])
     overrides["skip_special_tokens"] = False  # marks of thoughts and calls may be special tokens
     return Call(messages, described, overrides, lambda: ChatReader(template, described, thinking))
 

@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
+from ..extras.environment import host_name, is_loopback
 from ..extras.logging import get_logger
 from .errors import ApiError
 from .metrics import Metrics
-from .settings import ServerSettings, is_loopback
+from .settings import ServerSettings
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -80,7 +81,7 @@ class Guard:
 
     def _check_host(self, headers: Headers) -> None:
         """Without a key, a page that gave its own name the address of this machine must not get through."""
-        name = _host_name(headers.get("host", ""))
+        name = host_name(headers.get("host", ""))
         known = is_loopback(name) or name in (self._settings.host, *self._settings.hosts)
         if not known:
             raise ApiError(
@@ -142,10 +143,3 @@ def depth_of(body: bytes | bytearray, enough: int) -> int:
         if deepest > enough:
             break
     return deepest
-
-
-def _host_name(host: str) -> str:
-    """The name in a Host header, without its port."""
-    if host.startswith("["):
-        return host.partition("]")[0].removeprefix("[").lower()
-    return host.partition(":")[0].lower()

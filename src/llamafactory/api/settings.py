@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..extras.environment import Environment, is_loopback
 from ..extras.errors import ConfigError
 from ..hparams import split_list
-
-_TRUE, _FALSE = ("1", "true", "yes", "y", "on"), ("0", "false", "no", "n", "off", "")
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class ServerSettings:
         Raises:
             ConfigError: A value cannot be read, or an address other than loopback is to be bound without a key.
         """
-        read = _Reader(environment)
+        read = Environment(environment)
         settings = cls(
             host=read.text("API_HOST", cls.host),
             port=read.number("API_PORT", cls.port, 0, 65535),
@@ -103,35 +101,3 @@ class ServerSettings:
                 "set API_KEY, or API_HOST=127.0.0.1"
             )
         return settings
-
-
-class _Reader:
-    """Reads variables; an empty one counts as not set."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
-
-    def text(self, name: str, default: str) -> str:
-        return self._environment.get(name) or default
-
-    def number(self, name: str, default: int, least: int, most: int) -> int:
-        text = self._environment.get(name) or str(default)
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise ConfigError(f"{name}: expected a whole number from {least} to {most}, got {text!r}")
-        return int(text)
-
-    def switch(self, name: str, default: bool) -> bool:
-        text = self._environment.get(name, str(int(default))).strip().lower()
-        if text not in _TRUE + _FALSE:
-            raise ConfigError(f"{name}: expected 1 or 0, got {text!r}")
-        return text in _TRUE
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine only."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

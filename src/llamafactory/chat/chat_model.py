@@ -119,7 +119,7 @@ def to_tools(tools: str | Sequence[dict] | None) -> list[dict]:
     if isinstance(tools, str) and tools:
         try:
             tools = json.loads(tools)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:  # the latter: nested without end
             raise ConfigError(f"tools: not JSON ({error})") from error
         if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
             raise ConfigError("tools: expected a JSON list of function descriptions")

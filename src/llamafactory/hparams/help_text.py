@@ -19,6 +19,7 @@ _SECTIONS: dict[str, tuple[str, ...]] = {
     "infer": ("infer", "data", "generating", "model", "finetuning", "quantization", "media", "vllm", "sglang", "kt"),
     "eval": ("evaluation", "model", "data", "finetuning", "quantization"),
     "api": ("model", "data", "generating", "finetuning", "quantization", "media", "vllm", "sglang", "kt"),
+    "webchat": ("model", "data", "generating", "finetuning", "quantization", "media", "vllm", "sglang", "kt"),
     "export": ("export", "model", "data", "finetuning", "quantization"),
 }
 
@@ -31,6 +32,7 @@ _NOTES: dict[str, str] = {
     "infer": "Answers every row of a data set into a JSONL file; a stopped run goes on where it was.",
     "eval": "Runs benchmarks: local multiple-choice folders and tasks of lm-eval.",
     "api": "Serves a model over HTTP, as OpenAI does; API_HOST, API_PORT, API_KEY and more come from the environment.",
+    "webchat": "Talks to a model in the browser; GRADIO_SERVER_NAME, GRADIO_AUTH and more come from the environment.",
     "export": "Writes the merged model; reads the same file as train and uses what it trained.",
 }
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from ..data.messages import ToolCall
+    from ..data.messages import Message, ToolCall
     from ..data.template import Template
     from ..data.tool_formats.json_format import JsonToolFormat
 
@@ -225,6 +225,17 @@ def _of_tool_call(index: int, call: ToolCall) -> CallPiece:
     arguments = call.arguments
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     return _call_piece(index, call.name, text)
+
+
+def thinking_begun(
+    template: Template, messages: Sequence[Message], tools: Sequence[dict[str, Any]], enable_thinking: bool | None
+) -> bool:
+    """Whether the prompt of a conversation opens a thought, so that the answer begins inside one."""
+    if template.thought is None:
+        return False
+    flags = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+    prompt = template.render(messages, tools, add_generation_prompt=True, **flags)
+    return prompt.rstrip().endswith(template.thought[0])
 
 
 def call_marks(tool_format: JsonToolFormat) -> tuple[str, ...]:

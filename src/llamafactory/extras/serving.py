@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the servers of the house share: taking an address, and a process that ends in order."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from .errors import ConfigError
+
+
+def bind(host: str, port: int, variables: str) -> socket.socket:
+    """Take an address; nobody can connect yet.
+
+    Args:
+        host: Name or address, IPv6 with or without brackets.
+        port: Port; 0 = any free one.
+        variables: Names of the settings, for the error.
+
+    Raises:
+        ConfigError: It cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"{variables}: cannot bind {host}:{port}: {error.strerror}") from None
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address of a listener as a browser writes it, without a slash at the end."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Process(uvicorn.Server):
+    """Takes signals as an order to finish; afterwards the process goes on to its own end, with exit code 0.
+
+    Args:
+        config: What is served, and how.
+        on_signal: Called when a signal comes, before anything ends.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_signal: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_signal = on_signal
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM while the block runs (in the main thread only)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        self._on_signal()
+        super().handle_exit(sig, frame)

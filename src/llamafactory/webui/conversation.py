@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A conversation as the page shows it, and an answer as it grows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from ..chat.answer_reader import CallPiece, ChatReader, Piece, thinking_begun
+from ..data.messages import Message, Part, ToolCall
+
+if TYPE_CHECKING:
+    from ..chat.base_engine import Delta, Engine
+    from ..data.template import Template
+
+# How often a page is told of new text, in seconds: each time its whole conversation is compared with what it has.
+PAUSE = 0.05
+# How often it is told that there is nothing new: only then does gradio notice that the page has gone.
+BEAT = 1.0
+
+# Code, whose characters markdown shows as they are (fenced, or within a line), or the beginning of HTML.
+_CODE_OR_TAG = re.compile(r"(^ {0,3}(`{3,}).*?(?:^ {0,3}\2|\Z)|`[^`\n]+`)|<", re.MULTILINE | re.DOTALL)
+
+
+class GrowingAnswer:
+    """An answer that comes in pieces.
+
+    Args:
+        template: How the model writes.
+        reader: Splits it into thought, text and calls; ``None``: it is shown as it is, marks and all.
+    """
+
+    def __init__(self, template: Template, reader: ChatReader | None) -> None:
+        self._template, self._reader = template, reader
+        self.begun = False  # something came
+        self._reasoning = self._text = ""
+        self._calls: list[list[str | None]] = []  # name, arguments, id
+
+    def push(self, text: str) -> None:
+        """Take more text."""
+        self.begun = True
+        self._take(Piece(content=text) if self._reader is None else self._reader.push(text))
+
+    def finish(self) -> None:
+        """The answer is over."""
+        if self._reader is not None:
+            self._take(self._reader.finish())
+
+    def message(self) -> Message:
+        """What came so far."""
+        if self._reader is None:
+            return self._template.parse(self._text)
+        calls = tuple(ToolCall(str(name), str(arguments), id) for name, arguments, id in self._calls)
+        parts = (Part("text", self._text),) if self._text or not calls else ()
+        return Message("assistant", parts, calls, self._reasoning or None)
+
+    def shown(self, over: bool) -> list[dict[str, Any]]:
+        """What came so far, for the page; an unfinished thought is open."""
+        if self._reader is None:
+            return [_bubble("assistant", self._text)]
+        message = self.message()
+        return _assistant(message, thinking=not over and not message.text and not message.tool_calls)
+
+    def _take(self, piece: Piece) -> None:
+        self._reasoning += piece.reasoning
+        self._text += piece.content
+        for call in piece.calls:
+            self._take_call(call)
+
+    def _take_call(self, call: CallPiece) -> None:
+        if call.name is not None:
+            self._calls.append([call.name, "", call.id])
+        self._calls[call.index][1] = f"{self._calls[call.index][1]}{call.arguments}"
+
+
+async def grow(
+    engine: Engine, messages: Sequence[Message], tools: Sequence[dict], marks: bool, overrides: dict[str, Any]
+) -> AsyncGenerator[tuple[GrowingAnswer, bool], None]:
+    """Answer a conversation.
+
+    Args:
+        engine: Answers.
+        messages: The conversation, the question last.
+        tools: OpenAI tool objects.
+        marks: Show the answer as the model writes it, special tokens and all.
+        overrides: See :class:`Engine`.
+
+    Yields:
+        The answer so far, and whether it is over; now and then, with or without anything new, and at the end.
+
+    Raises:
+        ConfigError: The conversation cannot be answered.
+    """
+    template = engine.template
+    reader = None
+    if not marks and (template.thought is not None or tools):
+        reader = ChatReader(template, tools, thinking_begun(template, messages, tools, overrides["enable_thinking"]))
+    # Marks of thoughts and calls may be special tokens.
+    skip = not marks and reader is None
+    answer = GrowingAnswer(template, reader)
+    async with aclosing(engine.stream(messages, tools, **overrides, skip_special_tokens=skip)) as deltas:
+        waiting: asyncio.Future[Delta | None] | None = None
+        told, new = 0.0, False
+        try:
+            while True:
+                waiting = waiting or asyncio.ensure_future(anext(deltas, None))
+                await asyncio.wait({waiting}, timeout=PAUSE if new else BEAT)
+                if waiting.done():
+                    delta, waiting = waiting.result(), None
+                    if delta is None:
+                        break
+                    answer.push(delta.text)
+                    new = True
+                    if time.monotonic() - told < PAUSE:
+                        continue
+                yield answer, False
+                told, new = time.monotonic(), False
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+                await asyncio.wait({waiting})  # the request is closed then
+    answer.finish()
+    yield answer, True
+
+
+def shown(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """A whole conversation, for the page."""
+    bubbles: list[dict[str, Any]] = []
+    for message in messages:
+        match message.role:
+            case "assistant":
+                bubbles += _assistant(message, thinking=False)
+            case "tool":
+                bubbles.append(_bubble("assistant", _block(message.text), "Tool result"))
+            case _:
+                bubbles.append(_bubble("user", message.text))
+    return bubbles
+
+
+def _assistant(message: Message, thinking: bool) -> list[dict[str, Any]]:
+    """A thought, the text and the calls, each in a bubble of its own; only the text is not folded away."""
+    bubbles = []
+    if message.reasoning:
+        status = "pending" if thinking else "done"
+        bubbles.append(_bubble("assistant", message.reasoning, "Thought", status=status))
+    if message.text or not (message.reasoning or message.tool_calls):
+        bubbles.append(_bubble("assistant", message.text))
+    for call in message.tool_calls:
+        arguments = call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
+        bubbles.append(_bubble("assistant", _block(arguments), f"Call of {call.name}"))
+    return bubbles
+
+
+def _bubble(role: str, text: str, title: str | None = None, **metadata: str) -> dict[str, Any]:
+    bubble: dict[str, Any] = {"role": role, "content": escape(text)}
+    if title is not None:
+        bubble["metadata"] = {"title": escape(title), **metadata}
+    return bubble
+
+
+def _block(text: str) -> str:
+    """A code block that the text cannot leave."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}json\n{text}\n{fence}"
+
+
+def escape(text: str) -> str:
+    """Markdown whose HTML is shown, not rendered; code keeps its characters, which markdown shows as they are."""
+    return _CODE_OR_TAG.sub(lambda found: found[1] or "&lt;", text)

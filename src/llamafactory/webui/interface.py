@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``llamafactory-cli webchat``: a model in the browser, from its configuration to its end."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from .. import plugins
+from ..data.thinking import settle_thinking
+from ..extras.errors import ConfigError
+from ..extras.logging import get_logger
+from ..extras.packages import require
+from ..extras.serving import Process, bind, url_of
+from ..hparams import InferArgs, get_infer_args
+from .chat_page import TITLE, make_page
+from .guard import Guard
+from .settings import WebSettings
+
+if TYPE_CHECKING:
+    from ..chat.base_engine import Engine
+
+logger = get_logger(__name__)
+
+VARIABLES = "GRADIO_SERVER_NAME, GRADIO_SERVER_PORT"
+PORTS = range(7860, 7960)  # where gradio looks for a free one
+DRAIN_SECONDS = 3
+
+
+def run_web_demo(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -> None:
+    """Load the model and serve the page until SIGTERM or Ctrl-C.
+
+    Args:
+        args: Parsed arguments, or what ``get_infer_args`` takes (``None``: the command line).
+
+    Raises:
+        ConfigError: The configuration, the environment or the model cannot be used, or the port is taken.
+    """
+    args = args if isinstance(args, InferArgs) else get_infer_args(args)
+    settings = WebSettings.from_environment()
+    require("gradio", "webchat", "'gradio>=6'")
+    if args.finetuning.stage == "rm":
+        raise ConfigError("stage: rm loads a reward model, which scores texts and does not answer")
+    args = replace(args, data=settle_thinking(args.data))
+    with closing(take_address(settings)) as listener:  # before the model is loaded: a taken port shows at once
+        engine: Engine = plugins.resolve("engines", args.model.infer_backend)(args)
+        try:
+            app = make_app(engine, args, settings)
+            if settings.share:
+                share(app, listener)
+            logger.info_rank0("open %s in a browser", url_of(listener))
+            make_process(app).run(sockets=[listener])
+        finally:
+            engine.close()
+
+
+def take_address(settings: WebSettings) -> socket.socket:
+    """Bind the address of the settings.
+
+    Raises:
+        ConfigError: It is taken, or it is none.
+    """
+    if settings.port is not None:
+        return bind(settings.host, settings.port, VARIABLES)
+    for port in PORTS[:-1]:
+        try:
+            return bind(settings.host, port, VARIABLES)
+        except ConfigError:
+            continue
+    return bind(settings.host, PORTS[-1], VARIABLES)
+
+
+def make_app(engine: Engine, args: InferArgs, settings: WebSettings) -> Guard:
+    """The whole web application of one loaded model."""
+    gr = require("gradio", "webchat", "'gradio>=6'")
+    from fastapi import FastAPI
+
+    app = gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        make_page(engine, args, settings.max_waiting),
+        path="/",
+        auth=settings.login,
+        auth_message=TITLE,
+        root_path=settings.root_path or None,
+        allowed_paths=[],
+        max_file_size=settings.max_body,
+        show_error=False,  # what went wrong inside is for the log, not for the page
+        ssr_mode=False,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        # gradio's own themes fetch their letters from another host.
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+    )
+    mounted = app.routes[-1].app
+    return Guard(app, settings.host, settings.login is not None, settings.max_body, mounted.stop_event.set)
+
+
+def make_process(app: Guard) -> Process:
+    """What answers requests until a signal comes. Answers that still grow then are given a moment and ended."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    return Process(config, app.end)
+
+
+def share(app: Guard, listener: socket.socket) -> None:
+    """Open gradio's tunnel to the page and print its address."""
+    import secrets
+
+    from gradio.networking import setup_tunnel
+
+    url = setup_tunnel(*listener.getsockname()[:2], secrets.token_urlsafe(32), None, None)
+    app.origins.add(urlsplit(url).netloc)
+    logger.info_rank0("shared at %s", url)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of a random model, or of an engine that says what the test wrote, served in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import pytest
+
+from llamafactory.chat.base_engine import Delta, EngineBase
+from llamafactory.chat.hf_engine import HuggingfaceEngine
+from llamafactory.hparams import InferArgs, get_infer_args
+from llamafactory.webui.interface import make_app, make_process, take_address
+from llamafactory.webui.settings import WebSettings
+
+# Without the extra `webui` there is no page.
+collect_ignore_glob = [] if find_spec("gradio") else ["test_*.py"]
+
+
+@contextmanager
+def running(engine: Any, args: InferArgs, **settings: Any) -> Iterator[str]:
+    """Serve the page at a free port of this machine; gives its address."""
+    chosen = WebSettings(port=0, **settings)
+    listener = take_address(chosen)
+    process = make_process(make_app(engine, args, chosen))
+    thread = threading.Thread(target=process.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    until(lambda: process.started)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        process.handle_exit(signal.SIGTERM, None)
+        thread.join(timeout=30)
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for something that another thread does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@dataclass
+class ScriptedEngine(EngineBase):
+    """Says ``pieces``, one delta each, to every question.
+
+    Attributes:
+        template: A bound template.
+        pieces: What each answer is made of.
+        gate: When given, a piece is said only after a permit of this semaphore.
+        asked: Prompt, tools and overrides of every request.
+        open: Requests that were begun and not closed.
+    """
+
+    template: Any
+    pieces: list[str] = field(default_factory=lambda: ["a", "b"])
+    gate: threading.Semaphore | None = None
+    error: Exception | None = None
+    adapters: tuple[str, ...] = ()
+    asked: list[tuple[Any, Any, dict]] = field(default_factory=list)
+    open: int = 0
+
+    async def stream(self, prompt: Any, tools: Any = (), **overrides: Any) -> AsyncGenerator[Delta, None]:
+        self.asked.append((prompt, tools, overrides))
+        self.open += 1
+        try:
+            for number, piece in enumerate(self.pieces):
+                while self.gate is not None and not self.gate.acquire(blocking=False):
+                    await asyncio.sleep(0.002)
+                if self.error is not None and number == len(self.pieces) - 1:
+                    raise self.error
+                yield Delta(piece, 0, 1, 7, "stop" if number == len(self.pieces) - 1 else None)
+                await asyncio.sleep(0)
+        finally:
+            self.open -= 1
+
+
+@pytest.fixture(scope="session")
+def page_args(make_tiny_model: Callable[..., Path]) -> InferArgs:
+    folder = make_tiny_model(max_position_embeddings=8192)
+    keys = {"template": "qwen", "infer_dtype": "float32", "do_sample": False, "max_new_tokens": 24, "max_batch_size": 4}
+    return get_infer_args({"model_name_or_path": str(folder), **keys})
+
+
+@pytest.fixture(scope="session")
+def engine(page_args: InferArgs) -> Iterator[HuggingfaceEngine]:
+    """The real engine on a random model, greedy."""
+    engine = HuggingfaceEngine(page_args)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def page(engine: HuggingfaceEngine, page_args: InferArgs) -> Iterator[str]:
+    """Address of the page of the real engine."""
+    with running(engine, page_args) as url:
+        yield url

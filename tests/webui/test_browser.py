@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page in Chromium: a person's way through it, and answers that try to harm."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from .conftest import ScriptedEngine, running, until
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # tests may run as root
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def other_host() -> Iterator[tuple[str, list[str]]]:
+    """A server that no answer may make the browser call; gives its address and what was asked of it."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def submit(tab: Any, question: str, engine: ScriptedEngine | None = None) -> None:
+    """Ask; with an engine, press again until it was asked: the page takes no click before the last answer is over."""
+    tab.locator("#question textarea").fill(question)
+    before = len(engine.asked) if engine else -1
+    tab.locator("#send").click()
+    for _ in range(40):
+        tab.wait_for_timeout(250)
+        if engine is None or len(engine.asked) > before:
+            return
+        tab.locator("#question textarea").fill(question)
+        tab.locator("#send").click()
+
+
+def test_a_conversation(browser, make_template, page_args):
+    engine = ScriptedEngine(make_template("qwen3"), ["<think>\nHm, ", "well.\n</think>\n\n", "**Four**", " it is."])
+    with running(engine, page_args) as url:
+        tab = browser.new_page()
+        errors: list[str] = []
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.goto(url)
+        submit(tab, "2 + 2?", engine)
+        chat = tab.locator("#chat")
+        chat.get_by_text("it is.").wait_for()
+        assert chat.locator("strong").inner_text() == "Four"
+        assert not chat.get_by_text("Hm, well.").is_visible()
+        chat.get_by_text("Thought").click()
+        chat.get_by_text("Hm, well.").wait_for()
+        until(lambda: tab.locator("#question textarea").input_value() == "")
+
+        engine.gate = threading.Semaphore(2)
+        submit(tab, "Count", engine)
+        until(lambda: engine.open == 1)
+        tab.wait_for_timeout(300)  # longer than the page may wait before it tells of new text
+        engine.gate.release()
+        until(lambda: chat.locator("strong").count() == 2)
+        tab.locator("#stop").click()
+        until(lambda: engine.open == 0)
+        assert chat.get_by_text("Count").is_visible()
+
+        engine.gate = threading.Semaphore(3)
+        submit(tab, "Again", engine)
+        until(lambda: engine.open == 1)
+        tab.close()
+        until(lambda: engine.open == 0)
+        assert errors == []
+
+
+def test_an_error_is_a_line_on_the_page(browser, make_template, page_args):
+    with running(ScriptedEngine(make_template("qwen")), page_args) as url:
+        tab = browser.new_page()
+        tab.goto(url)
+        tab.get_by_text("Settings", exact=True).click()
+        tab.get_by_label("Tools (JSON list of functions)").fill("{<img src=x onerror=alert(1)>")
+        submit(tab, "Hi")
+        tab.locator("#error").get_by_text("tools: not JSON").wait_for()
+        assert tab.locator("#question textarea").input_value() == "Hi"
+        tab.close()
+
+
+def hostile(address: str) -> list[str]:
+    return [
+        "<script>window.harmed = 1</script>",
+        "<img src=x onerror='window.harmed = 2'>",
+        f"<img src='{address}/tag'>",
+        f"![]({address}/markdown?secret)",
+        f"\\`<img src='{address}/escaped' onerror='window.harmed = 3'>\\`",
+        f"<iframe src='{address}/frame'></iframe>",
+        f"<link rel=stylesheet href='{address}/style'>",
+        f"<style>@import '{address}/import'; body {{ display: none }}</style>",
+        f"<svg onload=\"window.harmed = 4; fetch('{address}/fetch')\">",
+        "<details open ontoggle='window.harmed = 5'>x</details>",
+        "[link](javascript:window.harmed=6)",
+        f"<form action='{address}/form'><button id=trap>x</button></form>",
+        "$$\\href{javascript:window.harmed=7}{x}$$",
+        f"$$\\includegraphics{{{address}/katex}}$$",
+        "```html\n<script>window.harmed = 8</script>\n```",
+        "<!--",
+        "</div></div></body>",
+    ]
+
+
+def test_hostile_answers_do_nothing(browser, make_template, page_args, other_host):
+    address, asked = other_host
+    engine = ScriptedEngine(make_template("qwen"))
+    with running(engine, page_args) as url:
+        tab = browser.new_page()
+        tab.goto(url)
+        for number, answer in enumerate(hostile(address)):
+            engine.pieces = [f"begin{number}\n\n", answer, f"\n\nend{number}"]
+            submit(tab, f"question{number}", engine)
+            tab.locator("#chat").get_by_text(f"begin{number}").wait_for(timeout=10_000)
+            until(lambda: tab.locator("#question textarea").input_value() == "")
+        for link in tab.locator("#chat a").all():
+            assert not (link.get_attribute("href") or "").startswith("javascript:")
+        tab.wait_for_timeout(500)
+        assert tab.evaluate("window.harmed") is None and asked == []
+        strange = tab.locator("#chat script, #chat iframe, #chat form, #chat style:not(svg style), #chat link")
+        assert [one.evaluate("node => node.outerHTML") for one in strange.all()] == []
+        assert tab.locator("#question").is_visible()
+        tab.close()
