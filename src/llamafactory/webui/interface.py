@@ -123,6 +123,7 @@ def share(app: Guard, listener: socket.socket) -> None:
 
     from gradio.networking import setup_tunnel
 
-    url = setup_tunnel(*listener.getsockname()[:2], secrets.token_urlsafe(32), None, None)
+    host, port = listener.getsockname()[:2]
+    url = setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
     app.origins.add(urlsplit(url).netloc)
     logger.info_rank0("shared at %s", url)
