@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import httpx2 as httpx
 import pytest
+from scripted_engine import ScriptedEngine
 
 from llamafactory.api import remote_files
 from llamafactory.api.errors import ApiError, public_text
@@ -30,7 +31,7 @@ from llamafactory.api.settings import MediaPolicy, ServerSettings
 from llamafactory.data.messages import Message, Part
 from llamafactory.extras.errors import ConfigError
 
-from .conftest import MODEL, ScriptedEngine, running
+from .conftest import MODEL, running
 
 ANY_HOST = MediaPolicy(hosts=("*",), seconds=3, max_bytes=1000)
 PUBLIC = "93.184.216.34"

@@ -19,10 +19,11 @@ from typing import Any
 import httpx2 as httpx
 import openai
 import pytest
+from scripted_engine import ScriptedEngine, until
 
 from llamafactory.extras.errors import ConfigError
 
-from .conftest import MODEL, ScriptedEngine, running, until
+from .conftest import MODEL, running
 
 BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "q"}]}
 CHAT = "/v1/chat/completions"

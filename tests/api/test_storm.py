@@ -11,10 +11,11 @@ from collections.abc import Iterator
 import httpx2 as httpx
 import psutil
 import pytest
+from scripted_engine import until
 
 from llamafactory.chat.hf_engine import HuggingfaceEngine
 
-from .conftest import MODEL, Running, running, until
+from .conftest import MODEL, Running, running
 
 WORDS = ("rain", "stars", "a story about rivers", "0 1 2 3", "thanks")
 

@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import threading
-import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,8 @@ from typing import Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import pytest
+from scripted_engine import until
 
-from llamafactory.chat.base_engine import Delta, EngineBase
 from llamafactory.chat.hf_engine import HuggingfaceEngine
 from llamafactory.hparams import InferArgs, get_infer_args
 from llamafactory.webui.interface import make_app, make_process, take_address
@@ -43,49 +40,6 @@ def running(engine: Any, args: InferArgs, **settings: Any) -> Iterator[str]:
     finally:
         process.handle_exit(signal.SIGTERM, None)
         thread.join(timeout=30)
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for something that another thread does."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
-
-
-@dataclass
-class ScriptedEngine(EngineBase):
-    """Says ``pieces``, one delta each, to every question.
-
-    Attributes:
-        template: A bound template.
-        pieces: What each answer is made of.
-        gate: When given, a piece is said only after a permit of this semaphore.
-        asked: Prompt, tools and overrides of every request.
-        open: Requests that were begun and not closed.
-    """
-
-    template: Any
-    pieces: list[str] = field(default_factory=lambda: ["a", "b"])
-    gate: threading.Semaphore | None = None
-    error: Exception | None = None
-    adapters: tuple[str, ...] = ()
-    asked: list[tuple[Any, Any, dict]] = field(default_factory=list)
-    open: int = 0
-
-    async def stream(self, prompt: Any, tools: Any = (), **overrides: Any) -> AsyncGenerator[Delta, None]:
-        self.asked.append((prompt, tools, overrides))
-        self.open += 1
-        try:
-            for number, piece in enumerate(self.pieces):
-                while self.gate is not None and not self.gate.acquire(blocking=False):
-                    await asyncio.sleep(0.002)
-                if self.error is not None and number == len(self.pieces) - 1:
-                    raise self.error
-                yield Delta(piece, 0, 1, 7, "stop" if number == len(self.pieces) - 1 else None)
-                await asyncio.sleep(0)
-        finally:
-            self.open -= 1
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,14 @@ import sys
 
 import httpx
 import pytest
+from scripted_engine import ScriptedEngine
 
 from llamafactory.extras.errors import ConfigError
 from llamafactory.webui import interface
 from llamafactory.webui.conversation import escape
 from llamafactory.webui.settings import WebSettings
 
-from .conftest import ScriptedEngine, running
+from .conftest import running
 from .test_page import ask, connect, texts
 
 LOGIN = {"GRADIO_AUTH": "ann:pass:word"}

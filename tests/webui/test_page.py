@@ -11,10 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+from scripted_engine import ScriptedEngine, until
 
 from llamafactory.data.messages import Message, ToolCall
 
-from .conftest import ScriptedEngine, running, until
+from .conftest import running
 
 gradio_client = pytest.importorskip("gradio_client")
 

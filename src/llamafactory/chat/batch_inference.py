@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tqdm import tqdm
 
 from ..data.dataset_info import find_datasets
+from ..data.processor.prompt import split_answer
 from ..data.reading import open_set, to_samples
 from ..extras.errors import ConfigError
 from ..extras.files import write_atomic, write_json
@@ -26,7 +27,7 @@ from ..extras.text_metrics import mean_of, text_scores
 from ..hparams import InferArgs, get_infer_args, split_list
 
 if TYPE_CHECKING:
-    from ..data.messages import Message, Sample
+    from ..data.messages import Sample
     from .chat_model import ChatModel
 
 logger = get_logger(__name__)
@@ -156,7 +157,7 @@ def _append(file: TextIO, row: Row) -> None:
 
 
 async def _answer(model: ChatModel, key: tuple[str, int], sample: Sample, seed: int) -> Row:
-    prompt, label = _split(sample)
+    prompt, label = split_answer(sample)
     try:
         # A seed of its own for each row: a run that was stopped gives the answers of one that was not.
         (response,) = await model.achat(prompt, tools=list(sample.tools), seed=seed + key[1])
@@ -173,15 +174,6 @@ async def _answer(model: ChatModel, key: tuple[str, int], sample: Sample, seed: 
         "source": key[0],
         "row": key[1],
     }
-
-
-def _split(sample: Sample) -> tuple[tuple[Message, ...], str]:
-    """Return the conversation before the last answer, and that answer."""
-    roles = [message.role for message in sample.messages]
-    if "assistant" not in roles:
-        return sample.messages, ""
-    end = len(roles) - 1 - roles[::-1].index("assistant")
-    return sample.messages[:end], sample.messages[end].text
 
 
 def _report(rows: list[Row], path: Path, args: InferArgs) -> None:
