@@ -60,14 +60,16 @@ def map_in_processes(work: Callable[[Job], Result], jobs: Iterator[Job], number:
             started.append((process, ours))
             ours.send(job)
             busy[ours] = process, job
+        next_jobs = deque(islice(jobs, 1))  # made while the processes work, so that none waits for it
         while busy:
             for ready in wait(list(busy)):
                 assert isinstance(ready, Connection)
                 owner, job = busy.pop(ready)
                 result = _receive(ready, owner, job)
-                for following in islice(jobs, 1):
-                    ready.send(following)
-                    busy[ready] = owner, following
+                if next_jobs:
+                    busy[ready] = owner, next_jobs.popleft()
+                    ready.send(busy[ready][1])
+                    next_jobs.extend(islice(jobs, 1))
                 yield result
     finally:
         for worker, connection in started:
