@@ -146,8 +146,11 @@ def _answer_all(model: ChatModel, missing: list[tuple[tuple[str, int], Sample]],
 
         try:
             asyncio.run(workers())
-        except* ConfigError as errors:
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as group:
+            mistakes, others = group.split(ConfigError)
+            if mistakes is None or others is not None:
+                raise
+            raise mistakes.exceptions[0] from None
 
 
 def _append(file: TextIO, row: Row) -> None:
