@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ def ours(path: Path, folder: Path, workers: int) -> dict[str, float]:
     stamps: list[float] = []
     for name in ("map_in_threads", "map_in_processes"):
         setattr(encoding, name, _stamped(getattr(encoding, name), stamps))
+    memory = OwnMemory()
     start, cpu = time.perf_counter(), _cpu()
     rows = len(get_dataset(SupervisedProcessor(), get_template(tokenizer, args.data), tokenizer, args).train or ())
     seconds, cpu = time.perf_counter() - start, _cpu() - cpu
@@ -91,7 +93,15 @@ def ours(path: Path, folder: Path, workers: int) -> dict[str, float]:
     # Shards end in bursts (two run at once), so the parts are measured from burst to burst.
     part = max(len(stamps) // PARTS, 2)
     evenness = (stamps[part] - stamps[0]) / (stamps[-1] - stamps[-1 - part]) if len(stamps) > part else float("nan")
-    return {"seconds": seconds, "cpu": cpu, "rows": rows, "second start": again, "evenness": evenness, "peak": _peak()}
+    return {
+        "seconds": seconds,
+        "cpu": cpu,
+        "rows": rows,
+        "second start": again,
+        "evenness": evenness,
+        "peak": _peak(),
+        "own": memory.peak,
+    }
 
 
 def tokenizer_alone(path: Path) -> dict[str, float]:
@@ -130,6 +140,22 @@ def _cpu() -> float:
     """CPU seconds of this process and of those it waited for: steadier than wall time where others use the cores."""
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+class OwnMemory(threading.Thread):
+    """Watches the memory that only this process can hold: pages of mapped files are left out, for the kernel takes
+    them back when anything else needs the room."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0.0
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            text = Path("/proc/self/status").read_text("ascii")
+            self.peak = max(self.peak, int(text.partition("RssAnon:")[2].split()[0]) / 1024)
+            time.sleep(0.05)
 
 
 def _peak() -> float:
@@ -185,6 +211,7 @@ def main() -> None:
             write_rows(path, given.memory_rows)
             large = [measure(f"ours:{workers}", path, workers) for workers in (1, 2)]
             more[f"peak memory, {given.memory_rows:,} rows, MiB"] = [f"{run['peak']:,.0f}" for run in large]
+            more[f"of it the process's own, {given.memory_rows:,} rows, MiB"] = [f"{run['own']:,.0f}" for run in large]
             more[f"rows/s, {given.memory_rows:,} rows"] = [
                 f"{given.memory_rows / run['seconds']:,.0f}" for run in large
             ]
@@ -215,6 +242,7 @@ def print_table(rows: int, path: Path, runs: dict[str, list[dict[str, float]]], 
         "speed of the last tenth / first tenth": [f"{run['evenness']:.2f}" for run in ours],
         "second start, s": [f"{run['second start']:.2f}" for run in ours],
         "peak memory, MiB": [f"{run['peak']:,.0f}" for run in ours],
+        "of it the process's own, MiB": [f"{run['own']:,.0f}" for run in ours],
         **more,
     }
     for name, (first, second) in table.items():

@@ -87,6 +87,18 @@ class Screen:
         seen, _, self.text = self.text.partition(text)
         return seen
 
+    def press(self, key: str, text: str) -> None:
+        """Type a key until the text answers it: readline prints its prompt a moment before it listens."""
+        for last in (False, False, True):
+            time.sleep(0.5)
+            self.type(key)
+            try:
+                self.wait_for(text, 10)
+                return
+            except AssertionError:
+                if last:
+                    raise
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -117,9 +129,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(screen: Screen) -> None:
     screen.type("\x03")
     assert len(screen.wait_for("[stopped]", 15)) > 10  # some of the answer had come
     screen.wait_for("User: ")
-    time.sleep(0.5)  # readline prints the prompt a moment before it listens
-    screen.type("\x03")
-    screen.wait_for("once more")
+    screen.press("\x03", "once more")
     screen.wait_for("User: ")
     screen.type("And you?\n")
     screen.wait_for("Assistant: ")

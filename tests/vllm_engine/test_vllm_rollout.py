@@ -6,9 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("vllm")
-
 import torch
 
 from llamafactory.data.messages import Message
