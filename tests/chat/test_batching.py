@@ -7,6 +7,8 @@ import asyncio
 import gc
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -379,6 +381,33 @@ def test_closing_the_engine_fails_what_runs(make_tiny_model: Any) -> None:
         asyncio.run(run())
     with pytest.raises(RuntimeError, match="closed"):
         asyncio.run(answer(engine, [5]))
+
+
+LEAVING = """
+import sys
+from llamafactory.chat.chat_model import ChatModel
+from llamafactory.hparams import get_infer_args
+model = ChatModel(get_infer_args({"model_name_or_path": sys.argv[1], "template": "chatml", "max_new_tokens": 150_000}))
+question = [{"role": "user", "content": "Who are you?"}]
+if sys.argv[2] == "stream":
+    next(model.stream_chat(question))
+else:
+    import threading, time
+    threading.Thread(target=model.chat, args=[question], kwargs={"num_beams": 2}, daemon=True).start()
+    while model.engine._scheduler._alone is None:
+        time.sleep(0.01)
+print("leaves")
+"""
+
+
+@pytest.mark.parametrize("way", ["stream", "beams"])
+def test_a_program_may_leave_while_an_answer_grows(make_tiny_model: Any, way: str) -> None:
+    folder = make_tiny_model(max_position_embeddings=200_000)
+    left = subprocess.run(
+        [sys.executable, "-c", LEAVING, str(folder), way], capture_output=True, text=True, timeout=120
+    )
+    assert (left.returncode, left.stdout) == (0, "leaves\n"), left.stderr
+    assert "terminate" not in left.stderr and "Error" not in left.stderr, left.stderr
 
 
 def test_embeddings_are_the_mean_of_the_last_hidden_states(engine: HuggingfaceEngine, tiny_llama: Path) -> None:

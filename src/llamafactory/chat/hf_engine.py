@@ -147,7 +147,7 @@ class HuggingfaceEngine(EngineBase):
             return
         pad = self.tokenizer.pad_token_id
         job = partial(answer_alone, self.model, request, pad, self._args.model.use_kv_cache)
-        future = self._scheduler.run_alone(job, request.adapter)
+        future = self._scheduler.run_alone(job, request.adapter, request)
 
         def tell(done: Future[None]) -> None:
             error = None if done.cancelled() else done.exception()

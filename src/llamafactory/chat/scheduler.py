@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -38,11 +39,14 @@ class Scheduler:
         self._post = Post()
         self._waiting: deque[Request] = deque()
         self._active: dict[Request, Reading | None] = {}
-        self._jobs: deque[tuple[Callable[[], Any], str | None, Future]] = deque()
+        self._jobs: deque[tuple[Callable[[], Any], str | None, Request | None, Future]] = deque()
+        self._alone: Request | None = None
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+        # A thread inside torch when the interpreter goes ends the process with an abort: it has to leave first.
+        atexit.register(self.close)
 
     @property
     def load(self) -> tuple[int, int]:
@@ -62,12 +66,18 @@ class Scheduler:
             request.cancelled = True
             self._wake.notify()
 
-    def run_alone(self, job: Callable[[], T], adapter: str | None = None) -> Future[T]:
-        """Run something between two steps, with the model (and an adapter) to itself."""
+    def run_alone(self, job: Callable[[], T], adapter: str | None = None, request: Request | None = None) -> Future[T]:
+        """Run something between two steps, with the model (and an adapter) to itself.
+
+        Args:
+            job: What to run.
+            adapter: The adapter in use while it runs.
+            request: What the job answers; it is cancelled when the engine closes before the job's end.
+        """
         future: Future[T] = Future()
         with self._wake:
             self._refuse_if_closed()
-            self._jobs.append((job, adapter, future))
+            self._jobs.append((job, adapter, request, future))
             self._wake.notify()
         return future
 
@@ -75,8 +85,11 @@ class Scheduler:
         """End the thread after the present step; requests under way fail."""
         with self._wake:
             self._closed = True
+            if self._alone is not None:
+                self._alone.cancelled = True
             self._wake.notify()
         self._thread.join()
+        atexit.unregister(self.close)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -93,7 +106,7 @@ class Scheduler:
             self._post.send()
         for request in [*self._active, *self._waiting]:
             self._fail(request, RuntimeError("the engine was closed"))
-        for _, _, future in self._jobs:
+        for *_, future in self._jobs:
             future.cancel()
 
     def _sleep(self) -> bool:
@@ -110,8 +123,8 @@ class Scheduler:
             self._waiting = deque(request for request in self._waiting if not request.cancelled)
 
     def _run_jobs(self) -> None:
-        while self._jobs:
-            job, adapter, future = self._jobs.popleft()
+        while (next_job := self._take_job()) is not None:
+            job, adapter, future = next_job
             if not future.set_running_or_notify_cancel():
                 continue
             try:
@@ -119,6 +132,14 @@ class Scheduler:
                 future.set_result(job())
             except Exception as error:  # whatever it is, it belongs to who asked, not to this thread
                 future.set_exception(error)
+            self._alone = None
+
+    def _take_job(self) -> tuple[Callable[[], Any], str | None, Future] | None:
+        with self._wake:
+            if self._closed or not self._jobs:
+                return None
+            job, adapter, self._alone, future = self._jobs.popleft()
+            return job, adapter, future
 
     def _read_prompts(self) -> None:
         """Go on with a long prompt, or read as many waiting ones as fit."""
