@@ -17,7 +17,7 @@ help:
 	@echo "make test-vllm    the vLLM engine, in an environment of its own (.cache/vllm-env)"
 	@echo "make quality      formatter, linter and type checker, without changing files"
 	@echo "make style        format the code and mend what the linter can mend"
-	@echo "make audit        look for known holes in the packages of constraints.txt (needs the network)"
+	@echo "make audit        look for known holes in the packages of constraints.txt (asks api.osv.dev)"
 	@echo "make sbom         write dist/sbom.cdx.json: those packages as a CycloneDX bill of materials"
 
 $(VENV)/bin/python:
@@ -39,11 +39,15 @@ $(VENV)/.dev: $(VENV)/.user
 quickstart: $(VENV)/.user
 	$(BIN)/python scripts/quickstart.py
 
+# Two processes share the tests; WORKERS=0 runs them in one, for a debugger.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not llamacpp and not vllm"
+	$(PYTEST) -m "not llamacpp and not vllm"
 
 # Compiles llama.cpp (about ten minutes) into an environment of its own.
 .cache/llamacpp-env/.done: | $(VENV)/bin/python
@@ -67,19 +71,19 @@ style: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# In an environment of its own: neither tool is needed to work on the project.
-.cache/audit-env/.done: | $(VENV)/bin/python
-	$(PYTHON) -m venv .cache/audit-env
-	.cache/audit-env/bin/pip install --quiet pip-audit==2.10.1 cyclonedx-bom==7.5.0
+# A service that cannot be reached is a failure, unless AUDIT=--if-reachable.
+audit: $(VENV)/.dev
+	$(BIN)/python scripts/audit.py $(AUDIT)
+
+# In an environment of its own: it wants other versions than ours.
+.cache/sbom-env/.done: | $(VENV)/bin/python
+	$(PYTHON) -m venv .cache/sbom-env
+	.cache/sbom-env/bin/pip install --quiet cyclonedx-bom==7.5.0
 	touch $@
 
-# --strict: a package that the advisory service does not know, or a service that cannot be reached, is a failure.
-audit: .cache/audit-env/.done
-	.cache/audit-env/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
-
-sbom: .cache/audit-env/.done
+sbom: .cache/sbom-env/.done
 	mkdir -p dist
-	.cache/audit-env/bin/cyclonedx-py requirements --output-reproducible --output-file dist/sbom.cdx.json constraints.txt
+	.cache/sbom-env/bin/cyclonedx-py requirements --output-reproducible --output-file dist/sbom.cdx.json constraints.txt
 
 clean:
 	rm -rf build dist .cache .mypy_cache .pytest_cache .ruff_cache
