@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _CONTAINERS = (
     "mov,mp4,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg,wav,w64,aiff,au,flac,mp3,aac,amr,caf"  # FFmpeg's demuxer names
 )
-# Their headers tell the length; that of others is guessed from the first packets.
-_TELL_LENGTH = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "wav", "w64", "aiff", "flac"}
+# Their headers tell the length; FFmpeg makes that of others from the size of the file, or guesses it.
+_TELL_LENGTH = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flac"}
 _WHOLE = 0.9  # share of the length in the header that must be there; players round, and encoders are inexact
 
 _FASTEST = 768_000  # samples per second; the filter that brings more of them down grows with them
