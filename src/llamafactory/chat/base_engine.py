@@ -109,7 +109,28 @@ class EngineBase:
     """What engines share: everything that can be said by ``stream``."""
 
     template: Template
-    media: tuple[str, ...] = ()
+    encoder: MediaEncoder | None = None  # of models that take media
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """Media that the model takes."""
+        return () if self.encoder is None else self.encoder.kinds
+
+    async def read_prompt(
+        self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], enable_thinking: bool | None
+    ) -> MediaPrompt:
+        """Return the tokens of a prompt and the media in it, which are decoded on a thread of their own.
+
+        Raises:
+            ConfigError: It has no tokens, or some that the tokenizer does not know, or a medium that cannot be used.
+        """
+        if isinstance(prompt, str) or not any(isinstance(message, Message) and message.media for message in prompt):
+            ids = self.prompt_ids(prompt, tools, enable_thinking)
+            return MediaPrompt(ids, {}, ids, {})
+        if self.encoder is None:
+            raise ConfigError("messages: this model is for text; it takes no images, videos or sound")
+        encode = self.template.encode_media_prompt
+        return await asyncio.to_thread(encode, prompt, self.encoder, tools, enable_thinking)
 
     def prompt_ids(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], enable_thinking: bool | None

@@ -33,13 +33,13 @@ _TAKES = {
 def load_processor(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> ProcessorMixin | None:
     """Load the processor of a model that takes media, around the tokenizer that is in use.
 
-    A part whose package is not installed (video processors need torchvision) is ``None`` in the processor; what else the
-    model takes works without it.
+    A part whose package is not installed (video processors need torchvision) is ``None`` in the processor; what else
+    the model takes works without it.
 
     Args:
         args: ``model_name_or_path`` and its neighbours.
-        tokenizer: From :func:`load_tokenizer`; the processor keeps this very object. It gets the chat template that comes
-            with the processor if it has none.
+        tokenizer: From :func:`load_tokenizer`; the processor keeps this very object. It gets the chat template that
+            comes with the processor if it has none.
 
     Returns:
         ``None`` for a model of text, and for a checkpoint that comes without the files of its processor.
@@ -103,7 +103,7 @@ def _build(
 ) -> ProcessorMixin:
     """Make the processor of its parts: ``AutoProcessor`` refuses them all when one of them cannot be loaded."""
 
-    class Partial(processor_class):  # type: ignore[misc, valid-type]
+    class Partial(processor_class):
         """The same class, which does not mind a part that is not there."""
 
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
