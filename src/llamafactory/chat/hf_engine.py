@@ -12,24 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import GenerationConfig
 
-from ..data.template import get_template
-from ..data.thinking import settle_thinking
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..hparams import InferArgs
 from ..hparams.model_args import named_adapters
-from ..model import load_model, load_tokenizer
+from ..model import load_model
 from .base_engine import Delta, EngineBase
 from .batch_runner import BatchRunner, can_batch
 from .json_constraint import JsonGrammars
 from .request import Answer, Post, Request
-from .sampling import get_sampling
+from .sampling import Sampling, get_sampling
 from .scheduler import Scheduler
 from .single_runner import answer_alone
 from .text_stream import TextStream
 from .token_choice import Chooser
 
 if TYPE_CHECKING:
+    from ..data.media.encoder import MediaPrompt
     from ..data.messages import Message
 
 logger = get_logger(__name__)
@@ -41,8 +40,7 @@ class HuggingfaceEngine(EngineBase):
     def __init__(self, args: InferArgs) -> None:
         self._args = args
         self._scores = args.finetuning.stage == "rm"
-        self.tokenizer = load_tokenizer(args.model)
-        self.template = get_template(self.tokenizer, settle_thinking(args.data))
+        self.load_template(args)
         self.model: Any = load_model(
             self.tokenizer, args, trainable=False, head="reward" if self._scores else None
         ).eval()
@@ -71,7 +69,8 @@ class HuggingfaceEngine(EngineBase):
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
     ) -> AsyncGenerator[Delta, None]:
         """Yield the pieces of all answers as they are made; see :class:`Engine`."""
-        request = self._prepare(prompt, tools, overrides)
+        sampling = self._sampling(overrides)
+        request = self._prepare(await self.read_prompt(prompt, tools, sampling.enable_thinking), sampling)
         self._start(request)
         growing = len(request.answers)
         try:
@@ -118,7 +117,7 @@ class HuggingfaceEngine(EngineBase):
         """How many answers grow, and how many requests wait."""
         return self._scheduler.load
 
-    def _prepare(self, prompt: Any, tools: Sequence[dict], overrides: dict[str, Any]) -> Request:
+    def _sampling(self, overrides: dict[str, Any]) -> Sampling:
         if self._scores:
             raise ConfigError("stage: rm loads a reward model, which scores texts and does not answer")
         sampling = get_sampling(self._args, overrides)
@@ -130,8 +129,14 @@ class HuggingfaceEngine(EngineBase):
             raise ConfigError(
                 f"num_return_sequences: {sampling.num_return_sequences} is more than max_batch_size {most}"
             )
-        ids = self.prompt_ids(prompt, tools, sampling.enable_thinking)
-        request = Request(ids, sampling, sampling.new_tokens(len(ids), self._context), frozenset(self._ends))
+        return sampling
+
+    def _prepare(self, prompt: MediaPrompt, sampling: Sampling) -> Request:
+        ids = prompt.ids
+        if prompt.inputs and sampling.num_beams > 1:
+            raise ConfigError(f"num_beams: {sampling.num_beams} cannot be combined with media")
+        limit = sampling.new_tokens(len(ids), self._context)
+        request = Request(ids, sampling, limit, frozenset(self._ends), prompt.inputs)
         grammar = None if sampling.json_schema is None else self._grammars.check(sampling.json_schema)
         seed = random.getrandbits(64) if sampling.seed is None else sampling.seed
         for index in range(sampling.num_return_sequences):
@@ -142,7 +147,7 @@ class HuggingfaceEngine(EngineBase):
         return request
 
     def _start(self, request: Request) -> None:
-        if self._batches and request.sampling.num_beams == 1:
+        if self._batches and request.sampling.num_beams == 1 and not request.inputs:
             self._scheduler.submit(request)
             return
         pad = self.tokenizer.pad_token_id

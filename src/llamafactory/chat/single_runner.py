@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request at a time through ``model.generate``: beams, and models whose answers cannot share a forward pass."""
+"""One request at a time through ``model.generate``: beams, media, and models that cannot share a forward pass."""
 
 from __future__ import annotations
 
@@ -31,14 +31,25 @@ def answer_alone(model: Any, request: Request, pad_token_id: int, use_cache: boo
 
 
 def _sample(model: Any, request: Request, config: dict[str, Any], post: Post) -> None:
-    input_ids = torch.tensor([request.prompt] * len(request.answers), device=model.device)
+    rows = len(request.answers)
+    input_ids = torch.tensor([request.prompt] * rows, device=model.device)
     model.generate(
         input_ids=input_ids,
         attention_mask=torch.ones_like(input_ids),
+        **{name: _repeat(value, rows, model) for name, value in request.inputs.items()},
         generation_config=GenerationConfig(**config, do_sample=False),
         logits_processor=LogitsProcessorList([_Choosing(request, post)]),
         stopping_criteria=StoppingCriteriaList([_Finished(request)]),
     )
+
+
+def _repeat(value: Any, rows: int, model: Any) -> Any:
+    """An input of one row of tokens for several: some families have a row of media as well, others lay the media of
+    all rows end to end, so the whole is repeated (``num_return_sequences`` would mix the media of the latter)."""
+    if not isinstance(value, Tensor):
+        return value * rows
+    value = value.to(model.device, model.dtype if value.is_floating_point() else None)
+    return torch.cat([value] * rows)
 
 
 def _search(model: Any, request: Request, config: dict[str, Any], post: Post) -> None:
