@@ -18,7 +18,7 @@ from ..hparams import InferArgs
 from ..hparams.model_args import named_adapters
 from ..model import load_model
 from .base_engine import Delta, EngineBase
-from .batch_runner import BatchRunner, can_batch
+from .batch_runner import BatchRunner, can_batch, can_join
 from .json_constraint import JsonGrammars
 from .request import Answer, Post, Request
 from .sampling import Sampling, get_sampling
@@ -48,6 +48,7 @@ class HuggingfaceEngine(EngineBase):
         self.model.generation_config = GenerationConfig()
         self._context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self._batches = args.model.use_kv_cache and not self._scores and can_batch(self.model)
+        self._joins = self._batches and can_join(self.model)
         self.adapters = self._load_adapters()
         self._ends = sorted({*self.template.stop_token_ids, self.tokenizer.eos_token_id} - {None})
         self._grammars = JsonGrammars(self.tokenizer, self._ends)
@@ -147,7 +148,7 @@ class HuggingfaceEngine(EngineBase):
         return request
 
     def _start(self, request: Request) -> None:
-        if self._batches and request.sampling.num_beams == 1 and not request.inputs:
+        if self._batches and request.sampling.num_beams == 1 and (self._joins or not request.inputs):
             self._scheduler.submit(request)
             return
         pad = self.tokenizer.pad_token_id

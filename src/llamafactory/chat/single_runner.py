@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from ..model import generation_attention
+from .batch_runner import on_device
 from .request import Post, Request
 from .token_choice import Choice, choose
 
@@ -36,20 +37,20 @@ def _sample(model: Any, request: Request, config: dict[str, Any], post: Post) ->
     model.generate(
         input_ids=input_ids,
         attention_mask=torch.ones_like(input_ids),
-        **{name: _repeat(value, rows, model) for name, value in request.inputs.items()},
+        **{name: _repeat(value, rows) for name, value in on_device(request.inputs, model).items()},
         generation_config=GenerationConfig(**config, do_sample=False),
         logits_processor=LogitsProcessorList([_Choosing(request, post)]),
         stopping_criteria=StoppingCriteriaList([_Finished(request)]),
     )
 
 
-def _repeat(value: Any, rows: int, model: Any) -> Any:
-    """An input of one row of tokens for several: some families have a row of media as well, others lay the media of
-    all rows end to end, so the whole is repeated (``num_return_sequences`` would mix the media of the latter)."""
-    if not isinstance(value, Tensor):
-        return value * rows
-    value = value.to(model.device, model.dtype if value.is_floating_point() else None)
-    return torch.cat([value] * rows)
+def _repeat(value: Any, rows: int) -> Any:
+    """An input of one row of tokens for several.
+
+    Some families have a row of media for each row of tokens, others lay the media of all rows end to end; repeating the
+    whole is right for both (``num_return_sequences`` would mix up the media of the latter).
+    """
+    return torch.cat([value] * rows) if isinstance(value, Tensor) else value * rows
 
 
 def _search(model: Any, request: Request, config: dict[str, Any], post: Post) -> None:

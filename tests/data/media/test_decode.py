@@ -55,7 +55,9 @@ def test_sizes_stay_within_the_bounds_and_keep_their_shape(width: int, height: i
 
 
 def test_a_line_of_pixels_stays_within_the_bound() -> None:
-    assert read_image(image_bytes(gradient(40_000, 1)), replace(LIMITS, image_max_pixels=1000, image_min_pixels=16)).size == (1000, 1)
+    assert read_image(
+        image_bytes(gradient(40_000, 1)), replace(LIMITS, image_max_pixels=1000, image_min_pixels=16)
+    ).size == (1000, 1)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -95,7 +97,9 @@ def test_a_video_gives_evenly_spaced_frames() -> None:
     assert video.fps == pytest.approx(2.0) and video.sound is None
 
 
-@pytest.mark.parametrize(("limits", "count"), [({"video_maxlen": 4}, 4), ({"video_fps": 50}, 30), ({"video_fps": 0.1}, 1)])
+@pytest.mark.parametrize(
+    ("limits", "count"), [({"video_maxlen": 4}, 4), ({"video_fps": 50}, 30), ({"video_fps": 0.1}, 1)]
+)
 def test_the_number_of_frames_is_the_least_of_three(limits: dict[str, float], count: int) -> None:
     assert len(read_video(movie_bytes(frames=30, rate=10), replace(LIMITS, **limits)).frames) == count
 
@@ -124,8 +128,9 @@ def test_the_sound_of_a_video_is_read_when_asked_for() -> None:
 
 def test_a_film_held_upright_by_a_phone_is_turned() -> None:
     straight = movie_bytes(frames=2, rate=1, size=(96, 64), corner=True)
-    identity, quarter = bytes.fromhex("00010000" + "00" * 12 + "00010000"), bytes.fromhex(
-        "00000000" + "00010000" + "00" * 4 + "ffff0000" + "00000000"
+    identity, quarter = (
+        bytes.fromhex("00010000" + "00" * 12 + "00010000"),
+        bytes.fromhex("00000000" + "00010000" + "00" * 4 + "ffff0000" + "00000000"),
     )
     assert straight.count(identity) >= 2  # of the film and of its track; players turn by the track's
     at = straight.rindex(identity)
