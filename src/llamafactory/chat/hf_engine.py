@@ -95,6 +95,7 @@ class HuggingfaceEngine(EngineBase):
 
         if not self._scores:
             raise ConfigError(f"stage: {self._args.finetuning.stage} loads no reward model; scores need stage: rm")
+        _refuse_media(texts, "scores")
         for name in overrides.keys() - {"max_length"}:
             raise ConfigError(f"{name}: unknown option of scoring; known: max_length")
         job = partial(
@@ -106,6 +107,7 @@ class HuggingfaceEngine(EngineBase):
         """Return one vector of unit length for each text."""
         from .embedding import embed_texts
 
+        _refuse_media(texts, "embeddings")
         job = partial(embed_texts, self.model, self.tokenizer, list(texts), self._context)
         return await asyncio.wrap_future(self._scheduler.run_alone(job))
 
@@ -161,3 +163,8 @@ class HuggingfaceEngine(EngineBase):
                 Post().fail(request.mailbox, error)
 
         future.add_done_callback(tell)
+
+
+def _refuse_media(texts: Sequence[Any], what: str) -> None:
+    if not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{what} are of texts; images, videos and sound have none here")
