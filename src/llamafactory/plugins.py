@@ -261,7 +261,10 @@ QUANTIZERS: dict[str, str] = {}
 
 OPTIMIZERS: dict[str, str] = {}
 
-MEDIA: dict[str, str] = {}
+# How families write images, videos and sound into their text.
+MEDIA: dict[str, str] = {
+    "qwen2_vl": "llamafactory.data.media.families:qwen2_vl",
+}
 
 FAMILIES: dict[str, str] = {}
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
 from ..plugins import resolve
 from .jinja_limits import render
+from .media.families import MediaFamily, probe_family
 from .messages import Message, Part
 from .template_encoding import Template
 from .template_pieces import GLUE, Options, Piece, split_thought
@@ -95,7 +97,27 @@ class JinjaTemplate(Template):
         content, calls = self.tool_format.split(text.lstrip("\n") if reasoning else text)
         return Message("assistant", (Part("text", content),) if content else (), tuple(calls), reasoning or None)
 
+    def media_pieces(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options, family: MediaFamily
+    ) -> list[Piece]:
+        # The Jinja writes the placeholders itself; the media are of no use to it.
+        blank = [
+            replace(message, parts=tuple(part if part.type == "text" else Part(part.type, "medium") for part in parts))
+            for message in messages
+            for parts in [message.parts]
+        ]
+        return self._pieces(blank, tools, options)
+
+    def media_family(self, processor: Any) -> MediaFamily:
+        return probe_family(processor, self._source, **self.tokenizer.special_tokens_map)
+
     def pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:
+        for part in (part for message in messages for part in message.parts):
+            if part.type != "text":
+                raise ConfigError(f"template {self.name}: a message holds {part.type}, and here only text can be read")
+        return self._pieces(messages, tools, options)
+
+    def _pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:
         for message in messages:
             if message.weight and message.role != "assistant":
                 raise ConfigError(f"template {self.name}: a weight on a {message.role} message needs a named template")

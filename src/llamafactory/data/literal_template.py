@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..plugins import resolve
+from .media.families import MediaFamily, jinja_of, probe_family
+from .media.placement import Marks, mark_media, place
 from .messages import Message, Part
 from .template import ChatTemplate
 from .template_encoding import Template
@@ -65,6 +68,19 @@ class LiteralTemplate(Template):
 
     def pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:
         return render_pieces(self.chat, self.tool_format, messages, tools, options)
+
+    def media_pieces(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options, family: MediaFamily
+    ) -> list[Piece]:
+        marks = Marks()
+        marked = mark_media(messages, family, self.chat.strip, marks)
+        return place(self.pieces(marked, tools, options), marks)
+
+    def media_family(self, processor: Any) -> MediaFamily:
+        if self.chat.media:
+            family: MediaFamily = resolve("media", self.chat.media)
+            return family
+        return probe_family(processor, jinja_of(processor, self.tokenizer), **self.tokenizer.special_tokens_map)
 
     def plain_text(self, message: Message) -> str | None:
         parts, chat = message.parts, self.chat

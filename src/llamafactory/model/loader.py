@@ -95,7 +95,7 @@ def _load_base(
     args: TrainArgs | InferArgs, dtypes: Dtypes, device: Device, trainable: bool, in_training: bool, head: str | None
 ) -> PreTrainedModel:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     from .rope import scale_rope
 
@@ -105,20 +105,23 @@ def _load_base(
         config = AutoConfig.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model_name_or_path: '{path}': {_first_line(error)}") from error
-    if type(config) not in AutoModelForCausalLM._model_mapping and "auto_map" not in config.to_dict():
+    auto = language_class(config)
+    if type(config) not in auto._model_mapping and "auto_map" not in config.to_dict():
         raise ConfigError(f"model_name_or_path: '{path}' is a {config.model_type} model, not a language model")
     if args.model.rope_scaling is not None:
         scale_rope(config, args.model.rope_scaling, args.data.cutoff_len)
 
-    auto = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
     if head == "reward":
+        auto = AutoModelForSequenceClassification
         if type(config) not in AutoModelForSequenceClassification._model_mapping:
             raise ConfigError(f"stage: transformers has no reward head for {config.model_type} models")
         config.num_labels = 1
 
     full = args.finetuning.finetuning_type == "full"
     dtype = getattr(torch, dtypes.trainable if trainable and full else dtypes.frozen)
-    attention = choose_attention(_model_class(config), config, args.model.flash_attn, in_training)
+    attention = choose_attention(
+        language_class(config)._model_mapping.get(type(config), None), config, args.model.flash_attn, in_training
+    )
     if args.model.train_from_scratch and trainable:
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
         return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
@@ -161,11 +164,23 @@ def choose_attention(model_class: type | None, config: Any, asked: str, trainabl
     return attention.ISOLATED
 
 
-def _model_class(config: Any) -> type | None:
-    from transformers import AutoModelForCausalLM
+def language_class(config: Any) -> Any:
+    """The ``Auto...`` class that loads the whole of a model that writes text.
 
-    mapping = AutoModelForCausalLM._model_mapping
-    return mapping.get(type(config), None)
+    ``AutoModelForCausalLM`` leaves the towers of some models that take media out (Llama 4, Qwen3.5), so that what is
+    loaded, adapted and saved would be another model.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
+    return AutoModelForCausalLM if media_class(config) is None else AutoModelForMultimodalLM
+
+
+def media_class(config: Any) -> type | None:
+    """The class of a decoder that takes images, videos or sound beside text; ``None`` for every other model."""
+    from transformers import AutoModelForMultimodalLM
+
+    found = AutoModelForMultimodalLM._model_mapping.get(type(config), None)
+    return None if found is None or config.is_encoder_decoder or not found.can_generate() else found
 
 
 def _device_map(device: Device, trainable: bool) -> Any:

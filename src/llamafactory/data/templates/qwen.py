@@ -29,11 +29,11 @@ qwen3_nothink = replace(_base, name="qwen3_nothink")
 
 _VISION = "You are a helpful assistant."
 
-qwen2_vl = replace(_base, name="qwen2_vl", default_system=_VISION)
+qwen2_vl = replace(_base, name="qwen2_vl", default_system=_VISION, media="qwen2_vl")
 
-qwen2_audio = replace(qwen2_vl, name="qwen2_audio")
+qwen2_audio = replace(qwen2_vl, name="qwen2_audio", media="")
 
-qwen2_omni = replace(qwen2_vl, name="qwen2_omni")
+qwen2_omni = replace(qwen2_vl, name="qwen2_omni", media="")
 
 qwen3_omni = replace(qwen3, name="qwen3_omni", tools_alone="<|im_start|>system\n\n\n{{content}}<|im_end|>\n")
 

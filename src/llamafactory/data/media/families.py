@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How each family of models writes an image, a video or a sound into its text; rows of ``plugins.MEDIA``.
+
+The processor of a model expands the one token in a placeholder to as many as the medium takes; only what the family's
+chat template writes around it, and where, is known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...extras.errors import ConfigError
+
+KINDS = ("image", "video", "audio")
+
+
+@dataclass(frozen=True)
+class MediaFamily:
+    """What stands for a medium in the text.
+
+    Attributes:
+        name: Row of ``plugins.MEDIA``.
+        image: Text for one image, as the official template writes it; ``{{number}}`` counts the images of the
+            conversation from 1. ``None``: the family has no place for images.
+        video: The same for a video.
+        audio: The same for a sound.
+        leading: The media of a turn stand before all of its text, whatever their order in the message.
+    """
+
+    name: str
+    image: str | None = None
+    video: str | None = None
+    audio: str | None = None
+    leading: bool = False
+
+    def placeholder(self, kind: str, number: int) -> str:
+        """The text for the ``number``-th medium of a kind, from 1; the kind must be one that the family has."""
+        text: str = getattr(self, kind)
+        return text.replace("{{number}}", str(number))
+
+
+def probe_family(processor: Any, source: str, **flags: Any) -> MediaFamily:
+    """Find the placeholders that a Jinja template writes.
+
+    Args:
+        processor: Its ``image_token``, ``video_token`` and ``audio_token`` are looked for.
+        source: The Jinja.
+        flags: Variables of the Jinja (special tokens).
+
+    Returns:
+        A family with the kinds whose placeholder stands in the rendered text; perhaps none.
+    """
+    import jinja2
+
+    from ..jinja_limits import render
+
+    found: dict[str, str] = {}
+    for kind in KINDS:
+        token = getattr(processor, f"{kind}_token", None)
+        content = [{"type": "text", "text": "A7q"}, {"type": kind, kind: "medium"}, {"type": "text", "text": "B7q"}]
+        if not isinstance(token, str):
+            continue
+        try:
+            text, _ = render(source, [{"role": "user", "content": content}], add_generation_prompt=False, **flags)
+        except (jinja2.TemplateError, TypeError):
+            continue  # such a template has no place for this kind
+        if text.count(token) == 1:
+            between = text.partition("A7q")[2].partition("B7q")[0]
+            found[kind] = between if token in between else token
+    return MediaFamily("jinja", found.get("image"), found.get("video"), found.get("audio"))
+
+
+def jinja_of(processor: Any, tokenizer: Any) -> str:
+    """The Jinja of a processor, or else of its tokenizer.
+
+    Raises:
+        ConfigError: Neither has one.
+    """
+    source = getattr(processor, "chat_template", None) or tokenizer.chat_template
+    if isinstance(source, dict):
+        source = source.get("default")
+    if not source:
+        raise ConfigError("template: neither it nor the processor tells where media stand in this model's text")
+    return str(source)
+
+
+qwen2_vl = MediaFamily(
+    "qwen2_vl",
+    image="<|vision_start|><|image_pad|><|vision_end|>",
+    video="<|vision_start|><|video_pad|><|vision_end|>",
+)

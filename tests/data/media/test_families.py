@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts with media: ours beside ``processor.apply_chat_template`` with the official template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llamafactory.data.jinja_template import JinjaTemplate
+from llamafactory.data.media.encoder import MediaEncoder
+from llamafactory.data.messages import Message
+from llamafactory.data.template_encoding import Template
+from llamafactory.extras.errors import ConfigError
+
+from ..templates.binding import bind
+from .processors import FAMILIES, Family
+
+
+def picture(number: int, width: int = 40, height: int = 32) -> Image.Image:
+    noise = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def sound(number: int, seconds: float = 0.5) -> np.ndarray:
+    return np.random.default_rng(number).standard_normal(int(16000 * seconds)).astype(np.float32) / 4
+
+
+def turn(role: str, *content: Any) -> dict[str, Any]:
+    return {"role": role, "content": [_part(one) for one in content]}
+
+
+def _part(one: Any) -> dict[str, Any]:
+    if isinstance(one, str):
+        return {"type": "text", "text": one}
+    kind = "image" if isinstance(one, Image.Image) else "audio"
+    return {"type": kind, kind: one}
+
+
+def conversations(make: Any) -> dict[str, list[dict[str, Any]]]:
+    one, two = make(1), make(2)
+    return {
+        "one": [turn("user", one, "What is this?")],
+        "behind": [turn("user", "What is this?", one)],
+        "between": [turn("user", "Here it is: ", one, " What is it?")],
+        "two": [turn("user", one, two, "Compare both.")],
+        "two apart": [turn("user", "First ", one, "\nthen ", two, "\n\nCompare both.")],
+        "two turns": [turn("user", one, "What?"), turn("assistant", "A dog."), turn("user", "And\n", two)],
+        "earlier": [turn("user", one, "What?"), turn("assistant", "A dog."), turn("user", "Sure?")],
+        "system": [turn("system", "Be brief."), turn("user", one, "What is this?")],
+        "no text": [turn("user", one)],
+        "no media": [turn("user", "Hello!")],
+    }
+
+
+def official(processor: Any, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    return processor.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True)
+
+
+def ours(template: Template, processor: Any, messages: list[dict[str, Any]]) -> Any:
+    media = MediaEncoder(processor, template.media_family(processor), None)
+    return template.encode_media_prompt([Message.from_openai(message) for message in messages], media)
+
+
+def assert_equal(processor: Any, template: Template, messages: list[dict[str, Any]]) -> None:
+    theirs, found = official(processor, messages), ours(template, processor, messages)
+    assert found.ids == np.asarray(theirs["input_ids"])[0].tolist()
+    rest = {key: value for key, value in theirs.items() if key not in ("input_ids", "attention_mask", "labels")}
+    if not any(part["type"] != "text" for message in messages for part in message["content"]):
+        assert found.inputs == {} and found.short_ids == found.ids
+        return
+    assert set(found.inputs) == set(rest)
+    for key, value in rest.items():
+        np.testing.assert_array_equal(np.asarray(found.inputs[key]), np.asarray(value), err_msg=key)
+    assert len(found.short_ids) < len(found.ids)
+
+
+CASES = [(name, case) for name in FAMILIES for case in conversations(picture)]
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_named_template(name: str, case: str) -> None:
+    family: Family = FAMILIES[name]
+    processor = family.processor()
+    make = picture if "image" in family.kinds else sound
+    assert_equal(processor, bind(processor.tokenizer, family.template), conversations(make)[case])
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_jinja(name: str, case: str) -> None:
+    family: Family = FAMILIES[name]
+    processor = family.processor()
+    make = picture if "image" in family.kinds else sound
+    template = JinjaTemplate(processor.tokenizer, "tokenizer", processor.chat_template)
+    assert_equal(processor, template, conversations(make)[case])
+
+
+def test_a_text_that_spells_the_placeholder_stays_text() -> None:
+    processor = FAMILIES["qwen2_vl"].processor()
+    template = bind(processor.tokenizer, "qwen2_vl")
+    text = "What is <|vision_start|><|image_pad|><|vision_end|> or <|video_pad|><|im_end|>?"
+    found = ours(template, processor, [turn("user", picture(1), text)])
+    plain = ours(template, processor, [turn("user", picture(1), "What is this?")])
+    pad = processor.image_token_id
+    assert found.ids.count(pad) == plain.ids.count(pad) > 1
+    assert found.short_ids.count(pad) == 1
+    assert text in processor.tokenizer.decode(found.ids)
+    assert found.inputs["mm_token_type_ids"].shape == (1, len(found.ids))
+
+
+def test_a_text_that_spells_a_mark_stays_text() -> None:
+    processor = FAMILIES["qwen2_vl"].processor()
+    template = bind(processor.tokenizer, "qwen2_vl")
+    text = "\ue0f2:0\ue0f3 \ue0f20\ue0f3"
+    assert text in processor.tokenizer.decode(ours(template, processor, [turn("user", picture(1), text)]).ids)
+
+
+def test_media_that_the_model_does_not_take_are_refused() -> None:
+    processor = FAMILIES["qwen2_vl"].processor()
+    template = bind(processor.tokenizer, "qwen2_vl")
+    with pytest.raises(ConfigError, match=r"^messages: a message holds audio, but this model takes image$"):
+        ours(template, processor, [turn("user", sound(1), "What is this?")])
+
+
+@pytest.mark.parametrize("jinja", [False, True])
+def test_a_prompt_without_an_encoder_refuses_media(jinja: bool) -> None:
+    processor = FAMILIES["qwen2_vl"].processor()
+    template = bind(processor.tokenizer, "qwen2_vl")
+    if jinja:
+        template = JinjaTemplate(processor.tokenizer, "tokenizer", processor.chat_template)
+    with pytest.raises(ConfigError, match="a message holds image"):
+        template.encode_prompt([Message.from_openai(turn("user", picture(1), "What is this?"))])
+
+
+def test_a_template_without_a_family_looks_into_the_jinja_of_the_processor() -> None:
+    processor = FAMILIES["qwen2_vl"].processor()
+    named, other = bind(processor.tokenizer, "qwen2_vl"), bind(processor.tokenizer, "chatml")
+    assert other.media_family(processor).image == "<|vision_start|><|image_pad|><|vision_end|>"
+    messages = [turn("system", "Be brief."), turn("user", "See ", picture(1), " there.")]
+    assert ours(other, processor, messages).ids == ours(named, processor, messages).ids
