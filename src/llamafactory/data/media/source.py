@@ -8,6 +8,7 @@ import binascii
 import io
 import os
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from typing import Any, BinaryIO
 
 from ...extras.errors import ConfigError
 from ...hparams.inference_args import ProcessorArguments
+
+# Files that are decoded at the same time: a small one may take some hundred megabytes meanwhile.
+_AT_ONCE = threading.BoundedSemaphore(4)
 
 
 class MediaError(ConfigError):
@@ -126,7 +130,8 @@ def open_source(value: bytes | str | os.PathLike[str], kind: str, limits: MediaL
         MediaError: There is no such file.
     """
     if isinstance(value, bytes | bytearray | memoryview):
-        yield Source(io.BytesIO(value), kind, limits.decode_seconds)
+        with _AT_ONCE:
+            yield Source(io.BytesIO(value), kind, limits.decode_seconds)
         return
     name = f"{kind} {os.fspath(value)!r}"
     try:
@@ -135,7 +140,7 @@ def open_source(value: bytes | str | os.PathLike[str], kind: str, limits: MediaL
         stream = open(value, "rb")  # noqa: SIM115  (what goes wrong while it is read is not an error of opening it)
     except (OSError, ValueError) as error:
         raise MediaError(f"{name}: {getattr(error, 'strerror', 'not a path')}") from None
-    with stream:
+    with stream, _AT_ONCE:
         yield Source(stream, name, limits.decode_seconds)
 
 
