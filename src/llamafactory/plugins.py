@@ -263,7 +263,15 @@ OPTIMIZERS: dict[str, str] = {}
 
 # How families write images, videos and sound into their text.
 MEDIA: dict[str, str] = {
+    "gemma3": "llamafactory.data.media.families:gemma3",
+    "glm4v": "llamafactory.data.media.families:glm4v",
+    "intern_vl": "llamafactory.data.media.families:intern_vl",
+    "llava": "llamafactory.data.media.families:llava",
+    "llava_next": "llamafactory.data.media.families:llava_next",
+    "pixtral": "llamafactory.data.media.families:pixtral",
+    "qwen2_audio": "llamafactory.data.media.families:qwen2_audio",
     "qwen2_vl": "llamafactory.data.media.families:qwen2_vl",
+    "qwen3_vl": "llamafactory.data.media.families:qwen3_vl",
 }
 
 FAMILIES: dict[str, str] = {}

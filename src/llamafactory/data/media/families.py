@@ -7,7 +7,7 @@ chat template writes around it, and where, is known here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...extras.errors import ConfigError
@@ -26,6 +26,7 @@ class MediaFamily:
         video: The same for a video.
         audio: The same for a sound.
         leading: The media of a turn stand before all of its text, whatever their order in the message.
+        strip_parts: In roles whose text loses white space at both ends, each part of it does.
     """
 
     name: str
@@ -33,6 +34,7 @@ class MediaFamily:
     video: str | None = None
     audio: str | None = None
     leading: bool = False
+    strip_parts: bool = False
 
     def placeholder(self, kind: str, number: int) -> str:
         """The text for the ``number``-th medium of a kind, from 1; the kind must be one that the family has."""
@@ -90,3 +92,23 @@ qwen2_vl = MediaFamily(
     image="<|vision_start|><|image_pad|><|vision_end|>",
     video="<|vision_start|><|video_pad|><|vision_end|>",
 )
+
+llava = MediaFamily("llava", image="<image>\n", leading=True)
+
+llava_next = replace(llava, name="llava_next")
+
+gemma3 = MediaFamily("gemma3", image="<start_of_image>", strip_parts=True)
+
+qwen3_vl = replace(qwen2_vl, name="qwen3_vl")
+
+glm4v = MediaFamily(
+    "glm4v",
+    image="<|begin_of_image|><|image|><|end_of_image|>",
+    video="<|begin_of_video|><|video|><|end_of_video|>",
+)
+
+pixtral = MediaFamily("pixtral", image="[IMG]")
+
+intern_vl = MediaFamily("intern_vl", image="<IMG_CONTEXT>\n", video="<video>\n")
+
+qwen2_audio = MediaFamily("qwen2_audio", audio="Audio {{number}}: <|audio_bos|><|AUDIO|><|audio_eos|>\n")

@@ -42,7 +42,7 @@ def mark_media(messages: Sequence[Message], family: MediaFamily, strip: Collecti
     Args:
         messages: The conversation.
         family: Has every kind of media in it.
-        strip: Roles whose text parts lose white space at both ends, as official templates do it part by part.
+        strip: Roles whose text loses white space at both ends.
         marks: Gets the placeholders.
     """
     numbers = dict.fromkeys(KINDS, 0)
@@ -57,7 +57,8 @@ def mark_media(messages: Sequence[Message], family: MediaFamily, strip: Collecti
         texts = []
         for part in parts:
             if part.type == "text":
-                texts.append(part.value.strip() if message.role in strip else part.value)
+                stripped = family.strip_parts and message.role in strip
+                texts.append(part.value.strip() if stripped else part.value)
             else:
                 numbers[part.type] += 1
                 texts.append(marks.of(family.placeholder(part.type, numbers[part.type])))

@@ -23,7 +23,7 @@ gemma = ChatTemplate(
 
 gemma2 = replace(gemma, name="gemma2")
 
-gemma3 = replace(gemma, name="gemma3")
+gemma3 = replace(gemma, name="gemma3", media="gemma3")
 
 gemma3n = replace(gemma, name="gemma3n")
 
