@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,9 @@ import pytest
 from PIL import Image
 
 from llamafactory.data.jinja_template import JinjaTemplate
+from llamafactory.data.media.decode import MediaLimits
 from llamafactory.data.media.encoder import MediaEncoder
-from llamafactory.data.messages import Message
+from llamafactory.data.messages import Message, Part
 from llamafactory.data.template_encoding import Template
 from llamafactory.extras.errors import ConfigError
 
@@ -21,7 +21,7 @@ from ..templates.binding import bind
 from .processors import FAMILIES, Family
 
 
-LIMITS = SimpleNamespace(audio_sampling_rate=16000)
+LIMITS = MediaLimits()
 
 
 def picture(number: int, width: int = 40, height: int = 32) -> Image.Image:
@@ -66,7 +66,18 @@ def official(processor: Any, messages: list[dict[str, Any]]) -> dict[str, Any]:
 
 def ours(template: Template, processor: Any, messages: list[dict[str, Any]]) -> Any:
     media = MediaEncoder(processor, template.media_family(processor), LIMITS)
-    return template.encode_media_prompt([Message.from_openai(message) for message in messages], media)
+    return template.encode_media_prompt([read(message) for message in messages], media)
+
+
+def read(message: dict[str, Any]) -> Message:
+    """Our message; samples say their rate."""
+    found = Message.from_openai(message)
+    rate = 16000
+    parts = [
+        Part("audio", {"array": part.value, "sampling_rate": rate}) if part.type == "audio" else part
+        for part in found.parts
+    ]
+    return replace(found, parts=tuple(parts))
 
 
 def assert_equal(family: Family, processor: Any, template: Template, case: str) -> None:
