@@ -60,10 +60,11 @@ class MediaEncoder:
     """
 
     def __init__(self, processor: Any, family: MediaFamily, limits: MediaLimits) -> None:
-        self.processor, self.family, self.limits = processor, family, limits
-        self.kinds = tuple(kind for kind in KINDS if getattr(family, kind) is not None and _reads(processor, kind))
         found = {kind: getattr(processor, f"{kind}_token", None) for kind in KINDS}
         self.tokens = {kind: token for kind, token in found.items() if isinstance(token, str)}
+        self.processor, self.limits = processor, limits
+        self.family = family.with_tokens(self.tokens)
+        self.kinds = tuple(kind for kind in KINDS if getattr(family, kind) is not None and _reads(processor, kind))
 
     def collect(self, messages: Sequence[Message]) -> list[Part]:
         """The media of a conversation, in order.

@@ -52,7 +52,8 @@ def mark_media(messages: Sequence[Message], family: MediaFamily, strip: Collecti
         if all(part.type == "text" for part in parts):
             out.append(message)
             continue
-        if family.leading:
+        pair = len(parts) == 2 and any(part.type == "text" for part in parts)
+        if family.leading == "always" or (family.leading == "pair" and pair):
             parts = tuple(sorted(parts, key=lambda part: part.type == "text"))
         texts = []
         for part in parts:
@@ -62,7 +63,7 @@ def mark_media(messages: Sequence[Message], family: MediaFamily, strip: Collecti
             else:
                 numbers[part.type] += 1
                 texts.append(marks.of(family.placeholder(part.type, numbers[part.type])))
-        out.append(replace(message, parts=(Part("text", "".join(texts)),)))
+        out.append(replace(message, parts=(Part("text", family.join.join(texts)),)))
     return out
 
 

@@ -49,4 +49,5 @@ ministral3 = replace(
     tool="[TOOL_RESULTS]{{content}}[/TOOL_RESULTS]",
     tool_format="ministral3",
     tools_in="turn_after_system",
+    media="ministral3",
 )
