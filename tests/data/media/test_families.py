@@ -61,7 +61,8 @@ def conversations(make: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 def official(processor: Any, messages: list[dict[str, Any]], **flags: str) -> dict[str, Any]:
-    return processor.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True, **flags)
+    wanted: dict[str, Any] = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    return processor.apply_chat_template(messages, add_generation_prompt=True, **wanted, **flags)
 
 
 def ours(template: Template, processor: Any, messages: list[dict[str, Any]]) -> Any:
@@ -103,8 +104,6 @@ def assert_equal(family: Family, processor: Any, template: Template, kind: str, 
 
 
 def array(value: Any) -> np.ndarray:
-    if isinstance(value, list) and torch.is_tensor(value[0]):
-        value = torch.stack(value)
     return value.float().numpy() if torch.is_tensor(value) else np.asarray(value)
 
 
