@@ -39,6 +39,8 @@ class MediaLimits:
         video_maxlen: Most frames taken of a video.
         use_audio_in_video: Read the sound of videos too.
         audio_sampling_rate: Samples per second of the sound that the model is given.
+        image_do_pan_and_scan: The processor of Gemma 3 also cuts details out of images.
+        crop_to_patches: The processor of InternVL cuts images into tiles.
         source_pixels: Most pixels of an image or a frame as its file's header tells them.
         source_seconds: Longest video or sound.
         source_frames: Most frames of an animated image.
@@ -53,6 +55,8 @@ class MediaLimits:
     video_maxlen: int = 128
     use_audio_in_video: bool = False
     audio_sampling_rate: int = 16000
+    image_do_pan_and_scan: bool = False
+    crop_to_patches: bool = False
     source_pixels: int = 2**26
     source_seconds: float = 3600.0
     source_frames: int = 10_000
@@ -70,6 +74,8 @@ class MediaLimits:
             video_maxlen=args.video_maxlen,
             use_audio_in_video=args.use_audio_in_video,
             audio_sampling_rate=args.audio_sampling_rate,
+            image_do_pan_and_scan=args.image_do_pan_and_scan,
+            crop_to_patches=args.crop_to_patches,
         )
 
 
