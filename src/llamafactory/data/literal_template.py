@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..extras.errors import ConfigError
 from ..plugins import resolve
 from .media.families import MediaFamily, jinja_of, probe_family
 from .media.placement import Marks, mark_media, place
@@ -72,9 +73,13 @@ class LiteralTemplate(Template):
     def media_pieces(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options, family: MediaFamily
     ) -> list[Piece]:
-        marks = Marks()
-        marked = mark_media(messages, family, self.chat.strip, marks)
-        return place(self.pieces(marked, tools, options), marks)
+        marks, chat = Marks(), self.chat
+        marked = mark_media(messages, family, chat.strip, marks)
+        if family.no_system and marked != list(messages):
+            if messages[0].role == "system":
+                raise ConfigError(f"template {self.name}: a conversation with media cannot have a system text")
+            chat = replace(chat, default_system=None)
+        return place(render_pieces(chat, self.tool_format, marked, tools, options), marks)
 
     def media_family(self, processor: Any) -> MediaFamily:
         if self.chat.media:

@@ -3,20 +3,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from llamafactory.data.jinja_template import JinjaTemplate
+from llamafactory.data.media.decode import MediaLimits
 from llamafactory.data.media.encoder import MediaEncoder
-from llamafactory.data.messages import Message
+from llamafactory.data.messages import Message, Part
 from llamafactory.data.template_encoding import Template
 from llamafactory.extras.errors import ConfigError
 
 from ..templates.binding import bind
 from .processors import FAMILIES, Family
+
+LIMITS = MediaLimits()
 
 
 def picture(number: int, width: int = 40, height: int = 32) -> Image.Image:
@@ -28,6 +33,11 @@ def sound(number: int, seconds: float = 0.5) -> np.ndarray:
     return np.random.default_rng(number).standard_normal(int(16000 * seconds)).astype(np.float32) / 4
 
 
+def film(number: int) -> np.ndarray:
+    """Four frames, two a second."""
+    return np.stack([np.asarray(picture(4 * number + frame)) for frame in range(4)])
+
+
 def turn(role: str, *content: Any) -> dict[str, Any]:
     return {"role": role, "content": [_part(one) for one in content]}
 
@@ -35,7 +45,7 @@ def turn(role: str, *content: Any) -> dict[str, Any]:
 def _part(one: Any) -> dict[str, Any]:
     if isinstance(one, str):
         return {"type": "text", "text": one}
-    kind = "image" if isinstance(one, Image.Image) else "audio"
+    kind = "image" if isinstance(one, Image.Image) else {1: "audio", 4: "video"}[one.ndim]
     return {"type": kind, kind: one}
 
 
@@ -55,46 +65,92 @@ def conversations(make: Any) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def official(processor: Any, messages: list[dict[str, Any]]) -> dict[str, Any]:
-    return processor.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True)
+def official(processor: Any, messages: list[dict[str, Any]], **flags: str) -> dict[str, Any]:
+    wanted: dict[str, Any] = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    content = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+    films = sum(part["type"] == "video" for part in content)
+    if films:
+        times = {"fps": 2.0, "duration": 2.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3]}
+        wanted["processor_kwargs"] = {"video_metadata": [[times] * films], "do_sample_frames": False, "fps": 2.0}
+    return processor.apply_chat_template(messages, add_generation_prompt=True, **wanted, **flags)
 
 
 def ours(template: Template, processor: Any, messages: list[dict[str, Any]]) -> Any:
-    media = MediaEncoder(processor, template.media_family(processor), None)
-    return template.encode_media_prompt([Message.from_openai(message) for message in messages], media)
+    media = MediaEncoder(processor, template.media_family(processor), LIMITS)
+    return template.encode_media_prompt([read(message) for message in messages], media)
 
 
-def assert_equal(processor: Any, template: Template, messages: list[dict[str, Any]]) -> None:
-    theirs, found = official(processor, messages), ours(template, processor, messages)
-    assert found.ids == np.asarray(theirs["input_ids"])[0].tolist()
-    rest = {key: value for key, value in theirs.items() if key not in ("input_ids", "attention_mask", "labels")}
-    if not any(part["type"] != "text" for message in messages for part in message["content"]):
-        assert found.inputs == {} and found.short_ids == found.ids
+def read(message: dict[str, Any]) -> Message:
+    """Our message; samples say their rate."""
+    found = Message.from_openai(message)
+    forms = {
+        "text": lambda value: value,
+        "image": lambda value: value,
+        "audio": lambda value: {"array": value, "sampling_rate": 16000},
+        "video": lambda value: [Image.fromarray(frame) for frame in value],
+    }
+    parts = [Part(part.type, forms[part.type](part.value)) for part in found.parts]
+    return replace(found, parts=tuple(parts))
+
+
+def assert_equal(family: Family, processor: Any, template: Template, kind: str, case: str) -> None:
+    messages = conversations({"image": picture, "audio": sound, "video": film}[kind])[case]
+    media = any(part["type"] != "text" for message in messages for part in message["content"])
+    if family.system and messages[0]["role"] != "system":
+        messages = [turn("system", "Be brief."), *messages]
+    if family.plain:
+        messages = [as_text(message) for message in messages]
+    named = template.name != "tokenizer"
+    theirs = official(processor, messages, **(family.flags if named else {}))
+    found = ours(template, processor, messages)
+    assert found.ids[int(family.leaves_bos and named) :] == np.asarray(theirs["input_ids"])[0].tolist()
+    if not media:
+        assert found.inputs == {}
+        assert found.short_ids == found.ids
         return
+    rest = {key: value for key, value in theirs.items() if key not in ("input_ids", "attention_mask", "labels")}
     assert set(found.inputs) == set(rest)
     for key, value in rest.items():
-        np.testing.assert_array_equal(np.asarray(found.inputs[key]), np.asarray(value), err_msg=key)
-    assert len(found.short_ids) < len(found.ids)
+        np.testing.assert_array_equal(array(found.inputs[key]), array(value), err_msg=key)
+    assert len(found.short_ids) <= len(found.ids)
 
 
-CASES = [(name, case) for name in FAMILIES for case in conversations(picture)]
+def array(value: Any) -> np.ndarray:
+    return value.float().numpy() if torch.is_tensor(value) else np.asarray(value)
 
 
-@pytest.mark.parametrize(("name", "case"), CASES)
-def test_named_template(name: str, case: str) -> None:
-    family: Family = FAMILIES[name]
-    processor = family.processor()
-    make = picture if "image" in family.kinds else sound
-    assert_equal(processor, bind(processor.tokenizer, family.template), conversations(make)[case])
+def as_text(message: dict[str, Any]) -> dict[str, Any]:
+    (*rest, first) = message["content"]
+    return message if rest or first["type"] != "text" else {**message, "content": first["text"]}
 
 
-@pytest.mark.parametrize(("name", "case"), CASES)
-def test_jinja(name: str, case: str) -> None:
-    family: Family = FAMILIES[name]
-    processor = family.processor()
-    make = picture if "image" in family.kinds else sound
-    template = JinjaTemplate(processor.tokenizer, "tokenizer", processor.chat_template)
-    assert_equal(processor, template, conversations(make)[case])
+CASES = [
+    (name, kind, case)
+    for name, family in FAMILIES.items()
+    for kind in family.kinds
+    for case in conversations(picture)
+    if (name, case) != ("mllama", "system")
+]
+
+
+def bound(family: Family, tokenizer: Any) -> Template:
+    template = bind(tokenizer, family.template)
+    if family.media:
+        template.chat = replace(template.chat, media=family.media)
+    return template
+
+
+@pytest.mark.parametrize(("name", "kind", "case"), [one for one in CASES if FAMILIES[one[0]].template])
+def test_named_template(name: str, kind: str, case: str) -> None:
+    family, processor = FAMILIES[name], FAMILIES[name].processor()
+    assert_equal(family, processor, bound(family, processor.tokenizer), kind, case)
+
+
+@pytest.mark.parametrize(("name", "kind", "case"), CASES)
+def test_jinja(name: str, kind: str, case: str) -> None:
+    family, processor = FAMILIES[name], FAMILIES[name].processor()
+    template = JinjaTemplate(processor.tokenizer, "tokenizer", processor.chat_template, enable_thinking=None)
+    assert_equal(family, processor, template, kind, case)
 
 
 def test_a_text_that_spells_the_placeholder_stays_text() -> None:
@@ -140,3 +196,10 @@ def test_a_template_without_a_family_looks_into_the_jinja_of_the_processor() -> 
     assert other.media_family(processor).image == "<|vision_start|><|image_pad|><|vision_end|>"
     messages = [turn("system", "Be brief."), turn("user", "See ", picture(1), " there.")]
     assert ours(other, processor, messages).ids == ours(named, processor, messages).ids
+
+
+@pytest.mark.parametrize("text", ["Be brief.", ""])
+def test_mllama_takes_no_system_text_beside_an_image(text: str) -> None:
+    processor = FAMILIES["mllama"].processor()
+    with pytest.raises(ConfigError, match="a conversation with media cannot have a system text"):
+        ours(bind(processor.tokenizer, "mllama"), processor, [turn("system", text), turn("user", picture(1), "What?")])

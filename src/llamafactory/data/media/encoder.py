@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding
 
     from ..messages import Message, Part
-    from .decode import MediaLimits
+    from .decode import MediaLimits, Video
 
 # Sub-processors of each kind, by the names that transformers gives them.
 _READERS = {
@@ -60,10 +60,11 @@ class MediaEncoder:
     """
 
     def __init__(self, processor: Any, family: MediaFamily, limits: MediaLimits) -> None:
-        self.processor, self.family, self.limits = processor, family, limits
-        self.kinds = tuple(kind for kind in KINDS if getattr(family, kind) is not None and _reads(processor, kind))
         found = {kind: getattr(processor, f"{kind}_token", None) for kind in KINDS}
         self.tokens = {kind: token for kind, token in found.items() if isinstance(token, str)}
+        self.processor, self.limits = processor, limits
+        self.family = family.with_tokens(self.tokens)
+        self.kinds = tuple(kind for kind in KINDS if getattr(family, kind) is not None and _reads(processor, kind))
 
     def collect(self, messages: Sequence[Message]) -> list[Part]:
         """The media of a conversation, in order.
@@ -93,55 +94,89 @@ class MediaEncoder:
             given, written = sum(part.type == kind for part in parts), text.count(token)
             if given != written:
                 raise ConfigError(f"template: {written} placeholders {token} for {given} parts of type {kind}")
-        objects = self._read(parts)
+        short_ids = tokenize(text)
         if not parts:
-            ids = tokenize(text)
-            return MediaPrompt(ids, {}, ids, objects)
+            return MediaPrompt(short_ids, {}, short_ids, {})
+        media = self._read(parts)
+        arguments = self._arguments(media)
         processor = copy.copy(self.processor)
         processor.tokenizer = _Tokenizer(self.processor.tokenizer, tokenize)
         try:
-            out = processor(text=[text], return_tensors="pt", **self._arguments(objects))
+            out = processor(text=[text], return_tensors="pt", **arguments)
         except ValueError as error:
             raise ConfigError(f"media: the processor of this model says: {' '.join(str(error).split())}") from None
         inputs = {key: value for key, value in out.items() if key not in _NO_INPUTS}
-        return MediaPrompt(out["input_ids"][0].tolist(), inputs, tokenize(text), objects)
+        if arguments.get("load_audio_from_video"):
+            inputs["use_audio_in_video"] = True  # Omni models count positions otherwise
+        return MediaPrompt(out["input_ids"][0].tolist(), inputs, short_ids, _by_kind(media))
 
-    def _read(self, parts: Sequence[Part]) -> dict[str, list[Any]]:
+    def _read(self, parts: Sequence[Part]) -> list[tuple[str, Any]]:
         from .decode import read_audio, read_image, read_video
 
         read: dict[str, Callable[[Any, MediaLimits], Any]]
         read = {"image": read_image, "video": read_video, "audio": read_audio}
-        objects: dict[str, list[Any]] = {}
-        for part in parts:
-            objects.setdefault(part.type, []).append(read[part.type](part.value, self.limits))
-        return objects
+        return [(part.type, read[part.type](part.value, self.limits)) for part in parts]
 
-    def _arguments(self, objects: dict[str, list[Any]]) -> dict[str, Any]:
+    def _arguments(self, media: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         """The media as keywords of the processor."""
+        objects = _by_kind(media)
         out: dict[str, Any] = {}
         if images := objects.get("image"):
             out["images"] = [images]
-        if audios := objects.get("audio"):
-            out["audio"] = audios
-            out["sampling_rate"] = self.limits.audio_sampling_rate
         if videos := objects.get("video"):
-            import numpy
-            from transformers.video_utils import VideoMetadata
-
-            out["videos"] = [[numpy.stack([numpy.asarray(frame) for frame in video.frames]) for video in videos]]
-            out["video_metadata"] = [
-                [
-                    VideoMetadata(
-                        total_num_frames=len(video.frames),
-                        fps=video.fps,
-                        frames_indices=list(range(len(video.frames))),
-                        duration=len(video.frames) / video.fps,
-                    )
-                    for video in videos
-                ]
-            ]
-            out["do_sample_frames"] = False
+            out |= _video_arguments(videos)
+        if any(video.sound is not None for video in videos or ()):
+            if not hasattr(self.processor, "load_audio_from_video"):
+                raise ConfigError("use_audio_in_video: True: this model does not take the sound of a video")
+            out |= _sound_of_videos(media)
+        elif audios := objects.get("audio"):
+            out["audio"] = audios
+        if "audio" in out:
+            out["sampling_rate"] = self.limits.audio_sampling_rate
         return out
+
+
+def _by_kind(media: Sequence[tuple[str, Any]]) -> dict[str, list[Any]]:
+    objects: dict[str, list[Any]] = {}
+    for kind, one in media:
+        objects.setdefault(kind, []).append(one)
+    return objects
+
+
+def _video_arguments(videos: Sequence[Video]) -> dict[str, Any]:
+    """Frames that are chosen already, with the times at which they are shown."""
+    import numpy as np
+    from transformers.video_utils import VideoMetadata
+
+    metadata = [
+        VideoMetadata(
+            total_num_frames=len(video.frames),
+            fps=video.fps,
+            duration=len(video.frames) / video.fps,
+            frames_indices=list(range(len(video.frames))),
+        )
+        for video in videos
+    ]
+    frames = [np.stack([np.asarray(frame) for frame in video.frames]) for video in videos]
+    # Omni models know one rate for all videos, the others one of each.
+    return {"videos": [frames], "video_metadata": [metadata], "fps": videos[0].fps, "do_sample_frames": False}
+
+
+def _sound_of_videos(media: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """All sounds in order, and for each the number of the video that it belongs to."""
+    sounds: list[Any] = []
+    owners: list[int | None] = []
+    number = 0
+    for kind, one in media:
+        if kind == "audio":
+            sounds.append(one)
+            owners.append(None)
+        elif kind == "video":
+            if one.sound is not None:
+                sounds.append(one.sound)
+                owners.append(number)
+            number += 1
+    return {"audio": sounds, "audio_from_video_indices": owners, "load_audio_from_video": True}
 
 
 class _Tokenizer:

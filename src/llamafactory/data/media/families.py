@@ -7,11 +7,13 @@ chat template writes around it, and where, is known here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from ...extras.errors import ConfigError
 
+Leading = Literal["never", "always", "pair"]
 KINDS = ("image", "video", "audio")
 
 
@@ -22,22 +24,34 @@ class MediaFamily:
     Attributes:
         name: Row of ``plugins.MEDIA``.
         image: Text for one image, as the official template writes it; ``{{number}}`` counts the images of the
-            conversation from 1. ``None``: the family has no place for images.
+            conversation from 1, ``{{token}}`` is the processor's own token for one. ``None``: no place for images.
         video: The same for a video.
         audio: The same for a sound.
-        leading: The media of a turn stand before all of its text, whatever their order in the message.
+        leading: When the media of a turn stand before its text, whatever their order in the message: never, always, or
+            where there is one medium and one text.
+        join: What stands between the parts of a message.
+        strip_parts: In roles whose text loses white space at both ends, each part of it does.
+        no_system: A conversation with media has no system text, not even the template's own.
     """
 
     name: str
     image: str | None = None
     video: str | None = None
     audio: str | None = None
-    leading: bool = False
+    leading: Leading = "never"
+    join: str = ""
+    strip_parts: bool = False
+    no_system: bool = False
 
     def placeholder(self, kind: str, number: int) -> str:
         """The text for the ``number``-th medium of a kind, from 1; the kind must be one that the family has."""
         text: str = getattr(self, kind)
         return text.replace("{{number}}", str(number))
+
+    def with_tokens(self, tokens: Mapping[str, str]) -> MediaFamily:
+        """Put the tokens of a processor, by kind, into the texts."""
+        texts = {kind: getattr(self, kind) for kind in tokens}
+        return replace(self, **{kind: text and text.replace("{{token}}", tokens[kind]) for kind, text in texts.items()})
 
 
 def probe_family(processor: Any, source: str, **flags: Any) -> MediaFamily:
@@ -89,4 +103,60 @@ qwen2_vl = MediaFamily(
     "qwen2_vl",
     image="<|vision_start|><|image_pad|><|vision_end|>",
     video="<|vision_start|><|video_pad|><|vision_end|>",
+)
+
+qwen3_vl = replace(qwen2_vl, name="qwen3_vl")
+
+qwen2_omni = MediaFamily(
+    "qwen2_omni",
+    image="<|vision_bos|><|IMAGE|><|vision_eos|>",
+    video="<|vision_bos|><|VIDEO|><|vision_eos|>",
+    audio="<|audio_bos|><|AUDIO|><|audio_eos|>",
+)
+
+qwen3_omni = MediaFamily(
+    "qwen3_omni",
+    image=qwen2_vl.image,
+    video=qwen2_vl.video,
+    audio="<|audio_start|><|audio_pad|><|audio_end|>",
+)
+
+qwen2_audio = MediaFamily("qwen2_audio", audio="Audio {{number}}: <|audio_bos|><|AUDIO|><|audio_eos|>\n")
+
+glm4v = MediaFamily(
+    "glm4v",
+    image="<|begin_of_image|><|image|><|end_of_image|>",
+    video="<|begin_of_video|><|video|><|end_of_video|>",
+)
+
+llava = MediaFamily("llava", image="<image>\n", leading="always")
+
+llava_next = replace(llava, name="llava_next")
+
+granite3_vision = MediaFamily("granite3_vision", image="<image>", leading="always", join="\n")
+
+gemma3 = MediaFamily("gemma3", image="<start_of_image>", strip_parts=True)
+
+gemma3n = replace(gemma3, name="gemma3n", image="<image_soft_token>", audio="<audio_soft_token>")
+
+gemma4 = MediaFamily("gemma4", image="<|image|>", video="<|video|>", audio="<|audio|>", strip_parts=True)
+
+pixtral = MediaFamily("pixtral", image="[IMG]")
+
+ministral3 = replace(pixtral, name="ministral3", leading="pair")
+
+intern_vl = MediaFamily("intern_vl", image="<IMG_CONTEXT>\n", video="<video>\n")
+
+lfm2_vl = MediaFamily("lfm2_vl", image="<image>")
+
+llama4 = MediaFamily("llama4", image="<|image|>")
+
+mllama = replace(llama4, name="mllama", no_system=True)
+
+minicpm_v_4_6 = MediaFamily("minicpm_v_4_6", image="<|image_pad|>", video="<|video_pad|>", join="\n")
+
+ernie_vl = MediaFamily(
+    "ernie_vl",
+    image="Picture {{number}}:<|IMAGE_START|>{{token}}<|IMAGE_END|>",
+    video="Video {{number}}:<|VIDEO_START|>{{token}}<|VIDEO_END|>",
 )

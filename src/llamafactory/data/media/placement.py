@@ -42,7 +42,7 @@ def mark_media(messages: Sequence[Message], family: MediaFamily, strip: Collecti
     Args:
         messages: The conversation.
         family: Has every kind of media in it.
-        strip: Roles whose text parts lose white space at both ends, as official templates do it part by part.
+        strip: Roles whose text loses white space at both ends.
         marks: Gets the placeholders.
     """
     numbers = dict.fromkeys(KINDS, 0)
@@ -52,16 +52,18 @@ def mark_media(messages: Sequence[Message], family: MediaFamily, strip: Collecti
         if all(part.type == "text" for part in parts):
             out.append(message)
             continue
-        if family.leading:
+        pair = len(parts) == 2 and any(part.type == "text" for part in parts)
+        if family.leading == "always" or (family.leading == "pair" and pair):
             parts = tuple(sorted(parts, key=lambda part: part.type == "text"))
         texts = []
         for part in parts:
             if part.type == "text":
-                texts.append(part.value.strip() if message.role in strip else part.value)
+                stripped = family.strip_parts and message.role in strip
+                texts.append(part.value.strip() if stripped else part.value)
             else:
                 numbers[part.type] += 1
                 texts.append(marks.of(family.placeholder(part.type, numbers[part.type])))
-        out.append(replace(message, parts=(Part("text", "".join(texts)),)))
+        out.append(replace(message, parts=(Part("text", family.join.join(texts)),)))
     return out
 
 
