@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _CONTAINERS = (
     "mov,mp4,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg,wav,w64,aiff,au,flac,mp3,aac,amr,caf"  # FFmpeg's demuxer names
 )
-# Their headers tell the length; that of others is guessed from the first packets.
-_TELL_LENGTH = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "wav", "w64", "aiff", "flac"}
+# Their headers tell the length; FFmpeg makes that of others from the size of the file, or guesses it.
+_TELL_LENGTH = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flac"}
 _WHOLE = 0.9  # share of the length in the header that must be there; players round, and encoders are inexact
 
 _FASTEST = 768_000  # samples per second; the filter that brings more of them down grows with them
@@ -64,10 +64,10 @@ def film(source: Source, limits: MediaLimits) -> tuple[list[Image], float, bool]
         MediaError: As :func:`open_recording`; or it has no picture, or its frames are too large.
     """
     with open_recording(source, limits) as container:
-        if not container.streams.video:
-            raise source.error("has no picture")
+        if not _decodable(container.streams.video):
+            raise source.error("has no picture that can be read")
         count, seconds = _survey(container, source, limits)
-        sound = bool(container.streams.audio)
+        sound = _decodable(container.streams.audio)
     wanted = evenly(count, seconds, limits)
     frames, found = _take(source, wanted, limits)
     if len(frames) < len(wanted) and found:  # some packets, such as those of VP8's reference frames, show nothing
@@ -75,6 +75,11 @@ def film(source: Source, limits: MediaLimits) -> tuple[list[Image], float, bool]
     if not frames:
         raise source.error("damaged or cut off")
     return frames, seconds, sound
+
+
+def _decodable(streams: Any) -> bool:
+    """Whether there is a stream, and the first, which is the one taken, is of a codec that FFmpeg knows."""
+    return bool(streams) and streams[0].codec_context is not None
 
 
 def _survey(container: Any, source: Source, limits: MediaLimits) -> tuple[int, float]:
@@ -134,8 +139,8 @@ def sound(source: Source, limits: MediaLimits) -> np.ndarray:
         MediaError: As :func:`open_recording`; or it has no sound.
     """
     with open_recording(source, limits) as container:
-        if not container.streams.audio:
-            raise source.error("has no sound")
+        if not _decodable(container.streams.audio):
+            raise source.error("has no sound that can be read")
         samples = resample(_sounding(container, source), source, limits)
         if not container.streams.video:
             _check_whole(container, len(samples) / limits.audio_sampling_rate, source)
@@ -157,7 +162,8 @@ def resample(frames: Iterator[Any], source: Source, limits: MediaLimits) -> np.n
     import av
     import numpy as np
 
-    resampler = av.AudioResampler(format="fltp", rate=limits.audio_sampling_rate)
+    # Not "fltp": of more than 8 channels PyAV reads the planes beyond their end.
+    resampler = av.AudioResampler(format="flt", rate=limits.audio_sampling_rate)
     pieces: list[np.ndarray] = []
     seconds = 0.0
     try:
@@ -167,7 +173,8 @@ def resample(frames: Iterator[Any], source: Source, limits: MediaLimits) -> np.n
                     raise source.error(f"{frame.sample_rate} samples a second, at most {_FASTEST} are read")
                 seconds += frame.samples / frame.sample_rate
                 check_seconds(seconds, source, limits)
-            pieces += [piece.to_ndarray().mean(axis=0) for piece in resampler.resample(frame)]
+            for piece in resampler.resample(frame):
+                pieces.append(piece.to_ndarray().reshape(piece.samples, -1).mean(axis=1))
     except MediaError:
         raise
     except ValueError:

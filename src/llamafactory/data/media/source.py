@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
 import os
 import stat
@@ -135,6 +137,21 @@ def open_source(value: bytes | str | os.PathLike[str], kind: str, limits: MediaL
         raise MediaError(f"{name}: {getattr(error, 'strerror', 'not a path')}") from None
     with stream:
         yield Source(stream, name, limits.decode_seconds)
+
+
+def read_data_url(url: str) -> bytes:
+    """The content of ``data:TYPE;base64,...``.
+
+    Raises:
+        MediaError: It is no such address.
+    """
+    head, comma, data = url.partition(",")
+    try:
+        if comma and head.endswith(";base64"):
+            return base64.b64decode(data, validate=True)
+    except binascii.Error:
+        pass
+    raise MediaError("a data URL must hold base64")
 
 
 def unpack(value: Any) -> Any:
