@@ -119,6 +119,7 @@ class BatchRunner:
         """Read prompts laid end to end, each kept apart; return what follows each, ``[prompts, V]``."""
         lengths = [len(ids) for ids in prompts]
         ends = [0, *accumulate(lengths)]
+        last = torch.tensor(ends[1:], device=self._model.device) - 1
         cache = DynamicCache()
         with self._ragged_attention():
             logits = self._forward(
@@ -126,7 +127,7 @@ class BatchRunner:
                 [[token for ids in prompts for token in ids]],
                 torch.cat([torch.arange(length) for length in lengths])[None],
                 past_key_values=cache,
-                logits_to_keep=torch.tensor(ends[1:], device=self._model.device) - 1,
+                logits_to_keep=last,
                 ragged=Prompts(ends),
             )
         readings = [
@@ -135,7 +136,8 @@ class BatchRunner:
             )
             for start, end in pairwise(ends)
         ]
-        return readings, logits[0]
+        # A few models (VideoLLaMA 3) compute all logits whatever they are asked to keep.
+        return readings, logits[0] if logits.shape[1] == len(prompts) else logits[0, last]
 
     def read_media(
         self, ids: Sequence[int], inputs: Mapping[str, Any], adapter: str | None

@@ -58,6 +58,7 @@ def load_model(
     from ..plugins import resolve
     from . import embeddings, report
     from .checkpointing import choose_checkpointing
+    from .towers import freeze_towers
 
     assert head in (None, "reward"), head
     device = probe(use_cpu=use_cpu or (isinstance(args, TrainArgs) and args.training.use_cpu))
@@ -80,6 +81,7 @@ def load_model(
         tuned.requires_grad_(False)
         tuned.eval()
         return tuned
+    freeze_towers(tuned)
     assert isinstance(args, TrainArgs), "only the arguments of a training run can be trained with"
     if args.model.upcast_layernorm:
         embeddings.upcast_norms(tuned)

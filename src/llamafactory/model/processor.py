@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
+from ..extras.files import write_atomic
 from ..extras.logging import get_logger
 from .paths import resolve_model_path
 from .tokenizer import hub_options
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+_OWN_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 # Where a checkpoint may name its processor's class, first to last; the last is there for models of text as well.
 _FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 _TAKES = {
@@ -73,12 +75,37 @@ def load_processor(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> 
         raise ConfigError(f"model_name_or_path: the processor in '{path}': {_first_line(error)}") from error
 
 
-def _read(path: str, name: str, args: ModelArguments) -> dict[str, Any]:
-    """Content of a file of the checkpoint, ``{}`` when it has none of this name."""
+def takes_media(args: ModelArguments) -> bool:
+    """Whether the model's architecture has parts for images, videos or sound."""
+    from transformers import AutoConfig
+
+    from .loader import media_class
+
+    path = resolve_model_path(str(args.model_name_or_path), args)
+    return media_class(AutoConfig.from_pretrained(path, **hub_options(args))) is not None
+
+
+def copy_processor(args: ModelArguments, folder: Path) -> None:
+    """Put the files of the base model's processor, if it has one, beside other weights of the same model."""
+    path = resolve_model_path(str(args.model_name_or_path), args)
+    for name in _OWN_FILES:
+        file = _find(path, name, args)
+        if file is not None:
+            write_atomic(folder / name, Path(file).read_text(encoding="utf-8"))
+
+
+def _find(path: str, name: str, args: ModelArguments) -> str | None:
+    """Where a file of the checkpoint lies."""
     from transformers.utils import cached_file
 
     options = {key: value for key, value in hub_options(args).items() if key != "trust_remote_code"}
-    file = cached_file(path, name, _raise_exceptions_for_missing_entries=False, **options)
+    found: str | None = cached_file(path, name, _raise_exceptions_for_missing_entries=False, **options)
+    return found
+
+
+def _read(path: str, name: str, args: ModelArguments) -> dict[str, Any]:
+    """Content of a file of the checkpoint, ``{}`` when it has none of this name."""
+    file = _find(path, name, args)
     if file is None:
         return {}
     try:

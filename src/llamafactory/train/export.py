@@ -36,6 +36,7 @@ from ..model import load_model, load_tokenizer, resolve_model_path
 from ..model.adapters import load_adapter
 from ..model.merging import merge
 from ..model.paths import resolve_adapter_path
+from ..model.processor import copy_processor, takes_media
 from ..model.tokenizer import hub_options
 from .export_check import ExportFailure, Proof, prove, prove_template
 from .gguf.writer import check_types, write_gguf
@@ -75,11 +76,16 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     if args.export.export_quantization_bit is not None:
         if head is not None:
             raise ConfigError("export_quantization_bit: reward models cannot be quantized")
+        if takes_media(args.model):
+            raise ConfigError(
+                "export_quantization_bit: models that take images, videos or sound cannot be quantized yet"
+            )
         check_packages(args)
         calibration = read_calibration(args, tokenizer, template)
     with _staging(final) as staging:
         dtype = _write_model(args, tokenizer, template, staging, head)
         _write_tokenizer(tokenizer, template, staging)
+        copy_processor(args.model, staging)
         logger.info("Proving the export: reload, every tensor, logits, chat template")
         proof = prove(
             lambda: _load(args, tokenizer, head), staging, template, dtype, args.model.trust_remote_code, head
