@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ..templates.binding import bind
-from .processors import DOCUMENTED
+from .proofs import DOCUMENTED
 from .test_families import array, film, ours, picture, turn
 
 SYSTEM = "A chat between a curious human and an artificial intelligence assistant."

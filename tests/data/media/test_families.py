@@ -19,7 +19,7 @@ from llamafactory.data.template_encoding import Template
 from llamafactory.extras.errors import ConfigError
 
 from ..templates.binding import bind
-from .processors import FAMILIES, Family
+from .proofs import FAMILIES, Family
 
 LIMITS = MediaLimits(crop_to_patches=True)  # as the processor of InternVL does by itself
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from .processors import FAMILIES
+from .proofs import FAMILIES
 from .test_families import array, bound, film, ours, sound, turn
 
 
