@@ -48,13 +48,14 @@ def tone(hertz: float, seconds: float = 0.5) -> np.ndarray:
     return np.sin(2 * np.pi * hertz * np.arange(int(16000 * seconds)) / 16000).astype(np.float32)
 
 
-def build(family: str, folder: Path, tokenizer_folder: Path) -> Path:
+def build(family: str, folder: Path, tokenizer_folder: Path, **shape: Any) -> Path:
     """Write a model, its tokenizer and its processor.
 
     Args:
         family: A row of :data:`FAMILIES`.
         folder: To write to.
         tokenizer_folder: Has the ChatML tokenizer of the other tiny models.
+        shape: Keys of the language model's configuration, over :data:`TEXT`.
     """
     template, tokens, named, make_config, make_processor = FAMILIES[family]
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
@@ -65,7 +66,7 @@ def build(family: str, folder: Path, tokenizer_folder: Path) -> Path:
         setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
     tokenizer.chat_template = template
     id_of = tokenizer.convert_tokens_to_ids
-    text = TEXT | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    text = TEXT | shape | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     text |= {"pad_token_id": tokenizer.pad_token_id}
     config = AutoConfig.for_model(family, **make_config(text, id_of))
     with torch.random.fork_rng(devices=[]):
@@ -170,7 +171,7 @@ def _qwen2_audio(text: dict, id_of: Callable[[str], int]) -> dict:
     }
     return {
         "text_config": text | {"model_type": "qwen2"},
-        "audio_config": tower | {"max_source_positions": 50},
+        "audio_config": tower | {"max_source_positions": 1500},
         "audio_token_index": id_of("<|AUDIO|>"),
     }
 
@@ -179,7 +180,7 @@ def _qwen2_audio_processor(tokenizer: Any) -> Any:
     from transformers import WhisperFeatureExtractor
     from transformers.models.qwen2_audio.processing_qwen2_audio import Qwen2AudioProcessor
 
-    sound = WhisperFeatureExtractor(feature_size=16, chunk_length=1, n_fft=400, hop_length=160)
+    sound = WhisperFeatureExtractor(feature_size=16)  # 30 seconds, as vLLM expects
     return Qwen2AudioProcessor(sound, tokenizer)
 
 
