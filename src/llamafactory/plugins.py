@@ -274,15 +274,18 @@ MEDIA: dict[str, str] = {
     "llama4": "llamafactory.data.media.families:llama4",
     "llava": "llamafactory.data.media.families:llava",
     "llava_next": "llamafactory.data.media.families:llava_next",
+    "llava_next_video": "llamafactory.data.media.families:llava_next_video",
     "minicpm_v_4_6": "llamafactory.data.media.families:minicpm_v_4_6",
     "ministral3": "llamafactory.data.media.families:ministral3",
     "mllama": "llamafactory.data.media.families:mllama",
+    "paligemma": "llamafactory.data.media.families:paligemma",
     "pixtral": "llamafactory.data.media.families:pixtral",
     "qwen2_audio": "llamafactory.data.media.families:qwen2_audio",
     "qwen2_omni": "llamafactory.data.media.families:qwen2_omni",
     "qwen2_vl": "llamafactory.data.media.families:qwen2_vl",
     "qwen3_omni": "llamafactory.data.media.families:qwen3_omni",
     "qwen3_vl": "llamafactory.data.media.families:qwen3_vl",
+    "video_llava": "llamafactory.data.media.families:video_llava",
 }
 
 FAMILIES: dict[str, str] = {}

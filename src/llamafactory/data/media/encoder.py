@@ -26,6 +26,11 @@ _READERS = {
     "video": ("video_processor",),
     "audio": ("feature_extractor", "audio_processor"),
 }
+# Keywords of an image processor that keys of ours set: class of the processor, keyword, key.
+_IMAGE_OPTIONS = (
+    ("Gemma3Processor", "do_pan_and_scan", "image_do_pan_and_scan"),
+    ("InternVLProcessor", "crop_to_patches", "crop_to_patches"),
+)
 _NO_INPUTS = ("input_ids", "attention_mask", "labels")
 
 
@@ -97,6 +102,8 @@ class MediaEncoder:
         short_ids = tokenize(text)
         if not parts:
             return MediaPrompt(short_ids, {}, short_ids, {})
+        if self.family.bare:
+            text = text.removeprefix(self.processor.tokenizer.bos_token).removesuffix("\n")
         media = self._read(parts)
         arguments = self._arguments(media)
         processor = copy.copy(self.processor)
@@ -123,6 +130,9 @@ class MediaEncoder:
         out: dict[str, Any] = {}
         if images := objects.get("image"):
             out["images"] = [images]
+            names = [kind.__name__ for kind in type(self.processor).__mro__]
+            options = {word: getattr(self.limits, key) for name, word, key in _IMAGE_OPTIONS if name in names}
+            out |= {"images_kwargs": options} if options else {}
         if videos := objects.get("video"):
             out |= _video_arguments(videos)
         if any(video.sound is not None for video in videos or ()):

@@ -31,6 +31,7 @@ class MediaFamily:
             where there is one medium and one text.
         join: What stands between the parts of a message.
         strip_parts: In roles whose text loses white space at both ends, each part of it does.
+        bare: The processor itself writes BOS and the line break at the end of a prompt.
         no_system: A conversation with media has no system text, not even the template's own.
     """
 
@@ -42,6 +43,7 @@ class MediaFamily:
     join: str = ""
     strip_parts: bool = False
     no_system: bool = False
+    bare: bool = False
 
     def placeholder(self, kind: str, number: int) -> str:
         """The text for the ``number``-th medium of a kind, from 1; the kind must be one that the family has."""
@@ -134,6 +136,12 @@ llava = MediaFamily("llava", image="<image>\n", leading="always")
 llava_next = replace(llava, name="llava_next")
 
 granite3_vision = MediaFamily("granite3_vision", image="<image>", leading="always", join="\n")
+
+llava_next_video = replace(llava, name="llava_next_video", video="<video>\n")
+
+video_llava = replace(llava_next_video, name="video_llava")
+
+paligemma = MediaFamily("paligemma", image="<image>", leading="always", bare=True)
 
 gemma3 = MediaFamily("gemma3", image="<start_of_image>", strip_parts=True)
 

@@ -8,6 +8,7 @@ import binascii
 import io
 import os
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from typing import Any, BinaryIO
 
 from ...extras.errors import ConfigError
 from ...hparams.inference_args import ProcessorArguments
+
+# Files that are decoded at the same time: a small one may take some hundred megabytes meanwhile.
+_AT_ONCE = threading.BoundedSemaphore(4)
 
 
 class MediaError(ConfigError):
@@ -35,6 +39,8 @@ class MediaLimits:
         video_maxlen: Most frames taken of a video.
         use_audio_in_video: Read the sound of videos too.
         audio_sampling_rate: Samples per second of the sound that the model is given.
+        image_do_pan_and_scan: The processor of Gemma 3 also cuts details out of images.
+        crop_to_patches: The processor of InternVL cuts images into tiles.
         source_pixels: Most pixels of an image or a frame as its file's header tells them.
         source_seconds: Longest video or sound.
         source_frames: Most frames of an animated image.
@@ -49,6 +55,8 @@ class MediaLimits:
     video_maxlen: int = 128
     use_audio_in_video: bool = False
     audio_sampling_rate: int = 16000
+    image_do_pan_and_scan: bool = False
+    crop_to_patches: bool = False
     source_pixels: int = 2**26
     source_seconds: float = 3600.0
     source_frames: int = 10_000
@@ -66,6 +74,8 @@ class MediaLimits:
             video_maxlen=args.video_maxlen,
             use_audio_in_video=args.use_audio_in_video,
             audio_sampling_rate=args.audio_sampling_rate,
+            image_do_pan_and_scan=args.image_do_pan_and_scan,
+            crop_to_patches=args.crop_to_patches,
         )
 
 
@@ -126,7 +136,8 @@ def open_source(value: bytes | str | os.PathLike[str], kind: str, limits: MediaL
         MediaError: There is no such file.
     """
     if isinstance(value, bytes | bytearray | memoryview):
-        yield Source(io.BytesIO(value), kind, limits.decode_seconds)
+        with _AT_ONCE:
+            yield Source(io.BytesIO(value), kind, limits.decode_seconds)
         return
     name = f"{kind} {os.fspath(value)!r}"
     try:
@@ -135,7 +146,7 @@ def open_source(value: bytes | str | os.PathLike[str], kind: str, limits: MediaL
         stream = open(value, "rb")  # noqa: SIM115  (what goes wrong while it is read is not an error of opening it)
     except (OSError, ValueError) as error:
         raise MediaError(f"{name}: {getattr(error, 'strerror', 'not a path')}") from None
-    with stream:
+    with stream, _AT_ONCE:
         yield Source(stream, name, limits.decode_seconds)
 
 

@@ -40,6 +40,7 @@ paligemma = replace(
     stop=(),
     eos=None,
     special_tokens=(),
+    media="paligemma",
 )
 
 paligemma_chat = replace(gemma, name="paligemma_chat")
