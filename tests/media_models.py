@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,66 @@ def _qwen2_vl_processor(tokenizer: Any) -> Any:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     return Qwen2VLImageProcessorPil()  # as checkpoints of this family come: preprocessor_config.json alone
+
+
+def _qwen2_5_vl(text: dict, id_of: Callable[[str], int]) -> dict:
+    vision = {"depth": 2, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 64}
+    vision |= {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
+    return _qwen2_vl(text, id_of) | {"vision_config": vision}
+
+
+def _qwen3_vl(text: dict, id_of: Callable[[str], int]) -> dict:
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 10000.0}
+    vision = {"depth": 2, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 64}
+    vision |= {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+    config = _qwen2_vl(text, id_of)
+    return config | {"text_config": text | {"head_dim": 8, "rope_parameters": rope}, "vision_config": vision}
+
+
+def _qwen3_vl_processor(tokenizer: Any) -> Any:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    return Qwen2VLImageProcessorPil(patch_size=16)
+
+
+def _llava_next(text: dict, id_of: Callable[[str], int]) -> dict:
+    return _llava(text, id_of) | {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]]}
+
+
+def _llava_next_processor(tokenizer: Any) -> Any:
+    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+    from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
+
+    size, grid = {"height": 28, "width": 28}, [[28, 56], [56, 28], [56, 56]]
+    images = LlavaNextImageProcessorPil(size={"shortest_edge": 28}, crop_size=size, image_grid_pinpoints=grid)
+    return LlavaNextProcessor(
+        images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    )
+
+
+def _internvl(text: dict, id_of: Callable[[str], int]) -> dict:
+    vision = TOWER | {"image_size": [28, 28], "patch_size": [7, 7]}
+    return {
+        "text_config": text | {"model_type": "qwen2"},
+        "vision_config": vision,
+        "image_token_id": id_of("<IMG_CONTEXT>"),
+        "image_seq_length": 4,
+        "tie_word_embeddings": False,
+    }
+
+
+class _internvl_processor:
+    """Files as a checkpoint has them; the processor itself cannot be made here without torchvision."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+        self._images = GotOcr2ImageProcessorPil(size={"height": 28, "width": 28}, min_patches=1, max_patches=4)
+
+    def save_pretrained(self, folder: Path) -> None:
+        self._images.save_pretrained(folder)
+        settings = {"processor_class": "InternVLProcessor", "image_seq_length": 4}
+        (folder / "processor_config.json").write_text(json.dumps(settings))
 
 
 def _llava(text: dict, id_of: Callable[[str], int]) -> dict:
@@ -201,6 +262,17 @@ _IDEFICS_TOKENS = (
 # family: chat template, tokens, tokens that the tokenizer knows by name, its configuration, its processor
 FAMILIES: dict[str, tuple[str, tuple[str, ...], dict[str, str], Any, Any]] = {
     "qwen2_vl": (QWEN, _QWEN_TOKENS, {}, _qwen2_vl, _qwen2_vl_processor),
+    "qwen2_5_vl": (QWEN, _QWEN_TOKENS, {}, _qwen2_5_vl, _qwen2_vl_processor),
+    "qwen3_vl": (QWEN, _QWEN_TOKENS, {}, _qwen3_vl, _qwen3_vl_processor),
+    "internvl": (
+        OTHER.replace("{image}", "<IMG_CONTEXT>\n"),
+        ("<img>", "<IMG_CONTEXT>", "</img>", "<video>"),
+        {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+        | {"video_token": "<video>"},
+        _internvl,
+        _internvl_processor,
+    ),
+    "llava_next": (OTHER.replace("{image}", "<image>\n"), ("<image>",), {}, _llava_next, _llava_next_processor),
     "llava": (OTHER.replace("{image}", "<image>\n"), ("<image>",), {}, _llava, _llava_processor),
     "gemma3": (
         OTHER.replace("{image}", "<start_of_image>"),

@@ -38,14 +38,14 @@ class Model:
         self.engine: Any = self.chat.engine
         self.net = AutoModelForMultimodalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        if family == "qwen2_vl":  # AutoProcessor wants its video part
+        try:
+            self.processor: Any = AutoProcessor.from_pretrained(folder)
+        except (ImportError, ValueError):  # it wants a video part, which needs torchvision
             args = get_infer_args({"model_name_or_path": str(folder)})
-            self.processor: Any = load_processor(args.model, self.tokenizer)
-        else:
-            self.processor = AutoProcessor.from_pretrained(folder)
+            self.processor = load_processor(args.model, self.tokenizer)
 
     def load(self, **keys: Any) -> ChatModel:
-        defaults = {"infer_dtype": "float32", "do_sample": False, "max_new_tokens": TOKENS}
+        defaults = {"infer_dtype": "float32", "do_sample": False, "max_new_tokens": TOKENS, "crop_to_patches": True}
         return ChatModel(get_infer_args({"model_name_or_path": str(self.folder), **defaults, **keys}))
 
     def medium(self, number: int) -> Any:
