@@ -20,7 +20,7 @@ from .sampling import Sampling, get_sampling
 
 if TYPE_CHECKING:
     from ..data.media.decode import Video
-    from ..data.media.encoder import MediaPrompt
+    from ..data.media.encoder import MediaEncoder, MediaPrompt
     from ..data.messages import Message
 
 _MOST_LOG_PROBS = 20  # vLLM's own limit unless vllm_config says otherwise
@@ -75,7 +75,7 @@ class VllmEngine(EngineBase):
 
             try:
                 async for output in self._llm.generate(
-                    vllm_prompt(read, self._args), parameters, uuid.uuid4().hex, lora_request=lora
+                    vllm_prompt(read, self.encoder), parameters, uuid.uuid4().hex, lora_request=lora
                 ):
                     put(output)
             except Exception as error:  # whatever vLLM says, the caller hears it
@@ -133,19 +133,21 @@ class VllmEngine(EngineBase):
         return str(self.tokenizer.decode([token_id], skip_special_tokens=False))
 
 
-def vllm_prompt(prompt: MediaPrompt, args: InferArgs) -> dict[str, Any]:
+def vllm_prompt(prompt: MediaPrompt, encoder: MediaEncoder | None) -> dict[str, Any]:
     """Return a prompt as vLLM takes it: it expands the placeholders of media itself."""
-    if not prompt.objects:
+    if not prompt.objects or encoder is None:
         return {"prompt_token_ids": prompt.ids}
+    rate = encoder.limits.audio_sampling_rate
     objects: dict[str, list[Any]] = {
-        "audio": [(sound, args.media.audio_sampling_rate) for sound in prompt.objects.get("audio", ())],
-        "image": list(prompt.objects.get("image", ())),
+        "audio": [(sound, rate) for sound in prompt.objects.get("audio", ())],
+        "image": prompt.objects.get("image", []),
         "video": [_frames(video) for video in prompt.objects.get("video", ())],
     }
-    return {
+    asked: dict[str, Any] = {
         "prompt_token_ids": prompt.short_ids,
         "multi_modal_data": {kind: found for kind, found in objects.items() if found},
     }
+    return asked | ({"mm_processor_kwargs": encoder.image_options} if objects["image"] else {})
 
 
 def _frames(video: Video) -> tuple[Any, dict[str, Any]]:
