@@ -149,18 +149,23 @@ def _internvl(text: dict, id_of: Callable[[str], int]) -> dict:
     }
 
 
-class _internvl_processor:
-    """Files as a checkpoint has them; the processor itself cannot be made here without torchvision."""
+def _internvl_processor(tokenizer: Any) -> Any:
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-    def __init__(self, tokenizer: Any) -> None:
-        from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+    images = GotOcr2ImageProcessorPil(size={"height": 28, "width": 28}, min_patches=1, max_patches=4)
+    return _Files(images, {"processor_class": "InternVLProcessor", "image_seq_length": 4})
 
-        self._images = GotOcr2ImageProcessorPil(size={"height": 28, "width": 28}, min_patches=1, max_patches=4)
+
+class _Files:
+    """The files of a processor that cannot be made here, for want of torchvision: as a checkpoint has them."""
+
+    def __init__(self, images: Any, settings: dict[str, Any]) -> None:
+        self._images, self._settings = images, settings
 
     def save_pretrained(self, folder: Path) -> None:
+        """Write ``preprocessor_config.json`` and ``processor_config.json``."""
         self._images.save_pretrained(folder)
-        settings = {"processor_class": "InternVLProcessor", "image_seq_length": 4}
-        (folder / "processor_config.json").write_text(json.dumps(settings))
+        (folder / "processor_config.json").write_text(json.dumps(self._settings))
 
 
 def _llava(text: dict, id_of: Callable[[str], int]) -> dict:
@@ -220,6 +225,13 @@ def _idefics3_processor(tokenizer: Any) -> Any:
 
     images = Idefics3ImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
     return Idefics3Processor(images, tokenizer, image_seq_len=4)
+
+
+def _smolvlm_processor(tokenizer: Any) -> Any:
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+    images = SmolVLMImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
+    return _Files(images, {"processor_class": "SmolVLMProcessor", "image_seq_len": 4})
 
 
 def _qwen2_audio(text: dict, id_of: Callable[[str], int]) -> dict:
@@ -282,6 +294,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], dict[str, str], Any, Any]] = {
         _gemma3_processor,
     ),
     "idefics3": (OTHER.replace("{image}", "<image>"), _IDEFICS_TOKENS, {}, _idefics3, _idefics3_processor),
+    "smolvlm": (OTHER.replace("{image}", "<image>"), _IDEFICS_TOKENS, {}, _idefics3, _smolvlm_processor),
     "qwen2_audio": (
         QWEN,
         ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"),
