@@ -49,12 +49,10 @@ def load_processor(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> 
     Raises:
         ConfigError: The files of the processor cannot be used.
     """
-    from transformers import AutoConfig
-
-    from .loader import media_class
+    from .loader import media_class, read_config
 
     path = resolve_model_path(str(args.model_name_or_path), args)
-    config = AutoConfig.from_pretrained(path, **hub_options(args))
+    config = read_config(args)
     if media_class(config) is None:
         return None
     files = [_read(path, name, args) for name in _FILES]
@@ -73,16 +71,6 @@ def load_processor(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> 
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"model_name_or_path: the processor in '{path}': {_first_line(error)}") from error
-
-
-def takes_media(args: ModelArguments) -> bool:
-    """Whether the model's architecture has parts for images, videos or sound."""
-    from transformers import AutoConfig
-
-    from .loader import media_class
-
-    path = resolve_model_path(str(args.model_name_or_path), args)
-    return media_class(AutoConfig.from_pretrained(path, **hub_options(args))) is not None
 
 
 def copy_processor(args: ModelArguments, folder: Path) -> None:

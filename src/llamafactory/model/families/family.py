@@ -46,6 +46,7 @@ _CONTINUE_AS_TEXT = {
     "internvl",
     "llava",
     "llava_next",
+    "qwen2_5_omni_thinker",
     "qwen2_5_vl",
     "qwen2_vl",
     "qwen3_vl",
