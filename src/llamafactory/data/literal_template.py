@@ -103,7 +103,8 @@ class LiteralTemplate(Template):
         return text
 
     def jinja(self) -> str:
-        return write_jinja(self.chat, self.tool_format, self.options)
+        media = resolve("media", self.chat.media) if self.chat.media else None
+        return write_jinja(self.chat, self.tool_format, self.options, media)
 
     def parse(self, text: str) -> Message:
         text = text.removeprefix(slots(self.chat.assistant)[0])

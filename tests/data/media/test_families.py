@@ -17,10 +17,15 @@ from llamafactory.data.media.encoder import MediaEncoder
 from llamafactory.data.messages import Message, Part
 from llamafactory.data.template_encoding import Template
 from llamafactory.extras.errors import ConfigError
+from llamafactory.plugins import MEDIA, resolve
 
 from ..templates.binding import bind
-from .processors import FAMILIES, Family
+from ..templates.comparison import load_official
+from .proofs import DOCUMENTED, PROOFS, Family, provable
+from .table import PAGE, page
 
+FAMILIES = provable(PROOFS)
+JINJA = load_official(PROOFS["qwen3_vl"].jinja)
 LIMITS = MediaLimits(crop_to_patches=True)  # as the processor of InternVL does by itself
 
 
@@ -146,6 +151,16 @@ def test_named_template(name: str, kind: str, case: str) -> None:
     assert_equal(family, processor, bound(family, processor.tokenizer), kind, case)
 
 
+@pytest.mark.parametrize(("name", "kind", "case"), [one for one in CASES if FAMILIES[one[0]].template])
+def test_the_jinja_that_export_writes(name: str, kind: str, case: str) -> None:
+    family, processor = FAMILIES[name], FAMILIES[name].processor()
+    template = bound(family, processor.tokenizer)
+    messages = conversations({"image": picture, "audio": sound, "video": film}[kind])[case]
+    found = ours(template, processor, messages)
+    theirs = official(processor, messages, chat_template=template.jinja(), enable_thinking=True)
+    assert found.ids == theirs["input_ids"][0].tolist()
+
+
 @pytest.mark.parametrize(("name", "kind", "case"), CASES)
 def test_jinja(name: str, kind: str, case: str) -> None:
     family, processor = FAMILIES[name], FAMILIES[name].processor()
@@ -233,6 +248,22 @@ def test_media_of_several_kinds_in_one_conversation(name: str) -> None:
         assert {kind: len(found.objects[kind]) for kind in family.kinds} == dict.fromkeys(family.kinds, 2)
 
 
+def test_an_image_in_what_a_tool_answers() -> None:
+    processor = FAMILIES["qwen3_vl"].processor()
+    call = {"type": "function", "function": {"name": "look", "arguments": {"where": "there"}}}
+    messages = [
+        turn("user", "What is there?"),
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        turn("tool", "Seen: ", picture(1)),
+        turn("tool", picture(2)),
+    ]
+    theirs = official(processor, messages)
+    for template in (bind(processor.tokenizer, "qwen3_vl_nothink"), JinjaTemplate(processor.tokenizer, "", JINJA)):
+        found = ours(template, processor, messages)
+        assert found.ids == theirs["input_ids"][0].tolist()
+        np.testing.assert_array_equal(array(found.inputs["pixel_values"]), array(theirs["pixel_values"]))
+
+
 @pytest.mark.parametrize(("name", "key"), [("intern_vl", "crop_to_patches"), ("gemma3", "image_do_pan_and_scan")])
 def test_keys_that_cut_images(name: str, key: str) -> None:
     family, processor = FAMILIES[name], FAMILIES[name].processor()
@@ -258,3 +289,16 @@ def test_a_jinja_without_a_place_for_images_is_named() -> None:
     processor.chat_template = None
     with pytest.raises(ConfigError, match=r"^template: neither it nor the processor tells where media stand"):
         bind(processor.tokenizer, "chatml").media_family(processor)
+
+
+def test_every_family_is_proven() -> None:
+    proven = {
+        family.media or resolve("templates", family.template).media for family in PROOFS.values() if family.template
+    }
+    documented = {resolve("templates", family.template).media for family in DOCUMENTED.values()}
+    assert proven | documented == set(MEDIA)
+
+
+def test_the_table_in_the_docs_is_fresh() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert page(text) == text, "run python -m tests.data.media.table"

@@ -67,8 +67,7 @@ class MediaEncoder:
     def __init__(self, processor: Any, family: MediaFamily, limits: MediaLimits) -> None:
         found = {kind: getattr(processor, f"{kind}_token", None) for kind in KINDS}
         self.tokens = {kind: token for kind, token in found.items() if isinstance(token, str)}
-        self.processor, self.limits = processor, limits
-        self.family = family.with_tokens(self.tokens)
+        self.processor, self.family, self.limits = processor, family, limits
         self.kinds = tuple(kind for kind in KINDS if getattr(family, kind) is not None and _reads(processor, kind))
 
     @property
@@ -86,8 +85,10 @@ class MediaEncoder:
         parts = [part for message in messages for part in message.parts if part.type != "text"]
         for part in parts:
             if part.type not in self.kinds:
-                takes = f"takes {', '.join(self.kinds)}" if self.kinds else "is for text"
-                raise ConfigError(f"messages: a message holds {part.type}, but this model {takes}")
+                why = f"this model takes {', '.join(self.kinds)}" if self.kinds else "this model is for text"
+                if _reads(self.processor, part.type):
+                    why = "nothing tells where it stands in this model's text; choose another template"
+                raise ConfigError(f"messages: a message holds {part.type}, but {why}")
         return parts
 
     def encode(self, text: str, parts: Sequence[Part], tokenize: Callable[[str], list[int]]) -> MediaPrompt:
@@ -211,7 +212,8 @@ class _Tokenizer:
         if options.get("return_token_type_ids"):
             data["token_type_ids"] = [[0] * len(ids)]
         # Idefics asks where characters stand in the tokens, to count those of an image.
-        places = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        fast = self._tokenizer.is_fast
+        places = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False) if fast else None
         return BatchEncoding(data, encoding=places, tensor_type=options.get("return_tensors"))
 
 

@@ -7,7 +7,6 @@ chat template writes around it, and where, is known here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ class MediaFamily:
     Attributes:
         name: Row of ``plugins.MEDIA``.
         image: Text for one image, as the official template writes it; ``{{number}}`` counts the images of the
-            conversation from 1, ``{{token}}`` is the processor's own token for one. ``None``: no place for images.
+            conversation from 1. ``None``: the family has no place for images.
         video: The same for a video.
         audio: The same for a sound.
         leading: When the media of a turn stand before its text, whatever their order in the message: never, always, or
@@ -49,11 +48,6 @@ class MediaFamily:
         """The text for the ``number``-th medium of a kind, from 1; the kind must be one that the family has."""
         text: str = getattr(self, kind)
         return text.replace("{{number}}", str(number))
-
-    def with_tokens(self, tokens: Mapping[str, str]) -> MediaFamily:
-        """Put the tokens of a processor, by kind, into the texts."""
-        texts = {kind: getattr(self, kind) for kind in tokens}
-        return replace(self, **{kind: text and text.replace("{{token}}", tokens[kind]) for kind, text in texts.items()})
 
 
 def probe_family(processor: Any, source: str, **flags: Any) -> MediaFamily:
@@ -155,6 +149,8 @@ ministral3 = replace(pixtral, name="ministral3", leading="pair")
 
 intern_vl = MediaFamily("intern_vl", image="<IMG_CONTEXT>\n", video="<video>\n")
 
+intern_s1 = MediaFamily("intern_s1", image="<IMG_CONTEXT>", video="<video>", join="\n")
+
 lfm2_vl = MediaFamily("lfm2_vl", image="<image>")
 
 llama4 = MediaFamily("llama4", image="<|image|>")
@@ -165,6 +161,6 @@ minicpm_v_4_6 = MediaFamily("minicpm_v_4_6", image="<|image_pad|>", video="<|vid
 
 ernie_vl = MediaFamily(
     "ernie_vl",
-    image="Picture {{number}}:<|IMAGE_START|>{{token}}<|IMAGE_END|>",
-    video="Video {{number}}:<|VIDEO_START|>{{token}}<|VIDEO_END|>",
+    image="Picture {{number}}:<|IMAGE_START|><|image@placeholder|><|IMAGE_END|>",
+    video="Video {{number}}:<|VIDEO_START|><|video@placeholder|><|VIDEO_END|>",
 )
