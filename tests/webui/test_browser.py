@@ -117,7 +117,8 @@ def test_an_image_is_uploaded_and_goes_with_the_question(browser, make_template,
     with running(engine, page_args) as url:
         tab = browser.new_page()
         tab.goto(url)
-        assert tab.locator("#audio").is_visible() and tab.locator("#video").count() == 0
+        tab.locator("#audio").wait_for()
+        assert tab.locator("#video").count() == 0
         for _ in range(2):
             tab.locator("#image input[type=file]").set_input_files(str(tmp_path / "a.png"))
             tab.locator("#image").get_by_text("KB").or_(tab.locator("#image").get_by_text(" B")).first.wait_for()
