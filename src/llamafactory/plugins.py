@@ -269,6 +269,7 @@ MEDIA: dict[str, str] = {
     "gemma4": "llamafactory.data.media.families:gemma4",
     "glm4v": "llamafactory.data.media.families:glm4v",
     "granite3_vision": "llamafactory.data.media.families:granite3_vision",
+    "intern_s1": "llamafactory.data.media.families:intern_s1",
     "intern_vl": "llamafactory.data.media.families:intern_vl",
     "lfm2_vl": "llamafactory.data.media.families:lfm2_vl",
     "llama4": "llamafactory.data.media.families:llama4",

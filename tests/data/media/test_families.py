@@ -17,10 +17,13 @@ from llamafactory.data.media.encoder import MediaEncoder
 from llamafactory.data.messages import Message, Part
 from llamafactory.data.template_encoding import Template
 from llamafactory.extras.errors import ConfigError
+from llamafactory.plugins import MEDIA, resolve
 
 from ..templates.binding import bind
-from .processors import FAMILIES, Family
+from .proofs import DOCUMENTED, PROOFS, Family, provable
+from .table import PAGE, page
 
+FAMILIES = provable(PROOFS)
 LIMITS = MediaLimits(crop_to_patches=True)  # as the processor of InternVL does by itself
 
 
@@ -258,3 +261,16 @@ def test_a_jinja_without_a_place_for_images_is_named() -> None:
     processor.chat_template = None
     with pytest.raises(ConfigError, match=r"^template: neither it nor the processor tells where media stand"):
         bind(processor.tokenizer, "chatml").media_family(processor)
+
+
+def test_every_family_is_proven() -> None:
+    proven = {
+        family.media or resolve("templates", family.template).media for family in PROOFS.values() if family.template
+    }
+    documented = {resolve("templates", family.template).media for family in DOCUMENTED.values()}
+    assert proven | documented == set(MEDIA)
+
+
+def test_the_table_in_the_docs_is_fresh() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert page(text) == text, "run python -m tests.data.media.table"

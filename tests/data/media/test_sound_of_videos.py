@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from .processors import FAMILIES
-from .test_families import array, bound, film, ours, sound, turn
+from .test_families import FAMILIES, array, bound, film, ours, sound, turn
 
 
 @pytest.mark.parametrize("name", ["qwen2_omni", "qwen3_omni"])

@@ -155,6 +155,8 @@ ministral3 = replace(pixtral, name="ministral3", leading="pair")
 
 intern_vl = MediaFamily("intern_vl", image="<IMG_CONTEXT>\n", video="<video>\n")
 
+intern_s1 = MediaFamily("intern_s1", image="<IMG_CONTEXT>", video="<video>", join="\n")
+
 lfm2_vl = MediaFamily("lfm2_vl", image="<image>")
 
 llama4 = MediaFamily("llama4", image="<|image|>")

@@ -35,5 +35,5 @@ intern_s1 = replace(
     strip=("answer",),
     no_thought_prompt="",
     special_tokens=("<|im_start|>", "<|im_end|>", "<|action_start|>", "<|action_end|>", "<|plugin|>"),
-    media="intern_vl",
+    media="intern_s1",
 )
