@@ -152,6 +152,7 @@ def _build(
 def _part(name: str, path: str, options: dict[str, Any]) -> Any:
     """One part of a processor; ``None`` when its package is not installed."""
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoVideoProcessor
+    from transformers.utils import is_torchvision_available
 
     loaders = {
         "image_processor": AutoImageProcessor,
@@ -161,6 +162,9 @@ def _part(name: str, path: str, options: dict[str, Any]) -> Any:
     }
     if name not in loaders:
         raise ValueError(f"its part {name} is of a kind that is not supported")
+    if name == "video_processor" and not is_torchvision_available():
+        logger.info_rank0("No videos are taken: transformers needs torchvision for them")
+        return None
     try:
         return loaders[name].from_pretrained(path, **options)
     except ImportError as error:
