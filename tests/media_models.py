@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,14 @@ def tone(hertz: float, seconds: float = 0.5) -> np.ndarray:
     return np.sin(2 * np.pi * hertz * np.arange(int(16000 * seconds)) / 16000).astype(np.float32)
 
 
-def build(family: str, folder: Path, tokenizer_folder: Path) -> Path:
+def build(family: str, folder: Path, tokenizer_folder: Path, **shape: Any) -> Path:
     """Write a model, its tokenizer and its processor.
 
     Args:
         family: A row of :data:`FAMILIES`.
         folder: To write to.
         tokenizer_folder: Has the ChatML tokenizer of the other tiny models.
+        shape: Keys of the language model's configuration, over :data:`TEXT`.
     """
     template, tokens, named, make_config, make_processor = FAMILIES[family]
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
@@ -65,7 +67,7 @@ def build(family: str, folder: Path, tokenizer_folder: Path) -> Path:
         setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
     tokenizer.chat_template = template
     id_of = tokenizer.convert_tokens_to_ids
-    text = TEXT | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    text = TEXT | shape | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     text |= {"pad_token_id": tokenizer.pad_token_id}
     config = AutoConfig.for_model(family, **make_config(text, id_of))
     with torch.random.fork_rng(devices=[]):
@@ -99,6 +101,71 @@ def _qwen2_vl_processor(tokenizer: Any) -> Any:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     return Qwen2VLImageProcessorPil()  # as checkpoints of this family come: preprocessor_config.json alone
+
+
+def _qwen2_5_vl(text: dict, id_of: Callable[[str], int]) -> dict:
+    vision = {"depth": 2, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 64}
+    vision |= {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
+    return _qwen2_vl(text, id_of) | {"vision_config": vision}
+
+
+def _qwen3_vl(text: dict, id_of: Callable[[str], int]) -> dict:
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 10000.0}
+    vision = {"depth": 2, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 64}
+    vision |= {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+    config = _qwen2_vl(text, id_of)
+    return config | {"text_config": text | {"head_dim": 8, "rope_parameters": rope}, "vision_config": vision}
+
+
+def _qwen3_vl_processor(tokenizer: Any) -> Any:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    return Qwen2VLImageProcessorPil(patch_size=16)
+
+
+def _llava_next(text: dict, id_of: Callable[[str], int]) -> dict:
+    return _llava(text, id_of) | {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]]}
+
+
+def _llava_next_processor(tokenizer: Any) -> Any:
+    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+    from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
+
+    size, grid = {"height": 28, "width": 28}, [[28, 56], [56, 28], [56, 56]]
+    images = LlavaNextImageProcessorPil(size={"shortest_edge": 28}, crop_size=size, image_grid_pinpoints=grid)
+    return LlavaNextProcessor(
+        images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    )
+
+
+def _internvl(text: dict, id_of: Callable[[str], int]) -> dict:
+    vision = TOWER | {"image_size": [28, 28], "patch_size": [7, 7]}
+    return {
+        "text_config": text | {"model_type": "qwen2"},
+        "vision_config": vision,
+        "image_token_id": id_of("<IMG_CONTEXT>"),
+        "image_seq_length": 4,
+        "tie_word_embeddings": False,
+    }
+
+
+def _internvl_processor(tokenizer: Any) -> Any:
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    images = GotOcr2ImageProcessorPil(size={"height": 28, "width": 28}, min_patches=1, max_patches=4)
+    return _Files(images, {"processor_class": "InternVLProcessor", "image_seq_length": 4})
+
+
+class _Files:
+    """The files of a processor that cannot be made here, for want of torchvision: as a checkpoint has them."""
+
+    def __init__(self, images: Any, settings: dict[str, Any]) -> None:
+        self._images, self._settings = images, settings
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write ``preprocessor_config.json`` and ``processor_config.json``."""
+        self._images.save_pretrained(folder)
+        (folder / "processor_config.json").write_text(json.dumps(self._settings))
 
 
 def _llava(text: dict, id_of: Callable[[str], int]) -> dict:
@@ -160,6 +227,13 @@ def _idefics3_processor(tokenizer: Any) -> Any:
     return Idefics3Processor(images, tokenizer, image_seq_len=4)
 
 
+def _smolvlm_processor(tokenizer: Any) -> Any:
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+    images = SmolVLMImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
+    return _Files(images, {"processor_class": "SmolVLMProcessor", "image_seq_len": 4})
+
+
 def _qwen2_audio(text: dict, id_of: Callable[[str], int]) -> dict:
     tower = {
         "d_model": 32,
@@ -170,7 +244,7 @@ def _qwen2_audio(text: dict, id_of: Callable[[str], int]) -> dict:
     }
     return {
         "text_config": text | {"model_type": "qwen2"},
-        "audio_config": tower | {"max_source_positions": 50},
+        "audio_config": tower | {"max_source_positions": 1500},
         "audio_token_index": id_of("<|AUDIO|>"),
     }
 
@@ -179,7 +253,7 @@ def _qwen2_audio_processor(tokenizer: Any) -> Any:
     from transformers import WhisperFeatureExtractor
     from transformers.models.qwen2_audio.processing_qwen2_audio import Qwen2AudioProcessor
 
-    sound = WhisperFeatureExtractor(feature_size=16, chunk_length=1, n_fft=400, hop_length=160)
+    sound = WhisperFeatureExtractor(feature_size=16)  # 30 seconds, as vLLM expects
     return Qwen2AudioProcessor(sound, tokenizer)
 
 
@@ -200,6 +274,17 @@ _IDEFICS_TOKENS = (
 # family: chat template, tokens, tokens that the tokenizer knows by name, its configuration, its processor
 FAMILIES: dict[str, tuple[str, tuple[str, ...], dict[str, str], Any, Any]] = {
     "qwen2_vl": (QWEN, _QWEN_TOKENS, {}, _qwen2_vl, _qwen2_vl_processor),
+    "qwen2_5_vl": (QWEN, _QWEN_TOKENS, {}, _qwen2_5_vl, _qwen2_vl_processor),
+    "qwen3_vl": (QWEN, _QWEN_TOKENS, {}, _qwen3_vl, _qwen3_vl_processor),
+    "internvl": (
+        OTHER.replace("{image}", "<IMG_CONTEXT>\n"),
+        ("<img>", "<IMG_CONTEXT>", "</img>", "<video>"),
+        {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+        | {"video_token": "<video>"},
+        _internvl,
+        _internvl_processor,
+    ),
+    "llava_next": (OTHER.replace("{image}", "<image>\n"), ("<image>",), {}, _llava_next, _llava_next_processor),
     "llava": (OTHER.replace("{image}", "<image>\n"), ("<image>",), {}, _llava, _llava_processor),
     "gemma3": (
         OTHER.replace("{image}", "<start_of_image>"),
@@ -209,6 +294,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], dict[str, str], Any, Any]] = {
         _gemma3_processor,
     ),
     "idefics3": (OTHER.replace("{image}", "<image>"), _IDEFICS_TOKENS, {}, _idefics3, _idefics3_processor),
+    "smolvlm": (OTHER.replace("{image}", "<image>"), _IDEFICS_TOKENS, {}, _idefics3, _smolvlm_processor),
     "qwen2_audio": (
         QWEN,
         ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"),

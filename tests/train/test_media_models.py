@@ -108,7 +108,7 @@ def test_full_training_keeps_all_weights(
     assert changed and senses and not changed & senses
     # and the folder answers about media: its processor came along
     chat = ChatModel(get_infer_args({"model_name_or_path": str(tmp_path / "out"), "infer_dtype": "float32"}))
-    assert chat.engine.media == (("audio",) if family == "qwen2_audio" else ("image",))
+    assert ("audio" if family == "qwen2_audio" else "image") in chat.engine.media
     chat.engine.close()
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..extras.device import Device
     from ..hparams import Dtypes, InferArgs, TrainArgs
+    from ..hparams.model_args import ModelArguments
 
 logger = get_logger(__name__)
 
@@ -97,16 +98,18 @@ def _load_base(
     args: TrainArgs | InferArgs, dtypes: Dtypes, device: Device, trainable: bool, in_training: bool, head: str | None
 ) -> PreTrainedModel:
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     from .rope import scale_rope
 
     path = resolve_model_path(str(args.model.model_name_or_path), args.model)
     options = hub_options(args.model)
-    try:
-        config = AutoConfig.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model_name_or_path: '{path}': {_first_line(error)}") from error
+    config = read_config(args.model)
+    if trainable and speaks(config):
+        raise ConfigError(
+            f"model_name_or_path: '{path}' also speaks; models of type {config.model_type} only answer here"
+        )
+    config = config.thinker_config if speaks(config) else config
     auto = language_class(config)
     if type(config) not in auto._model_mapping and "auto_map" not in config.to_dict():
         raise ConfigError(f"model_name_or_path: '{path}' is a {config.model_type} model, not a language model")
@@ -164,6 +167,26 @@ def choose_attention(model_class: type | None, config: Any, asked: str, trainabl
         return ordinary
     attention.register()
     return attention.ISOLATED
+
+
+def read_config(args: ModelArguments) -> Any:
+    """The configuration of the model at ``model_name_or_path``.
+
+    Raises:
+        ConfigError: There is none, or none that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    path = resolve_model_path(str(args.model_name_or_path), args)
+    try:
+        return AutoConfig.from_pretrained(path, **hub_options(args))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model_name_or_path: '{path}': {_first_line(error)}") from error
+
+
+def speaks(config: Any) -> bool:
+    """Whether the model has a part that writes (its thinker) and one that says it, which is not loaded here."""
+    return hasattr(config, "thinker_config")
 
 
 def language_class(config: Any) -> Any:

@@ -49,12 +49,10 @@ def load_processor(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> 
     Raises:
         ConfigError: The files of the processor cannot be used.
     """
-    from transformers import AutoConfig
-
-    from .loader import media_class
+    from .loader import media_class, read_config
 
     path = resolve_model_path(str(args.model_name_or_path), args)
-    config = AutoConfig.from_pretrained(path, **hub_options(args))
+    config = read_config(args)
     if media_class(config) is None:
         return None
     files = [_read(path, name, args) for name in _FILES]
@@ -73,16 +71,6 @@ def load_processor(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> 
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"model_name_or_path: the processor in '{path}': {_first_line(error)}") from error
-
-
-def takes_media(args: ModelArguments) -> bool:
-    """Whether the model's architecture has parts for images, videos or sound."""
-    from transformers import AutoConfig
-
-    from .loader import media_class
-
-    path = resolve_model_path(str(args.model_name_or_path), args)
-    return media_class(AutoConfig.from_pretrained(path, **hub_options(args))) is not None
 
 
 def copy_processor(args: ModelArguments, folder: Path) -> None:
@@ -152,6 +140,7 @@ def _build(
 def _part(name: str, path: str, options: dict[str, Any]) -> Any:
     """One part of a processor; ``None`` when its package is not installed."""
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoVideoProcessor
+    from transformers.utils import is_torchvision_available
 
     loaders = {
         "image_processor": AutoImageProcessor,
@@ -161,6 +150,9 @@ def _part(name: str, path: str, options: dict[str, Any]) -> Any:
     }
     if name not in loaders:
         raise ValueError(f"its part {name} is of a kind that is not supported")
+    if name == "video_processor" and not is_torchvision_available():
+        logger.info_rank0("No videos are taken: transformers needs torchvision for them")
+        return None
     try:
         return loaders[name].from_pretrained(path, **options)
     except ImportError as error:

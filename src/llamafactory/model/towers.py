@@ -23,7 +23,7 @@ def outside_language(model: Any) -> str | None:
 
 def freeze_towers(model: nn.Module) -> None:
     """Take what images, videos and sound go through out of training: text gives it no gradient."""
-    core: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    core: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     outside = outside_language(core)
     if outside is None:
         return

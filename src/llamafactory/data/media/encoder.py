@@ -70,6 +70,12 @@ class MediaEncoder:
         self.processor, self.family, self.limits = processor, family, limits
         self.kinds = tuple(kind for kind in KINDS if getattr(family, kind) is not None and _reads(processor, kind))
 
+    @property
+    def image_options(self) -> dict[str, Any]:
+        """Keywords of the image processor that keys of ours set."""
+        names = [kind.__name__ for kind in type(self.processor).__mro__]
+        return {word: getattr(self.limits, key) for name, word, key in _IMAGE_OPTIONS if name in names}
+
     def collect(self, messages: Sequence[Message]) -> list[Part]:
         """The media of a conversation, in order.
 
@@ -131,9 +137,7 @@ class MediaEncoder:
         out: dict[str, Any] = {}
         if images := objects.get("image"):
             out["images"] = [images]
-            names = [kind.__name__ for kind in type(self.processor).__mro__]
-            options = {word: getattr(self.limits, key) for name, word, key in _IMAGE_OPTIONS if name in names}
-            out |= {"images_kwargs": options} if options else {}
+            out |= {"images_kwargs": self.image_options} if self.image_options else {}
         if videos := objects.get("video"):
             out |= _video_arguments(videos)
         if any(video.sound is not None for video in videos or ()):

@@ -40,7 +40,18 @@ _KNOWN: dict[str, Family] = {
 
 # A prompt with media that was read is continued by one token at a time like a text: no further state than keys and
 # values. Each of these is tested against ``model.generate``; the answers of others are made alone, by generate itself.
-_CONTINUE_AS_TEXT = {"gemma3", "idefics3", "llava", "qwen2_vl"}
+_CONTINUE_AS_TEXT = {
+    "gemma3",
+    "idefics3",
+    "internvl",
+    "llava",
+    "llava_next",
+    "qwen2_5_omni_thinker",
+    "qwen2_5_vl",
+    "qwen2_vl",
+    "qwen3_vl",
+    "smolvlm",
+}
 
 _LAYERS_THAT_ISOLATE = {"full_attention", "sliding_attention"}
 
