@@ -261,7 +261,33 @@ QUANTIZERS: dict[str, str] = {}
 
 OPTIMIZERS: dict[str, str] = {}
 
-MEDIA: dict[str, str] = {}
+# How families write images, videos and sound into their text.
+MEDIA: dict[str, str] = {
+    "ernie_vl": "llamafactory.data.media.families:ernie_vl",
+    "gemma3": "llamafactory.data.media.families:gemma3",
+    "gemma3n": "llamafactory.data.media.families:gemma3n",
+    "gemma4": "llamafactory.data.media.families:gemma4",
+    "glm4v": "llamafactory.data.media.families:glm4v",
+    "granite3_vision": "llamafactory.data.media.families:granite3_vision",
+    "intern_s1": "llamafactory.data.media.families:intern_s1",
+    "intern_vl": "llamafactory.data.media.families:intern_vl",
+    "lfm2_vl": "llamafactory.data.media.families:lfm2_vl",
+    "llama4": "llamafactory.data.media.families:llama4",
+    "llava": "llamafactory.data.media.families:llava",
+    "llava_next": "llamafactory.data.media.families:llava_next",
+    "llava_next_video": "llamafactory.data.media.families:llava_next_video",
+    "minicpm_v_4_6": "llamafactory.data.media.families:minicpm_v_4_6",
+    "ministral3": "llamafactory.data.media.families:ministral3",
+    "mllama": "llamafactory.data.media.families:mllama",
+    "paligemma": "llamafactory.data.media.families:paligemma",
+    "pixtral": "llamafactory.data.media.families:pixtral",
+    "qwen2_audio": "llamafactory.data.media.families:qwen2_audio",
+    "qwen2_omni": "llamafactory.data.media.families:qwen2_omni",
+    "qwen2_vl": "llamafactory.data.media.families:qwen2_vl",
+    "qwen3_omni": "llamafactory.data.media.families:qwen3_omni",
+    "qwen3_vl": "llamafactory.data.media.families:qwen3_vl",
+    "video_llava": "llamafactory.data.media.families:video_llava",
+}
 
 FAMILIES: dict[str, str] = {}
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from media_models import build, picture
 
 from llamafactory.chat.batch_inference import run_infer
 from llamafactory.chat.chat_model import ChatModel
-from llamafactory.data.messages import Message
+from llamafactory.data.messages import Message, Part
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args
 
@@ -100,3 +101,29 @@ def test_a_row_that_cannot_be_answered_is_named(keys: dict[str, Any], tmp_path: 
     (tmp_path / "questions.json").write_text(json.dumps(rows))
     with pytest.raises(ConfigError, match=r"questions.json, row 2: .*tokens"):
         run_infer(keys)
+
+
+def test_rows_with_images_are_answered_as_a_chat_answers_them(
+    tiny_llama: Path, tmp_path: Path, keys: dict[str, Any]
+) -> None:
+    model = build("qwen2_vl", tmp_path / "model", tiny_llama)
+    pictures = [picture(1), picture(150, (160, 120))]
+    for number, image in enumerate(pictures):
+        image.save(tmp_path / f"{number}.png")
+    rows = [{"instruction": "<image>What?", "output": "cat", "images": [f"{number}.png"]} for number in (0, 1, 0)]
+    rows.append({"instruction": "Who?", "output": "me", "images": []})
+    (tmp_path / "questions.json").write_text(json.dumps(rows))
+    keys = {**keys, "model_name_or_path": str(model), "template": "qwen2_vl", "infer_dtype": "float32"}
+    keys["max_new_tokens"] = 24
+    run_infer(keys)
+    found = read(keys)
+    assert [row["label"] for row in found] == ["cat", "cat", "cat", "me"]
+    assert "<image>What?" in found[0]["prompt"]
+    chat = ChatModel(get_infer_args(keys))
+    for row, number in zip(found, (0, 1, 0), strict=False):
+        message = Message("user", (Part("image", pictures[number]), Part("text", "What?")))
+        assert row["predict"] == chat.chat([message])[0].text
+    assert found[0]["predict"] == found[2]["predict"] != found[1]["predict"]
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match=r"questions\.json, row 2: image '.*1\.png': not an image"):
+        run_infer({**keys, "save_name": str(tmp_path / "again.jsonl")})

@@ -16,6 +16,7 @@ import pytest
 from llamafactory.chat import sglang_engine
 from llamafactory.chat.base_engine import Delta
 from llamafactory.chat.sglang_engine import SglangEngine, server_command
+from llamafactory.data.messages import Message, Part
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args
 
@@ -38,6 +39,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         words = [json.dumps(body["sampling_params"]), " and ", str(body.get("lora_path"))]
+        if "image_data" in body or "audio_data" in body:
+            words[0] = json.dumps({key: body.get(key) for key in ("input_ids", "image_data", "audio_data")})
         for count in range(1, 4):
             if body["sampling_params"]["max_new_tokens"] == 1 and count == 2:
                 return
@@ -130,3 +133,41 @@ def test_the_command_line(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> 
     pairs = dict(pairwise(words))
     assert pairs["--model-path"] == str(tiny_llama) and pairs["--context-length"] == "99" and pairs["--tp-size"] == "2"
     assert words[-3:] == ["--disable-cuda-graph", "--max-running", "4"]
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_audio"])
+def test_media_go_out_beside_a_prompt_with_one_placeholder_each(family: str, tiny_llama: Path, tmp_path: Path) -> None:
+    import io
+    from urllib.request import urlopen
+
+    import av
+    import numpy as np
+    from media_models import build, picture, tone
+    from PIL import Image
+
+    folder = build(family, tmp_path, tiny_llama)
+    engine = SglangEngine(arguments(folder, template=None), lambda _, port: [sys.executable, "-c", SERVER, str(port)])
+    sound = family == "qwen2_audio"
+    given: Any = [tone(200), tone(300)] if sound else [picture(1), picture(2)]
+    parts = [Part("audio", {"array": item, "sampling_rate": 16000}) if sound else Part("image", item) for item in given]
+    try:
+        assert engine.media == (("audio",) if sound else ("image",))
+        question = [Message("user", (parts[0], Part("text", "and"), parts[1], Part("text", "What?")))]
+
+        async def run() -> list[Delta]:
+            return [delta async for delta in engine.stream(question)]
+
+        sent = json.loads("".join(delta.text for delta in asyncio.run(run())).split(" and ")[0])
+    finally:
+        engine.close()
+    assert sent["input_ids"].count(engine.tokenizer.convert_tokens_to_ids("<|AUDIO|>" if sound else "<image>")) == 2
+    urls = sent["audio_data" if sound else "image_data"]
+    for url, item in zip(urls, given, strict=True):
+        with urlopen(url) as answer:
+            file = io.BytesIO(answer.read())
+        if sound:
+            with av.open(file) as container:
+                frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
+            assert np.array_equal(np.concatenate(frames, axis=1)[0], item)
+        else:
+            assert Image.open(file).tobytes() == item.tobytes()

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from media_models import picture
 from scripted_engine import ScriptedEngine, until
 
 from .conftest import running
@@ -107,6 +108,31 @@ def test_an_error_is_a_line_on_the_page(browser, make_template, page_args):
         submit(tab, "Hi")
         tab.locator("#error").get_by_text("tools: not JSON").wait_for()
         assert tab.locator("#question textarea").input_value() == "Hi"
+        tab.close()
+
+
+def test_an_image_is_uploaded_and_goes_with_the_question(browser, make_template, page_args, tmp_path):
+    picture(1).save(tmp_path / "a.png")
+    engine = ScriptedEngine(make_template("qwen"), ["A ", "cat."], media=("image", "audio"))
+    with running(engine, page_args) as url:
+        tab = browser.new_page()
+        tab.goto(url)
+        tab.locator("#audio").wait_for()
+        assert tab.locator("#video").count() == 0
+        for _ in range(2):
+            tab.locator("#image input[type=file]").set_input_files(str(tmp_path / "a.png"))
+            tab.locator("#image").get_by_text("KB").or_(tab.locator("#image").get_by_text(" B")).first.wait_for()
+            submit(tab, "What is it?", engine)
+            tab.locator("#chat").get_by_text("cat.").last.wait_for()
+            until(lambda: tab.locator("#image input[type=file]").count() == 1)  # the box is empty again
+        messages = engine.asked[1][0]
+        assert [[part.type for part in one.parts] for one in messages] == [
+            ["image", "text"],
+            ["text"],
+            ["image", "text"],
+        ]
+        assert messages[0].parts[0].value == (tmp_path / "a.png").read_bytes()
+        assert tab.locator("#chat").get_by_text("[image] What is it?").count() == 2
         tab.close()
 
 

@@ -205,8 +205,8 @@ HOSTILE = [
     {"max_new_tokens": None},
     {"role": "system"},
     {"role": ["user"]},
-    {"system": {"path": "/etc/passwd"}},
-    {"tools": {"path": "/etc/passwd"}},
+    {"system": {"name": "/etc/passwd"}},
+    {"tools": ["/etc/passwd"]},
     {"enable_thinking": [[[]]]},
 ]
 

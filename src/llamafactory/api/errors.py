@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from ..data.media.source import MediaError
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from .disconnect import ClientGone
@@ -58,6 +59,8 @@ def to_api_error(error: Exception) -> ApiError:
     match error:
         case ApiError():
             return error
+        case MediaError():
+            return ApiError(400, f"messages: {public_text(str(error))}", "messages", "media_refused")
         case ConfigError():
             message = public_text(str(error))
             param = re.match(r"(\w+): ", message)

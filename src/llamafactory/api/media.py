@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..data.media.source import MediaError, read_data_url
 from ..data.messages import Message, Part
 from .errors import ApiError
 from .remote_files import RefusedUrlError, fetch
@@ -39,6 +38,8 @@ class MediaLoader:
         Raises:
             ApiError: The model does not take such a medium, or it may not or cannot be read (400).
         """
+        if sum(part.type != "text" for message in messages for part in message.parts) > self._policy.max_parts:
+            raise _refused(f"more than {self._policy.max_parts} images, videos and sounds")
         return [
             message
             if all(part.type == "text" for part in message.parts)
@@ -67,15 +68,12 @@ class MediaLoader:
         return await asyncio.to_thread(self._of_file, value)
 
     def _of_data_url(self, url: str) -> bytes:
-        head, comma, data = url.partition(",")
-        if not comma or not head.endswith(";base64"):
-            raise _refused("a data URL must hold base64")
-        if len(data) * 3 // 4 > self._policy.max_bytes:
+        if len(url.partition(",")[2]) * 3 // 4 > self._policy.max_bytes:
             raise _refused(f"larger than {self._policy.max_bytes} bytes")
         try:
-            return base64.b64decode(data, validate=True)
-        except binascii.Error:
-            raise _refused("a data URL must hold base64") from None
+            return read_data_url(url)
+        except MediaError as error:
+            raise _refused(str(error)) from None
 
     def _of_file(self, path: str) -> bytes:
         """Read a file below the one folder; the answer does not tell which files there are."""

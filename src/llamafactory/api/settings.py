@@ -20,6 +20,7 @@ class MediaPolicy:
         folder: Local files below it may be named; ``None`` = no local files.
         hosts: Hosts that may be asked; ``*`` = every public one. Empty = no remote files.
         max_bytes: Largest file.
+        max_parts: Most images, videos and sounds of one request.
         seconds: Longest download, all redirects together.
         redirects: Most redirects of one download.
     """
@@ -27,6 +28,7 @@ class MediaPolicy:
     folder: str | None = None
     hosts: tuple[str, ...] = ()
     max_bytes: int = 10 * 2**20
+    max_parts: int = 64
     seconds: float = 20.0
     redirects: int = 3
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..data.formats.media import with_markers
+
 if TYPE_CHECKING:
     from ..data.messages import Message, ToolCall
     from ..data.template import Template
@@ -234,7 +236,7 @@ def thinking_begun(
     if template.thought is None:
         return False
     flags = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
-    prompt = template.render(messages, tools, add_generation_prompt=True, **flags)
+    prompt = template.render(with_markers(messages), tools, add_generation_prompt=True, **flags)
     return prompt.rstrip().endswith(template.thought[0])
 
 

@@ -3,16 +3,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from ..data.media.encoder import MediaPrompt
 from ..extras.errors import ConfigError
+from ..extras.logging import get_logger
 
 if TYPE_CHECKING:
+    from ..data.media.encoder import MediaEncoder
     from ..data.messages import Message
     from ..data.template import Template
+    from ..hparams import InferArgs
+
+logger = get_logger(__name__)
 
 FinishReason = Literal["stop", "length"]
 
@@ -108,8 +115,53 @@ class Engine(Protocol):
 class EngineBase:
     """What engines share: everything that can be said by ``stream``."""
 
+    tokenizer: Any
     template: Template
-    media: tuple[str, ...] = ()
+    encoder: MediaEncoder | None = None  # of a model that takes media
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """Media that the model takes."""
+        return () if self.encoder is None else self.encoder.kinds
+
+    def load_template(self, args: InferArgs) -> None:
+        """Load the tokenizer, the template, and what encodes media where the model takes some."""
+        from ..data.template import get_template
+        from ..data.thinking import settle_thinking
+        from ..model import load_processor, load_tokenizer
+
+        self.tokenizer = load_tokenizer(args.model)
+        processor = None if args.finetuning.stage == "rm" else load_processor(args.model, self.tokenizer)
+        self.template = get_template(self.tokenizer, settle_thinking(args.data))
+        if processor is None:
+            return
+        from ..data.media.decode import MediaLimits
+        from ..data.media.encoder import MediaEncoder
+
+        try:
+            family = self.template.media_family(processor)
+        except ConfigError as error:
+            logger.warning_rank0("Only text is taken, no media: %s", error)
+            return
+        self.encoder = MediaEncoder(processor, family, MediaLimits.of(args.media))
+        if self.media:
+            logger.info_rank0("Taken beside text: %s", ", ".join(self.media))
+
+    async def read_prompt(
+        self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], enable_thinking: bool | None
+    ) -> MediaPrompt:
+        """Return the tokens of a prompt, and its media, which are decoded on another thread.
+
+        Raises:
+            ConfigError: It has no tokens, or some that the tokenizer does not know, or a medium that cannot be used.
+        """
+        if isinstance(prompt, str) or all(isinstance(item, int) or is_text(item) for item in prompt):
+            ids = self.prompt_ids(prompt, tools, enable_thinking)
+            return MediaPrompt(ids, {}, ids, {})
+        if self.encoder is None:
+            raise ConfigError("messages: images, videos and sound are not taken; this model is for text")
+        encode = self.template.encode_media_prompt
+        return await asyncio.to_thread(encode, prompt, self.encoder, tools, enable_thinking)  # type: ignore[arg-type]
 
     def prompt_ids(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], enable_thinking: bool | None
@@ -155,6 +207,11 @@ class EngineBase:
             async for delta in deltas:
                 if delta.text:
                     yield delta.text
+
+
+def is_text(message: Message) -> bool:
+    """Whether a message holds no media."""
+    return all(part.type == "text" for part in message.parts)
 
 
 def _join(deltas: list[Delta]) -> Response:

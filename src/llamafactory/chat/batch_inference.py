@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
-from ..data.dataset_info import find_datasets
+from ..data.dataset_info import find_media_datasets
+from ..data.formats.media import with_markers
 from ..data.processor.prompt import split_answer
 from ..data.reading import open_set, to_samples
 from ..extras.errors import ConfigError
@@ -70,7 +71,7 @@ def _samples(args: InferArgs) -> Iterator[tuple[tuple[str, int], Sample]]:
     names = split_list(args.data.eval_dataset) or split_list(args.data.dataset)
     if not names:
         raise ConfigError("dataset: missing; give dataset or eval_dataset")
-    for attr in find_datasets(names, args.data.dataset_dir):
+    for attr in find_media_datasets(names, args.data.dataset_dir, args.data.media_dir):
         settled, rows = open_set(attr, args.data.max_samples, args.evaluation.seed)
         for number, sample in enumerate(to_samples(rows, settled), start=1):
             yield (attr.name, number), sample
@@ -81,8 +82,9 @@ def _settings(args: InferArgs) -> Row:
     model = {key: getattr(args.model, key) for key in ("model_name_or_path", "adapter_name_or_path", "infer_dtype")}
     data = {
         key: getattr(args.data, key)
-        for key in ("dataset", "eval_dataset", "dataset_dir", "template", "enable_thinking", "max_samples")
+        for key in ("dataset", "eval_dataset", "dataset_dir", "template", "enable_thinking", "max_samples", "media_dir")
     }
+    data |= {key: value for key, value in asdict(args.media).items() if key in args.keys}
     return json.loads(
         json.dumps({**model, **data, **asdict(args.generating), "seed": args.evaluation.seed}, default=str)
     )
@@ -168,7 +170,7 @@ async def _answer(model: ChatModel, key: tuple[str, int], sample: Sample, seed: 
         origin = sample.origin
         place = f"{origin.file}, row {origin.row}" if origin is not None else f"{key[0]}, row {key[1]}"
         raise ConfigError(f"{place}: {error}") from None
-    text = model.engine.template.render(prompt, list(sample.tools), add_generation_prompt=True)
+    text = model.engine.template.render(with_markers(prompt), list(sample.tools), add_generation_prompt=True)
     return {
         "prompt": text,
         "predict": response.text,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from ..model.families.family import isolation
+from ..model.families.family import continues_as_text, isolation
 from .kv_pool import Layers, Pools, Slot
 from .ragged_attention import RAGGED, Prompts, Step, register
 
@@ -40,12 +40,29 @@ def can_batch(model: Any) -> bool:
     )
 
 
+def can_join(model: Any) -> bool:
+    """Whether an answer to a prompt with media can share forward passes once the prompt was read (of such a model that
+    :func:`can_batch` is true of)."""
+    return continues_as_text(model.config)
+
+
+def on_device(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Inputs of a model where it is and in its type."""
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in inputs.items()
+    }
+
+
 @dataclass(eq=False)
 class Reading:
     """A prompt on its way through the model: what was read of it."""
 
     layers: Layers = ()
     read: int = 0
+    shift: int = 0  # see Slot
     cache: DynamicCache | None = None  # while it is read in parts
 
 
@@ -102,6 +119,7 @@ class BatchRunner:
         """Read prompts laid end to end, each kept apart; return what follows each, ``[prompts, V]``."""
         lengths = [len(ids) for ids in prompts]
         ends = [0, *accumulate(lengths)]
+        last = torch.tensor(ends[1:], device=self._model.device) - 1
         cache = DynamicCache()
         with self._ragged_attention():
             logits = self._forward(
@@ -109,7 +127,7 @@ class BatchRunner:
                 [[token for ids in prompts for token in ids]],
                 torch.cat([torch.arange(length) for length in lengths])[None],
                 past_key_values=cache,
-                logits_to_keep=torch.tensor(ends[1:], device=self._model.device) - 1,
+                logits_to_keep=last,
                 ragged=Prompts(ends),
             )
         readings = [
@@ -118,12 +136,34 @@ class BatchRunner:
             )
             for start, end in pairwise(ends)
         ]
-        return readings, logits[0]
+        # A few models (VideoLLaMA 3) compute all logits whatever they are asked to keep.
+        return readings, logits[0] if logits.shape[1] == len(prompts) else logits[0, last]
+
+    def read_media(
+        self, ids: Sequence[int], inputs: Mapping[str, Any], adapter: str | None
+    ) -> tuple[list[Reading], Tensor]:
+        """Read one prompt with media, as ``model.generate`` does it; return what follows, ``[1, V]``."""
+        self.adapters.use(adapter)
+        cache = DynamicCache()
+        input_ids = torch.tensor([ids], device=self._model.device)
+        out = self._model.generate(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            past_key_values=cache,
+            generation_config=GenerationConfig(
+                max_new_tokens=1, do_sample=False, pad_token_id=0, return_dict_in_generate=True, output_logits=True
+            ),
+            **on_device(inputs, self._model),
+        )
+        layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+        # Rotary positions of two and three dimensions leave their distance to the number of tokens in the model.
+        deltas = [module.rope_deltas for module in self._model.modules() if hasattr(module, "rope_deltas")]
+        return [Reading(layers, len(ids), int(deltas[0]) if deltas else 0)], out.logits[0]
 
     def admit(self, owner: Any, reading: Reading, first: int, adapter: str | None) -> None:
         """Give an answer whose prompt was read a slot; ``first`` is its first token."""
         pools = self._pools.setdefault(adapter, Pools())
-        slot = Slot(owner, reading.read, first)
+        slot = Slot(owner, reading.read, first, reading.shift)
         pools.add(slot, reading.layers)
         self._owner[owner] = (pools, slot)
 
@@ -146,7 +186,8 @@ class BatchRunner:
         step = Step(pools.parts(self._model.device))
         slots = pools.slots()
         with self._ragged_attention():
-            logits = self._forward(adapter, [[slot.last] for slot in slots], step.positions(), ragged=step)
+            positions = step.positions() + torch.tensor([[slot.shift] for slot in slots], device=self._model.device)
+            logits = self._forward(adapter, [[slot.last] for slot in slots], positions, ragged=step)
         for slot in slots:
             slot.length += 1
         return [slot.owner for slot in slots], logits[:, -1]

@@ -12,24 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import GenerationConfig
 
-from ..data.template import get_template
-from ..data.thinking import settle_thinking
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..hparams import InferArgs
 from ..hparams.model_args import named_adapters
-from ..model import load_model, load_tokenizer
+from ..model import load_model
 from .base_engine import Delta, EngineBase
-from .batch_runner import BatchRunner, can_batch
+from .batch_runner import BatchRunner, can_batch, can_join
 from .json_constraint import JsonGrammars
 from .request import Answer, Post, Request
-from .sampling import get_sampling
+from .sampling import Sampling, get_sampling
 from .scheduler import Scheduler
 from .single_runner import answer_alone
 from .text_stream import TextStream
 from .token_choice import Chooser
 
 if TYPE_CHECKING:
+    from ..data.media.encoder import MediaPrompt
     from ..data.messages import Message
 
 logger = get_logger(__name__)
@@ -41,8 +40,7 @@ class HuggingfaceEngine(EngineBase):
     def __init__(self, args: InferArgs) -> None:
         self._args = args
         self._scores = args.finetuning.stage == "rm"
-        self.tokenizer = load_tokenizer(args.model)
-        self.template = get_template(self.tokenizer, settle_thinking(args.data))
+        self.load_template(args)
         self.model: Any = load_model(
             self.tokenizer, args, trainable=False, head="reward" if self._scores else None
         ).eval()
@@ -50,6 +48,7 @@ class HuggingfaceEngine(EngineBase):
         self.model.generation_config = GenerationConfig()
         self._context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self._batches = args.model.use_kv_cache and not self._scores and can_batch(self.model)
+        self._joins = self._batches and can_join(self.model)
         self.adapters = self._load_adapters()
         self._ends = sorted({*self.template.stop_token_ids, self.tokenizer.eos_token_id} - {None})
         self._grammars = JsonGrammars(self.tokenizer, self._ends)
@@ -71,7 +70,8 @@ class HuggingfaceEngine(EngineBase):
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
     ) -> AsyncGenerator[Delta, None]:
         """Yield the pieces of all answers as they are made; see :class:`Engine`."""
-        request = self._prepare(prompt, tools, overrides)
+        sampling = self._sampling(overrides)
+        request = self._prepare(await self.read_prompt(prompt, tools, sampling.enable_thinking), sampling)
         self._start(request)
         growing = len(request.answers)
         try:
@@ -95,6 +95,7 @@ class HuggingfaceEngine(EngineBase):
 
         if not self._scores:
             raise ConfigError(f"stage: {self._args.finetuning.stage} loads no reward model; scores need stage: rm")
+        _refuse_media(texts, "scores")
         for name in overrides.keys() - {"max_length"}:
             raise ConfigError(f"{name}: unknown option of scoring; known: max_length")
         job = partial(
@@ -106,6 +107,7 @@ class HuggingfaceEngine(EngineBase):
         """Return one vector of unit length for each text."""
         from .embedding import embed_texts
 
+        _refuse_media(texts, "embeddings")
         job = partial(embed_texts, self.model, self.tokenizer, list(texts), self._context)
         return await asyncio.wrap_future(self._scheduler.run_alone(job))
 
@@ -118,7 +120,7 @@ class HuggingfaceEngine(EngineBase):
         """How many answers grow, and how many requests wait."""
         return self._scheduler.load
 
-    def _prepare(self, prompt: Any, tools: Sequence[dict], overrides: dict[str, Any]) -> Request:
+    def _sampling(self, overrides: dict[str, Any]) -> Sampling:
         if self._scores:
             raise ConfigError("stage: rm loads a reward model, which scores texts and does not answer")
         sampling = get_sampling(self._args, overrides)
@@ -130,8 +132,14 @@ class HuggingfaceEngine(EngineBase):
             raise ConfigError(
                 f"num_return_sequences: {sampling.num_return_sequences} is more than max_batch_size {most}"
             )
-        ids = self.prompt_ids(prompt, tools, sampling.enable_thinking)
-        request = Request(ids, sampling, sampling.new_tokens(len(ids), self._context), frozenset(self._ends))
+        return sampling
+
+    def _prepare(self, prompt: MediaPrompt, sampling: Sampling) -> Request:
+        ids = prompt.ids
+        if prompt.inputs and sampling.num_beams > 1:
+            raise ConfigError(f"num_beams: {sampling.num_beams} cannot be combined with media")
+        limit = sampling.new_tokens(len(ids), self._context)
+        request = Request(ids, sampling, limit, frozenset(self._ends), prompt.inputs)
         grammar = None if sampling.json_schema is None else self._grammars.check(sampling.json_schema)
         seed = random.getrandbits(64) if sampling.seed is None else sampling.seed
         for index in range(sampling.num_return_sequences):
@@ -142,7 +150,7 @@ class HuggingfaceEngine(EngineBase):
         return request
 
     def _start(self, request: Request) -> None:
-        if self._batches and request.sampling.num_beams == 1:
+        if self._batches and request.sampling.num_beams == 1 and (self._joins or not request.inputs):
             self._scheduler.submit(request)
             return
         pad = self.tokenizer.pad_token_id
@@ -155,3 +163,8 @@ class HuggingfaceEngine(EngineBase):
                 Post().fail(request.mailbox, error)
 
         future.add_done_callback(tell)
+
+
+def _refuse_media(texts: Sequence[Any], what: str) -> None:
+    if not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{what} are of texts; images, videos and sound have none here")

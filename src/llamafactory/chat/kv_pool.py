@@ -30,6 +30,7 @@ class Slot:
     owner: Any
     length: int  # tokens whose keys and values are stored
     last: int  # the newest token, which is not stored yet
+    shift: int = 0  # from a token's place to its position: in some families a medium takes fewer positions than tokens
 
 
 class Pool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .base_engine import Delta, FinishReason, TokenLogProb
 from .text_stream import TextStream
@@ -69,6 +69,7 @@ class Request:
         sampling: How to choose tokens.
         limit: Most tokens of an answer.
         ends: Tokens that end an answer.
+        inputs: What the model needs beside the tokens: the media of the prompt, for one row of tokens.
         answers: As many as were asked for.
         cancelled: Nobody waits any more; what it holds is to be freed.
     """
@@ -77,6 +78,7 @@ class Request:
     sampling: Sampling
     limit: int
     ends: Collection[int]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
     mailbox: Mailbox = field(default_factory=Mailbox)
     cancelled: bool = False

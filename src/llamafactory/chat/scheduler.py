@@ -148,7 +148,9 @@ class Scheduler:
         if not requests:
             return
         try:
-            if len(requests) == 1 and len(requests[0].prompt) > PROMPT_TOKENS:
+            if requests[0].inputs:
+                self._read_media(requests[0])
+            elif len(requests) == 1 and len(requests[0].prompt) > PROMPT_TOKENS:
                 self._read_part(requests[0])
             else:
                 self._read_whole(requests)
@@ -157,7 +159,10 @@ class Scheduler:
                 self._fail(request, error)
 
     def _next_to_read(self) -> list[Request]:
-        """Take the first waiting request, and those after it that fit: same adapter, room, tokens in one forward."""
+        """Take the first waiting request, and those after it that fit: same adapter, room, tokens in one forward.
+
+        One with media is read alone.
+        """
         taken: list[Request] = []
         room = self._size - sum(len(request.answers) for request in self._active)
         tokens = 0
@@ -167,6 +172,8 @@ class Scheduler:
                 tokens += len(request.prompt)
                 room -= len(request.answers)
                 if room < 0 or (taken and (tokens > PROMPT_TOKENS or request.adapter != taken[0].adapter)):
+                    break
+                if taken and (request.inputs or taken[0].inputs):
                     break
                 taken.append(self._waiting.popleft())
                 self._active[request] = Reading()
@@ -179,6 +186,10 @@ class Scheduler:
         logits = self._runner.read_part(reading, part, request.adapter)
         if reading.read == len(request.prompt):
             self._admit([request], [reading], logits)
+
+    def _read_media(self, request: Request) -> None:
+        readings, logits = self._runner.read_media(request.prompt, request.inputs, request.adapter)
+        self._admit([request], readings, logits)
 
     def _read_whole(self, requests: list[Request]) -> None:
         readings, logits = self._runner.read_whole([request.prompt for request in requests], requests[0].adapter)

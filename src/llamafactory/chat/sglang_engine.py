@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -15,18 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from ..data.template import get_template
-from ..data.thinking import settle_thinking
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..hparams import InferArgs
 from ..hparams.inference_args import engine_settings
 from ..hparams.model_args import named_adapters
-from ..model import load_tokenizer, resolve_model_path
+from ..model import resolve_model_path
 from .base_engine import Delta, EngineBase, FinishReason, TokenLogProb
 from .sampling import Sampling, get_sampling
 
 if TYPE_CHECKING:
+    from ..data.media.encoder import MediaPrompt
     from ..data.messages import Message
 
 logger = get_logger(__name__)
@@ -48,8 +50,7 @@ class SglangEngine(EngineBase):
 
     def __init__(self, args: InferArgs, command: Callable[[InferArgs, int], list[str]] | None = None) -> None:
         self._args = args
-        self.tokenizer = load_tokenizer(args.model)
-        self.template = get_template(self.tokenizer, settle_thinking(args.data))
+        self.load_template(args)
         self._ends = sorted({*self.template.stop_token_ids, self.tokenizer.eos_token_id} - {None})
         self.adapters = tuple(named_adapters(args.model.lora_modules))
         port = _free_port()
@@ -80,9 +81,10 @@ class SglangEngine(EngineBase):
     ) -> AsyncGenerator[Delta, None]:
         """Yield the pieces of all answers as they are made; see :class:`Engine`."""
         sampling = get_sampling(self._args, overrides)
-        ids = self.prompt_ids(prompt, tools, sampling.enable_thinking)
-        limit = sampling.new_tokens(len(ids), self._args.sglang.sglang_maxlen)
-        bodies = [self._body(ids, sampling, limit, index) for index in range(sampling.num_return_sequences)]
+        read = await self.read_prompt(prompt, tools, sampling.enable_thinking)
+        limit = sampling.new_tokens(len(read.ids), self._args.sglang.sglang_maxlen)
+        asked = await asyncio.to_thread(sglang_prompt, read, self._args.media.audio_sampling_rate)
+        bodies = [asked | self._body(sampling, limit, index) for index in range(sampling.num_return_sequences)]
         queue: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
 
         async def pump(index: int, body: dict[str, Any]) -> None:
@@ -121,7 +123,12 @@ class SglangEngine(EngineBase):
         if not reader.finished:
             raise RuntimeError("sglang: the answer broke off")
 
-    def _body(self, ids: list[int], sampling: Sampling, limit: int, index: int) -> dict[str, Any]:
+    @property
+    def media(self) -> tuple[str, ...]:
+        """Media that can be handed over: its server reads videos from files only."""
+        return tuple(kind for kind in super().media if kind != "video")
+
+    def _body(self, sampling: Sampling, limit: int, index: int) -> dict[str, Any]:
         if sampling.num_beams > 1:
             raise ConfigError(f"num_beams: {sampling.num_beams}: sglang has no beam search; use huggingface")
         parameters: dict[str, Any] = {
@@ -138,7 +145,7 @@ class SglangEngine(EngineBase):
             parameters["sampling_seed"] = sampling.seed + index
         if sampling.json_schema is not None:
             parameters["json_schema"] = json.dumps(sampling.json_schema or {"type": "object"})
-        body = {"input_ids": ids, "sampling_params": parameters, "stream": True}
+        body: dict[str, Any] = {"sampling_params": parameters, "stream": True}
         if sampling.log_probs is not None:
             body |= {"return_logprob": True, "top_logprobs_num": sampling.log_probs}
         adapter = sampling.adapter
@@ -165,6 +172,40 @@ class SglangEngine(EngineBase):
         except subprocess.TimeoutExpired:
             self._server.kill()
             self._server.wait()
+
+
+def sglang_prompt(prompt: MediaPrompt, sampling_rate: int) -> dict[str, Any]:
+    """Return the part of a request that says what is asked; the server expands the placeholders of media itself.
+
+    Raises:
+        ConfigError: It holds a video.
+    """
+    if "video" in prompt.objects:
+        raise ConfigError("messages: a message holds video; with infer_backend sglang only images and sound are taken")
+    body: dict[str, Any] = {"input_ids": prompt.short_ids}
+    if images := prompt.objects.get("image"):
+        body["image_data"] = [f"data:image/png;base64,{_encode(_png(image))}" for image in images]
+    if sounds := prompt.objects.get("audio"):
+        body["audio_data"] = [f"data:audio/wav;base64,{_encode(_wave(sound, sampling_rate))}" for sound in sounds]
+    return body
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _png(image: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def _wave(sound: Any, sampling_rate: int) -> bytes:
+    """A WAV file of 32-bit floats, one channel: nothing is rounded."""
+    data = sound.astype("<f4").tobytes()
+    head = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 1, sampling_rate, 4 * sampling_rate, 4, 32)
+    body = head + struct.pack("<4sI", b"data", len(data)) + data
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(body), b"WAVE") + body
 
 
 class _Reader:

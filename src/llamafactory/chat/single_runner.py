@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request at a time through ``model.generate``: beams, and models whose answers cannot share a forward pass."""
+"""One request at a time through ``model.generate``: beams, media, and models that cannot share a forward pass."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from ..model import generation_attention
+from .batch_runner import on_device
 from .request import Post, Request
 from .token_choice import Choice, choose
 
@@ -31,14 +32,25 @@ def answer_alone(model: Any, request: Request, pad_token_id: int, use_cache: boo
 
 
 def _sample(model: Any, request: Request, config: dict[str, Any], post: Post) -> None:
-    input_ids = torch.tensor([request.prompt] * len(request.answers), device=model.device)
+    rows = len(request.answers)
+    input_ids = torch.tensor([request.prompt] * rows, device=model.device)
     model.generate(
         input_ids=input_ids,
         attention_mask=torch.ones_like(input_ids),
+        **{name: _repeat(value, rows) for name, value in on_device(request.inputs, model).items()},
         generation_config=GenerationConfig(**config, do_sample=False),
         logits_processor=LogitsProcessorList([_Choosing(request, post)]),
         stopping_criteria=StoppingCriteriaList([_Finished(request)]),
     )
+
+
+def _repeat(value: Any, rows: int) -> Any:
+    """An input of one row of tokens for several.
+
+    Some families have a row of media for each row of tokens, others lay the media of all rows end to end; repeating the
+    whole is right for both (``num_return_sequences`` would mix up the media of the latter).
+    """
+    return torch.cat([value] * rows) if isinstance(value, Tensor) else value * rows
 
 
 def _search(model: Any, request: Request, config: dict[str, Any], post: Post) -> None:

@@ -9,18 +9,18 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..data.template import get_template
-from ..data.thinking import settle_thinking
 from ..extras.errors import ConfigError
 from ..extras.packages import require
 from ..hparams import InferArgs
 from ..hparams.inference_args import engine_settings
 from ..hparams.model_args import named_adapters
-from ..model import load_tokenizer, resolve_model_path
+from ..model import resolve_model_path
 from .base_engine import Delta, EngineBase, FinishReason, TokenLogProb
 from .sampling import Sampling, get_sampling
 
 if TYPE_CHECKING:
+    from ..data.media.decode import Video
+    from ..data.media.encoder import MediaEncoder, MediaPrompt
     from ..data.messages import Message
 
 _MOST_LOG_PROBS = 20  # vLLM's own limit unless vllm_config says otherwise
@@ -36,8 +36,7 @@ class VllmEngine(EngineBase):
     def __init__(self, args: InferArgs) -> None:
         require("vllm", "infer_backend: vllm")
         self._args = args
-        self.tokenizer = load_tokenizer(args.model)
-        self.template = get_template(self.tokenizer, settle_thinking(args.data))
+        self.load_template(args)
         self._ends = sorted({*self.template.stop_token_ids, self.tokenizer.eos_token_id} - {None})
         self._loras, self._default = lora_requests(args)
         self.adapters = tuple(name for name in self._loras if name != self._default)
@@ -64,7 +63,8 @@ class VllmEngine(EngineBase):
         """Yield the pieces of all answers as they are made; see :class:`Engine`."""
         sampling = get_sampling(self._args, overrides)
         lora = self._lora(sampling.adapter)
-        ids = self.prompt_ids(prompt, tools, sampling.enable_thinking)
+        read = await self.read_prompt(prompt, tools, sampling.enable_thinking)
+        ids = read.ids
         parameters = sampling_parameters(sampling, sampling.new_tokens(len(ids), self._context), self._ends)
         here = asyncio.get_running_loop()
         queue: asyncio.Queue[Any] = asyncio.Queue()
@@ -75,7 +75,7 @@ class VllmEngine(EngineBase):
 
             try:
                 async for output in self._llm.generate(
-                    {"prompt_token_ids": ids}, parameters, uuid.uuid4().hex, lora_request=lora
+                    vllm_prompt(read, self.encoder), parameters, uuid.uuid4().hex, lora_request=lora
                 ):
                     put(output)
             except Exception as error:  # whatever vLLM says, the caller hears it
@@ -131,6 +131,38 @@ class VllmEngine(EngineBase):
 
     def _name(self, token_id: int) -> str:
         return str(self.tokenizer.decode([token_id], skip_special_tokens=False))
+
+
+def vllm_prompt(prompt: MediaPrompt, encoder: MediaEncoder | None) -> dict[str, Any]:
+    """Return a prompt as vLLM takes it: it expands the placeholders of media itself."""
+    if not prompt.objects or encoder is None:
+        return {"prompt_token_ids": prompt.ids}
+    rate = encoder.limits.audio_sampling_rate
+    objects: dict[str, list[Any]] = {
+        "audio": [(sound, rate) for sound in prompt.objects.get("audio", ())],
+        "image": prompt.objects.get("image", []),
+        "video": [_frames(video) for video in prompt.objects.get("video", ())],
+    }
+    asked: dict[str, Any] = {
+        "prompt_token_ids": prompt.short_ids,
+        "multi_modal_data": {kind: found for kind, found in objects.items() if found},
+    }
+    return asked | ({"mm_processor_kwargs": encoder.image_options} if objects["image"] else {})
+
+
+def _frames(video: Video) -> tuple[Any, dict[str, Any]]:
+    """Frames ``[T, height, width, 3]`` and what vLLM wants to know of their times."""
+    import numpy
+
+    count = len(video.frames)
+    told = {
+        "fps": video.fps,
+        "duration": count / video.fps,
+        "total_num_frames": count,
+        "frames_indices": list(range(count)),
+        "do_sample_frames": False,
+    }
+    return numpy.stack([numpy.asarray(frame) for frame in video.frames]), told
 
 
 def engine_arguments(args: InferArgs, *, lora: bool) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class DatasetAttr:
         weight: How often the set is drawn when sets are interleaved, in any unit; None = 1 beside sets that have one.
         repeat: How often each row stands in the training data.
         listed: Columns that the user named; one of these missing in the file is an error.
+        media_dir: Folder of relative image, video and audio paths; ``None`` = rows with media are refused.
     """
 
     name: str
@@ -83,6 +84,7 @@ class DatasetAttr:
     tags: Tags = field(default_factory=Tags)
     listed: frozenset[str] = frozenset()
     sniffed: bool = False
+    media_dir: str | None = None
 
 
 _PLACES: dict[str, Place] = {
@@ -100,8 +102,28 @@ _OPTIONS: dict[str, type[bool] | type[str] | type[int] | type[float]] = {
 _KEYS = [*_PLACES, "script_url", "formatting", *_OPTIONS, "columns", "tags"]
 
 
+def find_media_datasets(
+    names: list[str], dataset_dir: str | Mapping[str, Any], media_dir: str | None
+) -> list[DatasetAttr]:
+    """Look up data sets whose rows may hold images, videos and audio.
+
+    Args:
+        names: As for :func:`find_datasets`.
+        dataset_dir: As for :func:`find_datasets`.
+        media_dir: Folder of relative paths; ``None`` = ``dataset_dir``, or for a data set given as a file its folder.
+    """
+    base = dataset_dir if isinstance(dataset_dir, str) and os.path.isdir(dataset_dir) else "."
+
+    def folder(attr: DatasetAttr) -> str:
+        if media_dir is not None or attr.place != "file" or not attr.sniffed:
+            return os.path.expanduser(media_dir or base)
+        return attr.location if os.path.isdir(attr.location) else os.path.dirname(attr.location)
+
+    return [replace(attr, media_dir=folder(attr)) for attr in find_datasets(names, dataset_dir)]
+
+
 def find_datasets(names: list[str], dataset_dir: str | Mapping[str, Any]) -> list[DatasetAttr]:
-    """Look up data sets by name, or take plain paths as they are.
+    """Look up data sets by name, or take plain paths as they are. Rows with media are refused.
 
     Args:
         names: Names in ``dataset_info.json``, else in our list of public sets, or paths of files or folders.

@@ -3,17 +3,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..extras.errors import ConfigError
 from .dataset_info import DatasetAttr
 
+_BATCH = 1000
+
 
 def open_hub(attr: DatasetAttr) -> Iterable[dict[str, Any]]:
-    """Download one split (cached by the hub's library) and return its rows."""
+    """Download one split (cached by the hub's library) and return its rows; media in them are not decoded yet."""
+    from datasets import Dataset
+
     loaders = {"hf": _load_hugging_face, "ms": _load_modelscope, "om": _load_openmind}
-    return loaders[attr.place](attr)
+    rows = loaders[attr.place](attr)
+    return _stored_rows(rows) if isinstance(rows, Dataset) else rows
+
+
+def _stored_rows(rows: Any) -> Iterator[dict[str, Any]]:
+    """Rows as they are stored: an image as ``{"bytes", "path"}``, which costs nothing until it is looked at."""
+    for table in rows.with_format("arrow").iter(_BATCH):
+        yield from table.to_pylist()
 
 
 def _load_hugging_face(attr: DatasetAttr) -> Any:

@@ -140,7 +140,7 @@ def _set_hash(attr: DatasetAttr) -> str:
 
 
 def _layout(attr: DatasetAttr) -> dict[str, Any]:
-    return {key: value for key, value in asdict(attr).items() if key not in ("location", "listed")}
+    return {key: value for key, value in asdict(attr).items() if key not in ("location", "listed", "media_dir")}
 
 
 def _hash(data: bytes) -> str:

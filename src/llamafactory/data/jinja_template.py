@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
 from ..plugins import resolve
 from .jinja_limits import render
+from .media.families import MediaFamily, probe_family
 from .messages import Message, Part
 from .template_encoding import Template
 from .template_pieces import GLUE, Options, Piece, split_thought
@@ -68,6 +70,8 @@ class JinjaTemplate(Template):
         super().__init__(tokenizer, name, enable_thinking=enable_thinking, preserve_thinking=preserve_thinking)
         self._source = source
         self._marked = bool(_GENERATION.search(source))
+        self._wants_parts = False
+        self._wants_parts = self._loses_text()
         self._turn_end: str | ConfigError
         try:
             self._turn_end = self._find_turn_end()
@@ -95,7 +99,27 @@ class JinjaTemplate(Template):
         content, calls = self.tool_format.split(text.lstrip("\n") if reasoning else text)
         return Message("assistant", (Part("text", content),) if content else (), tuple(calls), reasoning or None)
 
+    def media_pieces(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options, family: MediaFamily
+    ) -> list[Piece]:
+        # The Jinja writes the placeholders itself; the media are of no use to it.
+        blank = [
+            replace(message, parts=tuple(part if part.type == "text" else Part(part.type, "medium") for part in parts))
+            for message in messages
+            for parts in [message.parts]
+        ]
+        return self._pieces(blank, tools, options)
+
+    def media_family(self, processor: Any) -> MediaFamily:
+        return probe_family(processor, self._source, **self.tokenizer.special_tokens_map)
+
     def pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:
+        for part in (part for message in messages for part in message.parts):
+            if part.type != "text":
+                raise ConfigError(f"template {self.name}: a message holds {part.type}, and here only text can be read")
+        return self._pieces(messages, tools, options)
+
+    def _pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:
         for message in messages:
             if message.weight and message.role != "assistant":
                 raise ConfigError(f"template {self.name}: a weight on a {message.role} message needs a named template")
@@ -116,6 +140,7 @@ class JinjaTemplate(Template):
             flags["enable_thinking"] = options.enable_thinking
         if options.preserve_thinking:
             flags["preserve_thinking"] = True
+        chat = [_as_parts(message) for message in chat] if self._wants_parts else chat
         try:
             return render(
                 self._source,
@@ -129,6 +154,18 @@ class JinjaTemplate(Template):
             raise _SyntaxError(f"template {self.name}: line {error.lineno}: {error.message}") from None
         except (jinja2.TemplateError, TypeError) as error:
             raise ConfigError(f"template {self.name}: {error}") from None
+
+    def _loses_text(self) -> bool:
+        """Whether the Jinja shows a question only if it comes as a list of parts, as those of vision models may."""
+        shown = []
+        for content in (_SENTINEL, [{"type": "text", "text": _SENTINEL}]):
+            try:
+                shown.append(_SENTINEL in self._render([{"role": "user", "content": content}], [], Options(None))[0])
+            except _SyntaxError:
+                raise
+            except ConfigError:
+                shown.append(False)
+        return shown == [False, True]
 
     def _find_turn_end(self) -> str:
         """What ends an assistant turn that is followed by another turn, up to its last special token."""
@@ -233,6 +270,12 @@ def _with_sentinel(message: dict[str, Any], at_end: bool) -> Iterator[dict[str, 
     elif isinstance(content, str):
         for text in (content, content.rstrip() if at_end else content.lstrip()):
             yield {**message, "content": text + _SENTINEL if at_end else _SENTINEL + text}
+
+
+def _as_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its text as a list of parts."""
+    content = message["content"]
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
 
 
 def _common_start(a: str, b: str) -> str:

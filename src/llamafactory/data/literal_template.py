@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..extras.errors import ConfigError
+from ..plugins import resolve
+from .media.families import MediaFamily, jinja_of, probe_family
+from .media.placement import Marks, mark_media, place
 from .messages import Message, Part
 from .template import ChatTemplate
 from .template_encoding import Template
@@ -66,6 +70,23 @@ class LiteralTemplate(Template):
     def pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:
         return render_pieces(self.chat, self.tool_format, messages, tools, options)
 
+    def media_pieces(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options, family: MediaFamily
+    ) -> list[Piece]:
+        marks, chat = Marks(), self.chat
+        marked = mark_media(messages, family, chat.strip, marks)
+        if family.no_system and marked != list(messages):
+            if messages[0].role == "system":
+                raise ConfigError(f"template {self.name}: a conversation with media cannot have a system text")
+            chat = replace(chat, default_system=None)
+        return place(render_pieces(chat, self.tool_format, marked, tools, options), marks)
+
+    def media_family(self, processor: Any) -> MediaFamily:
+        if self.chat.media:
+            family: MediaFamily = resolve("media", self.chat.media)
+            return family
+        return probe_family(processor, jinja_of(processor, self.tokenizer), **self.tokenizer.special_tokens_map)
+
     def plain_text(self, message: Message) -> str | None:
         parts, chat = message.parts, self.chat
         if len(parts) != 1 or parts[0].type != "text" or message.tool_calls or message.reasoning is not None:
@@ -82,7 +103,8 @@ class LiteralTemplate(Template):
         return text
 
     def jinja(self) -> str:
-        return write_jinja(self.chat, self.tool_format, self.options)
+        media = resolve("media", self.chat.media) if self.chat.media else None
+        return write_jinja(self.chat, self.tool_format, self.options, media)
 
     def parse(self, text: str) -> Message:
         text = text.removeprefix(slots(self.chat.assistant)[0])

@@ -259,6 +259,8 @@ def _read_part(part: Any) -> Part:
     value = part.get(kind, part.get("value", part.get("url", part.get("path"))))
     if isinstance(value, Mapping) and "url" in value:  # {"type": "image_url", "image_url": {"url": ...}}
         value = value["url"]
+    if isinstance(value, Mapping) and isinstance(value.get("data"), str):  # {"type": "input_audio", "input_audio": ...}
+        value = f"data:audio/{value.get('format')};base64,{value['data']}"
     kind = {"image_url": "image", "video_url": "video", "audio_url": "audio", "input_audio": "audio"}.get(kind, kind)
     if kind not in get_args(PartType) or value is None:
         raise ConfigError(f"messages: content part {_short(part)} is not one of {', '.join(get_args(PartType))}")

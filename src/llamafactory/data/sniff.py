@@ -15,6 +15,7 @@ _CHATS = ("messages", "conversations", "conversation", "dialog", "dialogue", "ch
 _QUESTIONS = ("instruction", "prompt", "question", "query", "input")
 _ANSWERS = ("output", "response", "completion", "answer", "target")
 _TEXTS = ("text", "content")
+_MEDIA = ("images", "videos", "audios")
 _LABELS = ("kto_tag", "label")
 
 
@@ -33,7 +34,7 @@ def sniff(attr: DatasetAttr, rows: list[Mapping[str, Any]]) -> DatasetAttr:
     """
     present = {key for row in rows for key, value in row.items() if value is not None}
     chat = next((name for name in _CHATS if name in present), None)
-    extra: dict[str, str] = {name: name for name in ("system", "tools", "history") if name in present}
+    extra: dict[str, str] = {name: name for name in ("system", "tools", "history", *_MEDIA) if name in present}
     labels = [name for name in _LABELS if name in present and all(isinstance(row.get(name), bool) for row in rows)]
     if labels:
         extra["kto_tag"] = labels[0]

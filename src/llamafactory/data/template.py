@@ -88,6 +88,7 @@ class ChatTemplate:
         eos: The EOS token that this format needs; the tokenizer's is replaced when it has this token.
         special_tokens: Tokens that the tokenizer must know for this format to work as meant.
         bos_eos: BOS and EOS of the family's tokenizers, for writing a conversation out without one.
+        media: How images, videos and sound stand in the text, a row of ``plugins.MEDIA``.
     """
 
     name: str
@@ -132,6 +133,7 @@ class ChatTemplate:
     eos: str | None = None
     special_tokens: tuple[str, ...] = ()
     bos_eos: tuple[str, str] = ("<s>", "</s>")
+    media: str = ""
 
     def with_tokens(self, bos: str, eos: str, auto_bos: str) -> ChatTemplate:
         """Put the tokenizer's BOS and EOS into every literal (the default system text is data, not a literal)."""

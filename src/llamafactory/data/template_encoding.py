@@ -16,6 +16,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
+from .media.placement import hide_special
 from .messages import Message, Sample, Segment
 from .outline import Outlines
 from .runs import Run, cut, cut_by_prefix, join, merge, weigh
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
+    from .media.encoder import MediaEncoder, MediaPrompt
+    from .media.families import MediaFamily
     from .tool_formats.json_format import JsonToolFormat
 
 
@@ -67,6 +70,16 @@ class Template(ABC):
         """Render one conversation. Raises ConfigError where the template has no place for something in it."""
 
     @abstractmethod
+    def media_pieces(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options, family: MediaFamily
+    ) -> list[Piece]:
+        """The same for a conversation with media; each stands in a literal piece as its placeholder."""
+
+    @abstractmethod
+    def media_family(self, processor: Any) -> MediaFamily:
+        """Where media stand in the text. Raises ConfigError where neither template nor processor tells."""
+
+    @abstractmethod
     def jinja(self) -> str:
         """The template as Jinja: it renders exactly what is trained."""
 
@@ -94,12 +107,44 @@ class Template(ABC):
             tools: OpenAI tool objects.
             enable_thinking: ``None`` takes the configured value.
         """
-        options = self.options._replace(add_generation_prompt=True)
-        if enable_thinking is not None:
-            options = options._replace(enable_thinking=enable_thinking)
-        pieces = self.pieces(messages, tools, options)
+        pieces = self.pieces(messages, tools, self._prompt_options(enable_thinking))
         (segments,) = self._encode([[(piece, 0.0) for piece in pieces]])
         return [token for segment in segments for token in segment.ids]
+
+    def encode_media_prompt(
+        self,
+        messages: Sequence[Message],
+        media: MediaEncoder,
+        tools: Sequence[dict[str, Any]] = (),
+        enable_thinking: bool | None = None,
+    ) -> MediaPrompt:
+        """A prompt with images, videos or sound in it; special tokens that texts spell stay text.
+
+        Args:
+            messages: The conversation.
+            media: What the model makes of media.
+            tools: OpenAI tool objects.
+            enable_thinking: ``None`` takes the configured value.
+
+        Raises:
+            ConfigError: The model takes no such media, or one cannot be read.
+        """
+        parts = media.collect(messages)
+        pieces = self.media_pieces(messages, tools, self._prompt_options(enable_thinking), media.family)
+        words = "|".join(map(re.escape, media.tokens.values()))
+        special = re.compile(f"{words}|{self._special.pattern}" if words else self._special.pattern)
+        text, marks = hide_special(pieces, special)
+
+        def tokenize(text: str) -> list[int]:
+            shown = [(Piece(part, GLUE, False, not hidden), 0.0) for part, hidden in marks.split(text)]
+            (segments,) = self._encode([shown], special)
+            return [token for segment in segments for token in segment.ids]
+
+        return media.encode(text, parts, tokenize)
+
+    def _prompt_options(self, enable_thinking: bool | None) -> Options:
+        options = self.options._replace(add_generation_prompt=True)
+        return options if enable_thinking is None else options._replace(enable_thinking=enable_thinking)
 
     def encode_after(self, messages: Sequence[Message], answer: int, tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """Token ids of what follows an answer (tools' answers, say) up to where the model shall answer again.
@@ -188,9 +233,12 @@ class Template(ABC):
             weighed.append(weigh(pieces, sample.messages, train_on_prompt, mask_history))
         return self._encode(weighed)
 
-    def _encode(self, samples: list[list[tuple[Piece, float]]]) -> list[list[Segment]]:
+    def _encode(
+        self, samples: list[list[tuple[Piece, float]]], special: re.Pattern[str] | None = None
+    ) -> list[list[Segment]]:
         """Encode; special tokens that data (not the template) holds are encoded as the plain text they are."""
-        search = self._special.search
+        special = special or self._special
+        search = special.search
         guarded = {
             number
             for number, pieces in enumerate(samples)
@@ -199,7 +247,7 @@ class Template(ABC):
         runs = [[] if number in guarded else join(pieces) for number, pieces in enumerate(samples)]
         segments = self._encode_runs(runs)
         for number in guarded:
-            segments[number] = self._encode_guarded(samples[number])
+            segments[number] = self._encode_guarded(samples[number], special)
         return segments
 
     def _encode_runs(self, samples: list[list[Run]]) -> list[list[Segment]]:
@@ -211,7 +259,7 @@ class Template(ABC):
         encodings = backend.encode_batch(texts, add_special_tokens=False)
         return [cut(encoding, runs) for encoding, runs in zip(encodings, samples, strict=True)]
 
-    def _encode_guarded(self, pieces: list[tuple[Piece, float]]) -> list[Segment]:
+    def _encode_guarded(self, pieces: list[tuple[Piece, float]], special: re.Pattern[str]) -> list[Segment]:
         """Encode a conversation in stretches, cut around special tokens that stand in data.
 
         A stretch inside the text is encoded after a line break that is then dropped: some tokenizers put a space before
@@ -219,7 +267,7 @@ class Template(ABC):
         """
         newline = self.tokenizer.encode("\n", add_special_tokens=False)
         out: list[Segment] = []
-        for plain, group in groupby(_split_special(pieces, self._special), key=lambda item: item[0]):
+        for plain, group in groupby(_split_special(pieces, special), key=lambda item: item[0]):
             runs = join([(piece, weight) for _, piece, weight in group])
             if plain:
                 new = [Segment(_encode_plain(self.tokenizer, run.text), run.weight, run.message) for run in runs]

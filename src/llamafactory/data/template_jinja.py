@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .media.jinja import has_media, media_text
+from .media.jinja import quote as _quote
 from .template_pieces import Options, closed_thought, slots
 
 if TYPE_CHECKING:
+    from .media.families import MediaFamily
     from .template import ChatTemplate
     from .tool_formats.json_format import JsonToolFormat
 
@@ -24,6 +27,8 @@ _TEXT = """
 {%- endfor -%}
 {%- endif -%}
 {%- endmacro -%}
+"""
+_TURNS = """
 {%- set ns = namespace(first_user=-1, last_user=messages | length - 1, calls=0, answers=0) -%}
 {%- set ns.names = [] -%}{%- set ns.given = false -%}{%- set ns.opening = '' -%}
 {%- for message in messages -%}
@@ -64,25 +69,29 @@ _AFTER_TOOL = "loop.index0 > 0 and messages[loop.index0 - 1].role == 'tool'"
 _ENDS_IN_TOOL = "messages | length > 0 and messages[-1].role == 'tool'"
 
 
-def write_jinja(chat: ChatTemplate, tool_format: JsonToolFormat, options: Options) -> str:
+def write_jinja(
+    chat: ChatTemplate, tool_format: JsonToolFormat, options: Options, media: MediaFamily | None = None
+) -> str:
     """Write the program.
 
     Args:
         chat: Literals, with ``{{bos}}`` and ``{{eos}}`` replaced.
         tool_format: The tool dialect.
         options: What the variables ``enable_thinking`` and ``preserve_thinking`` are when the caller sets none.
+        media: How media stand in the text; ``None``: parts that are not text are left out.
     """
     thinking = {True: "true", False: "false", None: "none"}[options.enable_thinking]
     stripped = sorted(set(chat.strip) - {"user_turn", "answer", "thought"})
     preserve = str(options.preserve_thinking).lower()
     lines = [
-        _TEXT.strip(),
+        _TEXT.strip() if media is None else media_text(media, stripped),
+        _TURNS.strip(),
         _set("thinking", f"enable_thinking if enable_thinking is defined else {thinking}") if chat.thought else "",
         _set("preserve", f"preserve_thinking if preserve_thinking is defined else {preserve}") if chat.thought else "",
         _GEMMA.strip() if tool_format.values == "gemma" else "",
         _tool_list(tool_format),
         _prefix(chat),
-        _opening(chat),
+        _opening(chat) if media is None or not media.no_system else _opening_without_media(chat),
         "{%- for message in messages -%}",
         _set("content", "text(message)"),
         _when(f"message.role in {stripped}", _set("content", "content | trim")) if stripped else "",
@@ -106,11 +115,6 @@ def write_jinja(chat: ChatTemplate, tool_format: JsonToolFormat, options: Option
         "{%- endif -%}",
     ]
     return "\n".join(line for line in lines if line)
-
-
-def _quote(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return f"'{escaped}'"
 
 
 def _emit(expression: str) -> str:
@@ -208,6 +212,14 @@ def _opening(chat: ChatTemplate) -> str:
     if chat.tools_in == "turn_after_system":
         lines.append(_when("tools", tools_turn))
     return "\n".join(line for line in lines if line)
+
+
+def _opening_without_media(chat: ChatTemplate) -> str:
+    refused = _when(
+        "messages and messages[0].role == 'system'",
+        "{{- raise_exception('a conversation with media cannot have a system text') -}}",
+    )
+    return has_media() + "\n" + _when("ns.media", refused, _opening(chat))
 
 
 def _late_system(chat: ChatTemplate) -> str:

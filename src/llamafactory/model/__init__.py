@@ -11,6 +11,7 @@ _EXPORTS = {
     "generation_attention": "attention",
     "is_isolating": "attention",
     "load_model": "loader",
+    "load_processor": "processor",
     "load_tokenizer": "tokenizer",
     "make_reference": "reference",
     "resolve_model_path": "paths",

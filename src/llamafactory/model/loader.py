@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..extras.device import Device
     from ..hparams import Dtypes, InferArgs, TrainArgs
+    from ..hparams.model_args import ModelArguments
 
 logger = get_logger(__name__)
 
@@ -58,6 +59,7 @@ def load_model(
     from ..plugins import resolve
     from . import embeddings, report
     from .checkpointing import choose_checkpointing
+    from .towers import freeze_towers
 
     assert head in (None, "reward"), head
     device = probe(use_cpu=use_cpu or (isinstance(args, TrainArgs) and args.training.use_cpu))
@@ -80,6 +82,7 @@ def load_model(
         tuned.requires_grad_(False)
         tuned.eval()
         return tuned
+    freeze_towers(tuned)
     assert isinstance(args, TrainArgs), "only the arguments of a training run can be trained with"
     if args.model.upcast_layernorm:
         embeddings.upcast_norms(tuned)
@@ -95,30 +98,35 @@ def _load_base(
     args: TrainArgs | InferArgs, dtypes: Dtypes, device: Device, trainable: bool, in_training: bool, head: str | None
 ) -> PreTrainedModel:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     from .rope import scale_rope
 
     path = resolve_model_path(str(args.model.model_name_or_path), args.model)
     options = hub_options(args.model)
-    try:
-        config = AutoConfig.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model_name_or_path: '{path}': {_first_line(error)}") from error
-    if type(config) not in AutoModelForCausalLM._model_mapping and "auto_map" not in config.to_dict():
+    config = read_config(args.model)
+    if trainable and speaks(config):
+        raise ConfigError(
+            f"model_name_or_path: '{path}' also speaks; models of type {config.model_type} only answer here"
+        )
+    config = config.thinker_config if speaks(config) else config
+    auto = language_class(config)
+    if type(config) not in auto._model_mapping and "auto_map" not in config.to_dict():
         raise ConfigError(f"model_name_or_path: '{path}' is a {config.model_type} model, not a language model")
     if args.model.rope_scaling is not None:
         scale_rope(config, args.model.rope_scaling, args.data.cutoff_len)
 
-    auto = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
     if head == "reward":
+        auto = AutoModelForSequenceClassification
         if type(config) not in AutoModelForSequenceClassification._model_mapping:
             raise ConfigError(f"stage: transformers has no reward head for {config.model_type} models")
         config.num_labels = 1
 
     full = args.finetuning.finetuning_type == "full"
     dtype = getattr(torch, dtypes.trainable if trainable and full else dtypes.frozen)
-    attention = choose_attention(_model_class(config), config, args.model.flash_attn, in_training)
+    attention = choose_attention(
+        language_class(config)._model_mapping.get(type(config), None), config, args.model.flash_attn, in_training
+    )
     if args.model.train_from_scratch and trainable:
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
         return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
@@ -161,11 +169,43 @@ def choose_attention(model_class: type | None, config: Any, asked: str, trainabl
     return attention.ISOLATED
 
 
-def _model_class(config: Any) -> type | None:
-    from transformers import AutoModelForCausalLM
+def read_config(args: ModelArguments) -> Any:
+    """The configuration of the model at ``model_name_or_path``.
 
-    mapping = AutoModelForCausalLM._model_mapping
-    return mapping.get(type(config), None)
+    Raises:
+        ConfigError: There is none, or none that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    path = resolve_model_path(str(args.model_name_or_path), args)
+    try:
+        return AutoConfig.from_pretrained(path, **hub_options(args))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model_name_or_path: '{path}': {_first_line(error)}") from error
+
+
+def speaks(config: Any) -> bool:
+    """Whether the model has a part that writes (its thinker) and one that says it, which is not loaded here."""
+    return hasattr(config, "thinker_config")
+
+
+def language_class(config: Any) -> Any:
+    """The ``Auto...`` class that loads the whole of a model that writes text.
+
+    ``AutoModelForCausalLM`` leaves the towers of some models that take media out (Llama 4, Qwen3.5), so that what is
+    loaded, adapted and saved would be another model.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
+    return AutoModelForCausalLM if media_class(config) is None else AutoModelForMultimodalLM
+
+
+def media_class(config: Any) -> type | None:
+    """The class of a decoder that takes images, videos or sound beside text; ``None`` for every other model."""
+    from transformers import AutoModelForMultimodalLM
+
+    found = AutoModelForMultimodalLM._model_mapping.get(type(config), None)
+    return None if found is None or config.is_encoder_decoder or not found.can_generate() else found
 
 
 def _device_map(device: Device, trainable: bool) -> Any:

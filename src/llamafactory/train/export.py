@@ -34,8 +34,10 @@ from ..extras.manifest import write_manifest
 from ..hparams import InferArgs, get_infer_args, split_list, to_dict
 from ..model import load_model, load_tokenizer, resolve_model_path
 from ..model.adapters import load_adapter
+from ..model.loader import media_class, read_config, speaks
 from ..model.merging import merge
 from ..model.paths import resolve_adapter_path
+from ..model.processor import copy_processor
 from ..model.tokenizer import hub_options
 from .export_check import ExportFailure, Proof, prove, prove_template
 from .gguf.writer import check_types, write_gguf
@@ -68,6 +70,11 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     kinds = check_types(split_list(args.export.export_gguf))
     if args.export.export_legacy_format:
         logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")
+    config = read_config(args.model)
+    if speaks(config):
+        raise ConfigError(
+            f"model_name_or_path: models of type {config.model_type} also speak and cannot be exported yet"
+        )
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, settle_thinking(args.data))
     head = "reward" if args.finetuning.stage == "rm" else None
@@ -75,11 +82,16 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     if args.export.export_quantization_bit is not None:
         if head is not None:
             raise ConfigError("export_quantization_bit: reward models cannot be quantized")
+        if media_class(config) is not None:
+            raise ConfigError(
+                "export_quantization_bit: models that take images, videos or sound cannot be quantized yet"
+            )
         check_packages(args)
         calibration = read_calibration(args, tokenizer, template)
     with _staging(final) as staging:
         dtype = _write_model(args, tokenizer, template, staging, head)
         _write_tokenizer(tokenizer, template, staging)
+        copy_processor(args.model, staging)
         logger.info("Proving the export: reload, every tensor, logits, chat template")
         proof = prove(
             lambda: _load(args, tokenizer, head), staging, template, dtype, args.model.trust_remote_code, head

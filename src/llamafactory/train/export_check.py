@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..data.jinja_limits import limited
 from ..data.messages import Message, Sample, ToolCall
 from ..extras.errors import ConfigError
+from ..model.loader import language_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -117,10 +118,11 @@ def prove(
     Raises:
         ExportFailure: A tensor, a logit or a token id differs; the message names it.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-    auto = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
     remote = {"trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(folder, **remote)
+    auto = language_class(config) if head is None else AutoModelForSequenceClassification
     conversations = prove_template(AutoTokenizer.from_pretrained(folder, **remote), template)
     reference = load_reference()
     placement = getattr(reference, "hf_device_map", None) or {"": reference.device}

@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_callback import ExportableState
 
 from ..data.streaming import StreamRows
+from ..model.processor import copy_processor
 from . import checkpoints, evaluation, prediction
 from .answers import Means
 from .batches import Batches, MicroBatches
@@ -356,6 +357,8 @@ class Trainer(transformers.Trainer):
         extra = {"save_embedding_layers": False} if hasattr(self.model, "peft_config") else {}
         with _cache_in_config(self.model):
             self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state_dict, **extra)
+        if not extra:
+            copy_processor(self.run_args.model, folder)
         save_tokenizer(self.processing_class, self.template if self.keep_template else None, folder)
 
 

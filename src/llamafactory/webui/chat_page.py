@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..chat.chat_model import to_messages, to_tools
-from ..data.messages import Message
+from ..data.messages import Message, Part, PartType
 from ..extras.errors import ConfigError
 from ..extras.packages import require
 from ..hparams import InferArgs
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 TITLE = "llamafactory"
 # Names that users know: what a tool returned is an observation.
 ROLES = {"user": "user", "observation": "tool"}
+BOXES = {"image": "Images", "video": "Videos", "audio": "Sound"}
+# Media of one conversation, which lives in memory and is decoded again for each answer.
+MOST_FILES, MOST_BYTES = 64, 64 * 2**20
+KEPT_SECONDS = 3600  # uploaded files, which were read already, and conversations
 
 
 def make_page(engine: Engine, args: InferArgs, max_waiting: int) -> Any:
@@ -31,13 +35,16 @@ def make_page(engine: Engine, args: InferArgs, max_waiting: int) -> Any:
         max_waiting: Questions that may wait for their turn.
 
     Returns:
-        ``gradio.Blocks``, with the endpoints ``/chat`` and ``/clear`` for programs.
+        ``gradio.Blocks``, with the endpoints ``/chat`` and ``/clear`` for programs. ``/chat`` of a model that takes
+        media has a list of files for each kind behind its other arguments.
     """
     gr = require("gradio", "webchat", "'gradio>=6'")
     ask = Asking(engine)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_height=True) as page:
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, fill_height=True, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)
+    ) as page:
         # Kept on the server, an hour after the last use: what a browser sends is no conversation, only a question.
-        conversation = gr.State([], time_to_live=3600)
+        conversation = gr.State([], time_to_live=KEPT_SECONDS)
         chatbot = gr.Chatbot(
             label=args.model.model_name_or_path and _last_part(args.model.model_name_or_path),
             elem_id="chat",
@@ -55,6 +62,7 @@ def make_page(engine: Engine, args: InferArgs, max_waiting: int) -> Any:
                 show_label=False, placeholder="Ask something", lines=2, max_lines=12, scale=8, elem_id="question"
             )
             role = gr.Dropdown(list(ROLES), value="user", label="Role", scale=1, min_width=140)
+        boxes = _boxes(gr, engine)
         with gr.Row():
             send = gr.Button("Submit", variant="primary", elem_id="send")
             stop = gr.Button("Stop", variant="stop", elem_id="stop")
@@ -63,8 +71,8 @@ def make_page(engine: Engine, args: InferArgs, max_waiting: int) -> Any:
         asking = gr.on(
             [send.click, question.submit],
             ask.answer,
-            [conversation, question, role, *settings],
-            [chatbot, question, error, conversation],
+            [conversation, question, role, *settings, *boxes],
+            [chatbot, question, error, conversation, *boxes],
             api_name="chat",
             show_progress="hidden",
             trigger_mode="once",
@@ -81,14 +89,27 @@ def make_page(engine: Engine, args: InferArgs, max_waiting: int) -> Any:
         )
         gr.on(
             [clear.click, chatbot.clear],
-            lambda: ([], "", []),
+            lambda: ([], "", [], *[None] * len(boxes)),
             None,
-            [chatbot, error, conversation],
+            [chatbot, error, conversation, *boxes],
             cancels=[asking],
             queue=False,
             api_name="clear",
         )
     return page.queue(max_size=max_waiting)
+
+
+def _boxes(gr: Any, engine: Engine) -> list[Any]:
+    """A box for files of each kind that the model takes; none for a model of text."""
+    if not engine.media:
+        return []
+    with gr.Row():
+        return [
+            gr.File(
+                label=BOXES[kind], file_count="multiple", file_types=[kind], type="binary", height=110, elem_id=kind
+            )
+            for kind in engine.media
+        ]
 
 
 def _settings(gr: Any, engine: Engine, args: InferArgs) -> list[Any]:
@@ -114,6 +135,13 @@ def _settings(gr: Any, engine: Engine, args: InferArgs) -> list[Any]:
     return [system, tools, limit, top_p, temperature, skip, thinking]
 
 
+def _check_media(conversation: list[Message]) -> None:
+    sizes = [len(part.value) for message in conversation for part in message.parts if part.type != "text"]
+    if len(sizes) > MOST_FILES or sum(sizes) > MOST_BYTES:
+        most = f"{MOST_FILES} files or {MOST_BYTES // 2**20} MiB"
+        raise ConfigError(f"files: the conversation holds more than {most}; clear it, or send fewer")
+
+
 def _last_part(path: str) -> str:
     """A model's name without the folders it lies in: pages do not tell paths of this machine."""
     return path.rstrip("/").rpartition("/")[2]
@@ -137,18 +165,26 @@ class Asking:
         temperature: float,
         skip_special_tokens: bool,
         enable_thinking: bool,
-    ) -> AsyncGenerator[tuple[Any, str, str, list[Message]], None]:
-        """Yield what the page shows, what stays in the box, an error line, and the conversation.
+        *files: list[bytes] | None,
+    ) -> AsyncGenerator[tuple[Any, ...], None]:
+        """Yield what the page shows, what stays in the box, an error line, the conversation, and what stays of files.
+
+        ``files`` are those of each kind that the model takes; they stand before the question.
 
         A question that cannot be answered stays in the box and does not join the conversation. When gradio cancels the
         event, or nobody reads it any more, this generator is closed, and with it the request.
         """
+        from gradio import skip
+
+        keep, drop = [skip()] * len(files), [None] * len(files)
         if not question.strip():
-            yield shown(conversation), question, "", conversation
+            yield shown(conversation), question, "", conversation, *keep
             return
-        asked = [*conversation, Message.of(ROLES[role], question)]  # type: ignore[arg-type]
+        kinds = cast(tuple[PartType, ...], self._engine.media)
+        media = [Part(kind, one) for kind, some in zip(kinds, files, strict=True) for one in some or ()]
+        asked = [*conversation, Message(ROLES[role], (*media, Part("text", question)))]  # type: ignore[arg-type]
         bubbles = shown(asked)
-        yield bubbles, question, "", conversation
+        yield bubbles, question, "", conversation, *keep
         thinks = self._engine.template.thought is not None
         overrides = {
             "do_sample": temperature > 0,
@@ -158,13 +194,14 @@ class Asking:
             "enable_thinking": enable_thinking if thinks else None,
         }
         try:
+            _check_media(asked)
             messages = to_messages(asked, system)
             growing = grow(self._engine, messages, to_tools(tools), not skip_special_tokens, overrides)
             async with aclosing(growing) as answers:
                 async for answer, over in answers:
                     if answer.begun:
-                        yield [*bubbles, *answer.shown(over)], "", "", [*asked, answer.message()]
+                        yield [*bubbles, *answer.shown(over)], "", "", [*asked, answer.message()], *drop
                     else:
-                        yield bubbles, question, "", conversation
+                        yield bubbles, question, "", conversation, *keep
         except ConfigError as error:
-            yield shown(conversation), question, f"**Error:** {escape(str(error))}", conversation
+            yield shown(conversation), question, f"**Error:** {escape(str(error))}", conversation, *keep

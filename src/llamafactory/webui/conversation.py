@@ -138,7 +138,8 @@ def shown(messages: Sequence[Message]) -> list[dict[str, Any]]:
             case "tool":
                 bubbles.append(_bubble("assistant", _block(message.text), "Tool result"))
             case _:
-                bubbles.append(_bubble("user", message.text))
+                said = "".join(part.value if part.type == "text" else f"[{part.type}] " for part in message.parts)
+                bubbles.append(_bubble("user", said))
     return bubbles
 
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,10 +18,11 @@ from ..extras.environment import host_name, is_loopback
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# gradio has many more routes: uploads, files of this machine, a proxy, an editor. The page needs these.
+# gradio has many more routes: files of this machine, a proxy, an editor. The page needs these.
 _FILES = ("assets", "static", "svelte", "theme.css", "favicon.ico", "manifest.json", "robots.txt")
 _PAGE = ("", "config", "login", "logout", *_FILES)
 _API = ("info", "config", "startup-events", "heartbeat", "queue", "cancel", "reset", "call", "theme.css")
+_UPLOAD = ("/gradio_api/upload", "/gradio_api/upload_progress")  # of a model that takes images, videos or sound
 
 # The page loads nothing from elsewhere: an answer cannot make the browser call another machine (an image's address can
 # carry what was said). gradio's own page has scripts and styles inside.
@@ -53,15 +56,18 @@ class Guard:
         host: Bound address; without a login, the only name besides the loopback ones that a Host header may have.
         login: A login protects the page.
         max_body: Largest request body, in bytes.
+        max_upload: Largest body of an upload, in bytes; 0 = nothing is uploaded.
         on_end: Ends the connections that pages hold open.
 
     Attributes:
         origins: Further hosts, as the Origin header names them, whose pages may call.
     """
 
-    def __init__(self, app: ASGIApp, host: str, login: bool, max_body: int, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, host: str, login: bool, max_body: int, max_upload: int, on_end: Callable[[], None]
+    ) -> None:
         self._app, self._host, self._login, self._max_body = app, host.strip("[]"), login, max_body
-        self._on_end = on_end
+        self._max_upload, self._on_end = max_upload, on_end
         self._ending = False
         self.origins: set[str] = set()
 
@@ -84,6 +90,15 @@ class Guard:
         if refusal is not None:
             await PlainTextResponse(refusal[1], refusal[0])(scope, receive, with_headers)
             return
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["method"] == "POST" and path.startswith("/gradio_api/") and path not in _UPLOAD:
+            body = await _read(receive)
+            if not _names_uploads_only(body):
+                await PlainTextResponse("the body is no JSON, or names a file that was not uploaded", 403)(
+                    scope, receive, with_headers
+                )
+                return
+            receive = _again(body, receive)
         try:
             await self._app(scope, receive, with_headers)
         except asyncio.CancelledError:
@@ -101,16 +116,70 @@ class Guard:
             asker = urlsplit(origin).netloc.lower()
             if asker != headers.get("host", "").lower() and asker not in self.origins:
                 return 403, "this Origin is not allowed"
-        if not _is_needed(scope["path"].removeprefix(scope.get("root_path", ""))):
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        uploads = bool(self._max_upload) and path in _UPLOAD
+        if not uploads and not _is_needed(path):
             return 404, "not found"
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return None
         length = headers.get("content-length", "")
         if not length.isdecimal():
             return 411, "the length of the body must be given"
-        if int(length) > self._max_body:
-            return 413, f"the body is larger than {self._max_body} bytes"
+        most = self._max_upload if uploads else self._max_body
+        if int(length) > most:
+            return 413, f"the body is larger than {most} bytes"
         return None
+
+
+async def _read(receive: Receive) -> bytes:
+    """The body of a request, whose length was checked before."""
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return body
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that was read already, then what comes after it."""
+    first: list[Message] = [{"type": "http.request", "body": body}]
+
+    async def next_message() -> Message:
+        return first.pop() if first else await receive()
+
+    return next_message
+
+
+def _names_uploads_only(body: bytes) -> bool:
+    """Whether every file that a question names was uploaded.
+
+    gradio itself, mounted in another application, copies any file of this machine that a question names and reads it,
+    and fetches addresses.
+    """
+    from gradio.utils import get_upload_folder
+
+    folder = os.path.realpath(get_upload_folder())
+    strange: list[Any] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        for key, value in pairs:
+            if key == "path" and not (isinstance(value, str) and is_below(folder, value)):
+                strange.append(value)
+
+    try:
+        json.loads(body or b"null", object_pairs_hook=look)
+    except (ValueError, RecursionError):
+        return False
+    return not strange
+
+
+def is_below(folder: str, path: str) -> bool:
+    """Whether a path is that of something below a folder, wherever links lead."""
+    if not os.path.isabs(path) or "\0" in path:
+        return False
+    real = os.path.realpath(path)
+    return real != folder and os.path.commonpath([folder, real]) == folder
 
 
 def _is_needed(path: str) -> bool:

@@ -79,6 +79,7 @@ def make_app(engine: Engine, args: InferArgs, settings: WebSettings) -> Guard:
     gr = require("gradio", "webchat", "'gradio>=6'")
     from fastapi import FastAPI
 
+    max_upload = settings.max_upload if engine.media else 0
     app = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         make_page(engine, args, settings.max_waiting),
@@ -87,7 +88,7 @@ def make_app(engine: Engine, args: InferArgs, settings: WebSettings) -> Guard:
         auth_message=TITLE,
         root_path=settings.root_path or None,
         allowed_paths=[],
-        max_file_size=settings.max_body,
+        max_file_size=max_upload or settings.max_body,
         show_error=False,  # what went wrong inside is for the log, not for the page
         ssr_mode=False,
         footer_links=[],
@@ -99,7 +100,8 @@ def make_app(engine: Engine, args: InferArgs, settings: WebSettings) -> Guard:
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
     )
     mounted = app.routes[-1].app
-    return Guard(app, settings.host, settings.login is not None, settings.max_body, mounted.stop_event.set)
+    login = settings.login is not None
+    return Guard(app, settings.host, login, settings.max_body, max_upload, mounted.stop_event.set)
 
 
 def make_process(app: Guard) -> Process:

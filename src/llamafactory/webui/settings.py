@@ -22,6 +22,7 @@ class WebSettings:
         share: Offer the page through gradio's public tunnel.
         root_path: Prefix that a reverse proxy takes off.
         max_body: Largest request body, in bytes.
+        max_upload: Largest upload to a model that takes images, videos or sound, in bytes.
         max_waiting: Questions that wait for their turn; more are refused.
     """
 
@@ -31,6 +32,7 @@ class WebSettings:
     share: bool = False
     root_path: str = ""
     max_body: int = 2**20
+    max_upload: int = 32 * 2**20
     max_waiting: int = 128
 
     @classmethod

@@ -9,7 +9,8 @@ from typing import Any
 from ...extras.errors import ConfigError
 from ..dataset_info import DatasetAttr
 from ..messages import Message, Sample
-from .turns import label_field, list_field, margin_field, refuse_media, require_columns, short, text_field, tools_field
+from .fields import label_field, list_field, margin_field, require_columns, short, text_field, tools_field
+from .media import attach_media, has_media_columns
 
 
 def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
@@ -23,7 +24,6 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
     """
     columns = attr.columns
     require_columns(row, columns.prompt)
-    refuse_media(row, attr)
     system = text_field(row, columns.system)
     messages = [Message.of("system", system)] if system else []
     for question, answer in _history(row, columns.history):
@@ -38,7 +38,8 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
     elif answer := text_field(row, columns.response):
         messages.append(Message.of("assistant", answer))
     margin, label = margin_field(row, columns.margin), label_field(row, columns.kto_tag)
-    return Sample(tuple(messages), tools_field(row, columns.tools), chosen, rejected, margin, label)
+    sample = Sample(tuple(messages), tools_field(row, columns.tools), chosen, rejected, margin, label)
+    return attach_media(sample, row, attr) if has_media_columns(attr) else sample
 
 
 def _answer(row: Mapping[str, Any], column: str | None) -> str:

@@ -9,17 +9,9 @@ from typing import Any
 from ...extras.errors import ConfigError
 from ..dataset_info import DatasetAttr
 from ..messages import Message, Sample
-from .turns import (
-    label_field,
-    list_field,
-    margin_field,
-    read_turns,
-    refuse_media,
-    require_columns,
-    short,
-    text_field,
-    tools_field,
-)
+from .fields import label_field, list_field, margin_field, require_columns, short, text_field, tools_field
+from .media import attach_media, has_media_columns
+from .turns import read_turns
 
 
 def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
@@ -33,7 +25,6 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
     """
     columns = attr.columns
     require_columns(row, columns.messages)
-    refuse_media(row, attr)
     turns = list_field(row, columns.messages)
     if not turns:
         raise ConfigError(f"field {columns.messages!r} holds no turn")
@@ -46,7 +37,8 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
         require_columns(row, columns.chosen, columns.rejected)
         chosen, rejected = _answer(row, attr, columns.chosen), _answer(row, attr, columns.rejected)
     margin, label = margin_field(row, columns.margin), label_field(row, columns.kto_tag)
-    return Sample(messages, tools_field(row, columns.tools), chosen, rejected, margin, label)
+    sample = Sample(messages, tools_field(row, columns.tools), chosen, rejected, margin, label)
+    return attach_media(sample, row, attr) if has_media_columns(attr) else sample
 
 
 def _answer(row: Mapping[str, Any], attr: DatasetAttr, column: str | None) -> tuple[Message, ...]:

@@ -29,6 +29,7 @@ ernie_vl = replace(
     empty_thought="never",
     thought_prompt="<think>",
     eos="<|end_of_sentence|>",
+    media="ernie_vl",
 )
 
 ernie = replace(

@@ -23,9 +23,9 @@ gemma = ChatTemplate(
 
 gemma2 = replace(gemma, name="gemma2")
 
-gemma3 = replace(gemma, name="gemma3")
+gemma3 = replace(gemma, name="gemma3", media="gemma3")
 
-gemma3n = replace(gemma, name="gemma3n")
+gemma3n = replace(gemma, name="gemma3n", media="gemma3n")
 
 paligemma = replace(
     gemma,
@@ -40,6 +40,7 @@ paligemma = replace(
     stop=(),
     eos=None,
     special_tokens=(),
+    media="paligemma",
 )
 
 paligemma_chat = replace(gemma, name="paligemma_chat")
@@ -68,6 +69,7 @@ gemma4 = ChatTemplate(
     eos="<turn|>",
     special_tokens=("<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>"),
     bos_eos=("<bos>", "<eos>"),
+    media="gemma4",
 )
 
 gemma4n = replace(gemma4, name="gemma4n", thought_prompt="", no_thought_prompt="")

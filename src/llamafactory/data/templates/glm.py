@@ -58,6 +58,7 @@ glm4v = replace(
     thought=("<think>", "</think>"),
     empty_thought="never",
     keep_thoughts=True,
+    media="glm4v",
 )
 
 glm4_moe = replace(
@@ -81,6 +82,7 @@ glm4_5v = replace(
     thought=("<think>", "</think>"),
     no_thought="<think></think>",
     no_thought_prompt="<think></think>\n",
+    media="glm4v",
 )
 
 glm_ocr = replace(glm4_5v, name="glm_ocr", tool="\n<tool_response>\n{{content}}\n</tool_response>\n")

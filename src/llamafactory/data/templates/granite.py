@@ -48,4 +48,5 @@ granite3_vision = ChatTemplate(
     tool="<|tool|>\n{{content}}\n",
     eos="<|end_of_text|>",
     special_tokens=("<|end_of_text|>",),
+    media="granite3_vision",
 )

@@ -13,6 +13,7 @@ intern_vl = replace(
     default_system=(
         "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
     ),
+    media="intern_vl",
 )
 
 intern_s1 = replace(
@@ -34,4 +35,5 @@ intern_s1 = replace(
     strip=("answer",),
     no_thought_prompt="",
     special_tokens=("<|im_start|>", "<|im_end|>", "<|action_start|>", "<|action_end|>", "<|plugin|>"),
+    media="intern_s1",
 )

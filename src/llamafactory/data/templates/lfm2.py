@@ -26,4 +26,4 @@ lfm2_5 = replace(
     strip=("answer",),
 )
 
-lfm2_vl = replace(lfm2, name="lfm2_vl", skip_empty_system=False)
+lfm2_vl = replace(lfm2, name="lfm2_vl", skip_empty_system=False, media="lfm2_vl")

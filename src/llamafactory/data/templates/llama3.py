@@ -34,7 +34,7 @@ llama3_1 = replace(
     first_system_with_tools=_SYSTEM + "Environment: ipython\n" + _DATES + "{{content}}<|eot_id|>",
 )
 
-mllama = replace(llama3_1, name="mllama", strip=("system",))
+mllama = replace(llama3_1, name="mllama", strip=("system",), media="mllama")
 
 llama4 = replace(
     llama3,
@@ -50,4 +50,5 @@ llama4 = replace(
     stop=("<|eot|>", "<|eom|>"),
     eos="<|eot|>",
     special_tokens=("<|header_start|>", "<|header_end|>", "<|eot|>"),
+    media="llama4",
 )

@@ -9,15 +9,15 @@ from .qwen import qwen2
 from .vicuna import vicuna
 from .yi import yi
 
-llava = replace(vicuna, name="llava")
+llava = replace(vicuna, name="llava", media="llava")
 
-llava_next = replace(vicuna, name="llava_next")
+llava_next = replace(vicuna, name="llava_next", media="llava_next")
 
-llava_next_video = replace(vicuna, name="llava_next_video")
+llava_next_video = replace(vicuna, name="llava_next_video", media="llava_next_video")
 
-video_llava = replace(vicuna, name="video_llava")
+video_llava = replace(vicuna, name="video_llava", media="video_llava")
 
-llava_next_llama3 = replace(llama3, name="llava_next_llama3")
+llava_next_llama3 = replace(llama3, name="llava_next_llama3", media="llava_next")
 
 # As officially: white space stands after an answer, not before a question.
 llava_next_mistral = replace(
@@ -27,12 +27,13 @@ llava_next_mistral = replace(
     gap=" ",
     merge_system=None,
     system="<<SYS>>\n{{content}}\n<</SYS>>\n\n",
+    media="llava_next",
 )
 
-llava_next_video_mistral = replace(llava_next_mistral, name="llava_next_video_mistral")
+llava_next_video_mistral = replace(llava_next_mistral, name="llava_next_video_mistral", media="llava_next_video")
 
-llava_next_qwen = replace(qwen2, name="llava_next_qwen")
+llava_next_qwen = replace(qwen2, name="llava_next_qwen", media="llava_next")
 
-llava_next_yi = replace(yi, name="llava_next_yi")
+llava_next_yi = replace(yi, name="llava_next_yi", media="llava_next")
 
-llava_next_video_yi = replace(yi, name="llava_next_video_yi")
+llava_next_video_yi = replace(yi, name="llava_next_video_yi", media="llava_next_video")

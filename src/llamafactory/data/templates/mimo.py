@@ -14,7 +14,9 @@ mimo = replace(
     empty_thought="never",
 )
 
-mimo_vl = replace(mimo, name="mimo_vl", default_system="You are MiMo, an AI assistant developed by Xiaomi.")
+mimo_vl = replace(
+    mimo, name="mimo_vl", default_system="You are MiMo, an AI assistant developed by Xiaomi.", media="qwen2_vl"
+)
 
 # V2 has no line breaks between turns, and shows an empty thought in every turn without one.
 mimo_v2 = replace(

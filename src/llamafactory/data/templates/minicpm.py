@@ -16,4 +16,4 @@ minicpm_o = replace(
     default_system="You are a helpful assistant. You can accept audio and text input and output voice and text.",
 )
 
-minicpm_v_4_6 = replace(qwen3_5_nothink, name="minicpm_v_4_6")
+minicpm_v_4_6 = replace(qwen3_5_nothink, name="minicpm_v_4_6", media="minicpm_v_4_6")

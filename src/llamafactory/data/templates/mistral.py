@@ -38,9 +38,10 @@ mistral_small = replace(
     tool="[TOOL_RESULTS]{{id}}[TOOL_CONTENT]{{content}}[/TOOL_RESULTS]",
     tool_format="mistral_small",
     special_tokens=("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
+    media="pixtral",
 )
 
-pixtral = replace(ministral, name="pixtral")
+pixtral = replace(ministral, name="pixtral", media="pixtral")
 
 ministral3 = replace(
     mistral_small,
@@ -48,4 +49,5 @@ ministral3 = replace(
     tool="[TOOL_RESULTS]{{content}}[/TOOL_RESULTS]",
     tool_format="ministral3",
     tools_in="turn_after_system",
+    media="ministral3",
 )

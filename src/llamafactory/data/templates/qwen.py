@@ -29,19 +29,21 @@ qwen3_nothink = replace(_base, name="qwen3_nothink")
 
 _VISION = "You are a helpful assistant."
 
-qwen2_vl = replace(_base, name="qwen2_vl", default_system=_VISION)
+qwen2_vl = replace(_base, name="qwen2_vl", default_system=_VISION, media="qwen2_vl")
 
-qwen2_audio = replace(qwen2_vl, name="qwen2_audio")
+qwen2_audio = replace(qwen2_vl, name="qwen2_audio", media="qwen2_audio")
 
-qwen2_omni = replace(qwen2_vl, name="qwen2_omni")
+qwen2_omni = replace(qwen2_vl, name="qwen2_omni", media="qwen2_omni")
 
-qwen3_omni = replace(qwen3, name="qwen3_omni", tools_alone="<|im_start|>system\n\n\n{{content}}<|im_end|>\n")
+qwen3_omni = replace(
+    qwen3, name="qwen3_omni", tools_alone="<|im_start|>system\n\n\n{{content}}<|im_end|>\n", media="qwen3_omni"
+)
 
-qwen3_omni_nothink = replace(qwen3_nothink, name="qwen3_omni_nothink")
+qwen3_omni_nothink = replace(qwen3_nothink, name="qwen3_omni_nothink", media="qwen3_omni")
 
-qwen3_vl = replace(qwen3, name="qwen3_vl", thought_prompt="<think>\n")
+qwen3_vl = replace(qwen3, name="qwen3_vl", thought_prompt="<think>\n", media="qwen3_vl")
 
-qwen3_vl_nothink = replace(qwen3_nothink, name="qwen3_vl_nothink")
+qwen3_vl_nothink = replace(qwen3_nothink, name="qwen3_vl_nothink", media="qwen3_vl")
 
 qwen3_5 = replace(
     qwen3,
@@ -51,6 +53,7 @@ qwen3_5 = replace(
     empty_thought="open",
     thought_prompt="<think>\n",
     strip=("system", "user", "assistant", "tool", "thought", "answer"),
+    media="qwen3_vl",
 )
 
 # The same text, but its prompt closes the thought at once.

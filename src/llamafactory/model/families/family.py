@@ -38,6 +38,21 @@ _KNOWN: dict[str, Family] = {
     "qwen2_moe": _WINDOW_IN_MASK,
 }
 
+# A prompt with media that was read is continued by one token at a time like a text: no further state than keys and
+# values. Each of these is tested against ``model.generate``; the answers of others are made alone, by generate itself.
+_CONTINUE_AS_TEXT = {
+    "gemma3",
+    "idefics3",
+    "internvl",
+    "llava",
+    "llava_next",
+    "qwen2_5_omni_thinker",
+    "qwen2_5_vl",
+    "qwen2_vl",
+    "qwen3_vl",
+    "smolvlm",
+}
+
 _LAYERS_THAT_ISOLATE = {"full_attention", "sliding_attention"}
 
 
@@ -50,6 +65,11 @@ def family_of(config: Any) -> Family:
 def _has_window(config: Any) -> bool:
     types = getattr(config, "layer_types", None)
     return "sliding_attention" in types if types else getattr(config, "sliding_window", None) is not None
+
+
+def continues_as_text(config: Any) -> bool:
+    """Whether answers about media of such a model (whole configuration) can be decoded together with others."""
+    return config.model_type in _CONTINUE_AS_TEXT
 
 
 def isolation(model_class: type, config: Any) -> Capability:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,8 @@ def save_final(model: PeftModel, folder: str, args: TrainArgs) -> None:
 def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -> LoraConfig:
     from peft import LoraConfig
 
+    from ..towers import outside_language
+
     additional = split_list(tuner.additional_target)
     modules = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name}
     _demand("additional_target", additional, modules)
@@ -118,13 +121,15 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
         init = "pissa" if tuner.pissa_iter == -1 else f"pissa_niter_{tuner.pissa_iter}"
     embeddings = _embedding_names(model)
     rows = {name: list(new_rows) for name in embeddings if new_rows and name not in additional}
-    tied = bool(model.config.get_text_config().tie_word_embeddings)
+    head = model.get_output_embeddings()
+    tied = head is not None and head.weight is model.get_input_embeddings().weight
     return LoraConfig(
         task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",  # the former trains and saves the score too
         r=tuner.lora_rank,
         lora_alpha=tuner.lora_alpha or 2 * tuner.lora_rank,
         lora_dropout=tuner.lora_dropout,
         target_modules=_targets(model, tuner.lora_target),
+        exclude_modules=outside_language(model),
         modules_to_save=additional or None,
         use_rslora=tuner.use_rslora,
         use_dora=tuner.use_dora,
@@ -138,11 +143,14 @@ def _targets(model: PreTrainedModel, asked: str) -> list[str]:
     """Names PEFT shall adapt; ``all`` is every linear layer but the output head."""
     from torch import nn
 
+    from ..towers import outside_language
+
     head = getattr(model, "score", None) or model.get_output_embeddings()
+    outside = re.compile(outside_language(model) or "(?!)")
     linear = {
         name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
+        if isinstance(module, nn.Linear) and module is not head and not outside.fullmatch(name)
     }
     names = split_list(asked)
     if names == ["all"]:

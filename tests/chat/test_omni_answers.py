@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model that also speaks (Qwen2.5-Omni): its thinker answers about images and sound as transformers' own does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from media_models import QWEN, TEXT, picture, tone
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoTokenizer,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
+
+from llamafactory.chat.chat_model import ChatModel
+from llamafactory.data.messages import Message, Part
+from llamafactory.extras.errors import ConfigError
+from llamafactory.hparams import get_infer_args, get_train_args
+from llamafactory.model import load_model, load_tokenizer
+from llamafactory.train.tuner import export_model
+
+NAMED = {
+    "image_token": "<|IMAGE|>",
+    "audio_token": "<|AUDIO|>",
+    "video_token": "<|VIDEO|>",
+    "vision_bos_token": "<|vision_bos|>",
+    "vision_eos_token": "<|vision_eos|>",
+    "audio_bos_token": "<|audio_bos|>",
+    "audio_eos_token": "<|audio_eos|>",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As a checkpoint of the whole model: the thinker's weights under their prefix, no talker (it is not read)."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    folder = tmp_path_factory.mktemp("omni")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    tokenizer.add_special_tokens({"extra_special_tokens": list(NAMED.values())}, replace_extra_special_tokens=False)
+    for name, token in NAMED.items():
+        setattr(tokenizer, name, token)
+        tokenizer.init_kwargs[name] = token
+    image, sound = "<|vision_bos|><|IMAGE|><|vision_eos|>", "<|audio_bos|><|AUDIO|><|audio_eos|>"
+    jinja = QWEN.replace("<|vision_start|><|image_pad|><|vision_end|>", image)
+    tokenizer.chat_template = jinja.replace("Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\n", sound)
+    tokenizer.save_pretrained(folder)
+
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in NAMED.items()}
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    tower = {"hidden_size": 32, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 64}
+    ears = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64}
+    config: Any = Qwen2_5OmniThinkerConfig(
+        text_config=TEXT | ends | {"vocab_size": len(tokenizer), "rope_parameters": rope},
+        vision_config=tower | {"depth": 2, "patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]},
+        audio_config=ears | {"num_mel_bins": 16, "output_dim": 32, "n_window": 20},
+        vision_start_token_id=ids["vision_bos_token"],
+        vision_end_token_id=ids["vision_eos_token"],
+        audio_start_token_id=ids["audio_bos_token"],
+        audio_end_token_id=ids["audio_eos_token"],
+    )
+    for kind in ("image", "audio", "video"):
+        setattr(config, f"{kind}_token_id", ids[f"{kind}_token"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen2_5OmniThinkerForConditionalGeneration(config).float()
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                torch.nn.init.normal_(weight, std=0.1)
+    model.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    weights = {f"thinker.{name.removeprefix('thinker.')}": value for name, value in weights.items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    thinker = json.loads((folder / "config.json").read_text())
+    whole = {"model_type": "qwen2_5_omni", "architectures": ["Qwen2_5OmniModel"], "thinker_config": thinker}
+    (folder / "config.json").write_text(json.dumps(whole | {"dtype": "float32"}))
+
+    files = WhisperFeatureExtractor(feature_size=16).to_dict() | Qwen2VLImageProcessorPil().to_dict()
+    files |= {"image_processor_type": "Qwen2VLImageProcessor", "feature_extractor_type": "WhisperFeatureExtractor"}
+    files["processor_class"] = "Qwen2_5OmniProcessor"
+    (folder / "preprocessor_config.json").write_text(json.dumps(files))
+    return folder
+
+
+def test_its_thinker_answers(folder: Path) -> None:
+    keys = {"model_name_or_path": str(folder), "infer_dtype": "float32", "do_sample": False, "max_new_tokens": 12}
+    chat = ChatModel(get_infer_args(keys))
+    engine: Any = chat.engine
+    assert set(engine.media) >= {"image", "audio"}
+    net = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    image, sound = picture(3, (84, 84)), tone(300)
+    parts = {"image": Part("image", image), "audio": Part("audio", {"array": sound, "sampling_rate": 16000})}
+    told = {"image": {"type": "image", "image": image}, "audio": {"type": "audio", "audio": sound}}
+    answers = set()
+    for kinds in (["image"], ["audio"], ["audio", "image"], []):
+        content = [*(told[kind] for kind in kinds), {"type": "text", "text": "What?"}]
+        inputs = engine.encoder.processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=True,
+            return_dict=True,
+            add_generation_prompt=True,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            out = net.generate(**inputs, do_sample=False, max_new_tokens=12, eos_token_id=engine.tokenizer.eos_token_id)
+        expected = engine.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        question = [Message("user", (*(parts[kind] for kind in kinds), Part("text", "What?")))]
+        assert chat.chat(question)[0].text == expected
+        answers.add(expected)
+    assert len(answers) == 4
+    engine.close()
+
+
+def test_it_is_neither_trained_nor_exported(folder: Path, tmp_path: Path) -> None:
+    args = get_train_args({"model_name_or_path": str(folder), "dataset": "none", "output_dir": str(tmp_path / "run")})
+    with pytest.raises(ConfigError, match="models of type qwen2_5_omni only answer here"):
+        load_model(load_tokenizer(args.model), args)
+    with pytest.raises(ConfigError, match="models of type qwen2_5_omni also speak and cannot be exported yet"):
+        export_model({"model_name_or_path": str(folder), "export_dir": str(tmp_path / "export")})
