@@ -32,7 +32,7 @@ import openai
 import yaml
 from reference_env import make_environment
 from training import CACHE, local_model
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 MODEL = "gpt-3.5-turbo"  # the name that both serve by default
 TOPICS = (
@@ -126,12 +126,14 @@ def make_questions(count: int) -> list[str]:
     return [every[i % len(every)] + " " * (i // len(every)) for i in range(count)]
 
 
-def tokens_of(done: Load, tokenizer) -> int:
+def tokens_of(done: Load, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens of all answers."""
     return sum(map(len, tokenizer(list(done.answers.values()), add_special_tokens=False)["input_ids"]))
 
 
-def measure_one_client(sides: dict, config: Path, options: argparse.Namespace, tokenizer) -> None:
+def measure_one_client(
+    sides: dict[str, list[str | Path]], config: Path, options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Both servers up, one question at a time to each in turn: print medians of the speeds and of their ratios."""
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     with ExitStack() as servers:
@@ -156,7 +158,9 @@ def measure_one_client(sides: dict, config: Path, options: argparse.Namespace, t
         )
 
 
-def measure(name: str, command: list[str | Path], config: Path, options: argparse.Namespace, tokenizer) -> dict:
+def measure(
+    name: str, command: list[str | Path], config: Path, options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase
+) -> dict:
     """One server from start to end."""
     questions = make_questions(options.requests)
     with server(command, config, CACHE / "serve.log") as (url, started):
