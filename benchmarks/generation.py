@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers per second of the huggingface engine: one at a time, all together, and transformers' ``generate`` one by one.
+"""Answers per second of the huggingface engine, one at a time in turns with transformers' ``generate``; all together.
 
 .venv/bin/python benchmarks/generation.py --clients 16 --tokens 64
 """
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import statistics
 import time
-from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from llamafactory.chat.hf_engine import HuggingfaceEngine
 from llamafactory.data.messages import Message
 from llamafactory.hparams import get_infer_args
+from llamafactory.model import resolve_model_path
 
 SUBJECTS = ("France", "rain", "photosynthesis", "Hamlet", "animals", "eggs", "gravity", "rivers", "the sky", "bread")
 
@@ -31,39 +32,57 @@ async def answer(engine: HuggingfaceEngine, question: list[Message]) -> tuple[li
     return ids, first
 
 
-def generate(engine: HuggingfaceEngine, question: list[Message], tokens: int) -> list[int]:
+def generate(engine: HuggingfaceEngine, plain: PreTrainedModel, question: list[Message], tokens: int) -> list[int]:
     """Answer by transformers alone."""
     ids = torch.tensor([engine.prompt_ids(question, (), None)])
     config = GenerationConfig(
         do_sample=False, max_new_tokens=tokens, eos_token_id=engine.template.stop_token_ids, pad_token_id=0
     )
     with torch.inference_mode():
-        made = engine.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        made = plain.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
     return made[0, ids.shape[1] :].tolist()
 
 
-async def measure(engine: HuggingfaceEngine, clients: int, tokens: int) -> None:
+async def measure(engine: HuggingfaceEngine, plain: PreTrainedModel, clients: int, tokens: int) -> None:
     """Print the table."""
     questions = [[Message.of("user", f"Tell me {n} things about {SUBJECTS[n % 10]}.")] for n in range(1, clients + 1)]
     await answer(engine, questions[0])
-    rows: dict[str, tuple[list[list[int]], float, float]] = {}
-    start = time.perf_counter()
-    made: list[Any] = [await answer(engine, question) for question in questions]
-    rows["engine, one at a time"] = ([ids for ids, _ in made], time.perf_counter() - start, made[0][1])
+    generate(engine, plain, questions[0], 4)
+    one: list[list[int]] = []
+    alone: list[list[int]] = []
+    seconds: dict[str, list[float]] = {"engine": [], "generate": []}
+    firsts: list[float] = []
+    for question in questions:  # in turns: what else the machine does hits both alike
+        start = time.perf_counter()
+        ids, first = await answer(engine, question)
+        seconds["engine"].append(time.perf_counter() - start)
+        one.append(ids)
+        firsts.append(first)
+        start = time.perf_counter()
+        alone.append(generate(engine, plain, question, tokens))
+        seconds["generate"].append(time.perf_counter() - start)
     start = time.perf_counter()
     made = await asyncio.gather(*(answer(engine, question) for question in questions))
-    first = sum(seconds for _, seconds in made) / clients
-    rows["engine, all together"] = ([ids for ids, _ in made], time.perf_counter() - start, first)
-    start = time.perf_counter()
-    alone = [generate(engine, question, tokens) for question in questions]
-    rows["transformers' generate, one by one"] = (alone, time.perf_counter() - start, float("nan"))
-    reference = rows["engine, one at a time"][0]
+    together = time.perf_counter() - start
+    first = sum(wait for _, wait in made) / clients
+    rows = {
+        "transformers' generate, one by one": (alone, sum(seconds["generate"]), float("nan")),
+        "engine, one at a time": (one, sum(seconds["engine"]), sum(firsts) / clients),
+        "engine, all together": ([ids for ids, _ in made], together, first),
+    }
     print("| way | tokens/s | first token, s | equal to engine alone | equal to generate |\n|---|---|---|---|---|")
-    for name, (ids, seconds, wait) in rows.items():
-        same, like = (sum(a == b for a, b in zip(ids, other, strict=True)) for other in (reference, alone))
-        print(
-            f"| {name} | {sum(map(len, ids)) / seconds:.1f} | {wait:.2f} | {same} of {clients} | {like} of {clients} |"
-        )
+    for name, (answers, spent, wait) in rows.items():
+        same, like = (sum(a == b for a, b in zip(answers, other, strict=True)) for other in (one, alone))
+        speed = sum(map(len, answers)) / spent
+        print(f"| {name} | {speed:.1f} | {wait:.2f} | {same} of {clients} | {like} of {clients} |")
+    ratios = sorted(
+        len(ours) / mine / (len(theirs) / other)
+        for ours, mine, theirs, other in zip(one, seconds["engine"], alone, seconds["generate"], strict=True)
+    )
+    print(
+        f"engine alone / generate, question by question: median {statistics.median(ratios):.2f}, "
+        f"quartiles {ratios[len(ratios) // 4]:.2f} and {ratios[-1 - len(ratios) // 4]:.2f}"
+    )
 
 
 def main() -> None:
@@ -77,8 +96,11 @@ def main() -> None:
     given = parser.parse_args()
     keys = {"model_name_or_path": given.model, "template": given.template, "infer_dtype": given.dtype}
     keys |= {"cache_dir": ".cache", "do_sample": False, "max_new_tokens": given.tokens}
-    engine = HuggingfaceEngine(get_infer_args(keys))
-    asyncio.run(measure(engine, given.clients, given.tokens))
+    args = get_infer_args(keys)
+    engine = HuggingfaceEngine(args)
+    folder = resolve_model_path(args.model.model_name_or_path, args.model)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, given.dtype)).eval()
+    asyncio.run(measure(engine, plain, given.clients, given.tokens))
     engine.close()
 
 

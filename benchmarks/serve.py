@@ -2,11 +2,15 @@
 """Serving against LLaMA-Factory 0.9.5's API: the same YAML, model and clients, one after the other in one run.
 
     .venv/bin/python benchmarks/serve.py [--clients 16] [--tokens 64] [--requests 48] [--rounds 2]
+    .venv/bin/python benchmarks/serve.py --one-client
 
 Every client asks its next question when it has the answer to the last. Prints a Markdown table: tokens per second
 (counted by us, with the model's tokenizer, from the texts that came), time to first token of streams (median and
 worst), seconds until the server answers, and how many answers under load equal the same server's answers one by one.
 Answers are greedy. Both run with their defaults; MAX_CONCURRENT of the environment reaches both.
+
+``--one-client`` runs both servers at once and asks them in turns, one question at a time: what else the machine does
+hits both alike.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +32,7 @@ import openai
 import yaml
 from reference_env import make_environment
 from training import CACHE, local_model
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 MODEL = "gpt-3.5-turbo"  # the name that both serve by default
 TOPICS = (
@@ -63,6 +67,8 @@ def server(command: list[str | Path], config: Path, log: Path) -> Iterator[tuple
         "OMP_WAIT_POLICY": "PASSIVE",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
     }
+    if command[0] != sys.executable:  # there our package would hide theirs, which has the same name
+        environment.pop("PYTHONPATH", None)
     start = time.perf_counter()
     with open(log, "wb") as file:
         process = subprocess.Popen([*command, "api", config], env=environment, stdout=file, stderr=subprocess.STDOUT)
@@ -114,14 +120,49 @@ async def load(url: str, questions: list[str], clients: int, tokens: int, stream
         return Load(answers, time.perf_counter() - start, first_tokens)
 
 
-def measure(name: str, command: list[str | Path], config: Path, options: argparse.Namespace, tokenizer) -> dict:
-    """One server from start to end."""
+def make_questions(count: int) -> list[str]:
+    """Different questions; when they are used up, they come again with spaces behind them."""
     every = [question.format(topic) for question in QUESTIONS for topic in TOPICS]
-    questions = [every[i % len(every)] + " " * (i // len(every)) for i in range(options.requests)]
+    return [every[i % len(every)] + " " * (i // len(every)) for i in range(count)]
 
-    def tokens_of(answers: dict[str, str]) -> int:
-        return sum(map(len, tokenizer(list(answers.values()), add_special_tokens=False)["input_ids"]))
 
+def tokens_of(done: Load, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of all answers."""
+    return sum(map(len, tokenizer(list(done.answers.values()), add_special_tokens=False)["input_ids"]))
+
+
+def measure_one_client(
+    sides: dict[str, list[str | Path]], config: Path, options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Both servers up, one question at a time to each in turn: print medians of the speeds and of their ratios."""
+    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    with ExitStack() as servers:
+        urls = {
+            name: servers.enter_context(server(command, config, CACHE / f"serve-{number}.log"))[0]
+            for number, (name, command) in enumerate(sides.items())
+        }
+        for url in urls.values():
+            asyncio.run(load(url, ["Say hello."], 1, 8, False))  # warm
+        for number, question in enumerate(make_questions(options.alone)):
+            for name in list(urls) if number % 2 else reversed(urls):  # nobody is always the first
+                done = asyncio.run(load(urls[name], [question], 1, options.tokens, False))
+                speeds[name].append(tokens_of(done, tokenizer) / done.seconds)
+    for name, found in speeds.items():
+        print(f"{name}: {statistics.median(found):.2f} tokens/s (median of {len(found)} answers, one at a time)")
+    if len(speeds) == 2:
+        theirs, ours = speeds.values()
+        ratios = sorted(mine / other for mine, other in zip(ours, theirs, strict=True))
+        print(
+            f"ours / theirs: median {statistics.median(ratios):.2f}, "
+            f"quartiles {ratios[len(ratios) // 4]:.2f} and {ratios[-1 - len(ratios) // 4]:.2f}"
+        )
+
+
+def measure(
+    name: str, command: list[str | Path], config: Path, options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase
+) -> dict:
+    """One server from start to end."""
+    questions = make_questions(options.requests)
     with server(command, config, CACHE / "serve.log") as (url, started):
         asyncio.run(load(url, questions[:2], 1, 8, False))  # warm
         crowd = asyncio.run(load(url, questions, options.clients, options.tokens, False))
@@ -129,8 +170,8 @@ def measure(name: str, command: list[str | Path], config: Path, options: argpars
         alone = asyncio.run(load(url, questions[: options.alone], 1, options.tokens, False))
     same = sum(crowd.answers[question] == text for question, text in alone.answers.items())
     result = {
-        "tokens/s, all clients": tokens_of(crowd.answers) / crowd.seconds,
-        "tokens/s, one client": tokens_of(alone.answers) / alone.seconds,
+        "tokens/s, all clients": tokens_of(crowd, tokenizer) / crowd.seconds,
+        "tokens/s, one client": tokens_of(alone, tokenizer) / alone.seconds,
         "time to first token, median s": statistics.median(streams.first_tokens),
         "time to first token, worst s": max(streams.first_tokens),
         "start until it answers, s": started,
@@ -149,6 +190,7 @@ def main() -> None:
     parser.add_argument("--alone", type=int, default=16, help="requests that are also asked one by one")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--ours-only", action="store_true")
+    parser.add_argument("--one-client", action="store_true", help="only --alone questions, to both sides in turns")
     options = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
     model = local_model()
@@ -160,6 +202,9 @@ def main() -> None:
     if not options.ours_only:
         reference = make_environment(CACHE) / "bin" / "llamafactory-cli"
         sides = {"LLaMA-Factory 0.9.5": [reference], **sides}
+    if options.one_client:
+        measure_one_client(sides, config, options, tokenizer)
+        return
     runs: dict[str, list[dict]] = {name: [] for name in sides}
     for _ in range(options.rounds):
         for name, command in sides.items():

@@ -54,11 +54,34 @@ def error(weight: torch.Tensor, values: torch.Tensor, inputs: torch.Tensor) -> f
 @pytest.mark.parametrize("bits", [4, 8])
 def test_gptq_loses_less_than_rounding_to_nearest(bits: int) -> None:
     torch.manual_seed(0)
-    weight, inputs, grid = torch.randn(48, 192), correlated(512, 192), IntGrid(bits, 32)
+    weight, grid = torch.randn(48, 192), IntGrid(bits, 32)
+    inputs, held_back = correlated(1024, 192).split(512)
     moments = inputs.T @ inputs / len(inputs)
     rounded = nearest.quantize(weight, moments, grid, torch.float32).values()
     ours = gptq.quantize(weight, moments, grid, torch.float32).values()
-    assert error(weight, ours, inputs) < 0.5 * error(weight, rounded, inputs)
+    for tokens in (inputs, held_back):
+        assert error(weight, ours, tokens) < 0.5 * error(weight, rounded, tokens)
+
+
+def test_a_few_huge_tokens_do_not_decide() -> None:
+    """As in real models: the first token of each row has inputs a thousand times as large as the others."""
+    torch.manual_seed(0)
+    block, grid = torch.nn.Sequential(torch.nn.Linear(192, 48, bias=False)), IntGrid(4, 32)
+    inputs, held_back = correlated(1024, 192).split(512)
+    rows = []
+    for tokens in inputs.split(64):
+        tokens = torch.cat([1000 * torch.randn(1, 192), tokens])
+        rows.append(blocks.Row(tokens[None], [((), {})]))
+    weight = block[0].weight.detach()
+    (shared,) = blocks.observe(block, rows, 0).inputs
+    every = torch.cat([row.hidden[0] for row in rows])
+    even = every / every.square().mean(1, keepdim=True).sqrt()
+    torch.testing.assert_close(shared.moments, even.T @ even / len(even))
+    rounded = nearest.quantize(weight, shared.moments, grid, torch.float32).values()
+    ours = gptq.quantize(weight, shared.moments, grid, torch.float32).values()
+    assert error(weight, ours, held_back) < 0.5 * error(weight, rounded, held_back)
+    swamped = gptq.quantize(weight, every.T @ every / len(every), grid, torch.float32).values()
+    assert error(weight, swamped, held_back) > 0.8 * error(weight, rounded, held_back)
 
 
 def test_gptq_makes_errors_good_by_least_squares() -> None:

@@ -26,6 +26,7 @@ from .scheduler import Scheduler
 from .single_runner import answer_alone
 from .text_stream import TextStream
 from .token_choice import Chooser
+from .weight_layout import lay_out_for_rows
 
 if TYPE_CHECKING:
     from ..data.media.encoder import MediaPrompt
@@ -44,6 +45,7 @@ class HuggingfaceEngine(EngineBase):
         self.model: Any = load_model(
             self.tokenizer, args, trainable=False, head="reward" if self._scores else None
         ).eval()
+        lay_out_for_rows(self.model)
         # transformers fills what a call leaves open from here; only our own keys shall decide.
         self.model.generation_config = GenerationConfig()
         self._context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)

@@ -54,20 +54,22 @@ class Step:
 
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
         """``[rows, heads, 1, size]`` → ``[rows, 1, heads, size]``; keys and values are stored on the way."""
-        pieces = []
-        for part in self.parts:
-            keys, values = part.store(module.layer_idx, key[part.rows], value[part.rows])
-            own = query[part.rows]
-            if _plain(options):
-                mask = part.mask(options["sliding_window"], query.dtype, query.device)
-                piece, _ = sdpa_attention_forward(
-                    module, own, keys, values, mask, scaling=options["scaling"], is_causal=False
-                )
-            else:
-                mask = part.mask(options["sliding_window"], torch.bool, query.device)
-                piece, _ = isolated_attention(module, own, keys, values, mask, is_causal=False, **options)
-            pieces.append(piece)
+        if len(self.parts) == 1:  # nothing to cut: an answer that grows alone pays for every small operation
+            return _attend(self.parts[0], module, query, key, value, options)
+        pieces = [
+            _attend(part, module, query[part.rows], key[part.rows], value[part.rows], options) for part in self.parts
+        ]
         return torch.cat(pieces)
+
+
+def _attend(part: Part, module: Any, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
+    keys, values = part.store(module.layer_idx, key, value)
+    window = options["sliding_window"]
+    if _plain(options):
+        mask = part.mask(window, query.dtype, query.device)
+        return sdpa_attention_forward(module, query, keys, values, mask, scaling=options["scaling"], is_causal=False)[0]
+    mask = part.mask(window, torch.bool, query.device)
+    return isolated_attention(module, query, keys, values, mask, is_causal=False, **options)[0]
 
 
 def register() -> None:

@@ -35,7 +35,9 @@ class SharedInput:
     """What the layers ``names`` get as input: all of them the same.
 
     Attributes:
-        moments: Mean over tokens of ``x x^T``, float32 ``[in, in]``.
+        moments: Mean over tokens of ``x x^T``, each token's ``x`` scaled to a mean square of 1, float32 ``[in, in]``.
+            Tokens count alike: the first one's inputs can be a thousand times as large as all others ("massive
+            activations", arXiv:2402.17762), and a method that minds squares would mind nothing but that token.
         magnitude: Mean of ``|x|``, float32 ``[in]``.
     """
 
@@ -44,7 +46,7 @@ class SharedInput:
     magnitude: Tensor
 
     def energy(self, weight: Tensor) -> float:
-        """Mean over tokens of ``||W x||^2`` for a weight ``[out, in]``."""
+        """Mean over tokens of ``||W x||^2`` for a weight ``[out, in]`` and inputs of mean square 1."""
         return float(((weight @ self.moments) * weight).sum())
 
 
@@ -232,8 +234,9 @@ def observe(block: nn.Module, rows: Sequence[Row], number: int) -> Block:
 def _adder(shared: SharedInput) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def add(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0].flatten(0, -2)
-        shared.moments.addmm_(x.T, x)
         shared.magnitude += x.abs().sum(0)
+        even = x * x.square().mean(1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny).rsqrt()
+        shared.moments.addmm_(even.T, even)
 
     return add
 

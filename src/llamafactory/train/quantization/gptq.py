@@ -21,7 +21,8 @@ def quantize(weight: Tensor, moments: Tensor, grid: Grid, dtype: torch.dtype) ->
 
     Args:
         weight: float32 ``[out, in]``.
-        moments: ``X X^T / n``, float32 ``[in, in]``: the Hessian of the squared error, up to a factor.
+        moments: ``X X^T / n``, float32 ``[in, in]``: the Hessian of the squared error, up to a factor
+            (:class:`.blocks.SharedInput`).
         grid: Number format.
         dtype: Type of the scales.
 
