@@ -31,11 +31,12 @@ def movie_bytes(
     form: str = "mp4",
     tone: float | None = None,
     corner: bool = False,
+    codec: str = "mpeg4",
 ) -> bytes:
     """A film whose frame k has brightness 8 k; with a bright upper left corner, or a tone of a pitch in Hz."""
     data = io.BytesIO()
     with av.open(data, "w", format=form) as container:
-        stream = container.add_stream("mpeg4", rate=rate)
+        stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height = size
         stream.bit_rate = 2_000_000
         sound = container.add_stream("aac" if form == "mp4" else "mp2", rate=16000) if tone else None

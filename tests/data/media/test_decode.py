@@ -9,6 +9,7 @@ import wave
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -104,11 +105,41 @@ def test_the_number_of_frames_is_the_least_of_three(limits: dict[str, float], co
     assert len(read_video(movie_bytes(frames=30, rate=10), replace(LIMITS, **limits)).frames) == count
 
 
-@pytest.mark.parametrize("form", ["matroska", "avi", "mpegts"])
-def test_containers_without_a_count_of_frames_in_their_header(form: str) -> None:
-    video = read_video(movie_bytes(frames=30, rate=10, form=form), replace(LIMITS, video_fps=1.0))
+@pytest.mark.parametrize(
+    ("form", "codec"),
+    [
+        ("matroska", "mpeg4"),
+        ("avi", "mpeg4"),
+        ("flv", "flv1"),
+        ("mpegts", "mpeg2video"),
+        ("webm", "libvpx"),
+        ("webm", "libvpx-vp9"),
+        ("mp4", "libx264"),
+    ],
+)
+def test_containers_and_codecs(form: str, codec: str) -> None:
+    video = read_video(movie_bytes(frames=30, rate=10, form=form, codec=codec), replace(LIMITS, video_fps=1.0))
     brightness = [np.asarray(frame).mean() for frame in video.frames]
     assert np.abs(np.array(brightness) - np.array([0, 14, 29]) * 8).max() < 3
+
+
+@pytest.mark.parametrize(
+    ("form", "codec"),
+    [("mp3", "libmp3lame"), ("ogg", "libopus"), ("ipod", "aac"), ("flac", "flac"), ("caf", "pcm_s16le")],
+)
+def test_forms_of_sound(form: str, codec: str) -> None:
+    data, tone = io.BytesIO(), np.sin(2 * np.pi * 440 * np.arange(96_000) / 48_000).astype(np.float32) / 2
+    with av.open(data, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=48_000)
+        frame = av.AudioFrame.from_ndarray(np.stack([tone, tone]), format="fltp", layout="stereo")
+        frame.sample_rate = 48_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    found = read_audio(data.getvalue(), LIMITS)
+    assert abs(len(found) - 32_000) < 1600
+    assert (
+        np.abs(np.fft.rfft(found[8_000:24_000])).argmax() == 440 and abs(np.abs(found[8_000:24_000]).max() - 0.5) < 0.1
+    )
 
 
 def test_frames_stay_within_their_bounds() -> None:

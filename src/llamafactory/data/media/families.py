@@ -51,7 +51,7 @@ class MediaFamily:
 
 
 def probe_family(processor: Any, source: str, **flags: Any) -> MediaFamily:
-    """Find the placeholders that a Jinja template writes.
+    """Find the placeholders that a Jinja template writes, by a medium between two texts.
 
     Args:
         processor: Its ``image_token``, ``video_token`` and ``audio_token`` are looked for.
@@ -61,24 +61,36 @@ def probe_family(processor: Any, source: str, **flags: Any) -> MediaFamily:
     Returns:
         A family with the kinds whose placeholder stands in the rendered text; perhaps none.
     """
+    found: dict[str, str] = {}
+    leading: Leading = "never"
+    first, second = {"type": "text", "text": "A7q"}, {"type": "text", "text": "B7q"}
+    bare = _rendered(source, [first, second], flags)
+    for kind in KINDS:
+        token = getattr(processor, f"{kind}_token", None)
+        text = _rendered(source, [first, {"type": kind, kind: "medium"}, second], flags)
+        if not isinstance(token, str) or text.count(token) != 1:
+            continue
+        start = next((i for i, (a, b) in enumerate(zip(text, bare, strict=False)) if a != b), len(bare))
+        inserted = text[start : start + len(text) - len(bare)]
+        if token in (between := text.partition("A7q")[2].partition("B7q")[0]):
+            found[kind] = between
+        elif token in inserted and text.find(token) < text.find("A7q"):
+            found[kind], leading = inserted, "always"
+        else:
+            found[kind] = token
+    return MediaFamily("jinja", found.get("image"), found.get("video"), found.get("audio"), leading)
+
+
+def _rendered(source: str, content: list[dict[str, str]], flags: dict[str, Any]) -> str:
+    """A user's message; empty where the Jinja refuses it."""
     import jinja2
 
     from ..jinja_limits import render
 
-    found: dict[str, str] = {}
-    for kind in KINDS:
-        token = getattr(processor, f"{kind}_token", None)
-        content = [{"type": "text", "text": "A7q"}, {"type": kind, kind: "medium"}, {"type": "text", "text": "B7q"}]
-        if not isinstance(token, str):
-            continue
-        try:
-            text, _ = render(source, [{"role": "user", "content": content}], add_generation_prompt=False, **flags)
-        except (jinja2.TemplateError, TypeError):
-            continue  # such a template has no place for this kind
-        if text.count(token) == 1:
-            between = text.partition("A7q")[2].partition("B7q")[0]
-            found[kind] = between if token in between else token
-    return MediaFamily("jinja", found.get("image"), found.get("video"), found.get("audio"))
+    try:
+        return render(source, [{"role": "user", "content": content}], add_generation_prompt=False, **flags)[0]
+    except (jinja2.TemplateError, TypeError):
+        return ""
 
 
 def jinja_of(processor: Any, tokenizer: Any) -> str:

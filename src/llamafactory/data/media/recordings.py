@@ -86,7 +86,7 @@ def _survey(container: Any, source: Source, limits: MediaLimits) -> tuple[int, f
     """Count the packets of the picture and measure its seconds, without decoding."""
     stream = container.streams.video[0]
     check_pixels((stream.codec_context.width, stream.codec_context.height), source, limits)
-    count, begin, end, last = 0, None, 0.0, 0.0
+    count, begin, latest, end, last = 0, None, 0.0, 0.0, 0.0
     for packet in container.demux():
         if packet.pts is None or not packet.size:
             continue
@@ -95,11 +95,15 @@ def _survey(container: Any, source: Source, limits: MediaLimits) -> tuple[int, f
         last = max(last, stop)
         if packet.stream is stream and not packet.is_discard:
             begin = start if begin is None else min(begin, start)
-            count, end = count + 1, max(end, stop)
+            count, latest, end = count + 1, max(latest, start), max(end, stop)
             check_seconds(end - begin, source, limits)
     _check_whole(container, last, source)
     if not count:
         raise source.error("damaged or cut off")
+    if (
+        end == latest and begin is not None and count > 1
+    ):  # a container that does not tell how long the last frame stays
+        end += (latest - begin) / (count - 1)
     return count, end - (begin or 0.0)
 
 
