@@ -152,3 +152,18 @@ def test_what_cannot_be_exported_is_said(folder_of: Callable[[str], Path], tmp_p
     with pytest.raises(ConfigError, match="export_gguf: model type 'llava' cannot be written"):
         export_model(base | {"export_gguf": "f16"})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_whose_language_part_cannot_be_trained_is_refused(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, Llama4Config, Llama4ForConditionalGeneration
+
+    text = {"hidden_size": 32, "intermediate_size": 32, "intermediate_size_mlp": 32, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 2}
+    eyes = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
+    eyes |= {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32, "image_size": 28}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    config = Llama4Config(text_config=text | {"vocab_size": len(tokenizer)}, vision_config=eyes)
+    Llama4ForConditionalGeneration(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(ConfigError, match="models of type llama4 that take media only answer here"):
+        train(tmp_path / "model", data, tmp_path / "out", template="chatml")

@@ -189,6 +189,7 @@ class Scheduler:
 
     def _read_media(self, request: Request) -> None:
         readings, logits = self._runner.read_media(request.prompt, request.inputs, request.adapter)
+        request.inputs = {}  # the pixels are not needed again
         self._admit([request], readings, logits)
 
     def _read_whole(self, requests: list[Request]) -> None:

@@ -66,6 +66,11 @@ def load_model(
     dtypes = resolve_dtypes(args, device)
     tuner = resolve("tuners", args.finetuning.finetuning_type)
     model = _load_base(args, dtypes, device, trainable, trainable or beside_training, head)
+    if trainable and not hasattr(model, model.base_model_prefix):  # the loss asks it for the hidden states
+        raise ConfigError(
+            f"model_name_or_path: models of type {model.config.model_type} that take media only answer here; "
+            "their language model cannot be trained in place"
+        )
     if head == "reward":
         from .value_head import settle_head
 
