@@ -7,9 +7,11 @@ import asyncio
 import base64
 import io
 import struct
+import time
 import wave
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +166,19 @@ def test_the_number_of_media_is_bounded(scripted: ScriptedEngine) -> None:
         answer = post(server, content)
     assert answer.status_code == 400 and "more than 4 images" in answer.json()["error"]["message"]
     assert scripted.asked == []
+
+
+def test_the_work_on_all_media_of_a_request_is_bounded(seeing: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+
+    def slow(value: bytes, limits: MediaLimits) -> Image.Image:
+        read.append(value)
+        time.sleep(0.2)
+        return read_image(value, limits)
+
+    engine: Any = seeing.server.engine
+    monkeypatch.setattr("llamafactory.data.media.decode.read_image", slow)
+    monkeypatch.setattr(engine.encoder, "limits", replace(engine.encoder.limits, decode_seconds=0.5))
+    answer = post(seeing, [image_part(data_url(png(picture(1))))] * 60)
+    assert answer.status_code == 400 and "more than 0.5 seconds to decode" in answer.json()["error"]["message"]
+    assert len(read) < 10

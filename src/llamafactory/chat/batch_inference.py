@@ -84,9 +84,11 @@ def _settings(args: InferArgs) -> Row:
         key: getattr(args.data, key)
         for key in ("dataset", "eval_dataset", "dataset_dir", "template", "enable_thinking", "max_samples", "media_dir")
     }
-    data |= {key: value for key, value in asdict(args.media).items() if key in args.keys}
     return json.loads(
-        json.dumps({**model, **data, **asdict(args.generating), "seed": args.evaluation.seed}, default=str)
+        json.dumps(
+            {**model, **data, **asdict(args.media), **asdict(args.generating), "seed": args.evaluation.seed},
+            default=str,
+        )
     )
 
 

@@ -8,6 +8,7 @@ one that keeps what data spells apart from what the template means.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -125,11 +126,17 @@ class MediaEncoder:
         return MediaPrompt(out["input_ids"][0].tolist(), inputs, short_ids, _by_kind(media))
 
     def _read(self, parts: Sequence[Part]) -> list[tuple[str, Any]]:
-        from .decode import read_audio, read_image, read_video
+        from .decode import MediaError, read_audio, read_image, read_video
 
         read: dict[str, Callable[[Any, MediaLimits], Any]]
         read = {"image": read_image, "video": read_video, "audio": read_audio}
-        return [(part.type, read[part.type](part.value, self.limits)) for part in parts]
+        media: list[tuple[str, Any]] = []
+        end = time.monotonic() + self.limits.decode_seconds  # of one file, and about that of all
+        for part in parts:
+            if time.monotonic() > end:
+                raise MediaError(f"media: they take more than {self.limits.decode_seconds:g} seconds to decode")
+            media.append((part.type, read[part.type](part.value, self.limits)))
+        return media
 
     def _arguments(self, media: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         """The media as keywords of the processor."""

@@ -35,7 +35,7 @@ _DAMAGE = (
 _MOVING = ("GIF", "WEBP", "PNG", "AVIF")
 _MOMENT = 100  # milliseconds a frame stands whose file says 0, as browsers have it
 _ORIENTATION = 0x0112  # EXIF
-_READ = 8192  # bytes between two looks at the clock: a progressive JPEG of a page of scans takes long for each of them
+_READ = 1024  # bytes between two looks at the clock: those of a progressive JPEG may hold a dozen passes over the image
 
 
 class UnknownFormatError(MediaError):
