@@ -73,13 +73,26 @@ def load_processor(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> 
         raise ConfigError(f"model_name_or_path: the processor in '{path}': {_first_line(error)}") from error
 
 
-def copy_processor(args: ModelArguments, folder: Path) -> None:
-    """Put the files of the base model's processor, if it has one, beside other weights of the same model."""
-    path = resolve_model_path(str(args.model_name_or_path), args)
-    for name in _OWN_FILES:
-        file = _find(path, name, args)
-        if file is not None:
-            write_atomic(folder / name, Path(file).read_text(encoding="utf-8"))
+def copy_processor(model: Any, args: ModelArguments, folder: Path) -> None:
+    """Put the files of the base model's processor beside weights of the same model; nothing for models of text.
+
+    Args:
+        model: The model whose weights were written.
+        args: Where its base came from.
+        folder: Where the weights are.
+    """
+    from .loader import media_class
+
+    if media_class(model.config) is None:
+        return
+    try:
+        path = resolve_model_path(str(args.model_name_or_path), args)
+        files = {name: _find(path, name, args) for name in _OWN_FILES}
+        for name, file in files.items():
+            if file is not None:
+                write_atomic(folder / name, Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # the weights are written: they are worth more than these files
+        logger.warning_rank0("The files of the processor are not beside the weights in %s: %s", folder, error)
 
 
 def _find(path: str, name: str, args: ModelArguments) -> str | None:
@@ -87,7 +100,13 @@ def _find(path: str, name: str, args: ModelArguments) -> str | None:
     from transformers.utils import cached_file
 
     options = {key: value for key, value in hub_options(args).items() if key != "trust_remote_code"}
-    found: str | None = cached_file(path, name, _raise_exceptions_for_missing_entries=False, **options)
+    found: str | None = cached_file(
+        path,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **options,
+    )
     return found
 
 

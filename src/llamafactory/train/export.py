@@ -91,7 +91,6 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     with _staging(final) as staging:
         dtype = _write_model(args, tokenizer, template, staging, head)
         _write_tokenizer(tokenizer, template, staging)
-        copy_processor(args.model, staging)
         logger.info("Proving the export: reload, every tensor, logits, chat template")
         proof = prove(
             lambda: _load(args, tokenizer, head), staging, template, dtype, args.model.trust_remote_code, head
@@ -190,6 +189,7 @@ def _write_model(
         model.generation_config = _generation_config(model.generation_config, tokenizer, template)
     model.config.use_cache = True
     model.save_pretrained(folder, max_shard_size=max(1, int(args.export.export_size * GIGABYTE)))
+    copy_processor(model, args.model, folder)
     del model
     gc.collect()
     return dtype

@@ -358,7 +358,7 @@ class Trainer(transformers.Trainer):
         with _cache_in_config(self.model):
             self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state_dict, **extra)
         if not extra:
-            copy_processor(self.run_args.model, folder)
+            copy_processor(self.accelerator.unwrap_model(self.model), self.run_args.model, folder)
         save_tokenizer(self.processing_class, self.template if self.keep_template else None, folder)
 
 
