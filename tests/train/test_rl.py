@@ -139,6 +139,10 @@ def test_what_a_run_leaves(
     )
     assert ({"kl", "value_loss", "kl_weight"} <= set(first)) == (given is PPO)
     assert "Answers at step 1" in capfd.readouterr().err
+    assert 0 < first["data_wait"] < 1  # the share of the rollout
+    speed = json.loads((run / "train_results.json").read_text())
+    drawn = sum(record["length"] for record in records(run))
+    assert speed["trained_tokens_per_second"] > drawn / speed["train_runtime"]  # evaluation and saving are not counted
 
 
 def _against_start(weights: dict[str, Any], kind: str, folder: Path) -> list[tuple[Any, Any]]:

@@ -138,10 +138,11 @@ class RolloutTrainer(Trainer):
     ) -> tuple[list[dict[str, Any]], Tensor]:
         """Return the micro-batches of one optimizer step, out of a rollout made now or before."""
         place = self.schedule.place(self.state.global_step)
-        if place.number == 0 or self.buffer is None:
-            if place.number:
-                logger.warning_rank0("the checkpoint holds no rollout of this rank; answering its prompts again")
-            self.buffer = self._make(place)
+        with self.tokens.waiting():
+            if place.number == 0 or self.buffer is None:
+                if place.number:
+                    logger.warning_rank0("the checkpoint holds no rollout of this rank; answering its prompts again")
+                self.buffer = self._make(place)
         batches = self.buffer[place.batch]
         counts = sum_over_ranks(
             torch.tensor(
