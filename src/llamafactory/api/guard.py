@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 
 from ..extras.environment import host_name, is_loopback
 from ..extras.logging import get_logger
+from ..extras.serving import replay
 from .errors import ApiError
 from .metrics import Metrics
 from .settings import ServerSettings
@@ -61,7 +62,7 @@ class Guard:
             except ApiError as error:
                 await error.response()(scope, receive, counted)
             else:
-                await self._app(scope, _Replay(body, receive), counted)
+                await self._app(scope, replay(body, receive), counted)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests[route, status or 499] += 1  # 499: the client went away before an answer began
@@ -116,20 +117,6 @@ class Guard:
         if self._settings.verbose and body:
             logger.info("request: %s", body.decode(errors="replace"))
         return bytes(body)
-
-
-class _Replay:
-    """Gives the body that was read, then what the connection says next (that the client went away)."""
-
-    def __init__(self, body: bytes, receive: Receive) -> None:
-        self._body: bytes | None = body
-        self._receive = receive
-
-    async def __call__(self) -> Message:
-        if self._body is None:
-            return await self._receive()
-        body, self._body = self._body, None
-        return {"type": "http.request", "body": body, "more_body": False}
 
 
 def depth_of(body: bytes | bytearray, enough: int) -> int:

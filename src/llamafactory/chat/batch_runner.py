@@ -186,7 +186,7 @@ class BatchRunner:
         step = Step(pools.parts(self._model.device))
         slots = pools.slots()
         with self._ragged_attention():
-            positions = step.positions() + torch.tensor([[slot.shift] for slot in slots], device=self._model.device)
+            positions = torch.tensor([[slot.length + slot.shift] for slot in slots], device=self._model.device)
             logits = self._forward(adapter, [[slot.last] for slot in slots], positions, ragged=step)
         for slot in slots:
             slot.length += 1

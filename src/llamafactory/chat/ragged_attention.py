@@ -48,10 +48,6 @@ class Step:
 
     parts: list[Part]
 
-    def positions(self) -> Tensor:
-        """Position of each row's token, ``[rows, 1]``."""
-        return torch.cat([part.lengths for part in self.parts])[:, None]
-
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
         """``[rows, heads, 1, size]`` → ``[rows, 1, heads, size]``; keys and values are stored on the way."""
         if len(self.parts) == 1:  # nothing to cut: an answer that grows alone pays for every small operation

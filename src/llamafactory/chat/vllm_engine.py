@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, first_line
 from ..extras.packages import require
 from ..hparams import InferArgs
 from ..hparams.inference_args import engine_settings
@@ -79,7 +79,7 @@ class VllmEngine(EngineBase):
                 ):
                     put(output)
             except Exception as error:  # whatever vLLM says, the caller hears it
-                put(ConfigError(_first_line(error)) if isinstance(error, ValueError) else error)
+                put(ConfigError(first_line(error)) if isinstance(error, ValueError) else error)
 
         task = asyncio.run_coroutine_threadsafe(pump(), self._loop)
         growing = sampling.num_return_sequences
@@ -243,7 +243,7 @@ def sampling_parameters(sampling: Sampling, limit: int, ends: list[int]) -> Any:
             structured_outputs=None if schema is None else StructuredOutputsParams(json=schema or {"type": "object"}),
         )
     except ValueError as error:
-        raise ConfigError(_first_line(error)) from error
+        raise ConfigError(first_line(error)) from error
 
 
 def _told(chosen: int, step: Mapping[int, Any], count: int, name: Callable[[int], str]) -> TokenLogProb:
@@ -251,7 +251,3 @@ def _told(chosen: int, step: Mapping[int, Any], count: int, name: Callable[[int]
     best = sorted(step.items(), key=lambda item: -item[1].logprob)[:count]
     top = tuple((token, name(token), value.logprob) for token, value in best)
     return TokenLogProb(chosen, name(chosen), step[chosen].logprob, top)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

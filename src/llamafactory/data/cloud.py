@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import IO, Any
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, first_line
 
 # What fsspec and its stores raise for an address that does not exist or may not be read, and for no connection.
 _FAILURES = (OSError, ValueError, RuntimeError)
@@ -60,5 +60,4 @@ def _store(address: str) -> tuple[Any, str]:
 
 
 def _unreadable(address: str, error: Exception) -> ConfigError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    return ConfigError(f"{address}: cannot be read: {reason}")
+    return ConfigError(f"{address}: cannot be read: {first_line(error)}")

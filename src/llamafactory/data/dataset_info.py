@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import plugins
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, first_line
 from .registry import LISTING, public_datasets
 
 CONFIG_NAME = "dataset_info.json"
@@ -271,8 +271,9 @@ def _read_listing(dataset_dir: str, optional: bool) -> Mapping[str, Any]:
         try:
             path = Path(hf_hub_download(dataset_dir.removeprefix("REMOTE:"), CONFIG_NAME, repo_type="dataset"))
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"dataset_dir: {CONFIG_NAME} of {dataset_dir} cannot be loaded: {reason}") from None
+            raise ConfigError(
+                f"dataset_dir: {CONFIG_NAME} of {dataset_dir} cannot be loaded: {first_line(error)}"
+            ) from None
     else:
         path = Path(dataset_dir, CONFIG_NAME)
     if not path.is_file():

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, first_line
 from .dataset_info import DatasetAttr
 
 _BATCH = 1000
@@ -62,5 +62,4 @@ def _load_openmind(attr: DatasetAttr) -> Any:
 
 def _not_loaded(attr: DatasetAttr, hub: str, error: Exception) -> ConfigError:
     wanted = f"{attr.location} (subset {attr.subset}, split {attr.split})"
-    first_line = (str(error) or type(error).__name__).splitlines()[0]
-    return ConfigError(f"dataset {attr.name!r}: {wanted} cannot be loaded from the {hub}: {first_line}")
+    return ConfigError(f"dataset {attr.name!r}: {wanted} cannot be loaded from the {hub}: {first_line(error)}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import IO, Any, NamedTuple, cast
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, first_line
 from .cloud import list_cloud, open_cloud
 from .dataset_info import DatasetAttr
 from .hubs import open_hub
@@ -77,7 +77,7 @@ def scan_rows(attr: DatasetAttr) -> Iterator[FoundRow]:
             yield Place(path, "line", 0), error
         except (OSError, EOFError, zlib.error) as error:  # a disk that fails, a damaged gzip file
             empty = False
-            yield Place(path, "line", 0), ConfigError(f"{path}: cannot be read: {_one_line(error)}")
+            yield Place(path, "line", 0), ConfigError(f"{path}: cannot be read: {first_line(error)}")
     if empty:
         raise ConfigError(f"dataset {attr.name!r}: {attr.location} holds no rows")
 
@@ -248,7 +248,7 @@ def _read_parquet(path: str) -> Iterator[FoundRow]:
         try:
             yield from _rows_of_batches(path, parquet.ParquetFile(file).iter_batches(_BATCH))
         except (pa.ArrowInvalid, OSError) as error:
-            raise ConfigError(f"{path}: not a readable parquet file: {_one_line(error)}") from None
+            raise ConfigError(f"{path}: not a readable parquet file: {first_line(error)}") from None
 
 
 def _read_arrow(path: str) -> Iterator[FoundRow]:
@@ -266,7 +266,7 @@ def _read_arrow(path: str) -> Iterator[FoundRow]:
                 file.seek(0)
                 yield from _rows_of_batches(path, pa.ipc.open_stream(file))
         except (pa.ArrowInvalid, OSError) as error:
-            raise ConfigError(f"{path}: not a readable arrow file: {_one_line(error)}") from None
+            raise ConfigError(f"{path}: not a readable arrow file: {first_line(error)}") from None
 
 
 def _rows_of_batches(path: str, batches: Any) -> Iterator[FoundRow]:
@@ -286,10 +286,6 @@ def _checked(row: Any, place: Place) -> Row | ConfigError:
 def _name(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
 
 
 READERS: dict[str, Callable[[str], Iterator[FoundRow]]] = {

@@ -14,3 +14,8 @@ class UsageError(ConfigError):
     """The command itself cannot be taken: unknown command, or a part that is not built yet."""
 
     exit_code = 2
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library says, for an error of ours; the error's name when it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

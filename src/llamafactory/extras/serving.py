@@ -9,10 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive
 
 
 def bind(host: str, port: int, variables: str) -> socket.socket:
@@ -35,6 +39,16 @@ def bind(host: str, port: int, variables: str) -> socket.socket:
         listener.close()
         raise ConfigError(f"{variables}: cannot bind {host}:{port}: {error.strerror}") from None
     return listener
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that was read already, then what the connection says next (that the client went away)."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_message() -> Message:
+        return first.pop() if first else await receive()
+
+    return next_message
 
 
 def url_of(listener: socket.socket) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, first_line
 from ..extras.logging import get_logger
 from .paths import resolve_model_path
 from .tokenizer import hub_options
@@ -146,7 +146,7 @@ def _load_base(
             **options,
         )
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"model_name_or_path: '{path}' cannot be loaded: {_first_line(error)}") from error
+        raise ConfigError(f"model_name_or_path: '{path}' cannot be loaded: {first_line(error)}") from error
 
 
 def choose_attention(model_class: type | None, config: Any, asked: str, trainable: bool) -> str:
@@ -186,7 +186,7 @@ def read_config(args: ModelArguments) -> Any:
     try:
         return AutoConfig.from_pretrained(path, **hub_options(args))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model_name_or_path: '{path}': {_first_line(error)}") from error
+        raise ConfigError(f"model_name_or_path: '{path}': {first_line(error)}") from error
 
 
 def speaks(config: Any) -> bool:
@@ -228,7 +228,3 @@ def _set_router_loss(model: PreTrainedModel, coefficient: float, trainable: bool
         raise ConfigError(f"moe_aux_loss_coef: {config.model_type} has no router loss")
     config.router_aux_loss_coef = coefficient
     config.output_router_logits = trainable and coefficient > 0
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

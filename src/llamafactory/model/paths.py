@@ -10,7 +10,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, first_line
 from ..hparams.model_args import ModelArguments
 
 _PACKAGE_SCHEME = "pkg://"
@@ -152,8 +152,7 @@ def _probe_hugging_face(name: str, args: ModelArguments, key: str, filename: str
     except EntryNotFoundError:
         raise ConfigError(f"{where} has no {filename} on the hub") from None
     except (HfHubHTTPError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{where}: the hub answered with an error: {first_line}") from None
+        raise ConfigError(f"{where}: the hub answered with an error: {first_line(error)}") from None
 
 
 def _refuse_unpinned_code(name: str, args: ModelArguments, key: str) -> None:

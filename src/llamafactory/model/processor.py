@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, first_line
 from ..extras.files import write_atomic
 from ..extras.logging import get_logger
 from .paths import resolve_model_path
@@ -67,10 +67,10 @@ def load_processor(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> 
     try:
         return _build(_processor_class(named, config), path, args, tokenizer)
     except ImportError as error:
-        logger.warning_rank0("Only text is taken, no media: %s", _first_line(error))
+        logger.warning_rank0("Only text is taken, no media: %s", _reason(error))
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"model_name_or_path: the processor in '{path}': {_first_line(error)}") from error
+        raise ConfigError(f"model_name_or_path: the processor in '{path}': {_reason(error)}") from error
 
 
 def copy_processor(model: Any, args: ModelArguments, folder: Path) -> None:
@@ -175,9 +175,9 @@ def _part(name: str, path: str, options: dict[str, Any]) -> Any:
     try:
         return loaders[name].from_pretrained(path, **options)
     except ImportError as error:
-        logger.info_rank0("No %s are taken: %s", _TAKES[name], _first_line(error))
+        logger.info_rank0("No %s are taken: %s", _TAKES[name], _reason(error))
         return None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].partition(" but it was not found")[0]
+def _reason(error: Exception) -> str:
+    return first_line(error).partition(" but it was not found")[0]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, first_line
 from ..extras.logging import get_logger
 from ..hparams.field import split_list
 from ..hparams.model_args import ModelArguments
@@ -45,8 +45,9 @@ def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
             **hub_options(args),
         )
     except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ConfigError(f"model_name_or_path: no tokenizer could be loaded from '{source}': {first_line}") from error
+        raise ConfigError(
+            f"model_name_or_path: no tokenizer could be loaded from '{source}': {first_line(error)}"
+        ) from error
 
     ordinary, special = asked_tokens(args)
     added = tokenizer.add_tokens(ordinary) if ordinary else 0

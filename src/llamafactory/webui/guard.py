@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
 from ..extras.environment import host_name, is_loopback
+from ..extras.serving import replay
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -98,7 +99,7 @@ class Guard:
                     scope, receive, with_headers
                 )
                 return
-            receive = _again(body, receive)
+            receive = replay(body, receive)
         try:
             await self._app(scope, receive, with_headers)
         except asyncio.CancelledError:
@@ -139,16 +140,6 @@ async def _read(receive: Receive) -> bytes:
         body += message.get("body", b"")
         if not message.get("more_body"):
             return body
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Gives a body that was read already, then what comes after it."""
-    first: list[Message] = [{"type": "http.request", "body": body}]
-
-    async def next_message() -> Message:
-        return first.pop() if first else await receive()
-
-    return next_message
 
 
 def _names_uploads_only(body: bytes) -> bool:
