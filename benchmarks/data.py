@@ -69,10 +69,10 @@ def arguments(path: Path, folder: Path, **keys: Any) -> Any:
 
 def ours(path: Path, folder: Path, workers: int) -> dict[str, float]:
     """Prepare, then start again with what is there."""
-    from llamafactory.data import encoding
     from llamafactory.data.loader import get_dataset
+    from llamafactory.data.prepare import encoding
     from llamafactory.data.processor import SupervisedProcessor
-    from llamafactory.data.template import get_template
+    from llamafactory.data.template.chat_template import get_template
     from llamafactory.model.tokenizer import load_tokenizer
 
     import datasets.config  # isort: skip
@@ -107,7 +107,7 @@ def ours(path: Path, folder: Path, workers: int) -> dict[str, float]:
 def tokenizer_alone(path: Path) -> dict[str, float]:
     """The floor: the same texts through ``encode_batch_fast`` and nothing else."""
     from llamafactory.data.messages import Message
-    from llamafactory.data.template import get_template
+    from llamafactory.data.template.chat_template import get_template
     from llamafactory.model.tokenizer import load_tokenizer
 
     args = arguments(path, path.parent)

@@ -18,9 +18,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("llamafactory.chat.terminal:run_chat", "talk to a model in the terminal"),
     "infer": ("llamafactory.chat.batch_inference:run_infer", "answer every row of a data set into a file"),
     "export": ("llamafactory.train.tuner:export_model", "merge adapters and write the model"),
-    "preprocess": ("llamafactory.train.preprocess:run_preprocess", "tokenize the data of a run before the run"),
-    "preview": ("llamafactory.train.preview:run_preview", "show the data as the model will see it"),
-    "check-data": ("llamafactory.train.check_data:run_check_data", "look at every row: broken, repeated, too long"),
+    "preprocess": (
+        "llamafactory.train.commands.preprocess:run_preprocess",
+        "tokenize the data of a run before the run",
+    ),
+    "preview": ("llamafactory.train.commands.preview:run_preview", "show the data as the model will see it"),
+    "check-data": (
+        "llamafactory.train.commands.check_data:run_check_data",
+        "look at every row: broken, repeated, too long",
+    ),
     "api": ("llamafactory.api.app:run_api", "serve a model over an OpenAI-compatible interface"),
     "eval": ("llamafactory.eval.evaluator:run_eval", "run benchmarks"),
     "webchat": ("llamafactory.webui.interface:run_web_demo", "talk to a model in the browser"),

@@ -243,18 +243,18 @@ ENGINES: dict[str, str] = {
     "sglang": "llamafactory.chat.sglang_engine:SglangEngine",
 }
 
-# What writes the answers of stages ppo and grpo: an Engine of train/rl/rollout.py.
+# What writes the answers of stages ppo and grpo: an Engine of train/rl/rollouts/rollout.py.
 ROLLOUTS: dict[str, str] = {
-    "huggingface": "llamafactory.train.rl.hf_rollout:HuggingfaceRollout",
-    "vllm": "llamafactory.train.rl.vllm_rollout:VllmRollout",
+    "huggingface": "llamafactory.train.rl.rollouts.hf_rollout:HuggingfaceRollout",
+    "vllm": "llamafactory.train.rl.rollouts.vllm_rollout:VllmRollout",
 }
 
-# Rewards with a name of their own (stages ppo and grpo): functions as users write them, see train/rl/rewards.py.
+# Rewards with a name of their own (stages ppo and grpo): functions as users write them (docs/rl.md).
 REWARD_FUNCS: dict[str, str] = {
-    "format": "llamafactory.train.rl.reward_functions:format",
-    "accuracy": "llamafactory.train.rl.reward_functions:accuracy",
-    "length": "llamafactory.train.rl.reward_functions:length",
-    "math_verify": "llamafactory.train.rl.reward_functions:math_verify",
+    "format": "llamafactory.train.rl.rewards.functions:format",
+    "accuracy": "llamafactory.train.rl.rewards.functions:accuracy",
+    "length": "llamafactory.train.rl.rewards.functions:length",
+    "math_verify": "llamafactory.train.rl.rewards.functions:math_verify",
 }
 
 QUANTIZERS: dict[str, str] = {}

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from llamafactory.data.dataset_info import DatasetAttr
 from llamafactory.data.processor import FeedbackProcessor, PairwiseProcessor, SupervisedProcessor
-from llamafactory.data.sources import read_rows
+from llamafactory.data.sources.dataset_info import DatasetAttr
+from llamafactory.data.sources.files import read_rows
 from llamafactory.extras.errors import ConfigError
 
 from .conftest import Prepare

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from llamafactory.data.messages import Message, Sample
-from llamafactory.data.thinking import has_reasoning, settle_thinking
+from llamafactory.data.template.thinking import has_reasoning, settle_thinking
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams.data_args import DataArguments
-from llamafactory.train.check_data import run_check_data
+from llamafactory.train.commands.check_data import run_check_data
 
 from .conftest import Prepare, alpaca_rows, write_jsonl
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from llamafactory.data.dataset_info import DatasetAttr, find_datasets
-from llamafactory.data.sources import read_rows
+from llamafactory.data.sources.dataset_info import DatasetAttr, find_datasets
+from llamafactory.data.sources.files import read_rows
 from llamafactory.extras.errors import ConfigError
 
 from .conftest import Prepare, alpaca_rows

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llamafactory.data.dataset_info import Columns, Tags, find_datasets
+from llamafactory.data.sources.dataset_info import Columns, Tags, find_datasets
 
 
 def listing(folder: Path, entries: Any) -> str:

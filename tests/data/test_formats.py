@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from llamafactory.data.dataset_info import DatasetAttr, parse_entry
 from llamafactory.data.messages import Message, Part, Sample, ToolCall
+from llamafactory.data.sources.dataset_info import DatasetAttr, parse_entry
 from llamafactory.extras.errors import ConfigError
 from llamafactory.plugins import resolve
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llamafactory.data import prepared
+from llamafactory.data.prepare import prepared
 from llamafactory.data.processor import PretrainProcessor, PromptProcessor, SupervisedProcessor
 from llamafactory.extras.errors import ConfigError
 

@@ -13,10 +13,10 @@ import datasets
 import pytest
 from PIL import Image
 
-from llamafactory.data.dataset_info import DatasetAttr, find_datasets, find_media_datasets
 from llamafactory.data.formats.media import with_markers
 from llamafactory.data.messages import Message, Part, Sample
-from llamafactory.data.reading import open_set, to_samples
+from llamafactory.data.sources.dataset_info import DatasetAttr, find_datasets, find_media_datasets
+from llamafactory.data.sources.reading import open_set, to_samples
 from llamafactory.extras.errors import ConfigError
 
 from .conftest import Prepare

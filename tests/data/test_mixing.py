@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafactory.data.mixing import mix
+from llamafactory.data.sources.mixing import mix
 from llamafactory.extras.errors import ConfigError
-from llamafactory.train.batches import MicroBatches
+from llamafactory.train.batching.batches import MicroBatches
 
 from .conftest import Prepare, write_jsonl
 

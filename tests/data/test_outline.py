@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 from llamafactory.data.messages import Message, Sample
-from llamafactory.data.stretches import _PATTERNS, StretchEncoder
+from llamafactory.data.template.word_cache import _PATTERNS, StretchEncoder
 
 from .templates.binding import bind
 from .templates.trained_tokenizers import build_tokenizer
@@ -179,7 +179,7 @@ def test_dropout_takes_the_general_way() -> None:
 
 
 def test_stretches_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llamafactory.data.stretches._MOST_KNOWN", 100)
+    monkeypatch.setattr("llamafactory.data.template.word_cache._MOST_KNOWN", 100)
     tokenizer = build_tokenizer("chatml")
     template = bind(tokenizer, "chatml")
     chats = [_sample([("user", f"number {i} of some", None), ("assistant", f"answer {i}", None)]) for i in range(200)]

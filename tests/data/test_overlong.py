@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafactory.data.messages import Message, Origin, Sample, Segment
-from llamafactory.data.overlong import fit, fit_text
+from llamafactory.data.prepare.overlong import fit, fit_text
 from llamafactory.data.processor import PretrainProcessor, SupervisedProcessor
 from llamafactory.extras.errors import ConfigError
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafactory.data.packing import pack
+from llamafactory.data.prepare.packing import pack
 
 
 def alpaca_like(number: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llamafactory.data.preview import CONTEXT, TRAINED, row_as_text
-from llamafactory.train.preview import run_preview
+from llamafactory.train.commands.preview import run_preview
 
 from .conftest import alpaca_rows, write_jsonl
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llamafactory.data.dataset_info import find_datasets
-from llamafactory.data.registry import public_datasets
+from llamafactory.data.sources.dataset_info import find_datasets
+from llamafactory.data.sources.registry import public_datasets
 from llamafactory.extras.errors import ConfigError
 from llamafactory.plugins import resolve
 

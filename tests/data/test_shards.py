@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from llamafactory.data import shards
+from llamafactory.data.prepare import shards
 from llamafactory.data.processor import SupervisedProcessor
 from llamafactory.extras.errors import ConfigError
-from llamafactory.train.preprocess import run_preprocess
+from llamafactory.train.commands.preprocess import run_preprocess
 
 from .conftest import Prepare, alpaca_rows, write_jsonl
 from .test_loader import CountingProcessor

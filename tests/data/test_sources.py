@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from llamafactory.data.dataset_info import DatasetAttr
-from llamafactory.data.sniff import sniff
-from llamafactory.data.sources import read_rows
+from llamafactory.data.sources.dataset_info import DatasetAttr
+from llamafactory.data.sources.files import read_rows
+from llamafactory.data.sources.sniff import sniff
 
 ROWS = [{"instruction": "a\nb", "output": "é"}, {"instruction": 'c,"d"', "output": "日本"}]
 

@@ -17,12 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafactory.data import sources, streaming
-from llamafactory.data.dataset_info import DatasetAttr
 from llamafactory.data.processor import PromptProcessor
-from llamafactory.data.row_index import RowIndex, write_index
-from llamafactory.data.sources import read_rows
-from llamafactory.data.streaming import StreamRows, rows_of
+from llamafactory.data.sources import files as sources
+from llamafactory.data.sources.dataset_info import DatasetAttr
+from llamafactory.data.sources.files import read_rows
+from llamafactory.data.sources.row_index import RowIndex, write_index
+from llamafactory.data.streaming import rows as streaming
+from llamafactory.data.streaming.rows import StreamRows, rows_of
 from llamafactory.extras.errors import ConfigError
 
 from .conftest import Prepare, alpaca_rows, write_jsonl

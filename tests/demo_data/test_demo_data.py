@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from llamafactory.data.dataset_info import find_datasets
-from llamafactory.data.sources import read_rows
+from llamafactory.data.sources.dataset_info import find_datasets
+from llamafactory.data.sources.files import read_rows
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 LISTING: dict[str, dict[str, Any]] = json.loads((DATA / "dataset_info.json").read_text(encoding="utf-8"))

@@ -15,10 +15,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from llamafactory.export import export
+from llamafactory.export.proof import ExportFailure
 from llamafactory.extras.errors import ConfigError
 from llamafactory.model import merging
-from llamafactory.train import export
-from llamafactory.train.export_check import ExportFailure
 
 IDS = torch.tensor([[5, 17, 80, 3, 44, 261, 9, 120]])
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from llamafactory.export.export import run_export
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.model.reward import score_texts
-from llamafactory.train.export import run_export
 from llamafactory.train.tuner import run_exp
 
 PAIRS = [

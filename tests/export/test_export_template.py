@@ -11,11 +11,11 @@ import pytest
 from transformers import AutoTokenizer, GenerationConfig
 
 from llamafactory.data.messages import Message
-from llamafactory.data.template import get_template
+from llamafactory.data.template.chat_template import get_template
+from llamafactory.export import export, proof
+from llamafactory.export.proof import ExportFailure
 from llamafactory.hparams import get_infer_args
 from llamafactory.model import load_tokenizer
-from llamafactory.train import export, export_check
-from llamafactory.train.export_check import ExportFailure
 
 # Written here on their own: the proof has its own probes.
 CONVERSATIONS = [
@@ -100,7 +100,7 @@ def test_modelfile(tiny_llama: Path, tmp_path: Path) -> None:
 
 
 def test_the_probes_reach_every_part_of_a_template() -> None:
-    roles = {message.role for messages, _, _ in export_check.PROBES for message in messages}
+    roles = {message.role for messages, _, _ in proof.PROBES for message in messages}
     assert roles >= {"system", "user", "assistant"}
-    assert any(tools for _, tools, _ in export_check.PROBES)
-    assert {prompt for _, _, prompt in export_check.PROBES} == {True, False}
+    assert any(tools for _, tools, _ in proof.PROBES)
+    assert {prompt for _, _, prompt in proof.PROBES} == {True, False}

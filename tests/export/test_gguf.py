@@ -12,11 +12,11 @@ import torch
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from llamafactory.export.export import run_export
+from llamafactory.export.gguf.vocabulary import vocabulary
+from llamafactory.export.gguf.writer import TYPES
 from llamafactory.extras.errors import ConfigError
 from llamafactory.model.pre_tokenizers import PRE_TOKENIZERS, name_of, pre_tokenizer, steps_of
-from llamafactory.train.export import run_export
-from llamafactory.train.gguf.vocabulary import vocabulary
-from llamafactory.train.gguf.writer import TYPES
 
 from .families import FAMILIES, IDS, tiny
 

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llamafactory.export import export
+from llamafactory.export.proof import ExportFailure
+from llamafactory.export.quantization import blocks, gptq, nearest, quantizer
+from llamafactory.export.quantization.grid import Float8Grid, Grid, IntGrid
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args
 from llamafactory.model import load_model, load_tokenizer
-from llamafactory.train import export
-from llamafactory.train.export_check import ExportFailure
-from llamafactory.train.quantization import blocks, gptq, nearest, quantizer
-from llamafactory.train.quantization.grid import Float8Grid, Grid, IntGrid
 
 from .families import FAMILIES
 

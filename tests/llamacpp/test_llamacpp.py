@@ -14,8 +14,8 @@ from export.families import FAMILIES, IDS, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamafactory.chat.chat_model import ChatModel
+from llamafactory.export.export import run_export
 from llamafactory.hparams import get_infer_args
-from llamafactory.train.export import run_export
 from llamafactory.train.tuner import run_exp
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from llamafactory.data import streaming
+from llamafactory.data.streaming import rows as streaming
 from llamafactory.extras.errors import ConfigError
 from llamafactory.train.tuner import run_exp
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafactory.train.batches import Batches, MicroBatches, largest_batch
+from llamafactory.train.batching.batches import Batches, MicroBatches, largest_batch
 
 
 def _steps(size: int, batch: int, ranks: int, accumulation: int, seed: int | None) -> list[list[int]]:

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamafactory.extras.errors import ConfigError
-from llamafactory.train.rl.answers import rows_of
+from llamafactory.train.rl.completions import rows_of
 
 from .conftest import Keys
 from .rollouts import GRPO, make_trainer, prompt_set

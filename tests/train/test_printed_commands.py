@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from llamafactory.export import export
 from llamafactory.hparams import get_train_args
-from llamafactory.train import export, outputs, preview
+from llamafactory.train import outputs
+from llamafactory.train.commands import preview
 
 HOSTILE = ["a b", "$(touch ran)", "`touch ran`", "x;touch ran", "x&&touch ran", "x\ntouch ran", "'\"; touch ran #", "*"]
 

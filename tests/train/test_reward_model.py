@@ -20,12 +20,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from llamafactory.data.messages import Message
-from llamafactory.data.template import get_template
+from llamafactory.data.template.chat_template import get_template
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_train_args
 from llamafactory.model import load_model, load_tokenizer
-from llamafactory.train.rl.reward_model import ServiceReward, load_reward_model
-from llamafactory.train.rl.rewards import Completion, load_rewards
+from llamafactory.train.rl.rewards.reward_model import ServiceReward, load_reward_model
+from llamafactory.train.rl.rewards.reward_set import Completion, load_rewards
 
 from .conftest import Keys
 from .pairs import pair_set

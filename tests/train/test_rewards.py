@@ -14,7 +14,7 @@ import torch
 
 from llamafactory.data.messages import Message, ToolCall
 from llamafactory.extras.errors import ConfigError
-from llamafactory.train.rl.rewards import Completion, RewardSet, Scores, load_reward_function, load_rewards
+from llamafactory.train.rl.rewards.reward_set import Completion, RewardSet, Scores, load_reward_function, load_rewards
 
 
 def _completion(text: str, reasoning: str | None = None, **more: Any) -> Completion:
@@ -267,7 +267,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_examples_do_what_they_say() -> None:
-    from llamafactory.train.rl.tools import load_tools
+    from llamafactory.train.rl.rollouts.tools import load_tools
 
     folder = Path(__file__).parents[2] / "examples" / "rewards"
     rows = [_completion("It is 4", ids=[1] * 20), _completion("5, in the Rain!", ids=[1] * 60), _completion("?")]

@@ -16,14 +16,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamafactory.data.messages import Message, Sample
-from llamafactory.data.template import get_template
+from llamafactory.data.template.chat_template import get_template
 from llamafactory.hparams.data_args import DataArguments
-from llamafactory.train.rl.answers import make_batch
-from llamafactory.train.rl.hf_rollout import Draw, HuggingfaceRollout
-from llamafactory.train.rl.rollout import Request, Rollout, Sampling, roll_out
+from llamafactory.train.rl.completions import make_batch
+from llamafactory.train.rl.rollouts.hf_rollout import Draw, HuggingfaceRollout
+from llamafactory.train.rl.rollouts.rollout import Request, Rollout, Sampling, roll_out
+from llamafactory.train.rl.rollouts.tools import load_tools
+from llamafactory.train.rl.rollouts.vllm_rollout import policy_weights
 from llamafactory.train.rl.schedule import RolloutSchedule
-from llamafactory.train.rl.tools import load_tools
-from llamafactory.train.rl.vllm_rollout import policy_weights
 
 from .conftest import Keys
 from .rollouts import GRPO, PPO, make_trainer, prompt_set

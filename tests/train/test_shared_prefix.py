@@ -17,7 +17,7 @@ from llamafactory.data.collators import PaddedCollator, PaddingFreeCollator, Pai
 from llamafactory.data.collators.answers import share_prefixes
 from llamafactory.extras.errors import ConfigError
 from llamafactory.model import attention
-from llamafactory.train.reward_scores import attach_rewards
+from llamafactory.train.preference.reward_scores import attach_rewards
 from llamafactory.train.token_scores import attach
 
 from .conftest import Keys

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from llamafactory.data import streaming
+from llamafactory.data.streaming import rows as streaming
 from llamafactory.extras.errors import ConfigError
 
 from .conftest import Keys

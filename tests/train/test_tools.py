@@ -10,7 +10,7 @@ import pytest
 
 from llamafactory.data.messages import Message, ToolCall
 from llamafactory.extras.errors import ConfigError
-from llamafactory.train.rl.tools import ToolBox, load_tools
+from llamafactory.train.rl.rollouts.tools import ToolBox, load_tools
 
 _TOOLS = '''
 import time

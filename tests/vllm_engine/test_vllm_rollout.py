@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from llamafactory.data.messages import Message
-from llamafactory.data.template import get_template
+from llamafactory.data.template.chat_template import get_template
 from llamafactory.hparams import get_train_args
 from llamafactory.model import load_model, load_tokenizer
-from llamafactory.train.rl.hf_rollout import HuggingfaceRollout
-from llamafactory.train.rl.rollout import Request, sampling_of
-from llamafactory.train.rl.vllm_rollout import VllmRollout
+from llamafactory.train.rl.rollouts.hf_rollout import HuggingfaceRollout
+from llamafactory.train.rl.rollouts.rollout import Request, sampling_of
+from llamafactory.train.rl.rollouts.vllm_rollout import VllmRollout
 
 pytestmark = pytest.mark.vllm
 QUESTIONS = ("What is 3 + 4?", "Name a river in Europe.", "Tell me a joke.")

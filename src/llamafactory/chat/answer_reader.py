@@ -14,7 +14,7 @@ from ..data.formats.media import with_markers
 
 if TYPE_CHECKING:
     from ..data.messages import Message, ToolCall
-    from ..data.template import Template
+    from ..data.template.chat_template import Template
     from ..data.tool_formats.json_format import JsonToolFormat
 
 

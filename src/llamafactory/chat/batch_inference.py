@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
-from ..data.dataset_info import find_media_datasets
 from ..data.formats.media import with_markers
 from ..data.processor.prompt import split_answer
-from ..data.reading import open_set, to_samples
+from ..data.sources.dataset_info import find_media_datasets
+from ..data.sources.reading import open_set, to_samples
 from ..extras.errors import ConfigError
 from ..extras.files import write_atomic, write_json
 from ..extras.logging import get_logger

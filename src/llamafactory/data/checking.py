@@ -10,14 +10,14 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
-from .dataset_info import DatasetAttr
-from .duplicates import is_new
+from .prepare.report import DatasetReport, SourceReport
+from .prepare.shards import Encoder
 from .processor import Tally
-from .reading import settle_layout, to_samples
-from .report import DatasetReport, SourceReport
-from .shards import Encoder
-from .sources import FoundRow, NumberedRow, scan_rows
-from .thinking import has_reasoning
+from .sources.dataset_info import DatasetAttr
+from .sources.duplicates import is_new
+from .sources.files import FoundRow, NumberedRow, scan_rows
+from .sources.reading import settle_layout, to_samples
+from .template.thinking import has_reasoning
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -15,15 +15,15 @@ import numpy as np
 from ..extras.errors import ConfigError
 from ..extras.logging import is_rank0
 from ..hparams import split_list
-from .assembly import hold_out, mixed_order, row_lengths, write_rows
-from .dataset_info import DatasetAttr, find_datasets
-from .duplicates import drop_marked, find_duplicates
-from .encoding import EncodedSet, encode_set
-from .identity import check_identity, fingerprint, identify, shard_key
-from .prepared import is_prepared, load, prepare_once, read_manifest, save
-from .report import DatasetReport, SourceReport
-from .shards import Encoder
-from .stream_loader import encode_held, make_stream, open_sets, split_sets, stream_identity
+from .prepare.assembly import hold_out, mixed_order, row_lengths, write_rows
+from .prepare.encoding import EncodedSet, encode_set
+from .prepare.fingerprint import check_identity, fingerprint, identify, shard_key
+from .prepare.prepared import is_prepared, load, prepare_once, read_manifest, save
+from .prepare.report import DatasetReport, SourceReport
+from .prepare.shards import Encoder
+from .sources.dataset_info import DatasetAttr, find_datasets
+from .sources.duplicates import drop_marked, find_duplicates
+from .streaming.loader import encode_held, make_stream, open_sets, split_sets, stream_identity
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from ..hparams import TrainArgs
     from ..hparams.data_args import DataArguments
     from .processor import Processor
-    from .streaming import StreamRows
-    from .template_encoding import Template
+    from .streaming.rows import StreamRows
+    from .template.encoding import Template
 
 
 @dataclass(frozen=True)

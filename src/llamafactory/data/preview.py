@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from .prepare.report import BINS, DatasetReport
 from .processor import IGNORED
-from .report import BINS, DatasetReport
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

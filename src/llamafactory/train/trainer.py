@@ -22,25 +22,27 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_callback import ExportableState
 
-from ..data.streaming import StreamRows
+from ..data.streaming.rows import StreamRows
 from ..model.processor import copy_processor
-from . import checkpoints, evaluation, prediction
-from .answers import Means
-from .batches import Batches, MicroBatches
-from .channels import ChannelMeter
+from . import checkpoints
+from .batching.batches import Batches, MicroBatches
+from .batching.stream_batches import StreamBatches
+from .batching.stream_run import StreamRun
+from .evaluation import evaluate as evaluation
+from .evaluation import prediction
 from .losses.cross_entropy import cross_entropy
+from .metrics.channels import ChannelMeter
+from .metrics.means import Means
+from .metrics.token_meter import TokenMeter
 from .nonfinite import NonFiniteGuard
 from .optim import create_optimizer
 from .outputs import save_tokenizer
-from .stream_batches import StreamBatches
-from .stream_run import StreamRun
-from .token_meter import TokenMeter
 from .token_scores import attach, trained_positions
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..data.template_encoding import Template
+    from ..data.template.encoding import Template
     from ..hparams import TrainArgs
 
 

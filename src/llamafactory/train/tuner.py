@@ -38,7 +38,7 @@ def run_exp(args: Source = None, callbacks: list[TrainerCallback] | None = None)
 
 
 def export_model(args: Source = None) -> None:
-    """Merge, prove and write a model for others to load; see :func:`llamafactory.train.export.run_export`."""
-    from .export import run_export
+    """Merge, prove and write a model for others to load; see :func:`llamafactory.export.export.run_export`."""
+    from ..export.export import run_export
 
     run_export(args)

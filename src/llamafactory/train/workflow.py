@@ -11,9 +11,9 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from ..data.collators import PaddedCollator, PaddingFreeCollator, PairCollator
 from ..data.loader import get_dataset
-from ..data.streaming import StreamRows
-from ..data.template import get_template
-from ..data.thinking import settle_thinking
+from ..data.streaming.rows import StreamRows
+from ..data.template.chat_template import get_template
+from ..data.template.thinking import settle_thinking
 from ..extras.device import probe
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
@@ -23,7 +23,7 @@ from ..extras.seeds import set_seed
 from ..hparams import to_dict
 from ..model import can_share_prefixes, is_isolating, load_model, load_tokenizer
 from ..plugins import resolve
-from .batches import largest_batch
+from .batching.batches import largest_batch
 from .callbacks.log import LogCallback
 from .callbacks.reporters import ReporterCallback, swanlab_callbacks
 from .callbacks.signals import SignalCallback
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from transformers import Seq2SeqTrainingArguments
 
     from ..data.loader import DatasetModule
-    from ..data.template_encoding import Template
+    from ..data.template.encoding import Template
     from ..hparams import TrainArgs
     from .stage import Stage
 

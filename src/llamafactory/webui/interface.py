@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .. import plugins
-from ..data.thinking import settle_thinking
+from ..data.template.thinking import settle_thinking
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..extras.packages import require

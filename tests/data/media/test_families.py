@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from llamafactory.data.jinja_template import JinjaTemplate
 from llamafactory.data.media.decode import MediaLimits
 from llamafactory.data.media.encoder import MediaEncoder
 from llamafactory.data.messages import Message, Part
-from llamafactory.data.template_encoding import Template
+from llamafactory.data.template.encoding import Template
+from llamafactory.data.template.jinja_template import JinjaTemplate
 from llamafactory.extras.errors import ConfigError
 from llamafactory.plugins import MEDIA, resolve
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llamafactory.data.literal_template import LiteralTemplate
 from llamafactory.data.messages import Message, Sample
-from llamafactory.data.template_encoding import Template
+from llamafactory.data.template.encoding import Template
+from llamafactory.data.template.literal_template import LiteralTemplate
 from llamafactory.plugins import resolve
 
 

@@ -77,7 +77,7 @@ def test_an_own_default_system_text_is_written_into_it(name: str) -> None:
 @pytest.mark.parametrize("tool_format", TOOL_FORMATS)
 @pytest.mark.parametrize("name", ["chatml", "gemma", "llama3_1", "ministral"])
 def test_another_tool_format(name: str, tool_format: str) -> None:
-    from llamafactory.data.literal_template import LiteralTemplate
+    from llamafactory.data.template.literal_template import LiteralTemplate
 
     tokenizer = build_tokenizer(name)
     dialect = resolve("tool_formats", tool_format)

@@ -10,10 +10,10 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from llamafactory.data import jinja_limits
-from llamafactory.data.jinja_limits import limited, render
 from llamafactory.data.messages import Message, Part
-from llamafactory.data.template import get_template
+from llamafactory.data.template import jinja_sandbox
+from llamafactory.data.template.chat_template import get_template
+from llamafactory.data.template.jinja_sandbox import limited, render
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams.data_args import DataArguments
 from llamafactory.hparams.model_args import ModelArguments
@@ -39,8 +39,8 @@ ENDLESS = {
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jinja_limits, "SECONDS", 0.4)
-    monkeypatch.setattr(jinja_limits, "BYTES", 1 << 28)
+    monkeypatch.setattr(jinja_sandbox, "SECONDS", 0.4)
+    monkeypatch.setattr(jinja_sandbox, "BYTES", 1 << 28)
 
 
 @pytest.mark.parametrize(("source", "why"), ENDLESS.values(), ids=ENDLESS)
@@ -51,7 +51,7 @@ def test_what_does_not_end_is_stopped(source: str, why: str) -> None:
 
 
 def test_the_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jinja_limits, "CHARACTERS", 100)
+    monkeypatch.setattr(jinja_sandbox, "CHARACTERS", 100)
     assert render("{{ 'x' * 100 }}", [])[0] == "x" * 100
     with pytest.raises(jinja2.TemplateError, match="101 characters"):
         render("{{ 'x' * 101 }}", [])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llamafactory.data.jinja_template import JinjaTemplate
+from llamafactory.data.template.jinja_template import JinjaTemplate
 from llamafactory.extras.errors import ConfigError
 
 from .binding import bind, encode, ids_and_weights, official_ids, sample

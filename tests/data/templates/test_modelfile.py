@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llamafactory.data.messages import Message, Part
-from llamafactory.data.ollama import modelfile
+from llamafactory.export.ollama import modelfile
 from llamafactory.extras.errors import ConfigError
 from llamafactory.plugins import TEMPLATES
 

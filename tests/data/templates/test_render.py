@@ -59,7 +59,7 @@ def test_on_the_command_line(wrapped: bool, tmp_path: Path, capsys: Any, monkeyp
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
-    from llamafactory.train.preview import run_preview
+    from llamafactory.train.commands.preview import run_preview
 
     file = tmp_path / "conversation.json"
     file.write_text("[{", encoding="utf-8")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...extras.errors import ConfigError
-from ..dataset_info import DatasetAttr
 from ..messages import Message, Sample
+from ..sources.dataset_info import DatasetAttr
 from .fields import label_field, list_field, margin_field, require_columns, short, text_field, tools_field
 from .media import attach_media, has_media_columns
 

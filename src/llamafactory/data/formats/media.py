@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ...extras.errors import ConfigError
-from ..dataset_info import DatasetAttr
 from ..media.source import MediaError, read_data_url
 from ..messages import Message, Part, PartType, Sample
+from ..sources.dataset_info import DatasetAttr
 from .fields import Row, parse_json
 
 _MARKERS = {

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..dataset_info import DatasetAttr
 from ..messages import Sample
+from ..sources.dataset_info import DatasetAttr
 from . import sharegpt
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...extras.errors import ConfigError
-from ..dataset_info import DatasetAttr
 from ..messages import Message, Part, ToolCall
+from ..sources.dataset_info import DatasetAttr
 from .fields import parse_json, short
 from .media import read_media_parts
 

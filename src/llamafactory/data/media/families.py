@@ -85,7 +85,7 @@ def _rendered(source: str, content: list[dict[str, str]], flags: dict[str, Any])
     """A user's message; empty where the Jinja refuses it."""
     import jinja2
 
-    from ..jinja_limits import render
+    from ..template.jinja_sandbox import render
 
     try:
         return render(source, [{"role": "user", "content": content}], add_generation_prompt=False, **flags)[0]

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
-from ..overlong import count, fit_answers
+from ..prepare.overlong import count, fit_answers
 from .base import IGNORED, Tally
 
 if TYPE_CHECKING:
     from ...hparams.data_args import DataArguments
     from ..messages import Message, Sample, Segment
-    from ..template_encoding import Template
+    from ..template.encoding import Template
 
 
 def encode_answers(

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, fields
 from operator import iadd
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..overlong import Rule
+from ..prepare.overlong import Rule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ...hparams.data_args import DataArguments
     from ..messages import Sample
-    from ..template_encoding import Template
+    from ..template.encoding import Template
 
 IGNORED = -100
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
-from ..overlong import Rule
+from ..prepare.overlong import Rule
 from .answers import AnswerWriter, encode_answers, require_answer
 from .base import Encoded
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ...hparams.data_args import DataArguments
     from ..messages import Message, Sample
-    from ..template_encoding import Template
+    from ..template.encoding import Template
 
 
 class FeedbackProcessor:

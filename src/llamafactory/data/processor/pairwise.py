@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...extras.errors import ConfigError
-from ..overlong import Rule
+from ..prepare.overlong import Rule
 from .answers import AnswerWriter, encode_answers, require_answer
 from .base import Encoded
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ...hparams.data_args import DataArguments
     from ..messages import Message, Sample
-    from ..template_encoding import Template
+    from ..template.encoding import Template
 
 
 class PairwiseProcessor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..messages import Segment
-from ..overlong import Rule, fit_text
+from ..prepare.overlong import Rule, fit_text
 from .base import Encoded, Tally
 from .rows import RowWriter
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ...hparams.data_args import DataArguments
     from ..messages import Sample
-    from ..template_encoding import Template
+    from ..template.encoding import Template
 
 
 class PretrainProcessor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..overlong import Rule, cut_middle, too_long
+from ..prepare.overlong import Rule, cut_middle, too_long
 from .base import Encoded, Tally
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ...hparams.data_args import DataArguments
     from ..messages import Message, Sample
-    from ..template_encoding import Template
+    from ..template.encoding import Template
 
 
 def split_answer(sample: Sample) -> tuple[tuple[Message, ...], str]:

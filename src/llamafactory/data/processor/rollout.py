@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
-from ..overlong import Rule, cut_middle, too_long
+from ..prepare.overlong import Rule, cut_middle, too_long
 from .base import IGNORED, Encoded, Tally
 from .prompt import split_answer
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ...hparams.data_args import DataArguments
     from ..messages import Message, Sample
-    from ..template_encoding import Template
+    from ..template.encoding import Template
 
 
 class RolloutProcessor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..overlong import Rule, count, fit
+from ..prepare.overlong import Rule, count, fit
 from .base import Encoded, Tally
 from .rows import RowWriter
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ...hparams.data_args import DataArguments
     from ..messages import Sample
-    from ..template_encoding import Template
+    from ..template.encoding import Template
 
 
 class SupervisedProcessor:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The prompt of Stanford Alpaca."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 alpaca = ChatTemplate(
     name="alpaca",

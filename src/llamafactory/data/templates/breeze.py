@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Breeze 7B: Mistral's marks with more spaces, and a system text before them."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 breeze = ChatTemplate(
     name="breeze",

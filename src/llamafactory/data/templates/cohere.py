@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command R of Cohere."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 cohere = ChatTemplate(
     name="cohere",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """EXAONE 3.5: user turns end in a line break only."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 exaone = ChatTemplate(
     name="exaone",

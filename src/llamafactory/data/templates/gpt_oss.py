@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GPT-OSS (Harmony): thoughts and answers go to channels; the date is frozen, as a trained text cannot follow the calendar."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 _IDENTITY = (
     "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Formats of older or single models: XuanYuan, Index, few-shot text."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 fewshot = ChatTemplate(
     name="fewshot",

@@ -3,7 +3,7 @@
 
 from dataclasses import replace
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 llama2 = ChatTemplate(
     name="llama2",

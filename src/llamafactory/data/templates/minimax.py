@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MiniMax Text-01 and M1, and M2."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 minimax1 = ChatTemplate(
     name="minimax1",

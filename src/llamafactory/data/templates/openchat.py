@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenChat 3.5 and 3.6."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 openchat = ChatTemplate(
     name="openchat",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Formats for models that were never taught one."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 default = ChatTemplate(
     name="default",

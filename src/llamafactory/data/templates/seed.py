@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seed-Coder and Seed-OSS of ByteDance: BOS and EOS around every turn."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 seed_coder = ChatTemplate(
     name="seed_coder",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """SOLAR 10.7B."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 solar = ChatTemplate(
     name="solar",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """TeleChat 2."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 telechat2 = ChatTemplate(
     name="telechat2",

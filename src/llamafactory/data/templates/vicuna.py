@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vicuna 1.1 and later, as FastChat writes it."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 vicuna = ChatTemplate(
     name="vicuna",

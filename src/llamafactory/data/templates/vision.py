@@ -3,7 +3,7 @@
 
 from dataclasses import replace
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 from .qwen import qwen3, qwen3_nothink
 
 keye_vl = replace(qwen3, name="keye_vl")

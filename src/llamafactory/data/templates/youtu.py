@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Youtu-LLM of Tencent, and Youtu-VL (its text part)."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 youtu = ChatTemplate(
     name="youtu",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Yuan 2: turns are parted by ``<n>``, and ``<sep>`` opens an answer."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 yuan = ChatTemplate(
     name="yuan",

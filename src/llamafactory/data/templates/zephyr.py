@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Zephyr, StarChat."""
 
-from ..template import ChatTemplate
+from ..template.chat_template import ChatTemplate
 
 zephyr = ChatTemplate(
     name="zephyr",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ...extras.errors import ConfigError
 from ..messages import ToolCall
-from ..template_pieces import GLUE, Piece, Values, call_number, fill
+from ..template.pieces import GLUE, Piece, Values, call_number, fill
 from .listing import write_listing
 from .values import read_arguments, read_gemma, sort_keys, write_value
 

@@ -7,7 +7,7 @@ import json
 import re
 from functools import lru_cache
 
-from ..jinja_limits import render
+from ..template.jinja_sandbox import render
 
 _HIDDEN = 0xE000  # code points for private use
 

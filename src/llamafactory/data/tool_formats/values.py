@@ -15,7 +15,7 @@ _PYTHON = {"True": True, "False": False, "None": None}
 
 
 def write_value(value: Any, style: str) -> str:
-    """One value in a style of ``JsonToolFormat.values``; `template_jinja` holds the same as Jinja."""
+    """One value in a style of ``JsonToolFormat.values``; `jinja_writer` holds the same as Jinja."""
     if style == "gemma":
         return _write_gemma(value)
     if isinstance(value, str):

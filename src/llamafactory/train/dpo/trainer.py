@@ -12,9 +12,9 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from ...plugins import resolve
-from ..answers import count_sequences
 from ..losses.preference import Pairs, Settings, bco_term, sft_term
-from ..reference import ReferenceTrainer
+from ..metrics.means import count_sequences
+from ..preference.reference import ReferenceTrainer
 from ..token_scores import TokenScores
 
 

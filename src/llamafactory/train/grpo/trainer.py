@@ -12,7 +12,7 @@ from torch import Tensor
 from ...hparams import TrainArgs
 from ..losses.advantages import group_advantages, returns_to_go, token_rewards, whiten
 from ..losses.policy import POLICY_LOSSES, PolicySettings, kl_estimate
-from ..rl.answers import Batch, line_of, mask_of, rows_of
+from ..rl.completions import Batch, line_of, mask_of, rows_of
 from ..rl.ranks import sum_over_ranks
 from ..rl.trainer import RolloutTrainer
 

@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..answers import count_sequences
 from ..losses.feedback import kl_estimate, kto
-from ..reference import ReferenceTrainer
+from ..metrics.means import count_sequences
+from ..preference.reference import ReferenceTrainer
 from ..token_scores import TokenScores
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...hparams import TrainArgs
 from ..losses.advantages import AdaptiveKL, RunningMoments, gae, token_rewards, whiten
 from ..losses.policy import PolicySettings, StepItems, kl_estimate, value_loss
-from ..rl.answers import Batch, line_of, mask_of, rows_of
+from ..rl.completions import Batch, line_of, mask_of, rows_of
 from ..rl.ranks import sum_over_ranks
 from ..rl.trainer import RolloutTrainer
 from ..token_scores import TokenScores, attach

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..batches import MicroBatches
+from ..batching.batches import MicroBatches
 
 
 @dataclass(frozen=True)

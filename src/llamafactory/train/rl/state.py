@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .answers import Batch
+from .completions import Batch
 
 _NAME = "rollout-{rank}.safetensors"
 

@@ -24,14 +24,14 @@ from ...plugins import resolve
 from ..losses.policy import PolicySettings, StepItems, kl_estimate, loss_weights, policy_token_losses
 from ..token_scores import TokenScores, attach
 from ..trainer import Trainer
-from .answers import Batch, make_batch, mask_of, model_inputs, rows_of
+from .completions import Batch, make_batch, mask_of, model_inputs, rows_of
 from .log import RolloutLog
 from .ranks import gather_records, sum_over_ranks
-from .rewards import Completion, load_rewards
-from .rollout import Engine, Rollout, roll_out, sampling_of, seed_of
+from .rewards.reward_set import Completion, load_rewards
+from .rollouts.rollout import Engine, Rollout, roll_out, sampling_of, seed_of
+from .rollouts.tools import load_tools
 from .schedule import Place, RolloutSchedule
 from .state import load_state, save_state
-from .tools import load_tools
 
 logger = get_logger(__name__)
 

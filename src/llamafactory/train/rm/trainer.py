@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..answers import count_sequences
 from ..losses.feedback import bradley_terry
-from ..reward_scores import attach_rewards
+from ..metrics.means import count_sequences
+from ..preference.reward_scores import attach_rewards
 from ..trainer import Trainer
 
 

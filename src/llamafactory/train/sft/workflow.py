@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...data.processor import SupervisedProcessor
-from ..prediction import predict
+from ..evaluation.prediction import predict
 from ..stage import Stage
 from ..workflow import run
 

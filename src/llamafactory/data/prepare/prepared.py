@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prepared data on disk: a folder that is whole or absent, made once, read by every process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...extras.errors import ConfigError
+from ...extras.files import publish_folder, write_json
+from ...extras.logging import get_logger
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+logger = get_logger(__name__)
+
+MANIFEST = "llamafactory_data.json"
+HEARTBEAT_SECONDS = 5.0
+SILENCE_SECONDS = 600.0
+_POLL_SECONDS = 0.2
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder holds prepared data; it appears by a rename, so it is never half written."""
+    return (folder / MANIFEST).is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def prepare_once(folder: Path, build: Callable[[Path], None], builder: bool, rebuild: bool) -> None:
+    """Have a folder of prepared data made by one process while the others wait for the file to appear.
+
+    Nobody waits inside a collective operation, so no communication timeout can end a long preparation. The builder
+    touches a file while it lives; waiting ends with an error when that stops.
+
+    Args:
+        folder: Final name.
+        build: Fills the folder it is given.
+        builder: Whether this process is the one that builds.
+        rebuild: Build even when the folder exists.
+
+    Raises:
+        ConfigError: The folder cannot be written.
+        RuntimeError: The building process went silent.
+    """
+    if builder:
+        if rebuild or not is_prepared(folder):
+            _build(folder, build)
+    else:
+        _wait(folder)
+
+
+def _build(folder: Path, build: Callable[[Path], None]) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise ConfigError(f"prepared data cannot be written to {folder}: {error.strerror}") from None
+    ended = threading.Event()
+    beat = threading.Thread(target=_beat, args=(_pulse(folder), ended), daemon=True)
+    beat.start()
+    try:
+        build(staging)
+        if folder.exists():
+            # Readers of the old folder keep their memory-mapped files; its content is the same by its key.
+            os.replace(folder, staging.with_name(staging.name + "-old"))
+            shutil.rmtree(staging.with_name(staging.name + "-old"))
+        publish_folder(staging, folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    finally:
+        ended.set()
+        beat.join()
+        _pulse(folder).unlink(missing_ok=True)
+
+
+def _pulse(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.building")
+
+
+def _beat(pulse: Path, ended: threading.Event) -> None:
+    while True:
+        pulse.touch()
+        if ended.wait(HEARTBEAT_SECONDS):
+            return
+
+
+def _wait(folder: Path) -> None:
+    """Wait for the folder. Only changes of the pulse count, not its time of day: clocks of machines differ."""
+    last, since = None, time.monotonic()
+    while not is_prepared(folder):
+        try:
+            pulse = _pulse(folder).stat().st_mtime_ns
+        except FileNotFoundError:
+            pulse = None
+        if pulse != last:
+            last, since = pulse, time.monotonic()
+        if time.monotonic() - since > SILENCE_SECONDS:
+            raise RuntimeError(
+                f"the process that prepares the data in {folder} has been silent for {SILENCE_SECONDS:.0f} s"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def save(folder: Path, train: Dataset | None, evals: dict[str, Dataset], manifest: dict[str, Any]) -> None:
+    """Write prepared data as a ``datasets`` folder that ``load_from_disk`` can read, with a manifest beside it.
+
+    Splits are named ``train``, ``validation``, ``validation_1`` …; the manifest says which set each of them is.
+    """
+    from datasets import DatasetDict
+
+    splits = {} if train is None else {"train": train}
+    names = {f"validation_{number}" if name else "validation": name for number, name in enumerate(evals, start=1)}
+    splits.update({split: evals[name] for split, name in names.items()})
+    with _quiet():
+        DatasetDict(splits).save_to_disk(folder)
+    write_json(folder / MANIFEST, {**manifest, "eval": names})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's progress bars: the bar of the tokenizing is the one to watch."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest; None for a folder that another program wrote."""
+    path = folder / MANIFEST
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def load(folder: Path) -> tuple[Dataset | None, dict[str, Dataset]]:
+    """Open prepared data, memory-mapped: the training rows and the evaluation sets by name."""
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        found = load_from_disk(str(folder))
+    except (FileNotFoundError, ValueError, OSError) as error:
+        raise ConfigError(f"tokenized_path: {folder} holds no readable tokenized data: {error}") from None
+    splits = found if isinstance(found, DatasetDict) else {"train": found}
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return _adopt(folder, splits)
+    return splits.get("train"), {name: splits[split] for split, name in manifest["eval"].items()}
+
+
+def _adopt(folder: Path, splits: DatasetDict | dict[str, Dataset]) -> tuple[Dataset | None, dict[str, Dataset]]:
+    """Take over a folder that LLaMA-Factory wrote: it has no manifest, and lengths hide in the attention mask."""
+    logger.warning_rank0(
+        "tokenized_path: %s has no manifest; template, tokenizer and lengths cannot be checked", folder
+    )
+    for split, rows in splits.items():
+        missing = {"input_ids", "labels"} - set(rows.column_names)
+        if missing:
+            raise ConfigError(f"tokenized_path: {folder}, split {split} has no column {min(missing)!r}")
+    adopted = {split: rows.map(_add_lengths, remove_columns=_others(rows)) for split, rows in splits.items()}
+    train = adopted.pop("train", None)
+    return train, {split.removeprefix("validation").removeprefix("_"): rows for split, rows in adopted.items()}
+
+
+def _others(rows: Dataset) -> list[str]:
+    return [name for name in rows.column_names if name not in ("input_ids", "labels")]
+
+
+def _add_lengths(row: dict[str, Any]) -> dict[str, Any]:
+    """Packed rows number their sequences 1, 2, 3 … in the mask; others have only ones."""
+    mask = row.get("attention_mask") or [1] * len(row["input_ids"])
+    lengths: list[int] = []
+    for number, previous in zip(mask, [None, *mask], strict=False):
+        if number == previous:
+            lengths[-1] += 1
+        else:
+            lengths.append(1)
+    labels, start = list(row["labels"]), 0
+    for length in lengths:
+        labels[start] = -100
+        start += length
+    return {"labels": labels, "seq_lens": lengths, "source": "tokenized"}

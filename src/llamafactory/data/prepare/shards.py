@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoded rows in shards: each named by its content, there by a rename, kept until the whole preparation is done.
+
+A job that was killed, or stopped at a broken row, goes on with the shards that exist; rows that were mended or added
+since then are the only ones encoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...extras.files import publish_folder, write_json
+from ..processor import Encoded, Processor, Tally
+from ..sources.dataset_info import DatasetAttr
+from ..sources.files import NumberedRow
+from ..sources.reading import to_samples
+from .arrow_file import ArrowFile
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from ...hparams.data_args import DataArguments
+    from ..messages import Sample
+    from ..template.encoding import Template
+
+SHARD_ROWS = 5000
+_KEPT_SECONDS = 7 * 24 * 3600.0
+_ROWS, _TALLY = "rows.arrow", "tally.json"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What a batch of samples needs to become features."""
+
+    processor: Processor
+    template: Template
+    tokenizer: PreTrainedTokenizerBase
+    args: DataArguments
+
+    def __call__(self, samples: list[Sample]) -> Encoded:
+        return self.processor.encode(samples, self.template, self.tokenizer, self.args)
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """Rows that become one shard.
+
+    Attributes:
+        number: Which shard of its set.
+        rows: In order.
+        folder: Where the shard appears.
+    """
+
+    number: int
+    rows: list[NumberedRow]
+    folder: str
+
+    def __str__(self) -> str:
+        first, last = self.rows[0][0], self.rows[-1][0]
+        return f"{first} to {last if first.file != last.file else f'{last.unit} {last.number}'}"
+
+
+@dataclass(frozen=True)
+class ShardWriter:
+    """Encodes the rows of one set, a shard at a time; goes to other processes."""
+
+    attr: DatasetAttr
+    encoder: Encoder
+
+    def __call__(self, job: ShardJob) -> int:
+        """Write a shard; returns its number."""
+        staging = tempfile.mkdtemp(prefix=".", dir=os.path.dirname(job.folder))
+        try:
+            self._write(job, staging)
+            publish_folder(staging, job.folder)
+        except BaseException as error:
+            shutil.rmtree(staging, ignore_errors=True)
+            # Another job that prepares the same rows at the same time may have been faster.
+            if not (isinstance(error, OSError) and is_shard(job.folder)):
+                raise
+        return job.number
+
+    def _write(self, job: ShardJob, staging: str) -> None:
+        tally, samples = Tally(), to_samples(job.rows, self.attr)
+        with ArrowFile(os.path.join(staging, _ROWS)) as file:
+            while batch := list(islice(samples, self.encoder.args.preprocessing_batch_size)):
+                encoded = self.encoder(batch)
+                columns = encoded.columns
+                columns["sample"] = [tally.rows + number for number in columns["sample"]]
+                columns["source"] = [self.attr.name] * len(columns["sample"])
+                file.write(columns)
+                tally.add(encoded.tally)
+        write_json(os.path.join(staging, _TALLY), tally.to_dict())
+
+
+def cut(rows: Iterator[NumberedRow], store: Path, key: str) -> Iterator[ShardJob]:
+    """Cut a set into shards, named by their rows and by ``key``, which stands for all settings that shape them."""
+    number = 0
+    while some := list(islice(rows, SHARD_ROWS)):
+        content = json.dumps([row for _, row in some], default=repr)
+        name = hashlib.blake2b(f"{key}\0{content}".encode(), digest_size=16).hexdigest()
+        yield ShardJob(number, some, str(store / name))
+        number += 1
+
+
+def is_shard(folder: str) -> bool:
+    """Whether a shard is there; it appears by a rename, so it is never half written."""
+    return os.path.isfile(os.path.join(folder, _TALLY))
+
+
+def open_shard(folder: str) -> tuple[Dataset, Tally]:
+    """Open a shard, memory-mapped."""
+    from datasets import Dataset
+
+    with open(os.path.join(folder, _TALLY), encoding="utf-8") as file:
+        counts: dict[str, Any] = json.load(file)
+    return Dataset.from_file(os.path.join(folder, _ROWS)), Tally.from_dict(counts)
+
+
+def clear_old(store: Path) -> None:
+    """Remove what jobs left behind that nobody went on with for a week."""
+    oldest = time.time() - _KEPT_SECONDS
+    for path in store.iterdir():
+        with suppress(FileNotFoundError):  # another job has just removed it
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path, ignore_errors=True)

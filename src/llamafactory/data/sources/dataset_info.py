@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a data set is and where it lies: the entries of ``dataset_info.json``, and plain paths given in their place."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ... import plugins
+from ...extras.errors import ConfigError, first_line
+from .registry import LISTING, public_datasets
+
+CONFIG_NAME = "dataset_info.json"
+Place = Literal["file", "cloud", "hf", "ms", "om"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns that hold each part of a row; None = the set has no such column."""
+
+    prompt: str | None = "instruction"
+    query: str | None = "input"
+    response: str | None = "output"
+    history: str | None = None
+    messages: str | None = "conversations"
+    system: str | None = None
+    tools: str | None = None
+    images: str | None = None
+    videos: str | None = None
+    audios: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    margin: str | None = None
+    kto_tag: str | None = None
+
+
+@dataclass(frozen=True)
+class Tags:
+    """Keys inside one message, and the names its roles have."""
+
+    role_tag: str = "from"
+    content_tag: str = "value"
+    user_tag: str = "human"
+    assistant_tag: str = "gpt"
+    observation_tag: str = "observation"
+    function_tag: str = "function_call"
+    system_tag: str = "system"
+
+
+OPENAI_TAGS = Tags("role", "content", "user", "assistant", "tool", "function_call", "system")
+
+
+@dataclass(frozen=True)
+class DatasetAttr:
+    """One data set: where its rows lie and how they are laid out.
+
+    Attributes:
+        name: What the user called it; the ``source`` of its rows.
+        place: Local file or folder, object store, or one of the hubs.
+        location: Path, address or hub id.
+        weight: How often the set is drawn when sets are interleaved, in any unit; None = 1 beside sets that have one.
+        repeat: How often each row stands in the training data.
+        listed: Columns that the user named; one of these missing in the file is an error.
+        media_dir: Folder of relative image, video and audio paths; ``None`` = rows with media are refused.
+    """
+
+    name: str
+    place: Place
+    location: str
+    formatting: str = "alpaca"
+    ranking: bool = False
+    subset: str | None = None
+    split: str = "train"
+    folder: str | None = None
+    num_samples: int | None = None
+    weight: float | None = None
+    repeat: int = 1
+    columns: Columns = field(default_factory=Columns)
+    tags: Tags = field(default_factory=Tags)
+    listed: frozenset[str] = frozenset()
+    sniffed: bool = False
+    media_dir: str | None = None
+
+
+_PLACES: dict[str, Place] = {
+    "file_name": "file", "cloud_file_name": "cloud", "hf_hub_url": "hf", "ms_hub_url": "ms", "om_hub_url": "om",
+}  # fmt: skip
+_OPTIONS: dict[str, type[bool] | type[str] | type[int] | type[float]] = {
+    "ranking": bool,
+    "subset": str,
+    "split": str,
+    "folder": str,
+    "num_samples": int,
+    "weight": float,
+    "repeat": int,
+}
+_KEYS = [*_PLACES, "script_url", "formatting", *_OPTIONS, "columns", "tags"]
+
+
+def find_media_datasets(
+    names: list[str], dataset_dir: str | Mapping[str, Any], media_dir: str | None
+) -> list[DatasetAttr]:
+    """Look up data sets whose rows may hold images, videos and audio.
+
+    Args:
+        names: As for :func:`find_datasets`.
+        dataset_dir: As for :func:`find_datasets`.
+        media_dir: Folder of relative paths; ``None`` = ``dataset_dir``, or for a data set given as a file its folder.
+    """
+    base = dataset_dir if isinstance(dataset_dir, str) and os.path.isdir(dataset_dir) else "."
+
+    def folder(attr: DatasetAttr) -> str:
+        if media_dir is not None or attr.place != "file" or not attr.sniffed:
+            return os.path.expanduser(media_dir or base)
+        return attr.location if os.path.isdir(attr.location) else os.path.dirname(attr.location)
+
+    return [replace(attr, media_dir=folder(attr)) for attr in find_datasets(names, dataset_dir)]
+
+
+def find_datasets(names: list[str], dataset_dir: str | Mapping[str, Any]) -> list[DatasetAttr]:
+    """Look up data sets by name, or take plain paths as they are. Rows with media are refused.
+
+    Args:
+        names: Names in ``dataset_info.json``, else in our list of public sets, or paths of files or folders.
+        dataset_dir: Folder that holds ``dataset_info.json``; ``ONLINE`` (names are hub ids); ``REMOTE:<hub data set>``
+            (the file is taken from there); or the entries themselves as a mapping.
+
+    Returns:
+        One description a name, in order; plain paths have ``formatting="auto"`` until their rows are sniffed.
+
+    Raises:
+        ConfigError: Unknown name, missing or broken ``dataset_info.json``, a wrong entry.
+    """
+    if dataset_dir == "ONLINE":
+        return [DatasetAttr(name, hub_in_use(), name, formatting="auto", sniffed=True) for name in names]
+    root = "." if isinstance(dataset_dir, Mapping) else dataset_dir
+    plain = {name: path for name in names if (path := _plain_path(name, root))}
+    listing = (
+        f"{root}/{CONFIG_NAME}" if isinstance(root, str) and not isinstance(dataset_dir, Mapping) else "dataset_dir"
+    )
+    entries: Mapping[str, Any] = {}
+    # The listing is only read when some name needs it, so that `dataset: ./my.jsonl` works without one.
+    if isinstance(dataset_dir, Mapping):
+        entries = dataset_dir
+    elif any(name not in plain or "/" not in name for name in names):
+        entries = _read_listing(dataset_dir, optional=all(name in plain or name in public_datasets() for name in names))
+    found = []
+    for name in names:
+        if name in entries:
+            found.append(parse_entry(name, entries[name], listing, root))
+        elif name in plain:
+            place: Place = "cloud" if "://" in name else "file"
+            found.append(DatasetAttr(name, place, plain[name], formatting="auto", sniffed=True))
+        elif name in public_datasets():
+            found.append(parse_entry(name, public_datasets()[name], str(LISTING), root))
+        else:
+            known = [*entries, *public_datasets()]
+            raise ConfigError(f"dataset: {name!r} is neither in {listing} nor a file; {_nearest(name, known)}")
+    return found
+
+
+def parse_entry(name: str, entry: Any, listing: str, root: str) -> DatasetAttr:
+    """Read one entry of ``dataset_info.json``. Columns and tags that are not listed keep their defaults."""
+    where = f"{listing}, {name!r}"
+    if not isinstance(entry, Mapping):
+        raise ConfigError(
+            f"{where}: the entry is {type(entry).__name__}, expected an object with one of {', '.join(_PLACES)}"
+        )
+    for key in entry:
+        if key not in _KEYS:
+            raise ConfigError(f"{where}: unknown key {key!r}; {_nearest(key, _KEYS)}")
+    if "script_url" in entry:
+        raise ConfigError(
+            f"{where}: script_url is refused, data set scripts are not run; convert it to json, jsonl or parquet"
+        )
+    place, location = _place(entry, where, root)
+    formatting = entry.get("formatting", "alpaca")
+    if formatting not in plugins.names("formats"):
+        raise ConfigError(f"{where}: formatting is {formatting!r}, expected {', '.join(plugins.names('formats'))}")
+    base_columns, base_tags = Columns(), Tags()
+    if formatting == "openai":
+        base_columns, base_tags = replace(base_columns, messages="messages", tools="tools"), OPENAI_TAGS
+    options = {
+        key: _option(key, kind, entry[key], where) for key, kind in _OPTIONS.items() if entry.get(key) is not None
+    }
+    columns = _override(base_columns, entry.get("columns"), f"{where}, columns")
+    tags = _override(base_tags, entry.get("tags"), f"{where}, tags")
+    named = entry.get("columns") or {}
+    listed = frozenset(column for column in named.values() if column)
+    # `prompt: input` takes that column away from query, whose default it is.
+    taken = [item.name for item in fields(columns) if item.name not in named and getattr(columns, item.name) in listed]
+    columns = replace(columns, **dict.fromkeys(taken))
+    return DatasetAttr(name, place, location, formatting, columns=columns, tags=tags, listed=listed, **options)
+
+
+def _option(key: str, kind: type, value: Any, where: str) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = {
+        bool: isinstance(value, bool),
+        str: isinstance(value, str),
+        int: number and isinstance(value, int) and value >= 1,
+        float: number and 0 < value < float("inf"),
+    }
+    expected = {bool: "true or false", str: "text", int: "a whole number of 1 or more", float: "a number above 0"}
+    if not fits[kind]:
+        raise ConfigError(f"{where}: {key} is {value!r}, expected {expected[kind]}")
+    return value
+
+
+def hub_in_use() -> Place:
+    """Return the hub that ``USE_MODELSCOPE_HUB`` or ``USE_OPENMIND_HUB`` asks for, else Hugging Face."""
+    hubs: dict[str, Place] = {"USE_MODELSCOPE_HUB": "ms", "USE_OPENMIND_HUB": "om"}
+    for variable, place in hubs.items():
+        if os.environ.get(variable, "0").lower() in ("1", "true", "y"):
+            return place
+    return "hf"
+
+
+def _place(entry: Mapping[str, Any], where: str, root: str) -> tuple[Place, str]:
+    """Choose among the places an entry names: the hub in use, then any hub, then cloud, then the local file."""
+    given = {place: entry[key] for key, place in _PLACES.items() if entry.get(key)}
+    for value in given.values():
+        if not isinstance(value, str):
+            raise ConfigError(f"{where}: the place of the data is {value!r}, expected text")
+    # The Hugging Face repository stands in for a set that the chosen hub does not have.
+    for place in (hub_in_use(), "hf", "ms", "om", "cloud", "file"):
+        if place in given:
+            location = given[place]
+            return place, str(Path(root, location)) if place == "file" else location
+    raise ConfigError(f"{where}: no place is given; expected one of {', '.join(_PLACES)}")
+
+
+def _override(base: Any, given: Any, where: str) -> Any:
+    known = [item.name for item in fields(base)]
+    if given is None:
+        return base
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{where}: is {type(given).__name__}, expected an object with keys of {', '.join(known)}")
+    for key, value in given.items():
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}; {_nearest(key, known)}")
+        if not isinstance(value, str) and not (value is None and isinstance(base, Columns)):
+            raise ConfigError(f"{where}: {key} is {value!r}, expected a name")
+    return replace(base, **given)
+
+
+def _plain_path(name: str, root: str) -> str | None:
+    """Return the path when a data set's name is one: an address, a path as written, or one below the data folder."""
+    if "://" in name:
+        return name
+    for path in (name, os.path.join(root, name)):
+        if os.path.isfile(path) or (os.path.isdir(path) and "/" in name):
+            return path
+    if name.startswith(("./", "../", "/", "~")):
+        expanded = os.path.expanduser(name)
+        if not os.path.exists(expanded):
+            raise ConfigError(f"dataset: {name}: no such file or folder (looked in {os.getcwd()})")
+        return expanded
+    return None
+
+
+def _read_listing(dataset_dir: str, optional: bool) -> Mapping[str, Any]:
+    if dataset_dir.startswith("REMOTE:"):
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = Path(hf_hub_download(dataset_dir.removeprefix("REMOTE:"), CONFIG_NAME, repo_type="dataset"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"dataset_dir: {CONFIG_NAME} of {dataset_dir} cannot be loaded: {first_line(error)}"
+            ) from None
+    else:
+        path = Path(dataset_dir, CONFIG_NAME)
+    if not path.is_file():
+        if optional:
+            return {}
+        raise ConfigError(
+            f"dataset_dir: {path} does not exist; give the folder that holds {CONFIG_NAME}, or a file as dataset"
+        )
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(entries, dict):
+        raise ConfigError(f"{path}: the top level is {type(entries).__name__}, expected an object of data sets by name")
+    return entries
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"known: {', '.join(known[:20]) or 'none'}{', …' if len(known) > 20 else ''}"

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows out of files (json, jsonl, csv, parquet, arrow, txt), read as a stream; errors name file and line."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import IO, Any, NamedTuple, cast
+
+from ...extras.errors import ConfigError, first_line
+from .cloud import list_cloud, open_cloud
+from .dataset_info import DatasetAttr
+from .hubs import open_hub
+
+Row = dict[str, Any]
+_BATCH = 1000
+
+
+class Place(NamedTuple):
+    """Where a row stands: file (or hub set), what is counted (line or row), and its number from 1."""
+
+    file: str
+    unit: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.file} {self.unit} {self.number}"
+
+
+NumberedRow = tuple[Place, Row]
+# A row, or what is wrong with it; its error names the place too.
+FoundRow = tuple[Place, Row | ConfigError]
+
+
+def read_rows(attr: DatasetAttr) -> Iterator[NumberedRow]:
+    """Read every row of a data set in file order.
+
+    Args:
+        attr: Where the set lies.
+
+    Yields:
+        ``(place, row)``; the place names file and line (or row number).
+
+    Raises:
+        ConfigError: A file is missing, empty, of an unknown kind, or broken at a line that the message names.
+    """
+    for place, row in scan_rows(attr):
+        if isinstance(row, ConfigError):
+            raise row
+        yield place, row
+
+
+def scan_rows(attr: DatasetAttr) -> Iterator[FoundRow]:
+    """Read what can be read: a broken row is given as its error, and so is a file that cannot be read on.
+
+    Raises:
+        ConfigError: There is no file, or the hub does not answer.
+    """
+    if attr.place in ("hf", "ms", "om"):
+        for number, hub_row in enumerate(open_hub(attr), start=1):
+            yield Place(f"{attr.location} ({attr.split})", "row", number), hub_row
+        return
+    empty = True
+    for path in list_files(attr):
+        try:
+            for found in READERS[_kind(path)](path):
+                empty = False
+                yield found
+        except ConfigError as error:
+            empty = False
+            yield Place(path, "line", 0), error
+        except (OSError, EOFError, zlib.error) as error:  # a disk that fails, a damaged gzip file
+            empty = False
+            yield Place(path, "line", 0), ConfigError(f"{path}: cannot be read: {first_line(error)}")
+    if empty:
+        raise ConfigError(f"dataset {attr.name!r}: {attr.location} holds no rows")
+
+
+def list_files(attr: DatasetAttr) -> list[str]:
+    """Return the files a set is made of: the file itself, or the data files of a folder by name."""
+    if attr.place == "cloud":
+        return list_cloud(attr.location, _is_data)
+    if os.path.isdir(attr.location):
+        names = sorted(name for name in os.listdir(attr.location) if _is_data(name))
+        if not names:
+            raise ConfigError(f"dataset {attr.name!r}: no data file in {attr.location}; expected {', '.join(READERS)}")
+        return [os.path.join(attr.location, name) for name in names]
+    if not os.path.isfile(attr.location):
+        raise ConfigError(f"dataset {attr.name!r}: {attr.location} does not exist")
+    return [attr.location]
+
+
+def open_bytes(path: str) -> IO[bytes]:
+    """Open a file of this machine or of an object store, decompressed if its name ends in ``.gz`` or ``.zst``."""
+    try:
+        file = open_cloud(path) if "://" in path else open(path, "rb")  # noqa: SIM115 (the caller closes it)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if path.endswith(".gz"):
+        return cast(IO[bytes], gzip.open(file, "rb"))
+    if path.endswith(".zst"):
+        import pyarrow as pa
+
+        return cast(IO[bytes], io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")))
+    return file
+
+
+def _is_data(name: str) -> bool:
+    return _suffix(name) in READERS and name != "dataset_info.json"
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path.removesuffix(".gz").removesuffix(".zst"))[1].lstrip(".").lower()
+
+
+def _kind(path: str) -> str:
+    kind = _suffix(path)
+    if kind not in READERS:
+        raise ConfigError(f"{path}: unknown kind of file {kind!r}; expected {', '.join(READERS)}")
+    return kind
+
+
+def _lines(path: str) -> Iterator[tuple[int, str | ConfigError]]:
+    """Yield numbered lines of text that are not blank; a byte-order mark is dropped."""
+    with open_bytes(path) as file:
+        for number, raw in enumerate(file, start=1):
+            line = _decode(raw, Place(path, "line", number))
+            if isinstance(line, ConfigError) or line.strip():
+                yield number, line
+
+
+def _decode(raw: bytes, place: Place) -> str | ConfigError:
+    if place.number == 1:
+        raw = raw.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return raw.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        return ConfigError(f"{place}: not UTF-8 text (byte {raw[error.start]:#04x} at {error.start + 1})")
+
+
+def parse_line(raw: bytes, place: Place, is_json: bool) -> Row | ConfigError:
+    """Return the row that stands in one line, or what is wrong with it."""
+    line = _decode(raw, place)
+    if isinstance(line, ConfigError):
+        return line
+    return _parse_json(line, place) if is_json else {"text": line}
+
+
+def is_one_row_a_line(path: str) -> bool:
+    """Whether a local file can be cut at its line breaks."""
+    return _suffix(path) == os.path.splitext(path)[1].lstrip(".").lower() and (
+        _kind(path) in ("jsonl", "txt") or (_kind(path) == "json" and _one_object_a_line(path))
+    )
+
+
+def _parse_json(line: str, place: Place) -> Row | ConfigError:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        return ConfigError(f"{place}: bad JSON: {error.msg} at column {error.colno}")
+    return _checked(row, place)
+
+
+def _read_jsonl(path: str) -> Iterator[FoundRow]:
+    for number, line in _lines(path):
+        place = Place(path, "line", number)
+        yield place, line if isinstance(line, ConfigError) else _parse_json(line, place)
+
+
+def _read_json(path: str) -> Iterator[FoundRow]:
+    """A list of objects, or one object a line."""
+    if _one_object_a_line(path):
+        yield from _read_jsonl(path)
+        return
+    with open_bytes(path) as file:
+        try:
+            rows = json.loads(file.read().decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"{path}: not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start + 1})"
+            ) from None
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path} line {error.lineno}: bad JSON: {error.msg} at column {error.colno}") from None
+    if not isinstance(rows, list):
+        raise ConfigError(f"{path}: the top level is {_name(rows)}, expected a list of objects or one object a line")
+    for number, row in enumerate(rows, start=1):
+        place = Place(path, "row", number)
+        yield place, _checked(row, place)
+
+
+def _one_object_a_line(path: str) -> bool:
+    first, second = ([line for _, line in islice(_lines(path), 2)] + [None, None])[:2]
+    if first is None:
+        raise ConfigError(f"{path}: the file is empty")
+    if isinstance(first, ConfigError):
+        raise first
+    if not first.lstrip().startswith("{"):
+        return False
+    try:
+        json.loads(first)
+    except json.JSONDecodeError:
+        # Either an object over several lines or a broken first line: the second line tells.
+        return isinstance(second, str) and second.startswith("{")
+    return True
+
+
+def _read_csv(path: str) -> Iterator[FoundRow]:
+    csv.field_size_limit(2**31 - 1)  # one cell may hold a whole document
+    with open_bytes(path) as file:
+        reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+        try:
+            header = next(reader, None)
+            if header is None:
+                raise ConfigError(f"{path}: the file is empty")
+            if any(not name.strip() for name in header) or len(set(header)) != len(header):
+                raise ConfigError(f"{path} line 1: the header {header} has an empty or repeated column name")
+            for cells in reader:
+                place = Place(path, "line", reader.line_num)
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    wanted = f"the header has {len(header)} ({', '.join(header)})"
+                    yield place, ConfigError(f"{place}: {len(cells)} cells, {wanted}")
+                else:
+                    yield place, dict(zip(header, cells, strict=True))
+        except csv.Error as error:
+            raise ConfigError(f"{path} line {reader.line_num}: bad CSV: {error}") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} after line {reader.line_num}: not UTF-8 text ({error.reason})") from None
+
+
+def _read_text(path: str) -> Iterator[FoundRow]:
+    for number, line in _lines(path):
+        yield Place(path, "line", number), line if isinstance(line, ConfigError) else {"text": line}
+
+
+def _read_parquet(path: str) -> Iterator[FoundRow]:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    with open_bytes(path) as file:
+        try:
+            yield from _rows_of_batches(path, parquet.ParquetFile(file).iter_batches(_BATCH))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ConfigError(f"{path}: not a readable parquet file: {first_line(error)}") from None
+
+
+def _read_arrow(path: str) -> Iterator[FoundRow]:
+    """An Arrow IPC stream (what ``datasets`` writes) or an Arrow IPC file (Feather)."""
+    import pyarrow as pa
+
+    with open_bytes(path) as file:
+        try:
+            if file.read(6) == b"ARROW1":
+                file.seek(0)
+                reader = pa.ipc.open_file(file)
+                batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+                yield from _rows_of_batches(path, batches)
+            else:
+                file.seek(0)
+                yield from _rows_of_batches(path, pa.ipc.open_stream(file))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ConfigError(f"{path}: not a readable arrow file: {first_line(error)}") from None
+
+
+def _rows_of_batches(path: str, batches: Any) -> Iterator[FoundRow]:
+    number = 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            number += 1
+            yield Place(path, "row", number), row
+
+
+def _checked(row: Any, place: Place) -> Row | ConfigError:
+    if not isinstance(row, dict):
+        return ConfigError(f"{place}: is {_name(row)}, expected an object with named fields")
+    return row
+
+
+def _name(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+READERS: dict[str, Callable[[str], Iterator[FoundRow]]] = {
+    "json": _read_json,
+    "jsonl": _read_jsonl,
+    "csv": _read_csv,
+    "parquet": _read_parquet,
+    "arrow": _read_arrow,
+    "txt": _read_text,
+}

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A template that is Jinja: the tokenizer's own, or a file.
+
+Text comes from the sandboxed renderer of transformers, within the bounds of `jinja_sandbox`. What the assistant wrote
+in it is found by the marks ``{% generation %}``, or else by rendering again with a sentinel put into one turn: taking
+the sentinel out of the new text must give the old text back, otherwise the spans are not certain and training is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from ...extras.errors import ConfigError
+from ...plugins import resolve
+from ..media.families import MediaFamily, probe_family
+from ..messages import Message, Part
+from .encoding import Template
+from .jinja_sandbox import render
+from .pieces import GLUE, Options, Piece, split_thought
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SENTINEL = "q7Zx9Wk3"
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# Around special tokens that stand in data; private-use characters that no text should hold.
+_MARKS = ("\ue0f0", "\ue0f1")
+# What a template's source says about its tool dialect; the first that is found counts.
+_DIALECTS = {
+    "<tool_call>": "qwen",
+    "<｜tool▁call▁begin｜>": "deepseek",
+    "[CALL_ID]": "mistral_small",
+    "[TOOL_CALLS]": "mistral_tekken",
+    '"parameters": ': "llama3",
+}
+_THOUGHT = ("<think>\n", "\n</think>\n\n")
+
+
+class _SyntaxError(ConfigError):
+    """The source does not compile."""
+
+
+class JinjaTemplate(Template):
+    """A Jinja chat template bound to a tokenizer.
+
+    Args:
+        tokenizer: Gives its special tokens to the Jinja.
+        name: ``tokenizer``, or the path of the file.
+        source: The Jinja.
+        enable_thinking: Passed to the Jinja unless ``None``.
+        preserve_thinking: Passed to the Jinja if set.
+
+    Raises:
+        ConfigError: The source does not compile.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        source: str,
+        *,
+        enable_thinking: bool | None = True,
+        preserve_thinking: bool = False,
+    ) -> None:
+        super().__init__(tokenizer, name, enable_thinking=enable_thinking, preserve_thinking=preserve_thinking)
+        self._source = source
+        self._marked = bool(_GENERATION.search(source))
+        self._wants_parts = False
+        self._wants_parts = self._loses_text()
+        self._turn_end: str | ConfigError
+        try:
+            self._turn_end = self._find_turn_end()
+        except _SyntaxError:
+            raise
+        except ConfigError as error:
+            self._turn_end = error  # good enough to chat with; training says why not
+        else:
+            if self._special.fullmatch(self._turn_end):
+                end = int(tokenizer.convert_tokens_to_ids(self._turn_end))
+                self.stop_token_ids += [] if end in self.stop_token_ids else [end]
+        dialect = next((name for mark, name in _DIALECTS.items() if mark in source), "default")
+        self.tool_format = resolve("tool_formats", dialect)
+        self.thought = (_THOUGHT[0].strip(), _THOUGHT[1].strip())
+        self.ends = tuple(end for end in (tokenizer.eos_token, self._turn_end) if isinstance(end, str) and end)
+        self.openings = ()
+
+    def jinja(self) -> str:
+        return self._source
+
+    def parse(self, text: str) -> Message:
+        for end in self.ends:
+            text = text.removesuffix(end)
+        reasoning, text = split_thought(text, None, _THOUGHT)
+        content, calls = self.tool_format.split(text.lstrip("\n") if reasoning else text)
+        return Message("assistant", (Part("text", content),) if content else (), tuple(calls), reasoning or None)
+
+    def media_pieces(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options, family: MediaFamily
+    ) -> list[Piece]:
+        # The Jinja writes the placeholders itself; the media are of no use to it.
+        blank = [
+            replace(message, parts=tuple(part if part.type == "text" else Part(part.type, "medium") for part in parts))
+            for message in messages
+            for parts in [message.parts]
+        ]
+        return self._pieces(blank, tools, options)
+
+    def media_family(self, processor: Any) -> MediaFamily:
+        return probe_family(processor, self._source, **self.tokenizer.special_tokens_map)
+
+    def pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:
+        for part in (part for message in messages for part in message.parts):
+            if part.type != "text":
+                raise ConfigError(f"template {self.name}: a message holds {part.type}, and here only text can be read")
+        return self._pieces(messages, tools, options)
+
+    def _pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:
+        for message in messages:
+            if message.weight and message.role != "assistant":
+                raise ConfigError(f"template {self.name}: a weight on a {message.role} message needs a named template")
+        chat = [_mark(message.to_openai(), self._special) for message in messages]
+        described = [_mark(tool, self._special) for tool in tools]
+        if options.add_generation_prompt:
+            return list(_split(self._render(chat, described, options)[0], []))
+        return list(_split(*self._spans(chat, described, options)))
+
+    def _render(
+        self, chat: list[dict[str, Any]], tools: list[dict[str, Any]], options: Options
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text, and the spans of ``{% generation %}`` marks."""
+        import jinja2
+
+        flags: dict[str, Any] = dict(self.tokenizer.special_tokens_map)
+        if options.enable_thinking is not None:
+            flags["enable_thinking"] = options.enable_thinking
+        if options.preserve_thinking:
+            flags["preserve_thinking"] = True
+        chat = [_as_parts(message) for message in chat] if self._wants_parts else chat
+        try:
+            return render(
+                self._source,
+                chat,
+                tools=tools or None,
+                return_assistant_tokens_mask=self._marked,
+                add_generation_prompt=options.add_generation_prompt,
+                **flags,
+            )
+        except jinja2.TemplateSyntaxError as error:
+            raise _SyntaxError(f"template {self.name}: line {error.lineno}: {error.message}") from None
+        except (jinja2.TemplateError, TypeError) as error:
+            raise ConfigError(f"template {self.name}: {error}") from None
+
+    def _loses_text(self) -> bool:
+        """Whether the Jinja shows a question only if it comes as a list of parts, as those of vision models may."""
+        shown = []
+        for content in (_SENTINEL, [{"type": "text", "text": _SENTINEL}]):
+            try:
+                shown.append(_SENTINEL in self._render([{"role": "user", "content": content}], [], Options(None))[0])
+            except _SyntaxError:
+                raise
+            except ConfigError:
+                shown.append(False)
+        return shown == [False, True]
+
+    def _find_turn_end(self) -> str:
+        """What ends an assistant turn that is followed by another turn, up to its last special token."""
+        chat = [{"role": "user", "content": "A"}, {"role": "assistant", "content": _SENTINEL}]
+        tails = []
+        for more in ([], [{"role": "user", "content": "B"}]):
+            text = self._render(chat + more, [], Options(None))[0]
+            _, found, tail = text.partition(_SENTINEL)
+            if not found or _SENTINEL in tail:
+                raise self._uncertain("an assistant turn's text is not in the rendered text just once")
+            tails.append(tail)
+        common = _common_start(*tails)
+        last = list(self._special.finditer(common))
+        return common[: last[-1].end()] if last else common
+
+    def _uncertain(self, why: str) -> ConfigError:
+        return ConfigError(
+            f"template {self.name}: cannot tell with certainty what the assistant wrote ({why}); "
+            "put {% generation %} marks into the Jinja, or choose a named template"
+        )
+
+    def _spans(
+        self, chat: list[dict[str, Any]], tools: list[dict[str, Any]], options: Options
+    ) -> tuple[str, list[tuple[int, int, int]]]:
+        """The text, and (start, end, message) of what the assistant wrote, in characters."""
+        text, marked = self._render(chat, tools, options)
+        turns = [index for index, message in enumerate(chat) if message["role"] == "assistant"]
+        if self._marked:
+            if len(marked) != len(turns):
+                raise self._uncertain(f"{len(marked)} marked spans for {len(turns)} assistant turns")
+            return text, [(start, end, index) for (start, end), index in zip(marked, turns, strict=True)]
+        if turns and isinstance(self._turn_end, ConfigError):
+            raise self._turn_end
+        spans = []
+        for index in turns:
+            start = self._start(text, chat, index, tools, options)
+            spans.append((start, self._end(text, chat, index, tools, options), index))
+        if any(start > end for start, end, _ in spans) or any(a[1] > b[0] for a, b in pairwise(spans)):
+            raise self._uncertain("the turns overlap")
+        return text, spans
+
+    def _start(
+        self, text: str, chat: list[dict[str, Any]], index: int, tools: list[dict[str, Any]], options: Options
+    ) -> int:
+        """Where an assistant turn starts: after the prompt that would have asked for it."""
+        prompt = self._render(chat[:index], tools, options._replace(add_generation_prompt=True))[0]
+        if text.startswith(prompt):
+            return len(prompt)
+        bare = self._render(chat[:index], tools, options)[0]
+        asked = prompt.removeprefix(bare)
+        # The prompt also opens or closes a thought that this turn does not show: take the part both have.
+        common = len(_common_start(text, prompt))
+        ends = [len(bare), *(found.end() for found in self._special.finditer(prompt, len(bare)))]
+        ends.append(prompt.rfind("\n", len(bare), common) + 1)
+        if prompt.startswith(bare) and (known := [end for end in ends if len(bare) <= end <= common]):
+            return max(known)
+        # Text before this turn changes when more turns follow: look for the turn's own text.
+        before = self._find(text, chat, index, tools, options, at_end=False)
+        if chat[index].get("tool_calls") or not text[:before].endswith(asked):
+            raise self._uncertain("the text changes when more turns follow")
+        return before
+
+    def _end(
+        self, text: str, chat: list[dict[str, Any]], index: int, tools: list[dict[str, Any]], options: Options
+    ) -> int:
+        """Where an assistant turn ends, its end-of-turn token included."""
+        before = self._find(text, chat, index, tools, options, at_end=True)
+        end = str(self._turn_end)
+        if chat[index].get("tool_calls"):
+            position = text.find(end, before) if end else -1
+        else:
+            position = before if text.startswith(end, before) else -1
+        if position < 0:
+            raise self._uncertain(f"turn {index} does not end with {end!r}")
+        return position + len(end)
+
+    def _find(
+        self,
+        text: str,
+        chat: list[dict[str, Any]],
+        index: int,
+        tools: list[dict[str, Any]],
+        options: Options,
+        at_end: bool,
+    ) -> int:
+        """Where a turn's text starts, or where it (or the name of its last call) ends."""
+        for changed in _with_sentinel(chat[index], at_end):
+            probe = self._render([*chat[:index], changed, *chat[index + 1 :]], tools, options)[0]
+            before, found, after = probe.partition(_SENTINEL)
+            if found and before + after == text:
+                return len(before)
+        raise self._uncertain(f"turn {index} is not rendered as it stands")
+
+
+def _with_sentinel(message: dict[str, Any], at_end: bool) -> Iterator[dict[str, Any]]:
+    """The message with a sentinel in it: before or after its text (stripped or not), or after the last call's name."""
+    content = message["content"]
+    if at_end and (calls := message.get("tool_calls")):
+        last = calls[-1]
+        function = {**last["function"], "name": last["function"]["name"] + _SENTINEL}
+        yield {**message, "tool_calls": [*calls[:-1], {**last, "function": function}]}
+    elif isinstance(content, str):
+        for text in (content, content.rstrip() if at_end else content.lstrip()):
+            yield {**message, "content": text + _SENTINEL if at_end else _SENTINEL + text}
+
+
+def _as_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its text as a list of parts."""
+    content = message["content"]
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+
+
+def _common_start(a: str, b: str) -> str:
+    return a[: next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))]
+
+
+def _mark(value: Any, special: re.Pattern[str]) -> Any:
+    """Put marks around special tokens in every text of a JSON value."""
+    if isinstance(value, str):
+        return special.sub(rf"{_MARKS[0]}\g<0>{_MARKS[1]}", value)
+    if isinstance(value, dict):
+        return {key: _mark(item, special) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mark(item, special) for item in value]
+    return value
+
+
+def _split(text: str, spans: list[tuple[int, int, int]]) -> Iterator[Piece]:
+    """Cut the text into pieces at the spans, and take the marks around special tokens out."""
+    position = 0
+    for start, end, message in [*spans, (len(text), len(text), GLUE)]:
+        for stretch, index, trained in ((text[position:start], GLUE, False), (text[start:end], message, True)):
+            for number, part in enumerate(re.split(f"{_MARKS[0]}(.*?){_MARKS[1]}", stretch, flags=re.DOTALL)):
+                if part:
+                    yield Piece(part, index, trained, literal=number % 2 == 0)
+        position = end

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a conversation and a template's literals to the pieces of its text.
+
+`jinja_writer` writes the same program as Jinja; a change here needs its twin there (the tests compare both).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...extras.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..messages import Message
+    from ..tool_formats.json_format import JsonToolFormat
+    from .chat_template import ChatTemplate
+
+_logger = logging.getLogger(__name__)
+
+GLUE = -1
+
+
+class Piece(NamedTuple):
+    """A stretch of the rendered text.
+
+    Attributes:
+        text: The characters.
+        message: Index of the message it belongs to, or ``GLUE``.
+        trained: The assistant wrote it.
+        literal: The template wrote it, so special tokens in it are meant; else it is data, and they are mere text.
+    """
+
+    text: str
+    message: int
+    trained: bool
+    literal: bool
+
+
+Values = dict[str, "str | list[Piece]"]
+
+
+class Options(NamedTuple):
+    """How to render.
+
+    Attributes:
+        enable_thinking: False drops every thought and closes the prompt's thought; None and True let the model choose
+            or think; a missing thought is trained as an empty one only for True.
+        preserve_thinking: Keep the thoughts of earlier turns.
+        add_generation_prompt: End with the start of an assistant turn.
+    """
+
+    enable_thinking: bool | None = True
+    preserve_thinking: bool = False
+    add_generation_prompt: bool = False
+
+
+@lru_cache(maxsize=4096)
+def slots(literal: str) -> tuple[str, ...]:
+    """Split at ``{{name}}``: text, name, text, name, …, text."""
+    return tuple(re.split(r"\{\{(\w+)\}\}", literal))
+
+
+def fill(literal: str, message: int, trained: bool, values: Values) -> Iterator[Piece]:
+    """Put values into a literal's slots; a value is data (text) or pieces made before."""
+    parts = slots(literal)
+    for number, part in enumerate(parts):
+        if number % 2 == 0:
+            if part:
+                yield Piece(part, message, trained, True)
+        elif isinstance(value := values[part], str):
+            if value:
+                yield Piece(value, message, trained, False)
+        else:
+            yield from value
+
+
+@cache
+def _warn_of_dropped_thoughts(name: str) -> None:
+    _logger.warning("template %s writes no thoughts: the reasoning_content of messages is left out", name)
+
+
+def _data(text: str, message: int, trained: bool = False) -> list[Piece]:
+    return [Piece(text, message, trained, False)] if text else []
+
+
+def render_pieces(
+    chat: ChatTemplate,
+    tool_format: JsonToolFormat,
+    messages: Sequence[Message],
+    tools: Sequence[dict[str, Any]],
+    options: Options,
+) -> list[Piece]:
+    """Render one conversation.
+
+    Args:
+        chat: Literals, with ``{{bos}}`` and ``{{eos}}`` replaced.
+        tool_format: How the tool list and calls are written.
+        messages: The conversation.
+        tools: OpenAI tool objects.
+        options: Thinking and the generation prompt.
+
+    Raises:
+        ConfigError: The template has no place for something in the conversation.
+    """
+    return _Renderer(chat, tool_format, messages, tools, options).run()
+
+
+class _Renderer:
+    def __init__(
+        self,
+        chat: ChatTemplate,
+        tool_format: JsonToolFormat,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        options: Options,
+    ) -> None:
+        self.chat, self.tool_format, self.messages, self.options = chat, tool_format, messages, options
+        users = [index for index, message in enumerate(messages) if message.role == "user"]
+        self.first_user = users[0] if users else None
+        self.last_user = users[-1] if users else len(messages) - 1
+        self.tools = list(tool_format.describe_pieces(tools)) if tools else []
+        self.merged: list[Piece] = []
+        self.calls = self.answers = 0
+        self.names: list[str] = []
+        self.out: list[Piece] = []
+        needs_user = "the tool list" if self.tools and chat.tools_in in ("first_user", "before_last_user") else None
+        if chat.merge_system is not None and messages and messages[0].role == "system":
+            needs_user = "the system text"
+        if needs_user and not users:
+            raise ConfigError(f"template {chat.name}: {needs_user} goes into a user turn, and there is none")
+
+    def run(self) -> list[Piece]:
+        chat, messages = self.chat, self.messages
+        self.write((chat.prefix_with_tools if self.tools else None) or chat.prefix, GLUE)
+        skip = self.open_system()
+        turns = {"system": self.system, "user": self.user, "assistant": self.assistant, "tool": self.tool}
+        for index in range(skip, len(messages)):
+            turns[messages[index].role](index, messages[index])
+        if self.options.add_generation_prompt:
+            self.write(self.header(len(messages)), GLUE)
+            if chat.thought and not self.continues(len(messages)):
+                closed = self.options.enable_thinking is False
+                self.write(closed_thought(chat) if closed else chat.thought_prompt, GLUE)
+        else:
+            self.write(chat.suffix, GLUE)
+        return self.out
+
+    def write(self, literal: str, message: int, trained: bool = False, **values: str | list[Piece]) -> None:
+        self.out.extend(fill(literal, message, trained, values))
+
+    def text(self, message: Message) -> str:
+        for part in message.parts:
+            if part.type != "text":
+                raise ConfigError(
+                    f"template {self.chat.name}: a message holds {part.type}, but this template is for text"
+                )
+        return message.text.strip() if message.role in self.chat.strip else message.text
+
+    def open_system(self) -> int:
+        """Write or keep the leading system text and the tools that go with it; return how many messages that took."""
+        chat, messages = self.chat, self.messages
+        given = bool(messages) and messages[0].role == "system"
+        leading = [0] if given else []
+        if chat.gather_system is not None:
+            leading = [index for index, message in enumerate(messages) if message.role == "system"]
+        if chat.skip_empty_system:
+            leading = [index for index in leading if self.text(messages[index])]
+        index = leading[0] if leading else GLUE
+        if self.tools and chat.tools_in == "turn_before_system":
+            self.write(chat.tools_turn, GLUE, content=self.tools)
+        content: list[Piece] = []
+        for number, place in enumerate(leading):
+            content += [Piece(chat.gather_system or "", place, False, True)] if number else []
+            content += _data(self.text(messages[place]), place)
+        default = chat.default_system if chat.default_beside_tools or not self.tools else None
+        if not leading and default is not None:
+            content += _data(default, GLUE)
+        exists = bool(leading) or default is not None
+        join = [Piece(chat.tools_join, GLUE, False, True)] if exists else []
+        if self.tools and chat.tools_in == "system":
+            content = content + join + self.tools
+        elif self.tools and chat.tools_in == "before_system":
+            content = self.tools + (join + content if content else [])
+        if content or exists:
+            if chat.merge_system is not None:
+                self.merged = list(fill(chat.merge_system, index, False, {"content": content}))
+            else:
+                literal = chat.first_system_with_tools if self.tools else None
+                literal = literal if exists else chat.tools_alone or literal
+                self.write(literal or chat.first_system or chat.system, index, content=content)
+        elif chat.merge_system is None:
+            self.write(chat.no_system, GLUE)
+        if self.tools and chat.tools_in == "turn_after_system":
+            self.write(chat.tools_turn, GLUE, content=self.tools)
+        return int(given)
+
+    def system(self, index: int, message: Message) -> None:
+        if self.chat.gather_system is not None:
+            return
+        if self.chat.merge_system is not None:
+            raise ConfigError(f"template {self.chat.name}: a system message can only come first")
+        self.write(self.chat.system, index, content=self.text(message))
+
+    def user(self, index: int, message: Message) -> None:
+        chat = self.chat
+        content = _data(self.text(message), index)
+        if index == self.first_user:
+            content = self.merged + content
+            if chat.tools_in == "first_user":
+                content = self.tools + content
+        if "user_turn" in chat.strip:
+            content = strip_pieces(content)
+        if chat.user_no_thinking and self.options.enable_thinking is False:
+            content.append(Piece(chat.user_no_thinking, index, False, True))
+        if chat.tools_in == "before_last_user" and index == self.last_user:
+            self.out += self.tools
+        self.write(chat.user, index, content=content)
+
+    def header(self, index: int) -> str:
+        """What stands before an assistant turn at this place."""
+        return (self.chat.generation_after_tool or "") if self.continues(index) else self.chat.generation
+
+    def continues(self, index: int) -> bool:
+        """Whether an assistant turn at this place goes on after a tool's answer, without a start of its own."""
+        after_tool = index > 0 and self.messages[index - 1].role == "tool"
+        return after_tool and self.chat.generation_after_tool is not None
+
+    def assistant(self, index: int, message: Message) -> None:
+        self.write(self.header(index), index)
+        body, text = self.thought(index, message)
+        if text or not message.tool_calls:
+            body += fill(self.chat.text_start, index, True, {})
+        body += _data(text, index, True)
+        if message.tool_calls:
+            joined = self.tool_format.content_join if text else ""
+            body += fill(joined, index, True, {})
+            body += self.tool_format.call_pieces(message.tool_calls, index, self.calls)
+            self.calls += len(message.tool_calls)
+        before, _, after = slots(self.chat.assistant)
+        last = index == len(self.messages) - 1 and not self.options.add_generation_prompt
+        ends_calls = bool(message.tool_calls) and self.chat.calls_end is not None
+        self.names = [call.name for call in message.tool_calls]
+        self.write(before, index, True)
+        self.out += body
+        self.write((self.chat.calls_end or "") if ends_calls else (last and self.chat.end) or after, index, True)
+        self.write("" if ends_calls else self.chat.gap, index)
+
+    def thought(self, index: int, message: Message) -> tuple[list[Piece], str]:
+        """The thought as it is written at this place, and the text without it."""
+        text = self.text(message)
+        if self.chat.thought is None:
+            if message.reasoning:
+                _warn_of_dropped_thoughts(self.chat.name)
+            return [], text
+        opening, closing = self.chat.thought
+        inline = message.reasoning is None and closing.strip() in text
+        reasoning, text = split_thought(text, message.reasoning, self.chat.thought)
+        if self.options.enable_thinking is False:
+            reasoning = ""
+        last = index == len(self.messages) - 1
+        empty = {"last": last, "open": True, "never": False}[self.chat.empty_thought] and not self.continues(index)
+        here = self.options.preserve_thinking or self.chat.keep_thoughts or index > self.last_user
+        if "assistant" in self.chat.strip:
+            text = text.strip()
+        if not here or not (reasoning or empty):
+            trained = last and self.options.enable_thinking is True
+            shown = "" if self.continues(index) else self.chat.no_thought
+            dropped = list(fill(shown, index, trained, {}))
+            return dropped, text.lstrip("\n") if inline and "answer" in self.chat.strip else text
+        written = bool(reasoning) or self.options.enable_thinking is True
+        prompt = self.chat.thought_prompt
+        in_prompt = not reasoning and prompt.startswith(opening) and prompt != opening
+        pieces = [Piece(opening, index, written and prompt != opening and not in_prompt, True)]
+        pieces += _data(reasoning.strip(None if "thought" in self.chat.strip else "\n"), index, True)
+        pieces.append(Piece(closing, index, written and not in_prompt, True))
+        return pieces, text.lstrip("\n")
+
+    def tool(self, index: int, message: Message) -> None:
+        chat, messages = self.chat, self.messages
+        opens = index == 0 or messages[index - 1].role != "tool"
+        closes = index + 1 == len(messages) or messages[index + 1].role != "tool"
+        self.write(chat.tool_open if opens else chat.tool_join, index)
+        number = message.tool_call_id or call_number(self.answers)
+        self.answers += 1
+        text = self.text(message)
+        name = self.names.pop(0) if self.names else ""
+        self.write(chat.tool, index, content=text, json=json.dumps(text, ensure_ascii=False), id=number, name=name)
+        self.write(chat.tool_close if closes else "", index)
+
+
+def closed_thought(chat: ChatTemplate) -> str:
+    """What the generation prompt of a family that thinks ends with while thinking is off."""
+    if chat.no_thought_prompt is not None:
+        return chat.no_thought_prompt
+    return chat.no_thought or "".join(chat.thought or ())
+
+
+def split_thought(text: str, reasoning: str | None, words: tuple[str, str]) -> tuple[str, str]:
+    """Tell the thought from the answer.
+
+    Line breaks around the thought go; those before the answer stay.
+
+    Args:
+        text: Text of the turn.
+        reasoning: The thought, when the data keeps it apart; the text is then the answer.
+        words: What opens and closes a thought, with the line breaks around it.
+    """
+    if reasoning is not None:
+        return reasoning, text
+    opening, closing = (word.strip() for word in words)
+    if closing not in text:
+        return "", text
+    before = text.split(closing)[0].rstrip("\n").split(opening)[-1].lstrip("\n")
+    return before, text.split(closing)[-1]
+
+
+def call_number(index: int) -> str:
+    """The id of a call that has none: its number in the conversation, nine digits."""
+    return ("00000000" + str(index))[-9:]
+
+
+def strip_pieces(pieces: list[Piece]) -> list[Piece]:
+    """Strip white space at both ends of the joined text."""
+    while pieces and not (text := pieces[0].text.lstrip()):
+        pieces = pieces[1:]
+    if pieces:
+        pieces = [pieces[0]._replace(text=text), *pieces[1:]]
+    while pieces and not (text := pieces[-1].text.rstrip()):
+        pieces = pieces[:-1]
+    return [*pieces[:-1], pieces[-1]._replace(text=text)] if pieces else []

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Neighbouring text that is trained alike, and where its borders fall among the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..messages import Message, Segment
+from .pieces import GLUE, Piece
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from transformers import PreTrainedTokenizerBase
+
+
+class Run(NamedTuple):
+    """Neighbouring text that is trained alike."""
+
+    text: str
+    weight: float
+    message: int
+
+
+def weigh(
+    pieces: list[Piece], messages: Sequence[Message], train_on_prompt: bool, mask_history: bool
+) -> list[tuple[Piece, float]]:
+    """Give each piece its loss weight."""
+    context = 1.0 if train_on_prompt else 0.0
+    trained, untrained = [], []
+    last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=GLUE)
+    for index, message in enumerate(messages):
+        given = message.weight
+        default = 0.0 if mask_history and index != last else 1.0
+        trained.append(default if given is None else given)
+        untrained.append(context if given is None or message.role == "assistant" else given)
+    trained.append(context)  # GLUE == -1
+    untrained.append(context)
+    return [(piece, (trained if piece.trained else untrained)[piece.message]) for piece in pieces]
+
+
+def join(pieces: Iterable[tuple[Piece, float]]) -> list[Run]:
+    """Join neighbours of the same weight and message."""
+    runs = []
+    for (weight, message), group in groupby(pieces, key=lambda item: (item[1], item[0].message)):
+        if text := "".join([piece.text for piece, _ in group]):
+            runs.append(Run(text, weight, message))
+    return runs
+
+
+def merge(segments: list[Segment]) -> list[Segment]:
+    """Join neighbouring segments of the same weight and message."""
+    return [
+        Segment([token for segment in group for token in segment.ids], weight, message)
+        for (weight, message), group in groupby(segments, key=lambda segment: segment[1:])
+    ]
+
+
+def cut(encoding: Encoding, runs: Sequence[Run]) -> list[Segment]:
+    """Cut one encoding at the borders of its runs; runs without a token of their own are left out."""
+    found = zip(cut_ids(encoding, runs), runs, strict=True)
+    return [Segment(ids, run.weight, run.message) for ids, run in found if ids]
+
+
+def cut_ids(encoding: Encoding, runs: Sequence[Run]) -> list[list[int]]:
+    """The tokens of each run.
+
+    A token across a border belongs to the trained side, as in the assistant mask of transformers.
+    """
+    ids = encoding.ids
+    borders, position = [0], 0
+    for run in runs[:-1]:
+        position += len(run.text)
+        end = max(borders[-1], _token_at(encoding, position, borders[-1]))
+        span = encoding.token_to_chars(end) if end < len(ids) else None
+        if span is not None and span[0] < position and run.weight:
+            end += 1
+        borders.append(end)
+    return [ids[start:end] for start, end in pairwise([*borders, len(ids)])] if runs else []
+
+
+def _token_at(encoding: Encoding, position: int, start: int) -> int:
+    """The first token that holds a character at or after a position."""
+    token = encoding.char_to_token(position)
+    if token is not None:
+        return token
+    # A normalizer dropped the character, or the tokenizer does not count white space as part of its token.
+    last = encoding.offsets[-1][1] if encoding.offsets else 0
+    while token is None and position < last:
+        position += 1
+        token = encoding.char_to_token(position)
+    token = len(encoding.ids) if token is None else token
+    while token > start and encoding.offsets[token - 1][0] >= position:
+        token -= 1
+    return token
+
+
+def cut_by_prefix(tokenizer: PreTrainedTokenizerBase, text: str, runs: Sequence[Run]) -> list[Segment]:
+    """The same for tokenizers that do not tell where a token stands: compare with the ids of each prefix."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    out, start, position = [], 0, 0
+    for number, run in enumerate(runs, start=1):
+        position += len(run.text)
+        end = len(ids)
+        if number < len(runs):
+            prefix = tokenizer.encode(text[:position], add_special_tokens=False)
+            same = next((i for i, (a, b) in enumerate(zip(prefix, ids, strict=False)) if a != b), len(prefix))
+            end = max(start, min(same + (same < len(prefix) and run.weight > 0), len(ids)))
+        if end > start:
+            out.append(Segment(ids[start:end], run.weight, run.message))
+        start = end
+    return out

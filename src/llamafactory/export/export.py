@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export: one folder that stock transformers, vLLM and Ollama load, proven before it gets its name.
+
+base + adapter → merged in float32, rounded once → a staging folder beside ``export_dir`` → reloaded and compared with
+base + adapter → renamed. A proof that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import torch
+from transformers import AutoConfig, GenerationConfig
+
+from ..data.template.chat_template import get_template
+from ..data.template.thinking import settle_thinking
+from ..extras.device import probe
+from ..extras.errors import ConfigError
+from ..extras.files import publish_folder, write_atomic
+from ..extras.logging import get_logger
+from ..extras.manifest import NAME as MANIFEST
+from ..extras.manifest import write_manifest
+from ..hparams import InferArgs, get_infer_args, split_list, to_dict
+from ..model import load_model, load_tokenizer, resolve_model_path
+from ..model.adapters import load_adapter
+from ..model.loader import media_class, read_config, speaks
+from ..model.merging import merge
+from ..model.paths import resolve_adapter_path
+from ..model.processor import copy_processor
+from ..model.tokenizer import hub_options
+from .gguf.writer import check_types, write_gguf
+from .ollama import modelfile
+from .proof import ExportFailure, Proof, prove, prove_template
+from .quantization.calibration import read_calibration
+from .quantization.quantizer import QuantizationReport, check_packages, quantize_folder
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..data.template.encoding import Template
+
+logger = get_logger(__name__)
+
+GIGABYTE = 10**9
+
+
+def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -> None:
+    """Write the merged model to ``export_dir`` and prove it.
+
+    Args:
+        args: Parsed arguments, or what ``get_infer_args`` takes (``None``: the command line).
+
+    Raises:
+        ConfigError: A key cannot be used, or ``export_dir`` is taken.
+        ExportFailure: The written model is not base + adapter; nothing appears under ``export_dir``.
+    """
+    args = args if isinstance(args, InferArgs) else get_infer_args(args)
+    final = _free_folder(args.export.export_dir)
+    kinds = check_types(split_list(args.export.export_gguf))
+    if args.export.export_legacy_format:
+        logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")
+    config = read_config(args.model)
+    if speaks(config):
+        raise ConfigError(
+            f"model_name_or_path: models of type {config.model_type} also speak and cannot be exported yet"
+        )
+    tokenizer = load_tokenizer(args.model)
+    template = get_template(tokenizer, settle_thinking(args.data))
+    head = "reward" if args.finetuning.stage == "rm" else None
+    calibration = None
+    if args.export.export_quantization_bit is not None:
+        if head is not None:
+            raise ConfigError("export_quantization_bit: reward models cannot be quantized")
+        if media_class(config) is not None:
+            raise ConfigError(
+                "export_quantization_bit: models that take images, videos or sound cannot be quantized yet"
+            )
+        check_packages(args)
+        calibration = read_calibration(args, tokenizer, template)
+    with _staging(final) as staging:
+        dtype = _write_model(args, tokenizer, template, staging, head)
+        _write_tokenizer(tokenizer, template, staging)
+        logger.info("Proving the export: reload, every tensor, logits, chat template")
+        proof = prove(
+            lambda: _load(args, tokenizer, head), staging, template, dtype, args.model.trust_remote_code, head
+        )
+        for kind in kinds:
+            logger.info("Writing %s", _gguf_name(final, kind))
+            write_gguf(staging, staging / _gguf_name(final, kind), kind)
+        if head is None and (kinds or calibration is None):  # Ollama reads no quantized safetensors
+            weights = f"./{_gguf_name(final, kinds[0])}" if kinds else "."
+            write_atomic(staging / "Modelfile", modelfile(template, weights=weights))
+        figures = {"export_proof": dataclasses.asdict(proof)}
+        quantization = None
+        if calibration is not None:
+            # After the GGUF files, which are made of the full weights.
+            quantization = quantize_folder(staging, args, calibration)
+            figures["quantization"] = dataclasses.asdict(quantization)
+        write_manifest(staging, to_dict(args), None, extra=figures)
+        publish_folder(staging, final)
+    _print_summary(args, final, template, dtype, proof, head, quantization)
+    if args.export.export_hub_model_id:
+        _push(final, args)
+
+
+def _free_folder(export_dir: str | None) -> Path:
+    """Return the folder to make, or refuse one that holds something."""
+    if not export_dir:
+        raise ConfigError("export_dir: missing; name the folder to write the merged model to")
+    final = Path(export_dir).expanduser().absolute()
+    if final.exists() and not final.is_dir():
+        raise ConfigError(f"export_dir: {final} is a file")
+    if final.is_dir() and any(final.iterdir()):
+        raise ConfigError(f"export_dir: {final} is not empty; choose another folder or remove it")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"export_dir: {final.parent} cannot be made ({error.strerror})") from error
+    if not os.access(final.parent, os.W_OK):
+        raise ConfigError(f"export_dir: {final.parent} is not writable")
+    return final
+
+
+@contextmanager
+def _staging(final: Path) -> Iterator[Path]:
+    """A folder beside the final one, removed when the block does not rename it."""
+    staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.staging-"))
+    try:
+        staging.chmod(0o755)
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase, head: str | None) -> PreTrainedModel | PeftModel:
+    """Load the base in its own type with the last adapter beside it; adapters before it are merged in order."""
+    adapters = split_list(args.model.adapter_name_or_path)
+    on_cpu = args.export.export_device == "cpu"
+    stored = _stored_dtype(args)
+    # Merging several adapters rounds only at the very end; a CPU widens float16 because it hardly computes in it.
+    # Layers that an adapter holds whole (a score layer) take the base's type: a float32 export needs a float32 one.
+    wide = (
+        len(adapters) > 1
+        or args.model.infer_dtype == "float32"
+        or (stored == "float16" and (on_cpu or probe().type == "cpu"))
+    )
+    dtype: Any = "float32" if wide else stored
+    base_args = dataclasses.replace(
+        args,
+        model=dataclasses.replace(args.model, infer_dtype=dtype),
+        # The embedding gets its adapters' rows, the adapters themselves are put on below.
+        finetuning=dataclasses.replace(args.finetuning, finetuning_type="full"),
+    )
+    model = load_model(tokenizer, base_args, trainable=False, head=head, use_cpu=on_cpu)
+    for number, name in enumerate(adapters, start=1):
+        model = load_adapter(model, resolve_adapter_path(name, args.model), trainable=False)
+        if number < len(adapters):
+            model = merge(model, torch.float32)
+    return model.eval()
+
+
+def _stored_dtype(args: InferArgs) -> str:
+    """Return the type the base's weights are stored in."""
+    path = resolve_model_path(str(args.model.model_name_or_path), args.model)
+    config = AutoConfig.from_pretrained(path, **hub_options(args.model))
+    dtype = config.dtype or config.get_text_config().dtype or torch.float32
+    return str(dtype).removeprefix("torch.")
+
+
+def _write_model(
+    args: InferArgs, tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path, head: str | None
+) -> torch.dtype:
+    """Merge, cast and save; the model is gone from memory afterwards."""
+    asked = args.model.infer_dtype
+    dtype = getattr(torch, _stored_dtype(args) if asked == "auto" else asked)
+    model = merge(_load(args, tokenizer, head), dtype)
+    if head is None:
+        model.generation_config = _generation_config(model.generation_config, tokenizer, template)
+    model.config.use_cache = True
+    model.save_pretrained(folder, max_shard_size=max(1, int(args.export.export_size * GIGABYTE)))
+    copy_processor(model, args.model, folder)
+    del model
+    gc.collect()
+    return dtype
+
+
+def _generation_config(
+    base: GenerationConfig, tokenizer: PreTrainedTokenizerBase, template: Template
+) -> GenerationConfig:
+    """The base's advice on sampling, with the tokens at which the trained template ends."""
+    ends = base.eos_token_id if isinstance(base.eos_token_id, list) else [base.eos_token_id]
+    values = base.to_diff_dict()
+    for name in ("transformers_version", "_from_model_config"):
+        values.pop(name, None)
+    values.update(
+        eos_token_id=list(dict.fromkeys([*template.stop_token_ids, *(end for end in ends if end is not None)])),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    if any(key in values for key in ("temperature", "top_p", "top_k")):
+        values["do_sample"] = True  # else transformers refuses to save the values, which mean nothing without
+    return GenerationConfig(**values)
+
+
+def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path) -> None:
+    """Save the tokenizer with a chat template that renders what was trained."""
+    try:
+        keep = tokenizer.chat_template is not None
+        if keep:
+            prove_template(tokenizer, template)
+    except (ExportFailure, jinja2.TemplateError, TypeError) as error:
+        keep = False
+        logger.info("The tokenizer's own chat template is replaced by %s: %s", template.name, error)
+    if not keep:
+        tokenizer.chat_template = template.jinja()
+    tokenizer.save_pretrained(folder)
+
+
+def _gguf_name(final: Path, kind: str) -> str:
+    return f"{final.name}-{kind.upper()}.gguf"
+
+
+def _print_summary(
+    args: InferArgs,
+    final: Path,
+    template: Template,
+    dtype: torch.dtype,
+    proof: Proof,
+    head: str | None,
+    quantization: QuantizationReport | None,
+) -> None:
+    weights = sorted(final.glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in weights)
+    tensors = f"{proof.tensors} equal the base's"
+    if args.model.adapter_name_or_path:
+        tensors = f"{proof.tensors} equal base + adapter, {proof.changed} of them changed by it"
+    rows = [
+        ("folder", str(final)),
+        ("weights", f"{size / GIGABYTE:.3g} GB in {len(weights)} file{'s' * (len(weights) != 1)}, {dtype}"),
+        ("tensors", tensors),
+        ("rounding", f"worst weight at {proof.worst_rounding:.2f} of one rounding of its type"),
+        (
+            "logits" if head is None else "scores",
+            f"differ by {proof.logits:.1e} of the largest (allowed {proof.tolerance:.1e})",
+        ),
+        ("template", f"{template.name}: equal ids in {proof.conversations} conversations"),
+    ]
+    rows += [("gguf", f"{file.name}, {file.stat().st_size / GIGABYTE:.3g} GB") for file in sorted(final.glob("*.gguf"))]
+    if proof.effect:
+        lost = min(1.0, proof.logits / proof.effect)
+        rows.append(
+            ("adapter", f"moves the logits by {proof.effect:.1e}; rounding to {dtype} disturbs {lost:.1%} of it")
+        )
+    if quantization is not None:
+        rows += quantization.rows()
+    if proof.unproven:
+        rows.append(("by logits only", f"{len(proof.unproven)} layers, such as {proof.unproven[0]}"))
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"  {name:<{width}}  {value}" for name, value in rows))
+    if head is not None:
+        print(f"\nNext:\n  AutoModelForSequenceClassification.from_pretrained({str(final)!r})", flush=True)
+        return
+    print("\n" + next_commands(final), flush=True)
+
+
+def next_commands(final: Path) -> str:
+    """Return what to type after an export."""
+    commands = [["llamafactory-cli", "chat", "--model_name_or_path", str(final)]]
+    if (final / "Modelfile").exists():
+        commands.append(["ollama", "create", final.name, "-f", str(final / "Modelfile")])
+    return "Next:\n  " + "\n  ".join(map(shlex.join, commands))
+
+
+def _push(final: Path, args: InferArgs) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=args.model.hf_hub_token)
+    repo = str(args.export.export_hub_model_id)
+    api.create_repo(repo, exist_ok=True)
+    # The manifest names folders of this machine: it stays here.
+    api.upload_folder(repo_id=repo, folder_path=str(final), ignore_patterns=[MANIFEST])
+    print(f"  pushed to {repo}", flush=True)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``llamafactory-cli preprocess``: the data of a run, made before the run, without its weights or accelerators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...data.loader import get_dataset
+from ...data.processor import (
+    FeedbackProcessor,
+    PairwiseProcessor,
+    PretrainProcessor,
+    Processor,
+    PromptProcessor,
+    RolloutProcessor,
+    SupervisedProcessor,
+)
+from ...data.template.chat_template import get_template
+from ...data.template.thinking import settle_thinking
+from ...extras.errors import ConfigError
+from ...hparams import get_train_args
+from ...model.tokenizer import load_tokenizer
+
+
+def run_preprocess(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
+    """Prepare the data of a training configuration; ``train`` with the same configuration then finds it.
+
+    A job that was stopped, by whatever, goes on where it was when it is started again.
+
+    Args:
+        args: As for training.
+
+    Raises:
+        ConfigError: The configuration or the data is broken.
+    """
+    train_args = get_train_args(args)
+    train_args = replace(train_args, data=replace(settle_thinking(train_args.data), streaming=False))
+    tokenizer = load_tokenizer(train_args.model)
+    template = get_template(tokenizer, train_args.data)
+    dataset = get_dataset(stage_processor(train_args.finetuning.stage), template, tokenizer, train_args)
+    splits = {"train": dataset.train, **{f"evaluation {name}".rstrip(): rows for name, rows in dataset.eval.items()}}
+    counts = ", ".join(f"{name} {len(rows):,} rows" for name, rows in splits.items() if rows is not None)
+    print(f"prepared: {counts}, in {dataset.folder}")
+    if train_args.training.predict_with_generate and dataset.eval:
+        get_dataset(PromptProcessor(), template, tokenizer, train_args)
+
+
+def stage_processor(stage: str) -> Processor:
+    """The processor of a stage, without importing how the stage trains."""
+    processors: dict[str, Processor] = {
+        "pt": PretrainProcessor(),
+        "sft": SupervisedProcessor(),
+        "rm": PairwiseProcessor(),
+        "dpo": PairwiseProcessor(),
+        "kto": FeedbackProcessor(),
+        "ppo": RolloutProcessor(),
+        "grpo": RolloutProcessor(),
+    }
+    if stage not in processors:
+        raise ConfigError(f"stage: the data of {', '.join(processors)} can be prepared, not of {stage}")
+    return processors[stage]

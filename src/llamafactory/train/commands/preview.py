@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``llamafactory-cli preview``: rows as the model will see them, made by the code that training uses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ...data.loader import get_dataset
+from ...data.messages import Message
+from ...data.preview import CONTEXT, TRAINED, row_as_json, show_lengths, show_row
+from ...data.streaming.rows import StreamRows
+from ...data.template.chat_template import get_template, render
+from ...data.template.thinking import settle_thinking
+from ...extras.errors import ConfigError
+from ...hparams import get_train_args
+from ...hparams.data_args import DataArguments
+from ...hparams.parser import get_data_args
+from ...model.tokenizer import load_tokenizer
+from .preprocess import stage_processor
+
+
+def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
+    """Show features of a training configuration; only the tokenizer is loaded, no weights.
+
+    ``preview_format: text`` prints coloured rows and lengths; ``json`` prints
+    one object a row (``input_ids``, ``labels``, ``seq_lens``, ``source``, ``text``) and nothing else to stdout.
+
+    With ``messages`` (a file) and ``template`` (a name) it prints that conversation as text; nothing else is needed.
+
+    Args:
+        args: As for training, with ``preview_samples`` and ``preview_format``.
+
+    Raises:
+        ConfigError: The configuration or the data is broken.
+    """
+    words = sys.argv[2:] if args is None else args
+    data_args = get_data_args(words)
+    if data_args.messages is not None:
+        print(_written_out(data_args))
+        return
+    train_args = get_train_args(words)
+    train_args = replace(train_args, data=replace(settle_thinking(train_args.data), streaming=False))
+    tokenizer = load_tokenizer(train_args.model)
+    template = get_template(tokenizer, train_args.data)
+    dataset = get_dataset(stage_processor(train_args.finetuning.stage), template, tokenizer, train_args)
+    rows = dataset.train if dataset.train is not None else next(iter(dataset.eval.values()))
+    assert not isinstance(rows, StreamRows)
+    shown = islice(rows, train_args.data.preview_samples)
+    if train_args.data.preview_format == "json":
+        for row in shown:
+            print(row_as_json(row, tokenizer))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(f"[{TRAINED}]trained[/{TRAINED}]  [{CONTEXT}]context[/{CONTEXT}]  template: {template.name}")
+    for number, row in enumerate(shown, start=1):
+        show_row(row, number, tokenizer, console)
+    console.rule(style="blue")
+    show_lengths(dataset.report, console)
+    if not isinstance(words, Mapping):
+        console.print(f"\nnext: {next_command(words)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def next_command(words: Sequence[str]) -> str:
+    """Return what to type to train what was shown."""
+    kept = [word for word in words if not word.lstrip("-").startswith("preview_")]
+    return shlex.join(["llamafactory-cli", "train", *kept])
+
+
+def _written_out(data: DataArguments) -> str:
+    """The conversation in ``messages`` as the model sees it; ends in a prompt if the assistant has not answered yet."""
+    if data.template is None:
+        raise ConfigError("template: missing, messages are written with a named template")
+    if data.enable_thinking == "auto":
+        raise ConfigError("enable_thinking: auto looks at a data set; one conversation needs true, false or null")
+    assert data.messages is not None
+    try:
+        found = json.loads(Path(data.messages).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"messages: cannot read {data.messages}: {error}") from None
+    found = {"messages": found} if isinstance(found, list) else found
+    if not isinstance(found, dict) or not isinstance(found.get("messages"), list):
+        raise ConfigError(f"messages: {data.messages} must hold a list of messages, or messages and tools")
+    messages = [Message.from_openai(message) for message in found["messages"]]
+    flags = {"enable_thinking": data.enable_thinking, "preserve_thinking": data.preserve_thinking}
+    prompt = bool(messages) and messages[-1].role != "assistant"
+    return render(data.template, messages, found.get("tools"), add_generation_prompt=prompt, **flags)

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reward model: one of its own, an adapter beside the policy's, or a web service."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import http.client
+import json
+import math
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ....data.messages import Sample
+from ....data.template.chat_template import get_template
+from ....extras.errors import ConfigError
+from ....model import load_model, load_tokenizer
+from ....model.paths import resolve_adapter_path
+from ....model.value_head import read_value_head
+from ....plugins import resolve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ....data.template.encoding import Template
+    from ....hparams import TrainArgs
+    from .reward_set import Completion, RewardFunction
+
+ADAPTER = "reward"
+_API_SECONDS = 120.0
+_SCORE = "base_model.model.score.weight"
+
+
+def load_reward_model(
+    args: TrainArgs, tokenizer: PreTrainedTokenizerBase, template: Template, policy: nn.Module | None
+) -> RewardFunction:
+    """Load what ``reward_model`` names, in the way of ``reward_model_type``.
+
+    Args:
+        args: The resolved configuration.
+        tokenizer: Of the policy.
+        template: Of the policy.
+        policy: A PEFT model; only for type ``lora``, which puts a frozen adapter named ``reward`` on it.
+
+    Raises:
+        ConfigError: There is no such model, or it is no reward model.
+    """
+    name, kind = str(args.rlhf.reward_model), args.rlhf.reward_model_type
+    if kind == "api":
+        return ServiceReward(name, template)
+    batch = args.training.per_device_eval_batch_size
+    if kind == "lora":
+        if not hasattr(policy, "peft_config"):
+            raise ConfigError("reward_model_type: lora needs a policy with an adapter (finetuning_type: lora)")
+        folder = resolve_adapter_path(name, args.model)
+        return AdapterReward(policy, _add_adapter(policy, folder, args), tokenizer, template, batch)
+    return _load_full(args, name, tokenizer, template, batch)
+
+
+def _load_full(
+    args: TrainArgs, name: str, tokenizer: PreTrainedTokenizerBase, template: Template, batch: int
+) -> RewardFunction:
+    """A model of its own; with another vocabulary than the policy's it reads text in its own template."""
+    adapters = args.rlhf.reward_model_adapters
+    tuner = "lora" if adapters else "full"
+    own = dataclasses.replace(
+        args,
+        model=dataclasses.replace(args.model, model_name_or_path=name, adapter_name_or_path=adapters),
+        finetuning=dataclasses.replace(args.finetuning, finetuning_type=tuner),
+        tuner=resolve("tuners", tuner).Arguments(),
+    )
+    its_tokenizer = load_tokenizer(own.model)
+    if its_tokenizer.get_vocab() != tokenizer.get_vocab():
+        template = get_template(its_tokenizer, dataclasses.replace(args.data, template=None))
+        tokenizer = its_tokenizer
+    try:
+        model = load_model(tokenizer, own, trainable=False, head="reward", beside_training=True)
+    except ConfigError as error:
+        raise ConfigError(f"reward_model: {error}") from error
+    return ModelReward(model, tokenizer, template, batch)
+
+
+class LocalReward:
+    """Scores of whole conversations at their last token, by a model in this process."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, batch: int, to_the_end: bool) -> None:
+        self._pad, self._template, self._batch, self._to_the_end = tokenizer.pad_token_id, template, batch, to_the_end
+
+    def __call__(self, completions: Sequence[Completion]) -> Tensor:
+        """Return scores [N] float64."""
+        encoded = self._template.encode_batch([_conversation(completion) for completion in completions])
+        sequences = [[token for segment in segments for token in segment.ids] for segments in encoded]
+        scores = torch.empty(len(sequences), dtype=torch.float64)
+        order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
+        for start in range(0, len(order), self._batch):
+            part = order[start : start + self._batch]
+            scores[part] = self._score_padded([sequences[number] for number in part]).double().cpu()
+        return scores
+
+    def _score_padded(self, sequences: list[list[int]]) -> Tensor:
+        longest = max(map(len, sequences))
+        ids = torch.tensor([row + [self._pad] * (longest - len(row)) for row in sequences])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in sequences])
+        ends = torch.tensor([self._end(row) for row in sequences])
+        return self._scores(ids, mask, ends)
+
+    def _end(self, row: list[int]) -> int:
+        """Place of the score: LLaMA-Factory's heads read the last token, sequence classification the last but pads."""
+        if self._to_the_end:
+            return len(row) - 1
+        return max((place for place, token in enumerate(row) if token != self._pad), default=0)
+
+    def _scores(self, ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
+        """Return [B] from ids and mask [B, L] and the places of the scores [B]."""
+        raise NotImplementedError
+
+
+class ModelReward(LocalReward):
+    """A frozen sequence-classification model with one label."""
+
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, template: Template, batch: int) -> None:
+        self._model: Any = model
+        super().__init__(tokenizer, template, batch, to_the_end=self._model.score.bias is not None)
+
+    @torch.no_grad()
+    def _scores(self, ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
+        hidden, score = _hidden(self._model, ids, mask, ends), self._model.score
+        bias = None if score.bias is None else score.bias.float()
+        return nn.functional.linear(hidden.float(), score.weight.float(), bias).squeeze(-1)
+
+
+class AdapterReward(LocalReward):
+    """A reward adapter beside the policy's own on the same base weights: frozen, and not saved with the policy."""
+
+    def __init__(
+        self, policy: Any, head: _Head, tokenizer: PreTrainedTokenizerBase, template: Template, batch: int
+    ) -> None:
+        self._policy, self._own = policy, policy.active_adapter
+        device = next(policy.parameters()).device
+        self._weight, self._bias = head.weight.to(device), None if head.bias is None else head.bias.to(device)
+        super().__init__(tokenizer, template, batch, to_the_end=head.bias is not None)
+        policy.save_pretrained = functools.partial(policy.save_pretrained, selected_adapters=[self._own])
+
+    @torch.no_grad()
+    def _scores(self, ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
+        with self._switched():
+            hidden = _hidden(self._policy.get_base_model(), ids, mask, ends)
+        return nn.functional.linear(hidden.float(), self._weight, self._bias).squeeze(-1)
+
+    @contextmanager
+    def _switched(self) -> Iterator[None]:
+        """Inside the block the policy is the reward model; what it trains is as before afterwards."""
+        policy, training = self._policy, self._policy.training
+        trained = {name: parameter.requires_grad for name, parameter in policy.named_parameters()}
+        policy.eval()
+        policy.set_adapter(ADAPTER, inference_mode=True)
+        try:
+            yield
+        finally:
+            policy.set_adapter(self._own)
+            for name, parameter in policy.named_parameters():
+                parameter.requires_grad_(trained[name])
+            policy.train(training)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+    weight: Tensor
+    bias: Tensor | None
+
+
+def _add_adapter(policy: Any, folder: str, args: TrainArgs) -> _Head:
+    """Put an adapter of stage rm (ours, or LLaMA-Factory's with its value head) on the policy; return the head."""
+    from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = Path(folder) / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise ConfigError(f"reward_model: '{folder}' has no adapter_model.safetensors")
+    state, value_head = load_file(weights), read_value_head(folder, args.model)
+    score = state.pop(_SCORE, None)
+    if value_head is None and score is None:
+        raise ConfigError(f"reward_model: '{folder}' is no reward adapter: it has no score (train it with stage rm)")
+    config = PeftConfig.from_pretrained(folder)
+    # The score is kept apart: the policy is a language model and has no place for it.
+    config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, True
+    new_tokens = getattr(policy.peft_config[policy.active_adapter], "trainable_token_indices", None)
+    if new_tokens and not getattr(
+        config, "trainable_token_indices", None
+    ):  # PEFT wants them in every adapter: they stay untrained here
+        config.trainable_token_indices = new_tokens
+    trained = {name: parameter.requires_grad for name, parameter in policy.named_parameters()}
+    try:
+        policy.add_adapter(ADAPTER, config)
+        fresh = get_peft_model_state_dict(policy, adapter_name=ADAPTER, save_embedding_layers=False)
+        rows = {name: value for name, value in fresh.items() if name.endswith("trainable_tokens_delta")}
+        result = set_peft_model_state_dict(policy, rows | state, adapter_name=ADAPTER)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"reward_model: '{folder}' does not fit the policy: {reason}") from error
+    if result.unexpected_keys:
+        raise ConfigError(f"reward_model: '{folder}' does not fit the policy: it has {result.unexpected_keys[0]}")
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(trained.get(name, False))
+    if value_head is not None:
+        return _Head(value_head.weight, value_head.bias)
+    assert score is not None
+    return _Head(score.float(), None)
+
+
+def _hidden(model: Any, ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
+    """Return the last hidden states [B, d] at ``ends`` [B]."""
+    device = next(model.parameters()).device
+    decoder = getattr(model, model.base_model_prefix)
+    states = decoder(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, return_dict=True)
+    return states.last_hidden_state[torch.arange(len(ids), device=device), ends.to(device)]
+
+
+class ServiceReward:
+    """A web service: ``POST {"model", "messages": [texts]}`` answers ``{"scores": [numbers]}``."""
+
+    def __init__(self, url: str, template: Template, seconds: float = _API_SECONDS) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"reward_model: type api needs a URL (http://…), got '{url}'")
+        self._url, self._template, self._seconds = url, template, seconds
+
+    def __call__(self, completions: Sequence[Completion]) -> Tensor:
+        """Return scores [N] float64."""
+        texts = []
+        for completion in completions:
+            sample = _conversation(completion)
+            texts.append(self._template.render(sample.messages, sample.tools))
+        answer = self._ask({"model": "model", "messages": texts})
+        scores = answer.get("scores") if isinstance(answer, dict) else None
+        if not isinstance(scores, list) or len(scores) != len(texts):
+            raise self._error(f"expected {len(texts)} scores, got {json.dumps(answer)[:200]}")
+        for number, score in enumerate(scores):
+            if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+                raise self._error(f"score {number} is not a number: {score!r}")
+        return torch.tensor(scores, dtype=torch.float64)
+
+    def _ask(self, question: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            self._url, json.dumps(question).encode("utf-8"), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self._seconds) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            detail = " ".join(error.read().decode("utf-8", "replace").split())[:200]
+            raise self._error(f"status {error.code}: {detail or error.reason}") from error
+        except TimeoutError as error:
+            raise self._error(f"no answer in {self._seconds:g} s") from error
+        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            if isinstance(getattr(error, "reason", None), TimeoutError):
+                raise self._error(f"no answer in {self._seconds:g} s") from error
+            raise self._error(str(getattr(error, "reason", error))) from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise self._error(f"its answer is not JSON: {error}") from error
+
+    def _error(self, reason: str) -> ConfigError:
+        return ConfigError(f"reward_model: {self._url}: {reason}")
+
+
+def _conversation(completion: Completion) -> Sample:
+    return Sample(messages=(*completion.prompt, *completion.said), tools=completion.tools)

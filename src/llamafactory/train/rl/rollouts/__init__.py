@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Completions of prompts: the loop with tools, and the engines that generate."""

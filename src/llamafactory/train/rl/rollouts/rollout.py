@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rollouts: the model answers prompts, calls tools, reads what they say and goes on, until it has answered.
+
+Ids are kept as they were drawn: what a tool says is rendered by the template behind them, nothing is tokenized twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ....data.messages import Message, ToolCall
+
+if TYPE_CHECKING:
+    from ....data.template.encoding import Template
+    from ....hparams import TrainArgs
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: Above 0.
+        top_p: Draw from the likeliest tokens that hold this share of probability.
+        top_k: Draw from this many likeliest tokens; 0 = all.
+        limit: Most tokens of an answer, those of tools included.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int
+    limit: int
+
+
+def sampling_of(args: TrainArgs) -> Sampling:
+    """Return how a run draws: a key that is not written leaves the policy as it is, unlike in chat."""
+    keys, given = args.keys, args.generating
+    return Sampling(
+        temperature=given.temperature if "temperature" in keys else 1.0,
+        top_p=given.top_p if "top_p" in keys else 1.0,
+        top_k=given.top_k if "top_k" in keys else 0,
+        limit=given.max_new_tokens,
+    )
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to be drawn.
+
+    Attributes:
+        ids: Everything before it.
+        seed: Of this answer alone, so that it does not depend on what else is in the batch.
+        drawn: Tokens that stand behind the prompt already; draws go on from there.
+        limit: Most tokens to draw.
+    """
+
+    ids: list[int]
+    seed: int
+    drawn: int
+    limit: int
+
+
+class Engine(Protocol):
+    """What writes answers, a row of ``plugins.ROLLOUTS``."""
+
+    def __init__(self, model: Any, template: Template, sampling: Sampling, args: TrainArgs) -> None: ...
+
+    def sync(self) -> None:
+        """Take over the present weights of the policy."""
+
+    def answer(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
+        """Return the new ids of each answer; one that ended by itself ends with a stop token."""
+
+
+@dataclass
+class Rollout:
+    """A prompt and what became of it.
+
+    Attributes:
+        messages: The conversation of the prompt.
+        prompt: Its ids.
+        seed: Of its draws.
+        tools: OpenAI tool objects that stand in the prompt.
+        ids: What stands behind the prompt: answers and, between them, what tools said.
+        written: For each of ``ids`` whether the model wrote it.
+        turns: The messages made.
+        text: The last answer, without special tokens.
+        finished: The last answer ended by itself.
+    """
+
+    messages: list[Message]
+    prompt: list[int]
+    seed: int
+    tools: Sequence[dict[str, Any]] = ()
+    ids: list[int] = field(default_factory=list)
+    written: list[bool] = field(default_factory=list)
+    turns: list[Message] = field(default_factory=list)
+    text: str = ""
+    finished: bool = False
+
+    def take(self, ids: list[int], template: Template) -> tuple[ToolCall, ...]:
+        """Append an answer; returns the calls in it, none when it was cut off."""
+        self.ids += ids
+        self.written += [True] * len(ids)
+        tokenizer = template.tokenizer
+        self.finished = bool(ids) and ids[-1] in template.stop_token_ids
+        self.text = str(tokenizer.decode(ids, skip_special_tokens=True))
+        self.turns.append(template.parse(str(tokenizer.decode(ids[:-1] if self.finished else ids))))
+        return self.turns[-1].tool_calls if self.finished else ()
+
+    def hear(self, answers: Sequence[Message], template: Template, limit: int) -> bool:
+        """Append what tools answered; returns whether there is room for the model to go on."""
+        conversation = [*self.messages, *self.turns, *answers]
+        place = len(self.messages) + len(self.turns) - 1
+        glue = template.encode_after(conversation, place, self.tools)
+        if len(self.ids) + len(glue) >= limit:
+            self.finished = False
+            return False
+        self.turns += answers
+        self.ids += glue
+        self.written += [False] * len(glue)
+        return True
+
+
+def roll_out(
+    engine: Engine,
+    rollouts: Sequence[Rollout],
+    template: Template,
+    limit: int,
+    greedy: bool = False,
+    call: Callable[[ToolCall], Message] | None = None,
+    rounds: int = 0,
+) -> None:
+    """Answer every prompt, in place.
+
+    Args:
+        engine: Draws.
+        rollouts: Prompts without answers yet.
+        template: Stop tokens, parsing, rendering.
+        limit: Most tokens behind a prompt.
+        greedy: The likeliest tokens instead of draws.
+        call: Runs a tool; None = calls are left alone.
+        rounds: Most rounds of calls.
+    """
+    active = list(rollouts)
+    for number in range(rounds + 1 if call else 1):
+        requests = [Request(r.prompt + r.ids, r.seed, len(r.ids), limit - len(r.ids)) for r in active]
+        calls = [r.take(ids, template) for r, ids in zip(active, engine.answer(requests, greedy), strict=True)]
+        if call is None or number == rounds:
+            return
+        active = [
+            r for r, asked in zip(active, calls, strict=True)
+            if asked and r.hear([call(one) for one in asked], template, limit)
+        ]  # fmt: skip
+        if not active:
+            return
+
+
+def seed_of(*parts: int | str) -> int:
+    """Return a seed that depends on all parts and on nothing else."""
+    return int.from_bytes(hashlib.blake2b("-".join(map(str, parts)).encode(), digest_size=7).digest(), "little")
