@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llamafactory.data.messages import Message, Sample
-from llamafactory.data.template.thinking import has_reasoning, settle_thinking
+from llamafactory.data.template.thinking import has_reasoning, resolve_thinking
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams.data_args import DataArguments
 from llamafactory.train.commands.check_data import run_check_data
@@ -105,7 +105,7 @@ def test_auto_looks_at_the_data_and_says_what_it_found(tmp_path: Path, caplog: p
     def settled(*answers: str) -> Any:
         rows = [{"instruction": "q", "output": answer} for answer in answers]
         caplog.clear()
-        return settle_thinking(
+        return resolve_thinking(
             DataArguments(dataset=write_jsonl(tmp_path / "a.jsonl", rows), enable_thinking="auto")
         ).enable_thinking
 
@@ -113,5 +113,5 @@ def test_auto_looks_at_the_data_and_says_what_it_found(tmp_path: Path, caplog: p
     assert "0 of the 2 rows looked at have reasoning (0.0 %), so it is false" in caplog.text
     assert settled("a", "<think>hm</think>b", "c", "d") is True
     assert "1 of the 4 rows looked at have reasoning (25.0 %), so it is true; the others get" in caplog.text
-    assert settle_thinking(DataArguments(enable_thinking="auto")).enable_thinking is True
-    assert settle_thinking(DataArguments(enable_thinking=None)).enable_thinking is None
+    assert resolve_thinking(DataArguments(enable_thinking="auto")).enable_thinking is True
+    assert resolve_thinking(DataArguments(enable_thinking=None)).enable_thinking is None

@@ -127,12 +127,12 @@ class EngineBase:
     def load_template(self, args: InferArgs) -> None:
         """Load the tokenizer, the template, and what encodes media where the model takes some."""
         from ..data.template.chat_template import get_template
-        from ..data.template.thinking import settle_thinking
+        from ..data.template.thinking import resolve_thinking
         from ..model import load_processor, load_tokenizer
 
         self.tokenizer = load_tokenizer(args.model)
         processor = None if args.finetuning.stage == "rm" else load_processor(args.model, self.tokenizer)
-        self.template = get_template(self.tokenizer, settle_thinking(args.data))
+        self.template = get_template(self.tokenizer, resolve_thinking(args.data))
         if processor is None:
             return
         from ..data.media.decode import MediaLimits

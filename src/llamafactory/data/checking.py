@@ -16,7 +16,7 @@ from .processor import Tally
 from .sources.dataset_info import DatasetAttr
 from .sources.duplicates import is_new
 from .sources.files import FoundRow, NumberedRow, scan_rows
-from .sources.reading import settle_layout, to_samples
+from .sources.reading import resolve_layout, to_samples
 from .template.thinking import has_reasoning
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _open(attr: DatasetAttr, max_samples: int | None) -> tuple[DatasetAttr, Iter
     first = list(islice(rows, _FIRST_ROWS))
     good: list[NumberedRow] = [(place, row) for place, row in first if not isinstance(row, ConfigError)]
     if good:
-        attr = settle_layout(attr, good)
+        attr = resolve_layout(attr, good)
     return attr, chain(first, rows)
 
 

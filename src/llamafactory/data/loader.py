@@ -74,7 +74,7 @@ def get_dataset(
     Raises:
         ConfigError: A set, file or row is broken, or ``tokenized_path`` was made with other settings.
     """
-    data = settle_stage(processor, args)
+    data = resolve_stage(processor, args)
     job = _Job(processor, template, tokenizer, data, args)
     if data.streaming and data.dataset:
         return _stream(job)
@@ -122,7 +122,7 @@ def _stream(job: _Job) -> DatasetModule:
     return DatasetModule(rows, held, report, channels=rows.channels)
 
 
-def settle_stage(processor: Processor, args: TrainArgs) -> DataArguments:
+def resolve_stage(processor: Processor, args: TrainArgs) -> DataArguments:
     """Settle what depends on the stage: the rule for long samples, and packing."""
     data = args.data
     packing = data.neat_packing or (processor.packs if data.packing is None else data.packing)

@@ -103,9 +103,9 @@ def _template(args: InferArgs, tokenizer: Any) -> Template | None:
     if args.data.template is None:
         return None
     from ..data.template.chat_template import get_template
-    from ..data.template.thinking import settle_thinking
+    from ..data.template.thinking import resolve_thinking
 
-    return get_template(tokenizer, settle_thinking(args.data))
+    return get_template(tokenizer, resolve_thinking(args.data))
 
 
 def _multiple_choice(

@@ -23,7 +23,7 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from ..data.template.chat_template import get_template
-from ..data.template.thinking import settle_thinking
+from ..data.template.thinking import resolve_thinking
 from ..extras.device import probe
 from ..extras.errors import ConfigError
 from ..extras.files import publish_folder, write_atomic
@@ -76,7 +76,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
             f"model_name_or_path: models of type {config.model_type} also speak and cannot be exported yet"
         )
     tokenizer = load_tokenizer(args.model)
-    template = get_template(tokenizer, settle_thinking(args.data))
+    template = get_template(tokenizer, resolve_thinking(args.data))
     head = "reward" if args.finetuning.stage == "rm" else None
     calibration = None
     if args.export.export_quantization_bit is not None:

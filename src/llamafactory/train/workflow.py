@@ -13,7 +13,7 @@ from ..data.collators import PaddedCollator, PaddingFreeCollator, PairCollator
 from ..data.loader import get_dataset
 from ..data.streaming.rows import StreamRows
 from ..data.template.chat_template import get_template
-from ..data.template.thinking import settle_thinking
+from ..data.template.thinking import resolve_thinking
 from ..extras.device import probe
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
@@ -67,7 +67,7 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     )
     make_output_dir(str(args.training.output_dir))
     set_seed(args.training.seed, args.training.full_determinism)
-    args = replace(args, data=settle_thinking(args.data))
+    args = replace(args, data=resolve_thinking(args.data))
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, args.data)
     dataset = get_dataset(stage.processor, template, tokenizer, args)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .. import plugins
-from ..data.template.thinking import settle_thinking
+from ..data.template.thinking import resolve_thinking
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..extras.packages import require
@@ -45,7 +45,7 @@ def run_web_demo(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = No
     require("gradio", "webchat", "'gradio>=6'")
     if args.finetuning.stage == "rm":
         raise ConfigError("stage: rm loads a reward model, which scores texts and does not answer")
-    args = replace(args, data=settle_thinking(args.data))
+    args = replace(args, data=resolve_thinking(args.data))
     with closing(take_address(settings)) as listener:  # before the model is loaded: a taken port shows at once
         engine: Engine = plugins.resolve("engines", args.model.infer_backend)(args)
         try:

@@ -39,10 +39,10 @@ def open_set(attr: DatasetAttr, max_samples: int | None, seed: int) -> tuple[Dat
         rows = iter(_choose(list(rows), attr.num_samples, seed))
     rows = islice(rows, max_samples)
     first = list(islice(rows, SNIFFED_ROWS))
-    return settle_layout(attr, first), chain(first, rows)
+    return resolve_layout(attr, first), chain(first, rows)
 
 
-def settle_layout(attr: DatasetAttr, first: list[NumberedRow]) -> DatasetAttr:
+def resolve_layout(attr: DatasetAttr, first: list[NumberedRow]) -> DatasetAttr:
     """Read the layout off the first rows if no entry says it, and check the columns that the entry names."""
     if attr.formatting == "auto":
         attr = sniff(attr, [row for _, row in first])

@@ -25,7 +25,7 @@ from ..processor import Tally
 from ..sources.cloud import cloud_version
 from ..sources.dataset_info import DatasetAttr
 from ..sources.files import list_files
-from ..sources.reading import SNIFFED_ROWS, settle_layout, to_samples
+from ..sources.reading import SNIFFED_ROWS, resolve_layout, to_samples
 from ..sources.row_index import RowIndex, write_index
 from .rows import StreamRows, StreamSet
 
@@ -73,7 +73,7 @@ def open_sets(attrs: list[DatasetAttr], root: Path, prepare: Prepare, encoder: E
             chosen = np.concatenate([np.tile(chosen, times), np.asarray(drawn, dtype=np.int64)])
         chosen = chosen[: encoder.args.max_samples]
         first = list(rows.read(chosen[:SNIFFED_ROWS].tolist()))
-        sets.append(StreamSet(settle_layout(attr, first), rows, chosen))
+        sets.append(StreamSet(resolve_layout(attr, first), rows, chosen))
         logger.info_rank0("streaming %s: %s rows", attr.name, f"{len(chosen):,}")
     return sets
 

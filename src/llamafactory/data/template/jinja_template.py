@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A template that is Jinja: the tokenizer's own, or a file.
 
-Text comes from the sandboxed renderer of transformers, within the bounds of `jinja_sandbox`. What the assistant wrote
-in it is found by the marks ``{% generation %}``, or else by rendering again with a sentinel put into one turn: taking
-the sentinel out of the new text must give the old text back, otherwise the spans are not certain and training is refused.
+Text comes from the sandboxed renderer of transformers, within the bounds of `jinja_sandbox`. What the assistant
+wrote in it is found by the marks ``{% generation %}``, or else by rendering again with a sentinel put into one turn:
+taking the sentinel out of the new text must give the old text back, otherwise the spans are not certain and training is
+refused.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def has_reasoning(sample: Sample) -> bool:
     )
 
 
-def settle_thinking(data: DataArguments) -> DataArguments:
+def resolve_thinking(data: DataArguments) -> DataArguments:
     """Replace ``enable_thinking: auto`` by what the data calls for, and say so.
 
     With reasoning in some row it becomes ``true``: rows without get an empty thought, so the model learns when to

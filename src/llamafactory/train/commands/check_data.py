@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ...data.checking import DataCheck, check_data
-from ...data.loader import settle_stage
+from ...data.loader import resolve_stage
 from ...data.prepare.shards import Encoder
 from ...data.preview import show_lengths
 from ...data.sources.dataset_info import find_datasets
 from ...data.template.chat_template import get_template
-from ...data.template.thinking import settle_thinking
+from ...data.template.thinking import resolve_thinking
 from ...extras.errors import ConfigError
 from ...extras.files import write_json
 from ...extras.plotting import plot_histograms
@@ -39,7 +39,7 @@ def run_check_data(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
     """
     train_args = get_train_args(args)
     processor = stage_processor(train_args.finetuning.stage)
-    data = settle_thinking(settle_stage(processor, train_args))
+    data = resolve_thinking(resolve_stage(processor, train_args))
     tokenizer = load_tokenizer(train_args.model)
     names = {"train": split_list(data.dataset), "eval": split_list(data.eval_dataset)}
     sets = [(part, attr) for part, some in names.items() for attr in find_datasets(some, data.dataset_dir)]

@@ -18,7 +18,7 @@ from ...data.processor import (
     SupervisedProcessor,
 )
 from ...data.template.chat_template import get_template
-from ...data.template.thinking import settle_thinking
+from ...data.template.thinking import resolve_thinking
 from ...extras.errors import ConfigError
 from ...hparams import get_train_args
 from ...model.tokenizer import load_tokenizer
@@ -36,7 +36,7 @@ def run_preprocess(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
         ConfigError: The configuration or the data is broken.
     """
     train_args = get_train_args(args)
-    train_args = replace(train_args, data=replace(settle_thinking(train_args.data), streaming=False))
+    train_args = replace(train_args, data=replace(resolve_thinking(train_args.data), streaming=False))
     tokenizer = load_tokenizer(train_args.model)
     template = get_template(tokenizer, train_args.data)
     dataset = get_dataset(stage_processor(train_args.finetuning.stage), template, tokenizer, train_args)

@@ -17,7 +17,7 @@ from ...data.messages import Message
 from ...data.preview import CONTEXT, TRAINED, row_as_json, show_lengths, show_row
 from ...data.streaming.rows import StreamRows
 from ...data.template.chat_template import get_template, render
-from ...data.template.thinking import settle_thinking
+from ...data.template.thinking import resolve_thinking
 from ...extras.errors import ConfigError
 from ...hparams import get_train_args
 from ...hparams.data_args import DataArguments
@@ -46,7 +46,7 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
         print(_written_out(data_args))
         return
     train_args = get_train_args(words)
-    train_args = replace(train_args, data=replace(settle_thinking(train_args.data), streaming=False))
+    train_args = replace(train_args, data=replace(resolve_thinking(train_args.data), streaming=False))
     tokenizer = load_tokenizer(train_args.model)
     template = get_template(tokenizer, train_args.data)
     dataset = get_dataset(stage_processor(train_args.finetuning.stage), template, tokenizer, train_args)
