@@ -15,7 +15,7 @@ help:
 	@echo "make test-slow    the longer checks as well"
 	@echo "make test-llamacpp   GGUF files that we write, in llama.cpp (compiles it first)"
 	@echo "make test-vllm    the vLLM engine, in an environment of its own (.cache/vllm-env)"
-	@echo "make quality      formatter, linter and type checker, without changing files"
+	@echo "make quality      formatter, linter, type checker and the search for repeated code, without changing files"
 	@echo "make style        format the code and mend what the linter can mend"
 	@echo "make audit        look for known holes in the packages of constraints.txt (asks api.osv.dev)"
 	@echo "make sbom         write dist/sbom.cdx.json: those packages as a CycloneDX bill of materials"
@@ -66,6 +66,7 @@ quality: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/repeated_lines.py src --lines 8
 
 style: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ LEVELS = {
 }
 MAX_LINES = 400
 DATA_ONLY = ("data/templates/",)  # literal values without logic
+MAX_MODULES = 12
+ROWS_OF_A_TABLE = ("data/templates", "data/tool_formats")  # files that `plugins.py` names are not counted in these
 
 
 def name_of(path: Path) -> str:
@@ -100,6 +103,61 @@ def test_imports_run_one_way(path):
         other = parts[1] if parts[1] in LEVELS else ""
         allowed = other == room or LEVELS[other] < LEVELS[room]
         assert allowed, f"{name_of(path)}:{line}: {room} may not import {module}"
+
+
+def module_of(path: Path) -> str:
+    parts = ("llamafactory", *path.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Return the modules of ours that a file imports: inside functions and ``if TYPE_CHECKING`` too."""
+    found = set()
+    for _, name in imports(path, ast.walk(tree_of(path))):
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        found.add(name)
+    return found - {"", module_of(path)}
+
+
+def circle_of(graph: dict[str, set[str]]) -> list[str]:
+    """Return modules that import each other in a circle, first and last the same; empty if there are none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(reversed(error.args[1]))
+    return []
+
+
+def test_imports_run_in_no_circle():
+    assert circle_of({module: imported_modules(path) for module, path in MODULES.items()}) == []
+
+
+def test_a_circle_is_found_wherever_the_import_stands(tmp_path):
+    assert circle_of({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) in (
+        ["a", "b", "c", "a"], ["b", "c", "a", "b"], ["c", "a", "b", "c"]
+    )  # fmt: skip
+    assert circle_of({"a": {"b", "c"}, "b": {"c"}}) == []
+    file = SOURCE / "data" / "loader.py"
+    hidden = ast.parse(
+        "if TYPE_CHECKING:\n    from ..hparams import TrainArgs\ndef f():\n    from .template import thinking"
+    )
+    names = [name for _, name in imports(file, ast.walk(hidden))]
+    assert names == ["llamafactory.hparams.TrainArgs", "llamafactory.data.template.thinking"]
+
+
+FOLDERS = sorted({path.parent for path in FILES if room_of(path) in ("data", "train")})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
+def test_folders_of_data_and_train_can_be_taken_in_at_a_glance(folder):
+    modules = {module_of(path) for path in folder.glob("*.py") if path.name != "__init__.py"}
+    if name_of(folder) in ROWS_OF_A_TABLE:
+        modules -= {target.partition(":")[0] for table in plugins.TABLES.values() for target in table.values()}
+    assert len(modules) <= MAX_MODULES, sorted(modules)
 
 
 @pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: path.relative_to(ROOT).as_posix())
