@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names that people's own scripts import from LLaMA-Factory: each is importable here, or says which room it waits for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+BUILT = """
+llamafactory.cli main
+llamafactory.launcher launch
+llamafactory.train.tuner run_exp
+llamafactory.train.tuner export_model
+llamafactory.train.tuner _training_function
+llamafactory.extras.misc is_env_enabled
+llamafactory.extras.ploting plot_loss
+llamafactory.hparams get_train_args
+llamafactory.hparams get_infer_args
+llamafactory.hparams get_eval_args
+llamafactory.hparams get_ray_args
+llamafactory.hparams read_args
+llamafactory.train.callbacks LogCallback
+llamafactory.train.callbacks ReporterCallback
+llamafactory.train.callbacks PissaConvertCallback
+llamafactory.train.trainer_utils get_swanlab_callback
+llamafactory.train.trainer_utils create_modelcard_and_push
+llamafactory.train.pt run_pt
+llamafactory.train.sft run_sft
+llamafactory.train.sft.trainer CustomSeq2SeqTrainer
+llamafactory.train.rm run_rm
+llamafactory.train.ppo run_ppo
+llamafactory.train.dpo run_dpo
+llamafactory.train.kto run_kto
+llamafactory.model load_tokenizer
+llamafactory.model load_model
+llamafactory.data get_dataset
+llamafactory.data get_template_and_fix_tokenizer
+llamafactory.data TEMPLATES
+llamafactory.chat ChatModel
+llamafactory.chat.chat_model ChatModel
+llamafactory.api.app create_app
+llamafactory.api.app run_api
+llamafactory.eval.evaluator Evaluator
+llamafactory.eval.evaluator run_eval
+llamafactory.webui.interface run_web_demo
+llamafactory.webui.interface create_web_demo
+"""
+
+# Module and name -> the part of the house that will hold it.
+WAITING = {
+    "llamafactory.v1 launcher": "the v1 engine",
+    "llamafactory.train.mca run_sft": "Megatron-core training",
+    "llamafactory.train.ksft.workflow run_sft": "KTransformers",
+    "llamafactory.extras.constants SUPPORTED_MODELS": "the board's list of models",
+    "llamafactory.third_party.muon Muon": "optimizers",
+    "llamafactory.webui.interface create_ui": "the board",
+    "llamafactory.webui.interface run_web_ui": "the board",
+    "llamafactory.webui.engine Engine": "the board",
+    "llamafactory.webui.runner Runner": "the board",
+    "llamafactory.webui.common save_config": "the board",
+    **{
+        f"llamafactory.webui.components create_{part}": "the board"
+        for part in ("train_tab", "top", "eval_tab", "infer_tab", "export_tab", "footer")
+    },
+}
+
+
+def found(line: str) -> bool:
+    module, name = line.split()
+    try:
+        return hasattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        assert error.name is not None and error.name.startswith("llamafactory"), error
+        return False
+
+
+@pytest.mark.parametrize("line", BUILT.strip().splitlines())
+def test_a_name_whose_room_is_built_is_there(line):
+    assert found(line)
+
+
+@pytest.mark.parametrize("line", WAITING)
+def test_a_name_that_waits_is_moved_up_when_its_room_is_built(line):
+    assert not found(line)
