@@ -14,7 +14,7 @@ from .base import IGNORED, Tally
 if TYPE_CHECKING:
     from ...hparams.data_args import DataArguments
     from ..messages import Message, Sample, Segment
-    from ..template.encoding import Template
+    from ..template.base import Template
 
 
 def encode_answers(

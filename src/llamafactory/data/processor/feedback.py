@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ...hparams.data_args import DataArguments
     from ..messages import Message, Sample
-    from ..template.encoding import Template
+    from ..template.base import Template
 
 
 class FeedbackProcessor:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ...hparams.data_args import DataArguments
     from ..messages import Sample
-    from ..template.encoding import Template
+    from ..template.base import Template
 
 
 class SupervisedProcessor:

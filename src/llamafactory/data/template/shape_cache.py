@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ...extras.errors import ConfigError
 from ..messages import Message, Role, Sample, Segment
-from .pieces import Piece
+from .base import Piece
 from .text_spans import weigh
 from .word_cache import StretchBatch, StretchEncoder, Unsafe
 

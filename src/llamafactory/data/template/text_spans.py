@@ -5,22 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..messages import Message, Segment
-from .pieces import GLUE, Piece
+from .base import GLUE, Piece, TextSpan
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
-
-
-class Run(NamedTuple):
-    """Neighbouring text that is trained alike."""
-
-    text: str
-    weight: float
-    message: int
 
 
 def weigh(
@@ -40,12 +32,12 @@ def weigh(
     return [(piece, (trained if piece.trained else untrained)[piece.message]) for piece in pieces]
 
 
-def join(pieces: Iterable[tuple[Piece, float]]) -> list[Run]:
+def join(pieces: Iterable[tuple[Piece, float]]) -> list[TextSpan]:
     """Join neighbours of the same weight and message."""
     runs = []
     for (weight, message), group in groupby(pieces, key=lambda item: (item[1], item[0].message)):
         if text := "".join([piece.text for piece, _ in group]):
-            runs.append(Run(text, weight, message))
+            runs.append(TextSpan(text, weight, message))
     return runs
 
 
@@ -57,13 +49,13 @@ def merge(segments: list[Segment]) -> list[Segment]:
     ]
 
 
-def cut(encoding: Encoding, runs: Sequence[Run]) -> list[Segment]:
+def cut(encoding: Encoding, runs: Sequence[TextSpan]) -> list[Segment]:
     """Cut one encoding at the borders of its runs; runs without a token of their own are left out."""
     found = zip(cut_ids(encoding, runs), runs, strict=True)
     return [Segment(ids, run.weight, run.message) for ids, run in found if ids]
 
 
-def cut_ids(encoding: Encoding, runs: Sequence[Run]) -> list[list[int]]:
+def cut_ids(encoding: Encoding, runs: Sequence[TextSpan]) -> list[list[int]]:
     """The tokens of each run.
 
     A token across a border belongs to the trained side, as in the assistant mask of transformers.
@@ -96,7 +88,7 @@ def _token_at(encoding: Encoding, position: int, start: int) -> int:
     return token
 
 
-def cut_by_prefix(tokenizer: PreTrainedTokenizerBase, text: str, runs: Sequence[Run]) -> list[Segment]:
+def cut_by_prefix(tokenizer: PreTrainedTokenizerBase, text: str, runs: Sequence[TextSpan]) -> list[Segment]:
     """The same for tokenizers that do not tell where a token stands: compare with the ids of each prefix."""
     ids = tokenizer.encode(text, add_special_tokens=False)
     out, start, position = [], 0, 0

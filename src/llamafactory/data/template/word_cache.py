@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenizers.models import BPE
 
-from .pieces import GLUE
-from .text_spans import Run, cut_ids
+from .base import GLUE, TextSpan
+from .text_spans import cut_ids
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -274,7 +274,7 @@ class StretchBatch:
         if edges := list(self.wanted_edges):
             encodings = backend.encode_batch(["".join(edge.texts) for edge in edges], add_special_tokens=False)
             for edge, encoding in zip(edges, encodings, strict=True):
-                runs = [Run(text, float(weight), GLUE) for text, weight in zip(*edge, strict=True)]
+                runs = [TextSpan(text, float(weight), GLUE) for text, weight in zip(*edge, strict=True)]
                 known.edges[edge] = cut_ids(encoding, runs)
                 known.size += sum(map(len, edge.texts))
         self.wanted, self.wanted_edges = set(), set()
