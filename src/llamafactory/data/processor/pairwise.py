@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...extras.errors import ConfigError
 from ..prepare.overlong import Rule
-from .answers import AnswerWriter, encode_answers, require_answer
+from .completions import AnswerWriter, encode_answers, require_answer
 from .base import Encoded
 
 if TYPE_CHECKING:

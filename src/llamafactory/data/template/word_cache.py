@@ -13,7 +13,7 @@ one after the other, and single digits, only split further. NFC composes no char
 *Tokenizers that write spaces as ▁ and merge pairs* (Llama 2, Gemma). If no token of the vocabulary holds a ▁ after
 another character, no merge crosses the cut, and merges on one side do not depend on the other.
 
-``tests/data/test_outline.py`` compares with the whole text.
+``tests/data/test_shape_cache.py`` compares with the whole text.
 """
 
 from __future__ import annotations
