@@ -28,7 +28,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 import datasets.config
-from llamafactory.data import shards
+from llamafactory.data.prepare import shards
 from llamafactory.train.preprocess import run_preprocess
 cache, log, pause, words = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:]
 datasets.config.HF_DATASETS_CACHE = cache

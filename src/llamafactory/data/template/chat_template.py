@@ -27,7 +27,7 @@ class ChatTemplate:
 
     Slots in the literals: ``{{content}}`` is what the turn says, ``{{bos}}`` and ``{{eos}}`` are the tokenizer's tokens
     (``{{auto_bos}}`` only where the tokenizer itself begins every text with it), ``{{id}}`` (in ``tool``) is the id of
-    the answered call, ``{{name}}`` the name of its function, ``{{json}}`` the content as a JSON
+    the call that a tool turn belongs to, ``{{name}}`` the name of its function, ``{{json}}`` the content as a JSON
     string. Only ``assistant`` is trained; all else is context.
 
     Attributes:
@@ -53,11 +53,11 @@ class ChatTemplate:
         tools_alone: The leading turn for a tool list without a system text, when it differs.
         skip_empty_system: An empty leading system text counts as none.
         no_system: What stands in place of a leading system turn when there is neither text nor tools for one.
-        tool: The answer of a tool.
-        tool_open: Before the first of several answers in a row.
-        tool_join: Between answers in a row.
+        tool: The result of a tool.
+        tool_open: Before the first of several results in a row.
+        tool_join: Between results in a row.
         tool_close: After the last of them.
-        generation_after_tool: ``generation`` after a tool's answer, when it differs; no thought is asked for there.
+        generation_after_tool: ``generation`` after a tool's result, when it differs; no thought is asked for there.
         tool_format: Name of the tool dialect, a row of ``plugins.TOOL_FORMATS``.
         tools_in: Where the tool list goes: after or before the system text in the system turn, at the start of the
             first user turn's content, before the last user turn, or into a turn of its own beside the system turn.
@@ -73,7 +73,7 @@ class ChatTemplate:
         strip: What loses white space at both ends: the text of a role; ``user_turn``, the user text after the system
             text was merged into it; ``thought``, a thought (else it loses line breaks only); ``answer``, what is left
             of an earlier turn whose thought was dropped (at its start, line breaks only).
-        stop: Texts that end an answer, besides the tokenizer's EOS.
+        stop: Texts that end a response, besides the tokenizer's EOS.
         eos: The EOS token that this format needs; the tokenizer's is replaced when it has this token.
         special_tokens: Tokens that the tokenizer must know for this format to work as meant.
         bos_eos: BOS and EOS of the family's tokenizers, for writing a conversation out without one.

@@ -18,9 +18,9 @@ from ...extras.errors import ConfigError
 from ..media.placement import hide_special
 from ..messages import Message, Sample, Segment
 from .base import GLUE, Options, Piece, Template, TextSpan
-from .shape_cache import Outlines
+from .shape_cache import ShapeCache
 from .text_spans import cut, cut_by_prefix, join, merge, weigh
-from .word_cache import StretchEncoder
+from .word_cache import WordCache
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -87,10 +87,10 @@ class EncodingTemplate(Template):
 
     def encode_after(self, messages: Sequence[Message], answer: int, tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         pieces = self.pieces(messages, tools, self.options._replace(add_generation_prompt=True))
-        if not any(piece.trained for piece in pieces):  # a Jinja template marks answers in finished conversations only
-            asking, bare = "".join(piece.text for piece in pieces), self.render(messages, tools)
-            if asking.startswith(bare):
-                prompt = Piece(asking[len(bare) :], GLUE, False, True)
+        if not any(piece.trained for piece in pieces):  # Jinja templates mark turns of finished conversations only
+            prompted, bare = "".join(piece.text for piece in pieces), self.render(messages, tools)
+            if prompted.startswith(bare):
+                prompt = Piece(prompted[len(bare) :], GLUE, False, True)
                 pieces = [*self.pieces(messages, tools, self.options), prompt]
         written = [number for number, piece in enumerate(pieces) if piece.trained and piece.message == answer]
         if not written:
@@ -108,7 +108,7 @@ class EncodingTemplate(Template):
     def encode_batch(
         self, samples: Sequence[Sample], train_on_prompt: bool = False, mask_history: bool = False
     ) -> list[list[Segment]]:
-        segments = self._encode_outlined(samples, train_on_prompt, mask_history)
+        segments = self._encode_plain_samples(samples, train_on_prompt, mask_history)
         rest = [number for number, found in enumerate(segments) if found is None]
         general = self._encode_general([samples[number] for number in rest], train_on_prompt, mask_history)
         for number, found in zip(rest, general, strict=True):
@@ -116,21 +116,21 @@ class EncodingTemplate(Template):
         return [found for found in segments if found is not None]
 
     @cached_property
-    def _outlines(self) -> Outlines | None:
-        stretches = StretchEncoder.of(self.tokenizer)
-        return None if stretches is None else Outlines(self._plain_pieces, self.plain_text, stretches)
+    def _shape_cache(self) -> ShapeCache | None:
+        words = WordCache.of(self.tokenizer)
+        return None if words is None else ShapeCache(self._plain_pieces, self.plain_text, words)
 
     def _plain_pieces(self, messages: Sequence[Message]) -> list[Piece]:
         return self.pieces(messages, (), self.options)
 
-    def _encode_outlined(
+    def _encode_plain_samples(
         self, samples: Sequence[Sample], train_on_prompt: bool, mask_history: bool
     ) -> list[list[Segment] | None]:
         """Encode the plain conversations among some; the others become ``None``."""
-        if self._outlines is None:
+        if self._shape_cache is None:
             return [None] * len(samples)
         _set_no_limits(self.tokenizer.backend_tokenizer)
-        return self._outlines.encode(samples, train_on_prompt, mask_history)
+        return self._shape_cache.encode(samples, train_on_prompt, mask_history)
 
     def _encode_general(
         self, samples: Sequence[Sample], train_on_prompt: bool, mask_history: bool
@@ -151,44 +151,44 @@ class EncodingTemplate(Template):
         """Encode; special tokens that data (not the template) holds are encoded as the plain text they are."""
         special = special or self._special
         search = special.search
-        guarded = {
+        with_special = {
             number
             for number, pieces in enumerate(samples)
             if any(not piece.literal and search(piece.text) for piece, _ in pieces)
         }
-        runs = [[] if number in guarded else join(pieces) for number, pieces in enumerate(samples)]
-        segments = self._encode_runs(runs)
-        for number in guarded:
-            segments[number] = self._encode_guarded(samples[number], special)
+        spans = [[] if number in with_special else join(pieces) for number, pieces in enumerate(samples)]
+        segments = self._encode_spans(spans)
+        for number in with_special:
+            segments[number] = self._encode_with_special(samples[number], special)
         return segments
 
-    def _encode_runs(self, samples: list[list[TextSpan]]) -> list[list[Segment]]:
-        texts = ["".join(run.text for run in runs) for runs in samples]
+    def _encode_spans(self, samples: list[list[TextSpan]]) -> list[list[Segment]]:
+        texts = ["".join(span.text for span in spans) for spans in samples]
         if not self.tokenizer.is_fast:
-            return [cut_by_prefix(self.tokenizer, text, runs) for text, runs in zip(texts, samples, strict=True)]
+            return [cut_by_prefix(self.tokenizer, text, spans) for text, spans in zip(texts, samples, strict=True)]
         backend = self.tokenizer.backend_tokenizer
         _set_no_limits(backend)
         encodings = backend.encode_batch(texts, add_special_tokens=False)
-        return [cut(encoding, runs) for encoding, runs in zip(encodings, samples, strict=True)]
+        return [cut(encoding, spans) for encoding, spans in zip(encodings, samples, strict=True)]
 
-    def _encode_guarded(self, pieces: list[tuple[Piece, float]], special: re.Pattern[str]) -> list[Segment]:
-        """Encode a conversation in stretches, cut around special tokens that stand in data.
+    def _encode_with_special(self, pieces: list[tuple[Piece, float]], special: re.Pattern[str]) -> list[Segment]:
+        """Encode a conversation in parts, cut around special tokens that stand in data.
 
-        A stretch inside the text is encoded after a line break that is then dropped: some tokenizers put a space before
+        A part inside the text is encoded after a line break that is then dropped: some tokenizers put a space before
         the first word of a text.
         """
         newline = self.tokenizer.encode("\n", add_special_tokens=False)
         out: list[Segment] = []
         for plain, group in groupby(_split_special(pieces, special), key=lambda item: item[0]):
-            runs = join([(piece, weight) for _, piece, weight in group])
+            spans = join([(piece, weight) for _, piece, weight in group])
             if plain:
-                new = [Segment(_encode_plain(self.tokenizer, run.text), run.weight, run.message) for run in runs]
+                new = [Segment(_encode_plain(self.tokenizer, span.text), span.weight, span.message) for span in spans]
             elif not out:
-                new = self._encode_runs([runs])[0]
+                new = self._encode_spans([spans])[0]
             else:
-                new = self._encode_runs([[TextSpan("\n", -1.0, GLUE), *runs]])[0]
+                new = self._encode_spans([[TextSpan("\n", -1.0, GLUE), *spans]])[0]
                 alone = new[0] == Segment(newline, -1.0, GLUE)  # else it grew together with the text
-                new = new[1:] if alone else self._encode_runs([runs])[0]
+                new = new[1:] if alone else self._encode_spans([spans])[0]
             out += new
         return merge(out)
 

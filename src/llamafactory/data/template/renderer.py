@@ -69,7 +69,7 @@ class _Renderer:
         self.last_user = users[-1] if users else len(messages) - 1
         self.tools = list(tool_format.describe_pieces(tools)) if tools else []
         self.merged: list[Piece] = []
-        self.calls = self.answers = 0
+        self.calls = self.results = 0
         self.names: list[str] = []
         self.out: list[Piece] = []
         needs_user = "the tool list" if self.tools and chat.tools_in in ("first_user", "before_last_user") else None
@@ -170,7 +170,7 @@ class _Renderer:
         return (self.chat.generation_after_tool or "") if self.continues(index) else self.chat.generation
 
     def continues(self, index: int) -> bool:
-        """Whether an assistant turn at this place goes on after a tool's answer, without a start of its own."""
+        """Whether an assistant turn at this place goes on after a tool's result, without a start of its own."""
         after_tool = index > 0 and self.messages[index - 1].role == "tool"
         return after_tool and self.chat.generation_after_tool is not None
 
@@ -229,8 +229,8 @@ class _Renderer:
         opens = index == 0 or messages[index - 1].role != "tool"
         closes = index + 1 == len(messages) or messages[index + 1].role != "tool"
         self.write(chat.tool_open if opens else chat.tool_join, index)
-        number = message.tool_call_id or call_number(self.answers)
-        self.answers += 1
+        number = message.tool_call_id or call_number(self.results)
+        self.results += 1
         text = self.text(message)
         name = self.names.pop(0) if self.names else ""
         self.write(chat.tool, index, content=text, json=json.dumps(text, ensure_ascii=False), id=number, name=name)
@@ -245,13 +245,13 @@ def closed_thought(chat: ChatTemplate) -> str:
 
 
 def split_thought(text: str, reasoning: str | None, words: tuple[str, str]) -> tuple[str, str]:
-    """Tell the thought from the answer.
+    """Tell the thought from the text after it.
 
-    Line breaks around the thought go; those before the answer stay.
+    Line breaks around the thought go; those before the text stay.
 
     Args:
         text: Text of the turn.
-        reasoning: The thought, when the data keeps it apart; the text is then the answer.
+        reasoning: The thought, when the data keeps it apart; the text is then without it.
         words: What opens and closes a thought, with the line breaks around it.
     """
     if reasoning is not None:

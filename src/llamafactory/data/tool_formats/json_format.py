@@ -72,11 +72,11 @@ class JsonToolFormat:
         return "".join(piece.text for piece in self.call_pieces(calls, GLUE, 0))
 
     def parse(self, text: str, tools: Sequence[dict[str, Any]] = ()) -> list[ToolCall]:
-        """The calls in an answer; what cannot be read as a call is none."""
+        """The calls in a response; what cannot be read as a call is none."""
         return self.split(text, tools)[1]
 
     def split(self, text: str, tools: Sequence[dict[str, Any]] = ()) -> tuple[str, list[ToolCall]]:
-        """Tell an answer's text from its calls.
+        """Tell a response's text from its calls.
 
         Args:
             text: What the model wrote.
