@@ -29,7 +29,7 @@ import sys, time
 from pathlib import Path
 import datasets.config
 from llamafactory.data.prepare import shards
-from llamafactory.train.preprocess import run_preprocess
+from llamafactory.train.commands.preprocess import run_preprocess
 cache, log, pause, words = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:]
 datasets.config.HF_DATASETS_CACHE = cache
 shards.SHARD_ROWS = 10
