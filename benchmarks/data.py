@@ -72,7 +72,7 @@ def ours(path: Path, folder: Path, workers: int) -> dict[str, float]:
     from llamafactory.data.loader import get_dataset
     from llamafactory.data.prepare import encoding
     from llamafactory.data.processor import SupervisedProcessor
-    from llamafactory.data.template.chat_template import get_template
+    from llamafactory.data.template_loader import get_template
     from llamafactory.model.tokenizer import load_tokenizer
 
     import datasets.config  # isort: skip
@@ -107,7 +107,7 @@ def ours(path: Path, folder: Path, workers: int) -> dict[str, float]:
 def tokenizer_alone(path: Path) -> dict[str, float]:
     """The floor: the same texts through ``encode_batch_fast`` and nothing else."""
     from llamafactory.data.messages import Message
-    from llamafactory.data.template.chat_template import get_template
+    from llamafactory.data.template_loader import get_template
     from llamafactory.model.tokenizer import load_tokenizer
 
     args = arguments(path, path.parent)

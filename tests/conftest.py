@@ -114,7 +114,7 @@ def make_template(tiny_llama: Path) -> Callable[[str], Any]:
 
     from transformers import AutoTokenizer
 
-    from llamafactory.data.template.chat_template import get_template
+    from llamafactory.data.template_loader import get_template
     from llamafactory.hparams import get_infer_args
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)

@@ -39,7 +39,7 @@ def prepare(tokenizer: Any, tiny_llama: Path, tmp_path: Path) -> Prepare:
     def run(processor: Any = None, **keys: Any) -> DatasetModule:
         from llamafactory.data.loader import get_dataset
         from llamafactory.data.processor import SupervisedProcessor
-        from llamafactory.data.template.chat_template import get_template
+        from llamafactory.data.template_loader import get_template
         from llamafactory.hparams import get_train_args
 
         keys = {

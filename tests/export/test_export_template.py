@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer, GenerationConfig
 
 from llamafactory.data.messages import Message
-from llamafactory.data.template.chat_template import get_template
+from llamafactory.data.template_loader import get_template
 from llamafactory.export import export, proof
 from llamafactory.export.proof import ExportFailure
 from llamafactory.hparams import get_infer_args

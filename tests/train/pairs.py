@@ -40,7 +40,7 @@ def judged_set(folder: Path, rows: list[dict[str, Any]] | None = None) -> dict[s
 def features(given: dict[str, Any], processor: Any) -> Any:
     """Return the training rows that a run with these keys sees."""
     from llamafactory.data.loader import get_dataset
-    from llamafactory.data.template.chat_template import get_template
+    from llamafactory.data.template_loader import get_template
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
 

@@ -53,7 +53,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 def make_trainer(given: dict[str, Any]) -> Any:
     """Return the trainer of a run that has not begun."""
     from llamafactory.data.loader import get_dataset
-    from llamafactory.data.template.chat_template import get_template
+    from llamafactory.data.template_loader import get_template
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_model, load_tokenizer
     from llamafactory.plugins import resolve

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from llamafactory.data.collators import PaddedCollator, PaddingFreeCollator
 from llamafactory.data.loader import get_dataset
 from llamafactory.data.processor import PretrainProcessor, SupervisedProcessor
-from llamafactory.data.template.chat_template import get_template
+from llamafactory.data.template_loader import get_template
 from llamafactory.hparams import get_train_args
 from llamafactory.model import is_isolating, load_model, load_tokenizer
 from llamafactory.train.losses.cross_entropy import cross_entropy

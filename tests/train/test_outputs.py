@@ -51,7 +51,7 @@ def test_everything_a_user_looks_for(keys: Keys, capsys: pytest.CaptureFixture[s
 
 def test_the_saved_tokenizer_renders_what_was_trained(keys: Keys) -> None:
     from llamafactory.data.messages import Message
-    from llamafactory.data.template.chat_template import get_template
+    from llamafactory.data.template_loader import get_template
     from llamafactory.model import load_tokenizer
 
     given = keys(template="llama3", max_steps=1)

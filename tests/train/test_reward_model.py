@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from llamafactory.data.messages import Message
-from llamafactory.data.template.chat_template import get_template
+from llamafactory.data.template_loader import get_template
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_train_args
 from llamafactory.model import load_model, load_tokenizer

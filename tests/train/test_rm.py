@@ -91,7 +91,7 @@ def test_plain_transformers_gives_the_same_scores(rm: Keys, tiny_llama: Path, mo
         model = AutoModelForSequenceClassification.from_pretrained(run, dtype=torch.float32)
     assert model.config.num_labels == 1
     from llamafactory.data.loader import get_dataset
-    from llamafactory.data.template.chat_template import get_template
+    from llamafactory.data.template_loader import get_template
     from llamafactory.hparams import get_train_args
 
     args = get_train_args(rm(output_dir=str(run / "again"), val_size=8))

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamafactory.data.messages import Message, Sample
-from llamafactory.data.template.chat_template import get_template
+from llamafactory.data.template_loader import get_template
 from llamafactory.hparams.data_args import DataArguments
 from llamafactory.train.rl.completions import make_batch
 from llamafactory.train.rl.rollouts.hf_rollout import Draw, HuggingfaceRollout

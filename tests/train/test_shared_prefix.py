@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from llamafactory.data.collators import PaddedCollator, PaddingFreeCollator, PairCollator
-from llamafactory.data.collators.answers import share_prefixes
+from llamafactory.data.collators.completions import share_prefixes
 from llamafactory.extras.errors import ConfigError
 from llamafactory.model import attention
 from llamafactory.train.preference.reward_scores import attach_rewards

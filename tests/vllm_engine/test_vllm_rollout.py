@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llamafactory.data.messages import Message
-from llamafactory.data.template.chat_template import get_template
+from llamafactory.data.template_loader import get_template
 from llamafactory.hparams import get_train_args
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.rl.rollouts.hf_rollout import HuggingfaceRollout

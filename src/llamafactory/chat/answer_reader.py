@@ -14,8 +14,7 @@ from ..data.formats.media import with_markers
 
 if TYPE_CHECKING:
     from ..data.messages import Message, ToolCall
-    from ..data.template.chat_template import Template
-    from ..data.tool_formats.json_format import JsonToolFormat
+    from ..data.template.base import Template, ToolFormat
 
 
 @dataclass(frozen=True)
@@ -240,7 +239,7 @@ def thinking_begun(
     return prompt.rstrip().endswith(template.thought[0])
 
 
-def call_marks(tool_format: JsonToolFormat) -> tuple[str, ...]:
+def call_marks(tool_format: ToolFormat) -> tuple[str, ...]:
     """Words with which the calls of a dialect begin; empty where anything may be the beginning of one."""
     found = re.match(r'[^\s"{(]*', _call_start(tool_format).strip())
     word = found[0] if found else ""
@@ -251,7 +250,7 @@ def call_marks(tool_format: JsonToolFormat) -> tuple[str, ...]:
     return (word, *bare)
 
 
-def _call_start(tool_format: JsonToolFormat) -> str:
+def _call_start(tool_format: ToolFormat) -> str:
     return (tool_format.calls_open + tool_format.call).partition("{{")[0]
 
 

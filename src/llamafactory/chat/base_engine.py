@@ -16,7 +16,7 @@ from ..extras.logging import get_logger
 if TYPE_CHECKING:
     from ..data.media.encoder import MediaEncoder
     from ..data.messages import Message
-    from ..data.template.chat_template import Template
+    from ..data.template.base import Template
     from ..hparams import InferArgs
 
 logger = get_logger(__name__)
@@ -126,8 +126,8 @@ class EngineBase:
 
     def load_template(self, args: InferArgs) -> None:
         """Load the tokenizer, the template, and what encodes media where the model takes some."""
-        from ..data.template.chat_template import get_template
         from ..data.template.thinking import resolve_thinking
+        from ..data.template_loader import get_template
         from ..model import load_processor, load_tokenizer
 
         self.tokenizer = load_tokenizer(args.model)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tqdm import tqdm
 
 from ..data.formats.media import with_markers
-from ..data.processor.prompt import split_answer
+from ..data.processor.prompt import split_completion
 from ..data.sources.dataset_info import find_media_datasets
 from ..data.sources.reading import open_set, to_samples
 from ..extras.errors import ConfigError
@@ -164,7 +164,7 @@ def _append(file: TextIO, row: Row) -> None:
 
 
 async def _answer(model: ChatModel, key: tuple[str, int], sample: Sample, seed: int) -> Row:
-    prompt, label = split_answer(sample)
+    prompt, label = split_completion(sample)
     try:
         # A seed of its own for each row: a run that was stopped gives the answers of one that was not.
         (response,) = await model.achat(prompt, tools=list(sample.tools), seed=seed + key[1])

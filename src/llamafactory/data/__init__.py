@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .loader import get_dataset
-    from .template.chat_template import get_template, render
+    from .template_loader import get_template, render
 
 __all__ = ["get_dataset", "get_template", "render"]
 
-_HOMES = {"get_dataset": ".loader", "get_template": ".template.chat_template", "render": ".template.chat_template"}
+_HOMES = {"get_dataset": ".loader", "get_template": ".template_loader", "render": ".template_loader"}
 
 
 def __getattr__(name: str) -> Any:

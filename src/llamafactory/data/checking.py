@@ -38,7 +38,7 @@ class SetCheck:
         rows: Rows looked at, the broken ones too.
         bad: Rows (or whole files) that training would stop at.
         problems: The first of them, each naming file and line.
-        reasoning: Rows with a thought in some answer.
+        reasoning: Rows with a thought in some assistant turn.
         tools: Rows with tools or tool calls.
         duplicates: Rows whose tokens and labels equal those of an earlier row, of this set or one before it.
         counts: Lengths and what became of the good rows, as in the table of every run.

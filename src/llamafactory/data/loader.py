@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..hparams.data_args import DataArguments
     from .processor import Processor
     from .streaming.rows import StreamRows
-    from .template.encoding import Template
+    from .template.base import Template
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class ToolCall:
     Attributes:
         name: Function name.
         arguments: The keyword arguments, or their JSON text, which is then written as it stands.
-        id: What the tool's answer refers to, if the data has it.
+        id: What the tool's result refers to, if the data has it.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Message:
         role: Who speaks.
         parts: What is said, in order.
         tool_calls: Calls of an assistant turn, after its text.
-        reasoning: The thought before the answer; ``None`` when the data keeps none apart (it may stand in the text).
+        reasoning: The thought before the text; ``None`` when the data keeps none apart (it may stand in the text).
         weight: Factor of this turn's loss; ``None`` is the role's default (assistant 1, others 0).
         name: Speaker or tool name.
         tool_call_id: The call that a tool turn answers.

@@ -14,7 +14,7 @@ from ..extras.plotting import plot_bars
 from ..hparams import InferArgs, get_infer_args, split_list
 
 if TYPE_CHECKING:
-    from ..data.template.encoding import Template
+    from ..data.template.base import Template
     from .questions import Benchmark
 
 RESULTS, PICTURE = "results.json", "results.png"
@@ -102,8 +102,8 @@ def _template(args: InferArgs, tokenizer: Any) -> Template | None:
     """The template the user named; none named means questions as plain text, as for a base model."""
     if args.data.template is None:
         return None
-    from ..data.template.chat_template import get_template
     from ..data.template.thinking import resolve_thinking
+    from ..data.template_loader import get_template
 
     return get_template(tokenizer, resolve_thinking(args.data))
 

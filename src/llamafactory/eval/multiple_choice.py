@@ -18,7 +18,7 @@ from ..model import generation_attention
 from .questions import CHOICES, Benchmark, Question, Subject
 
 if TYPE_CHECKING:
-    from ..data.template.encoding import Template
+    from ..data.template.base import Template
 
 logger = get_logger(__name__)
 

@@ -22,8 +22,8 @@ import jinja2
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-from ..data.template.chat_template import get_template
 from ..data.template.thinking import resolve_thinking
+from ..data.template_loader import get_template
 from ..extras.device import probe
 from ..extras.errors import ConfigError
 from ..extras.files import publish_folder, write_atomic
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..data.template.encoding import Template
+    from ..data.template.base import Template
 
 logger = get_logger(__name__)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..data.template.chat_template import slots
 from ..data.template.literal_template import LiteralTemplate
-from ..data.template.pieces import slots
 
 if TYPE_CHECKING:
-    from ..data.template.encoding import Template
+    from ..data.template.base import Template
 
 
 def modelfile(template: Template, num_ctx: int = 4096, weights: str = ".") -> str:

@@ -27,7 +27,7 @@ from ..model.loader import language_class
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..data.template.encoding import Template
+    from ..data.template.base import Template
 
 # Largest difference of logits, relative to the largest logit. Both sides compute in float32: what is left is the
 # rounding of the weights to the exported type. A half type also loses the part of an adapter that is smaller than its

@@ -13,7 +13,7 @@ from ..extras.files import write_atomic
 from ..plugins import resolve
 
 if TYPE_CHECKING:
-    from ..data.template.encoding import Template
+    from ..data.template.base import Template
     from ..hparams import TrainArgs
     from .trainer import Trainer
 

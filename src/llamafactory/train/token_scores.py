@@ -65,7 +65,7 @@ def attach(model: nn.Module) -> nn.Module:
     ``batch`` holds the decoder's inputs and ``labels`` [B, L] (unshifted, -100 = not trained). Optional: ``weights``
     [B, L], ``positions`` (:func:`trained_positions` of the labels), ``smoothing``, ``entropy``, ``accuracy``,
     ``temperature`` (log-probabilities of sampling at it). A module ``value_head`` (d -> 1) on the language model gives
-    ``values``. With ``shared_prefix`` (see ``data/collators/answers.py``) the inputs are shorter than the labels.
+    ``values``. With ``shared_prefix`` (see ``data/collators/completions.py``) the inputs are shorter than the labels.
     """
     causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
     if getattr(causal_lm.forward, "scores_tokens", False):

@@ -42,7 +42,7 @@ from .token_scores import attach, trained_positions
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..data.template.encoding import Template
+    from ..data.template.base import Template
     from ..hparams import TrainArgs
 
 

@@ -12,8 +12,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from ..data.collators import PaddedCollator, PaddingFreeCollator, PairCollator
 from ..data.loader import get_dataset
 from ..data.streaming.rows import StreamRows
-from ..data.template.chat_template import get_template
 from ..data.template.thinking import resolve_thinking
+from ..data.template_loader import get_template
 from ..extras.device import probe
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from transformers import Seq2SeqTrainingArguments
 
     from ..data.loader import DatasetModule
-    from ..data.template.encoding import Template
+    from ..data.template.base import Template
     from ..hparams import TrainArgs
     from .stage import Stage
 

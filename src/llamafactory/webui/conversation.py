@@ -16,7 +16,7 @@ from ..data.messages import Message, Part, ToolCall
 
 if TYPE_CHECKING:
     from ..chat.base_engine import Delta, Engine
-    from ..data.template.chat_template import Template
+    from ..data.template.base import Template
 
 # How often a page is told of new text, in seconds: each time its whole conversation is compared with what it has.
 PAUSE = 0.05

@@ -14,7 +14,7 @@ from PIL import Image
 from llamafactory.data.media.decode import MediaLimits
 from llamafactory.data.media.encoder import MediaEncoder
 from llamafactory.data.messages import Message, Part
-from llamafactory.data.template.encoding import Template
+from llamafactory.data.template.base import Template
 from llamafactory.data.template.jinja_template import JinjaTemplate
 from llamafactory.extras.errors import ConfigError
 from llamafactory.plugins import MEDIA, resolve

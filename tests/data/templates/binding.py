@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llamafactory.data.messages import Message, Sample
-from llamafactory.data.template.encoding import Template
+from llamafactory.data.template.base import Template
 from llamafactory.data.template.literal_template import LiteralTemplate
 from llamafactory.plugins import resolve
 

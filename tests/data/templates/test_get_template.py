@@ -156,7 +156,7 @@ def test_modelfile_of_chatml_in_full() -> None:
 
 def test_the_tables_and_the_door_import_no_torch() -> None:
     program = (
-        "import sys, llamafactory.data, llamafactory.data.template.chat_template, llamafactory.plugins as p\n"
+        "import sys, llamafactory.data, llamafactory.data.template_loader, llamafactory.plugins as p\n"
         "[p.resolve(kind, name) for kind in ('templates', 'tool_formats') for name in p.TABLES[kind]]\n"
         "llamafactory.data.get_template, llamafactory.data.render\n"
         "assert not {'torch', 'transformers', 'tokenizers', 'jinja2'} & set(sys.modules), sys.modules.keys()\n"

@@ -12,8 +12,8 @@ import pytest
 
 from llamafactory.data.messages import Message, Part
 from llamafactory.data.template import jinja_sandbox
-from llamafactory.data.template.chat_template import get_template
 from llamafactory.data.template.jinja_sandbox import limited, render
+from llamafactory.data.template_loader import get_template
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams.data_args import DataArguments
 from llamafactory.hparams.model_args import ModelArguments

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llamafactory.data.template.pieces import _warn_of_dropped_thoughts
+from llamafactory.data.template.renderer import _warn_of_dropped_thoughts
 
 from .binding import bind, ids_and_weights, sample
 from .cases import A2, CALL, INLINE, RESULT, THOUGHT, U2, WEATHER, A, S, U

@@ -10,8 +10,8 @@ _WHERE = {
     "PaddingFreeCollator": "padding_free",
     "PaddedCollator": "padded",
     "PromptCollator": "padded",
-    "PairCollator": "answers",
-    "FeedbackCollator": "answers",
+    "PairCollator": "completions",
+    "FeedbackCollator": "completions",
 }
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alpaca rows: instruction, input, output; history, system, tools; pairs of answers; KTO labels; plain text."""
+"""Alpaca rows: instruction, input, output; history, system, tools; pairs of completions; KTO labels; plain text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
     """Turn one row into a sample.
 
     The question is ``prompt + "\\n" + query`` (an empty one of the two is left out). A row without a response becomes
-    a sample without an answer: text for pre-training, a prompt for generation.
+    a sample without a response: text for pre-training, a prompt for generation.
 
     Raises:
         ConfigError: A column is missing or holds the wrong type.
@@ -26,23 +26,23 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
     require_columns(row, columns.prompt)
     system = text_field(row, columns.system)
     messages = [Message.of("system", system)] if system else []
-    for question, answer in _history(row, columns.history):
-        messages += [Message.of("user", question), Message.of("assistant", answer)]
+    for question, response in _history(row, columns.history):
+        messages += [Message.of("user", question), Message.of("assistant", response)]
     question = "\n".join(text for text in (text_field(row, columns.prompt), text_field(row, columns.query)) if text)
     messages.append(Message.of("user", question))
     chosen = rejected = None
     if attr.ranking:
         require_columns(row, columns.chosen, columns.rejected)
-        chosen = (Message.of("assistant", _answer(row, columns.chosen)),)
-        rejected = (Message.of("assistant", _answer(row, columns.rejected)),)
-    elif answer := text_field(row, columns.response):
-        messages.append(Message.of("assistant", answer))
+        chosen = (Message.of("assistant", _completion(row, columns.chosen)),)
+        rejected = (Message.of("assistant", _completion(row, columns.rejected)),)
+    elif response := text_field(row, columns.response):
+        messages.append(Message.of("assistant", response))
     margin, label = margin_field(row, columns.margin), label_field(row, columns.kto_tag)
     sample = Sample(tuple(messages), tools_field(row, columns.tools), chosen, rejected, margin, label)
     return attach_media(sample, row, attr) if has_media_columns(attr) else sample
 
 
-def _answer(row: Mapping[str, Any], column: str | None) -> str:
+def _completion(row: Mapping[str, Any], column: str | None) -> str:
     value = row.get(column) if column else None
     if not isinstance(value, str):
         raise ConfigError(f"field {column!r} is {short(value)}, expected the text of an answer (ranking: true)")

@@ -59,7 +59,7 @@ def label_field(row: Row, column: str | None) -> bool | None:
 
 
 def margin_field(row: Row, column: str | None) -> float | None:
-    """Return by how much the chosen answer is the better one; None when the set does not say."""
+    """Return by how much the chosen completion is the better one; None when the set does not say."""
     value = row.get(column) if column else None
     if value is None or value == "":
         return None

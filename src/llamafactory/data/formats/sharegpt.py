@@ -35,18 +35,18 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
     chosen = rejected = None
     if attr.ranking:
         require_columns(row, columns.chosen, columns.rejected)
-        chosen, rejected = _answer(row, attr, columns.chosen), _answer(row, attr, columns.rejected)
+        chosen, rejected = _completion(row, attr, columns.chosen), _completion(row, attr, columns.rejected)
     margin, label = margin_field(row, columns.margin), label_field(row, columns.kto_tag)
     sample = Sample(messages, tools_field(row, columns.tools), chosen, rejected, margin, label)
     return attach_media(sample, row, attr) if has_media_columns(attr) else sample
 
 
-def _answer(row: Mapping[str, Any], attr: DatasetAttr, column: str | None) -> tuple[Message, ...]:
+def _completion(row: Mapping[str, Any], attr: DatasetAttr, column: str | None) -> tuple[Message, ...]:
     value = row.get(column) if column else None
     turns = value if isinstance(value, list) else [value]
-    answer = read_turns(turns, attr, str(column))
-    if not answer or answer[0].role != "assistant":
+    completion = read_turns(turns, attr, str(column))
+    if not completion or completion[0].role != "assistant":
         raise ConfigError(
             f"field {column!r} is {short(value)}, expected a turn of {attr.tags.assistant_tag!r} (ranking: true)"
         )
-    return answer
+    return completion

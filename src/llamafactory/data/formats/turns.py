@@ -20,7 +20,7 @@ _WEIGHTS = ("train", "weight", "loss_weight")
 def read_turns(turns: list[Any], attr: DatasetAttr, column: str) -> tuple[Message, ...]:
     """Read the messages of a conversation in any order of roles.
 
-    A function-call turn right after an assistant turn belongs to it: text and calls of one answer.
+    A function-call turn right after an assistant turn belongs to it: text and calls of one response.
     """
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):

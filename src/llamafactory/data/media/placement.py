@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ..messages import Message, Part
-from ..template.pieces import Piece
+from ..template.base import Piece
 from .families import KINDS, MediaFamily
 
 

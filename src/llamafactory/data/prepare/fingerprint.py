@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ...hparams import TrainArgs
     from ...hparams.data_args import DataArguments
     from ..processor import Processor
-    from ..template.encoding import Template
+    from ..template.base import Template
 
 # Raise it whenever the same rows and settings give other features than before.
 DATA_VERSION = 2

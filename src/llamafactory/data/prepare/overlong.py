@@ -2,8 +2,8 @@
 """What happens to a sample with more tokens than ``cutoff_len``: the same four choices in every stage.
 
 ``truncate`` cuts, ``drop`` leaves the row out, ``error`` stops, ``split`` makes several rows at the borders of turns
-(of running text: at every ``cutoff_len`` tokens). A turn is everything up to and with an answer. An answer that must be
-cut loses its tail *with* its end-of-turn token, so the model never learns to stop where the cut fell.
+(of running text: at every ``cutoff_len`` tokens). A turn is everything up to and with a response. A response that
+must be cut loses its tail *with* its end-of-turn token, so the model never learns to stop where the cut fell.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Fitted(NamedTuple):
 
 class _Turn(NamedTuple):
     context: list[Segment]
-    answer: list[Segment]
+    response: list[Segment]
 
     @property
     def segments(self) -> list[Segment]:
-        return [*self.context, *self.answer]
+        return [*self.context, *self.response]
 
 
 def fit(segments: list[Segment], messages: Sequence[Message], cutoff: int, rule: Rule, origin: Origin | None) -> Fitted:
@@ -100,7 +100,7 @@ def cut_middle(ids: list[int], room: int) -> list[int]:
 
 
 def _turns(segments: list[Segment], messages: Sequence[Message]) -> tuple[list[Segment], list[_Turn]]:
-    """Separate the opening (BOS, system text, tool list) from the turns, each with its context and its answer."""
+    """Separate the opening (BOS, system text, tool list) from the turns, each with its context and its response."""
     roles: list[str] = []
     following = "end"
     for segment in reversed(segments):  # glue goes with what follows it
@@ -115,9 +115,9 @@ def _turns(segments: list[Segment], messages: Sequence[Message]) -> tuple[list[S
             role = previous
         if not turns or (previous == "assistant" and role != "assistant"):
             turns.append(_Turn([], []))
-        # What stands before an answer (its header) is context: it is not trained and must not lose its place.
-        answering = role == "assistant" and (turns[-1].answer or segment.weight > 0)
-        (turns[-1].answer if answering else turns[-1].context).append(segment)
+        # What stands before a response (its header) is context: it is not trained and must not lose its place.
+        responding = role == "assistant" and (turns[-1].response or segment.weight > 0)
+        (turns[-1].response if responding else turns[-1].context).append(segment)
         previous = role
     return segments[:start], turns
 
@@ -127,7 +127,7 @@ def _truncate(head: list[Segment], turns: list[_Turn], cutoff: int) -> list[Segm
     if not turns:
         return _shrink(head, cutoff)
     first = _first_trained(turns)
-    row = _fit_turn(_Turn([*head, *turns[first].context], turns[first].answer), cutoff)
+    row = _fit_turn(_Turn([*head, *turns[first].context], turns[first].response), cutoff)
     whole = count(row) == count(head) + count(turns[first].segments)
     for turn in turns[first + 1 :]:
         room = cutoff - count(row)
@@ -157,7 +157,7 @@ def _split(head: list[Segment], turns: list[_Turn], cutoff: int, total: int) -> 
         before = _context(head, turns[:number], min(cutoff // 2, cutoff - size))
         if rows:
             before = [segment._replace(weight=0.0) for segment in before]
-        row = _fit_turn(_Turn([*before, *turn.context], turn.answer), cutoff)
+        row = _fit_turn(_Turn([*before, *turn.context], turn.response), cutoff)
         kept += max(count(row) - (count(before) if rows else 0), 0)
         rows.append(row)
     return Fitted(rows, total - kept)
@@ -174,12 +174,12 @@ def _context(head: list[Segment], turns: list[_Turn], room: int) -> list[Segment
 
 
 def _fit_turn(turn: _Turn, room: int) -> list[Segment]:
-    """Cut a turn: first the context, down to half of the room; only then the tail of the answer."""
-    context, answer = count(turn.context), count(turn.answer)
-    if context + answer <= room:
+    """Cut a turn: first the context, down to half of the room; only then the tail of the response."""
+    context, response = count(turn.context), count(turn.response)
+    if context + response <= room:
         return turn.segments
-    answer_room = min(answer, max(room - context, (room + 1) // 2))
-    return [*_shrink(turn.context, room - answer_room), *_first(turn.answer, answer_room)]
+    response_room = min(response, max(room - context, (room + 1) // 2))
+    return [*_shrink(turn.context, room - response_room), *_first(turn.response, response_room)]
 
 
 def _first(segments: list[Segment], room: int) -> list[Segment]:
@@ -211,21 +211,21 @@ def _first_trained(turns: Sequence[_Turn]) -> int:
     return next(trained, 0)
 
 
-def fit_answers(
+def fit_completions(
     sequences: Sequence[list[Segment]], history: Sequence[Message], cutoff: int, rule: Rule, origin: Origin | None
 ) -> Fitted:
-    """Make several answers to one prompt fit, each with the same prompt before it.
+    """Make several completions of one prompt fit, each with the same prompt before it.
 
     Args:
-        sequences: Prompt and answer, once for each answer.
-        history: The messages of the prompt; what follows them is the answer.
+        sequences: Prompt and completion, once for each completion.
+        history: The messages of the prompt; what follows them is the completion.
         cutoff: Most tokens of a sequence.
         rule: What to do with a longer one; there is nothing to split, so ``split`` cuts like ``truncate``.
         origin: For the message of ``error``.
 
     Returns:
         The sequences, none of them if they are left out. The prompt gives way first, oldest turns first, down to half
-        of the room; then the answers lose their tails.
+        of the room; then the completions lose their tails.
 
     Raises:
         ConfigError: One is too long and the rule is ``error``.
@@ -237,16 +237,16 @@ def fit_answers(
         return Fitted([], total)
     if rule == "error":
         raise too_long(origin, longest, cutoff)
-    starts = [_answer_start(segments, len(history)) for segments in sequences]
+    starts = [_completion_start(segments, len(history)) for segments in sequences]
     prompt = sequences[0][: starts[0]]
-    answers = [segments[start:] for segments, start in zip(sequences, starts, strict=True)]
-    answer_room = min(max(map(count, answers)), max(cutoff - count(prompt), (cutoff + 1) // 2))
-    prompt = _latest(prompt, history, cutoff - answer_room)
-    rows = [[*prompt, *_first(answer, answer_room)] for answer in answers]
+    completions = [segments[start:] for segments, start in zip(sequences, starts, strict=True)]
+    room = min(max(map(count, completions)), max(cutoff - count(prompt), (cutoff + 1) // 2))
+    prompt = _latest(prompt, history, cutoff - room)
+    rows = [[*prompt, *_first(completion, room)] for completion in completions]
     return Fitted(rows, total - sum(map(count, rows)))
 
 
-def _answer_start(segments: list[Segment], history: int) -> int:
+def _completion_start(segments: list[Segment], history: int) -> int:
     """Index of the first segment after the history; glue goes with what follows it."""
     start = next(index for index, segment in enumerate(segments) if segment.message >= history)
     while start and segments[start - 1].message < 0:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ...hparams.data_args import DataArguments
     from ..messages import Sample
-    from ..template.encoding import Template
+    from ..template.base import Template
 
 SHARD_ROWS = 5000
 _KEPT_SECONDS = 7 * 24 * 3600.0

@@ -103,7 +103,7 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
         except EOFError:
             return
         try:
-            answer = True, work(job)
+            result = True, work(job)
         except ConfigError as error:
-            answer = False, str(error)
-        connection.send(answer)
+            result = False, str(error)
+        connection.send(result)

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every processor promises, and the count it keeps of what became of each sample."""
+"""The loop that all processors share, and the count it keeps of what became of each sample."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from operator import iadd
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ..prepare.overlong import Rule
 
@@ -16,9 +17,33 @@ if TYPE_CHECKING:
 
     from ...hparams.data_args import DataArguments
     from ..messages import Sample
-    from ..template.encoding import Template
+    from ..template.base import Template
 
 IGNORED = -100
+Tokens = TypeVar("Tokens")
+
+
+class Row(NamedTuple):
+    """One row: its columns but for ``sample``, and how many of its tokens are trained."""
+
+    features: dict[str, Any]
+    trained: int
+
+
+class Outcome(NamedTuple):
+    """What became of one sample.
+
+    Attributes:
+        rows: Its rows; none if it is left out.
+        length: Its tokens before anything was cut.
+        lost: Its tokens that are in no row.
+        too_long: That there is no row is the doing of ``overlong: drop``.
+    """
+
+    rows: list[Row]
+    length: int
+    lost: int
+    too_long: bool
 
 
 @dataclass
@@ -75,24 +100,31 @@ class Tally:
             # In place, so that the list of lengths is not copied for every batch.
             setattr(self, item.name, iadd(getattr(self, item.name), getattr(other, item.name)))
 
-    def settle(self, length: int, rows: int, lost: int, too_long: bool) -> None:
-        """Book one sample of ``length`` tokens that became ``rows`` rows, with ``lost`` tokens in none of them.
+    def skip(self) -> None:
+        """Count one sample that holds no completion."""
+        self.rows += 1
+        self.unanswered += 1
 
-        ``too_long``: that there is no row is the doing of ``overlong: drop``.
-        """
+    def record(self, outcome: Outcome) -> None:
+        """Count one sample and its rows."""
+        rows = len(outcome.rows)
         self.rows += 1
         self.rows_out += rows
-        self.lost += lost
-        self.lengths.append(length)
+        self.lost += outcome.lost
+        self.lengths.append(outcome.length)
         if rows > 1:
             self.split += 1
         elif rows == 1:
-            self.cut += lost > 0
-            self.kept += lost == 0
-        elif too_long:
+            self.cut += outcome.lost > 0
+            self.kept += outcome.lost == 0
+        elif outcome.too_long:
             self.too_long += 1
         else:
             self.untrained += 1
+        for row in outcome.rows:
+            self.tokens_out += len(row.features["input_ids"])
+            self.trained += row.trained
+            self.weighted += row.features.get("weights") is not None
 
 
 @dataclass
@@ -103,25 +135,53 @@ class Encoded:
     tally: Tally
 
 
-class Processor(Protocol):
-    """Samples to features.
+class Processor(ABC, Generic[Tokens]):
+    """Samples to features: one loop for all; each processor says how it tokenizes and what a row holds.
 
     Attributes:
         name: Name of the processor, part of the cache's key.
+        columns: Columns of the features, in order.
         default_overlong: Rule when the user gives none.
         packs: Whether packing is on when the user does not say.
     """
 
     name: str
-    default_overlong: Rule
-    packs: bool
+    columns: tuple[str, ...] = ("input_ids", "labels", "seq_lens", "weights", "sample")
+    default_overlong: Rule = "truncate"
+    packs: bool = False
+
+    @abstractmethod
+    def tokenize(
+        self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments
+    ) -> Iterable[Tokens | None]:
+        """Tokenize a batch, with one call of the tokenizer where that is possible.
+
+        Returns:
+            The tokens of each sample; ``None`` for one that holds no completion.
+
+        Raises:
+            ConfigError: A row lacks what this processor needs; names the file and the row.
+        """
+
+    @abstractmethod
+    def fit(self, sample: Sample, tokens: Tokens, args: DataArguments) -> Outcome:
+        """Make the rows of one sample, none longer than ``cutoff_len``; ``overlong`` decides how."""
 
     def encode(
-        self,
-        samples: Sequence[Sample],
-        template: Template,
-        tokenizer: PreTrainedTokenizerBase,
-        args: DataArguments,
+        self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments
     ) -> Encoded:
-        """Encode a batch of samples with one call of the tokenizer where that is possible."""
-        ...
+        """Encode a batch of samples."""
+        columns: dict[str, list[Any]] = {name: [] for name in self.columns}
+        tally = Tally()
+        tokenized = self.tokenize(samples, template, tokenizer, args)
+        for number, (sample, tokens) in enumerate(zip(samples, tokenized, strict=True)):
+            if tokens is None:
+                tally.skip()
+                continue
+            outcome = self.fit(sample, tokens, args)
+            tally.record(outcome)
+            for row in outcome.rows:
+                row.features["sample"] = number
+                for name, column in columns.items():
+                    column.append(row.features[name])
+        return Encoded(columns, tally)

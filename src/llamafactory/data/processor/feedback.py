@@ -1,64 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features of judged answers (KTO): an answer with its verdict, and a mismatched answer to the same prompt."""
+"""Features of labelled completions (KTO): a completion with its label, and a mismatched one of the same prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
-from ..prepare.overlong import Rule
-from .answers import AnswerWriter, encode_answers, require_answer
-from .base import Encoded
+from .completions import Completion, CompletionsProcessor, require_completion
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from ...hparams.data_args import DataArguments
     from ..messages import Message, Sample
-    from ..template.encoding import Template
 
 
-class FeedbackProcessor:
-    """A row is two sequences, the judged one first, and ``desirable``: [1] or [0].
+class FeedbackProcessor(CompletionsProcessor):
+    """A row is two sequences, the labelled one first, and ``desirable``: [1] or [0].
 
-    The second is the prompt with the answer of the next sample of the batch: KTO estimates from such pairs how far the
-    policy has gone from the reference.
+    The second is the prompt with the completion of the next sample of the batch: KTO estimates from such pairs how far
+    the policy has gone from the reference.
     """
 
     name = "feedback"
-    default_overlong: Rule = "truncate"
-    packs = False
+    columns = (*CompletionsProcessor.columns, "desirable")
 
-    def encode(
-        self,
-        samples: Sequence[Sample],
-        template: Template,
-        tokenizer: PreTrainedTokenizerBase,
-        args: DataArguments,
-    ) -> Encoded:
-        """Encode judged answers.
+    def prompt(self, sample: Sample) -> tuple[Message, ...]:
+        """All but the last turn, which is the completion."""
+        return sample.messages[:-1]
 
-        Raises:
-            ConfigError: A row has no verdict or no answer; names the file and the row.
-        """
-        writer, desirable = AnswerWriter(args), []
-        answers = [_answer(sample) for sample in samples]
-        prompts = [replace(sample, messages=sample.messages[:-1]) for sample in samples]
-        pairs = list(zip(answers, [*answers[1:], *answers[:1]], strict=True))
-        encoded: list[Any] = encode_answers(prompts, pairs, template)
-        for number, (sample, sequences) in enumerate(zip(prompts, encoded, strict=True)):
-            if writer.write(sequences, sample, number, differ=False):
-                desirable.append([int(bool(sample.label))])
-        return Encoded({**writer.columns, "desirable": desirable}, writer.tally)
+    def completions(self, samples: Sequence[Sample]) -> list[tuple[Completion, Completion]]:
+        """Raises ConfigError for a row that has no label or no completion."""
+        own = [_completion(sample) for sample in samples]
+        return list(zip(own, [*own[1:], *own[:1]], strict=True))
+
+    def extra(self, sample: Sample) -> dict[str, Any]:
+        """The label."""
+        return {"desirable": [int(bool(sample.label))]}
 
 
-def _answer(sample: Sample) -> tuple[Message, ...]:
+def _completion(sample: Sample) -> Completion:
     if sample.label is None:
         raise ConfigError(f"{sample.origin}: no verdict; name the column kto_tag in dataset_info.json")
-    answer = sample.messages[-1:]
-    if not answer or answer[0].role != "assistant":
+    completion = sample.messages[-1:]
+    if not completion or completion[0].role != "assistant":
         raise ConfigError(f"{sample.origin}: the last turn is not an answer")
-    require_answer(answer, "the answer", sample)
-    return answer
+    require_completion(completion, "the answer", sample)
+    return completion

@@ -1,59 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features of preference pairs: the preferred answer and the other one, each after the same prompt."""
+"""Features of preference pairs: the chosen completion and the rejected one, each after the same prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
-from ..prepare.overlong import Rule
-from .answers import AnswerWriter, encode_answers, require_answer
-from .base import Encoded
+from .completions import Completion, CompletionsProcessor, require_completion
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from ...hparams.data_args import DataArguments
-    from ..messages import Message, Sample
-    from ..template.encoding import Template
+    from ..messages import Sample
 
 
-class PairwiseProcessor:
-    """A row is two sequences, the preferred one first, and ``margin``: [m] or [0]; only the answers are trained."""
+class PairwiseProcessor(CompletionsProcessor):
+    """A row is two sequences, the chosen one first, and ``margin``: [m] or [0]."""
 
     name = "pairwise"
-    default_overlong: Rule = "truncate"
-    packs = False
+    columns = (*CompletionsProcessor.columns, "margin")
+    must_differ = True
 
-    def encode(
-        self,
-        samples: Sequence[Sample],
-        template: Template,
-        tokenizer: PreTrainedTokenizerBase,
-        args: DataArguments,
-    ) -> Encoded:
-        """Encode pairs.
+    def completions(self, samples: Sequence[Sample]) -> list[tuple[Completion, Completion]]:
+        """Raises ConfigError for a row with no pair, an empty completion, or two equal ones."""
+        return [_pair(sample) for sample in samples]
 
-        Raises:
-            ConfigError: A row has no pair, an empty answer, or two equal ones; names the file and the row.
-        """
-        writer, margins = AnswerWriter(args), []
-        encoded = encode_answers(samples, [_pair(sample) for sample in samples], template)
-        for number, (sample, sequences) in enumerate(zip(samples, encoded, strict=True)):
-            if writer.write(sequences, sample, number, differ=True):
-                margins.append([sample.margin or 0.0])
-        return Encoded({**writer.columns, "margin": margins}, writer.tally)
+    def extra(self, sample: Sample) -> dict[str, Any]:
+        """By how much the chosen completion is the better one."""
+        return {"margin": [sample.margin or 0.0]}
 
 
-def _pair(sample: Sample) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+def _pair(sample: Sample) -> tuple[Completion, Completion]:
     if sample.chosen is None or sample.rejected is None:
         raise ConfigError(
             f"{sample.origin}: no pair of answers; set ranking: true and the columns chosen and rejected "
             "in dataset_info.json"
         )
-    require_answer(sample.chosen, "the chosen answer", sample)
-    require_answer(sample.rejected, "the rejected answer", sample)
+    require_completion(sample.chosen, "the chosen answer", sample)
+    require_completion(sample.rejected, "the rejected answer", sample)
     if sample.chosen == sample.rejected:
         raise ConfigError(f"{sample.origin}: chosen and rejected are the same answer")
     return sample.chosen, sample.rejected

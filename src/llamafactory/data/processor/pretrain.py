@@ -3,47 +3,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..messages import Segment
 from ..prepare.overlong import Rule, fit_text
-from .base import Encoded, Tally
-from .rows import RowWriter
+from .base import Outcome, Processor
+from .rows import sequence_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ...hparams.data_args import DataArguments
     from ..messages import Sample
-    from ..template.encoding import Template
+    from ..template.base import Template
 
 
-class PretrainProcessor:
+class PretrainProcessor(Processor[list[int]]):
     """The texts of a sample's messages are joined by line breaks, without a template, and end with EOS."""
 
     name = "pretrain"
     default_overlong: Rule = "split"
     packs = True
 
-    def encode(
-        self,
-        samples: Sequence[Sample],
-        template: Template,
-        tokenizer: PreTrainedTokenizerBase,
-        args: DataArguments,
-    ) -> Encoded:
-        """Encode texts; those beyond ``cutoff_len`` become several rows unless ``overlong`` says otherwise."""
-        tally, writer = Tally(), RowWriter()
+    def tokenize(
+        self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments
+    ) -> Iterator[list[int]]:
+        """An empty text has no tokens, not even EOS."""
         texts = ["\n".join(message.text for message in sample.messages) for sample in samples]
         end = tokenizer.eos_token_id
-        encoded = tokenizer(texts, verbose=False)["input_ids"] if texts else []
-        for number, (sample, text, ids) in enumerate(zip(samples, texts, encoded, strict=True)):
-            if text and end is not None and ids[-1:] != [end]:
-                ids.append(end)
-            rows, lost = fit_text(ids, args.cutoff_len, args.overlong, sample.origin) if text else ([], 0)
-            written = sum(writer.write([Segment(row, 1.0, 0)], number, tally) for row in rows)
-            tally.settle(
-                len(ids), written, lost if written else len(ids), too_long=args.overlong == "drop" and lost > 0
-            )
-        return Encoded(writer.columns, tally)
+        for text, ids in zip(texts, tokenizer(texts, verbose=False)["input_ids"] if texts else [], strict=True):
+            yield [*ids, end] if text and end is not None and ids[-1:] != [end] else ids
+
+    def fit(self, sample: Sample, tokens: list[int], args: DataArguments) -> Outcome:
+        """A text beyond ``cutoff_len`` becomes several rows unless ``overlong`` says otherwise."""
+        length = len(tokens)
+        texts, lost = fit_text(tokens, args.cutoff_len, args.overlong, sample.origin)
+        rows = sequence_rows([[Segment(ids, 1.0, 0)] for ids in texts])
+        return Outcome(rows, length, lost if rows else length, too_long=args.overlong == "drop" and lost > 0)

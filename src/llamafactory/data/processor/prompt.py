@@ -1,24 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features for generation: the prompt before the last answer, and that answer to compare with."""
+"""Features for generation: the prompt before the last assistant turn, and that turn's text to compare with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..prepare.overlong import Rule, cut_middle, too_long
-from .base import Encoded, Tally
+from ..prepare.overlong import cut_middle, too_long
+from .base import Outcome, Processor, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ...hparams.data_args import DataArguments
     from ..messages import Message, Sample
-    from ..template.encoding import Template
+    from ..template.base import Template
 
 
-def split_answer(sample: Sample) -> tuple[tuple[Message, ...], str]:
-    """Return what stands before the last answer, and that answer's text ("" when there is none)."""
+class Prompt(NamedTuple):
+    """Messages up to where the model goes on, the text to compare its completion with, and the messages' tokens."""
+
+    messages: tuple[Message, ...]
+    reference: str
+    ids: list[int]
+
+
+def split_completion(sample: Sample) -> tuple[tuple[Message, ...], str]:
+    """Return what stands before the last assistant turn, and that turn's text ("" when there is none)."""
     roles = [message.role for message in sample.messages]
     if "assistant" not in roles:
         return sample.messages, ""
@@ -26,35 +34,33 @@ def split_answer(sample: Sample) -> tuple[tuple[Message, ...], str]:
     return sample.messages[:end], sample.messages[end].text
 
 
-class PromptProcessor:
-    """Columns ``input_ids`` (ends with the generation prompt) and ``reference`` (text; "" when there is no answer)."""
+class PromptProcessor(Processor[Prompt]):
+    """Columns ``input_ids`` (ends with the generation prompt) and ``reference`` (text; "" where the row has none)."""
 
     name = "prompt"
-    default_overlong: Rule = "truncate"
-    packs = False
+    columns: tuple[str, ...] = ("input_ids", "reference", "sample")
 
-    def encode(
-        self,
-        samples: Sequence[Sample],
-        template: Template,
-        tokenizer: PreTrainedTokenizerBase,
-        args: DataArguments,
-    ) -> Encoded:
-        """Encode prompts; one beyond ``cutoff_len`` loses its middle (also with ``overlong: split``)."""
-        tally = Tally()
-        columns: dict[str, list[Any]] = {"input_ids": [], "reference": [], "sample": []}
-        for number, sample in enumerate(samples):
-            prompt, reference = split_answer(sample)
-            ids = template.encode_prompt(prompt, sample.tools)
-            length, keep = len(ids), True
-            if length > args.cutoff_len:
-                if args.overlong == "error":
-                    raise too_long(sample.origin, length, args.cutoff_len)
-                keep = args.overlong != "drop"
-                ids = cut_middle(ids, args.cutoff_len)
-            tally.settle(length, int(keep), length - len(ids) if keep else length, too_long=True)
-            if keep:
-                tally.tokens_out += len(ids)
-                for name, value in (("input_ids", ids), ("reference", reference), ("sample", number)):
-                    columns[name].append(value)
-        return Encoded(columns, tally)
+    def check(self, messages: Sequence[Message], sample: Sample) -> None:
+        """Raise where a prompt is not fit to go on from; any is here."""
+
+    def features(self, sample: Sample, prompt: Prompt, ids: list[int]) -> Row:
+        """The row of a prompt, of whose tokens ``ids`` are left."""
+        return Row({"input_ids": ids, "reference": prompt.reference}, trained=0)
+
+    def tokenize(
+        self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments
+    ) -> Iterator[Prompt]:
+        """One prompt after the other."""
+        for sample in samples:
+            messages, reference = split_completion(sample)
+            self.check(messages, sample)
+            yield Prompt(messages, reference, template.encode_prompt(messages, sample.tools))
+
+    def fit(self, sample: Sample, tokens: Prompt, args: DataArguments) -> Outcome:
+        """A prompt beyond ``cutoff_len`` loses its middle (also with ``overlong: split``)."""
+        length, ids = len(tokens.ids), cut_middle(tokens.ids, args.cutoff_len)
+        if len(ids) < length and args.overlong == "error":
+            raise too_long(sample.origin, length, args.cutoff_len)
+        if len(ids) < length and args.overlong == "drop":
+            return Outcome([], length, length, too_long=True)
+        return Outcome([self.features(sample, tokens, ids)], length, length - len(ids), too_long=False)

@@ -1,50 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features for supervised fine-tuning: the whole conversation, its answers trained."""
+"""Features for supervised fine-tuning: the whole conversation, its assistant turns trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..prepare.overlong import Rule, count, fit
-from .base import Encoded, Tally
-from .rows import RowWriter
+from ..messages import Segment
+from ..prepare.overlong import count, fit
+from .base import Outcome, Processor
+from .rows import sequence_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ...hparams.data_args import DataArguments
     from ..messages import Sample
-    from ..template.encoding import Template
+    from ..template.base import Template
 
 
-class SupervisedProcessor:
+class SupervisedProcessor(Processor[list[Segment]]):
     """``train_on_prompt``, ``mask_history`` and the messages' own weights decide what is trained."""
 
     name = "supervised"
-    default_overlong: Rule = "truncate"
-    packs = False
 
-    def encode(
-        self,
-        samples: Sequence[Sample],
-        template: Template,
-        tokenizer: PreTrainedTokenizerBase,
-        args: DataArguments,
-    ) -> Encoded:
-        """Encode conversations; those without an answer are counted and left out."""
-        tally, writer = Tally(), RowWriter()
+    def tokenize(
+        self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments
+    ) -> list[list[Segment] | None]:
+        """Conversations without an assistant turn are left out."""
         answered = [any(message.role == "assistant" for message in sample.messages) for sample in samples]
-        numbers = [number for number, has_answer in enumerate(answered) if has_answer]
-        tally.rows = tally.unanswered = len(samples) - len(numbers)
-        encoded = template.encode_batch(
-            [samples[number] for number in numbers],
-            train_on_prompt=args.train_on_prompt,
-            mask_history=args.mask_history,
+        encoded = iter(
+            template.encode_batch(
+                [sample for sample, is_answered in zip(samples, answered, strict=True) if is_answered],
+                train_on_prompt=args.train_on_prompt,
+                mask_history=args.mask_history,
+            )
         )
-        for number, segments in zip(numbers, encoded, strict=True):
-            sample, length = samples[number], count(segments)
-            rows, lost = fit(segments, sample.messages, args.cutoff_len, args.overlong, sample.origin)
-            written = sum(writer.write(row, number, tally) for row in rows)
-            tally.settle(length, written, lost if written else length, too_long=args.overlong == "drop" and lost > 0)
-        return Encoded(writer.columns, tally)
+        return [next(encoded) if is_answered else None for is_answered in answered]
+
+    def fit(self, sample: Sample, tokens: list[Segment], args: DataArguments) -> Outcome:
+        """A conversation may become several rows; those without a trained token are left out."""
+        length = count(tokens)
+        sequences, lost = fit(tokens, sample.messages, args.cutoff_len, args.overlong, sample.origin)
+        rows = sequence_rows(sequences)
+        return Outcome(rows, length, lost if rows else length, too_long=args.overlong == "drop" and lost > 0)

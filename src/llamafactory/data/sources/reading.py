@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One data set opened: its layout settled on the first rows, then rows as a stream, and rows as samples."""
+"""One data set opened: its layout resolved from the first rows, then rows as a stream, and rows as samples."""
 
 from __future__ import annotations
 

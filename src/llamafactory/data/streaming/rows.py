@@ -40,7 +40,7 @@ class StreamSet:
     """One set.
 
     Attributes:
-        attr: With its layout settled.
+        attr: With its layout resolved.
         rows: All raw rows of the set.
         chosen: Numbers of those to train on, in stored order.
     """

@@ -1,35 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chat templates as data, and the one door to them: ``get_template``.
-
-A template is a frozen value of literals, one file per family in ``data/templates``. Bound to a tokenizer it becomes a
-:class:`~llamafactory.data.template.encoding.Template`, which turns conversations into token segments.
-"""
+"""Chat templates as data: a frozen value of literals, one file per family in ``data/templates``, or a YAML file."""
 
 from __future__ import annotations
 
 import difflib
-import logging
-import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from functools import lru_cache
+from typing import Any, Literal, get_args
 
 from ...extras.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from transformers import PreTrainedTokenizerBase
-
-    from ...hparams.data_args import DataArguments
-    from ..messages import Message
-    from .encoding import Template
-
-_logger = logging.getLogger(__name__)
+from ...plugins import resolve
+from .base import Piece
 
 ToolsPlace = Literal[
     "system", "before_system", "first_user", "before_last_user", "turn_before_system", "turn_after_system"
 ]
 EmptyThought = Literal["last", "open", "never"]
+Values = dict[str, "str | list[Piece]"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +27,7 @@ class ChatTemplate:
 
     Slots in the literals: ``{{content}}`` is what the turn says, ``{{bos}}`` and ``{{eos}}`` are the tokenizer's tokens
     (``{{auto_bos}}`` only where the tokenizer itself begins every text with it), ``{{id}}`` (in ``tool``) is the id of
-    the answered call, ``{{name}}`` the name of its function, ``{{json}}`` the content as a JSON
+    the call that a tool turn belongs to, ``{{name}}`` the name of its function, ``{{json}}`` the content as a JSON
     string. Only ``assistant`` is trained; all else is context.
 
     Attributes:
@@ -64,11 +53,11 @@ class ChatTemplate:
         tools_alone: The leading turn for a tool list without a system text, when it differs.
         skip_empty_system: An empty leading system text counts as none.
         no_system: What stands in place of a leading system turn when there is neither text nor tools for one.
-        tool: The answer of a tool.
-        tool_open: Before the first of several answers in a row.
-        tool_join: Between answers in a row.
+        tool: The result of a tool.
+        tool_open: Before the first of several results in a row.
+        tool_join: Between results in a row.
         tool_close: After the last of them.
-        generation_after_tool: ``generation`` after a tool's answer, when it differs; no thought is asked for there.
+        generation_after_tool: ``generation`` after a tool's result, when it differs; no thought is asked for there.
         tool_format: Name of the tool dialect, a row of ``plugins.TOOL_FORMATS``.
         tools_in: Where the tool list goes: after or before the system text in the system turn, at the start of the
             first user turn's content, before the last user turn, or into a turn of its own beside the system turn.
@@ -84,7 +73,7 @@ class ChatTemplate:
         strip: What loses white space at both ends: the text of a role; ``user_turn``, the user text after the system
             text was merged into it; ``thought``, a thought (else it loses line breaks only); ``answer``, what is left
             of an earlier turn whose thought was dropped (at its start, line breaks only).
-        stop: Texts that end an answer, besides the tokenizer's EOS.
+        stop: Texts that end a response, besides the tokenizer's EOS.
         eos: The EOS token that this format needs; the tokenizer's is replaced when it has this token.
         special_tokens: Tokens that the tokenizer must know for this format to work as meant.
         bos_eos: BOS and EOS of the family's tokenizers, for writing a conversation out without one.
@@ -148,74 +137,24 @@ class ChatTemplate:
         return replace(self, **bound)
 
 
-def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Template:
-    """Choose a template and bind it to a tokenizer.
-
-    Args:
-        tokenizer: Its EOS token is replaced when the template's family requires another one that it has.
-        args: Reads ``template`` (a name, a ``.jinja`` or ``.yaml`` file, or ``None`` for the tokenizer's own Jinja),
-            ``default_system``, ``tool_format``, ``enable_thinking``, ``preserve_thinking``.
-
-    Raises:
-        ConfigError: No such template, file or tool format, or a Jinja that cannot be compiled.
-    """
-    from ...plugins import resolve
-    from .jinja_template import JinjaTemplate
-    from .literal_template import LiteralTemplate
-
-    flags: dict[str, Any] = {"enable_thinking": args.enable_thinking, "preserve_thinking": args.preserve_thinking}
-    name = args.template
-    if name is None and tokenizer.chat_template:
-        _refuse_for_jinja(args)
-        return JinjaTemplate(tokenizer, "tokenizer", tokenizer.get_chat_template(), **flags)
-    written = name is not None and _is_yaml(name)
-    if name is not None and not written and (name.endswith((".jinja", ".jinja2", ".j2")) or os.sep in name):
-        _refuse_for_jinja(args)
-        return JinjaTemplate(tokenizer, name, _read(name), **flags)
-    if name is None:
-        _logger.warning("template: the tokenizer has no chat template of its own; using 'default'")
-    chat: ChatTemplate = read_literals(name) if name and written else resolve("templates", name or "default")
-    tool_format = resolve("tool_formats", args.tool_format or chat.tool_format)
-    return LiteralTemplate(tokenizer, chat, tool_format, default_system=args.default_system, **flags)
+@lru_cache(maxsize=4096)
+def slots(literal: str) -> tuple[str, ...]:
+    """Split at ``{{name}}``: text, name, text, name, …, text."""
+    return tuple(re.split(r"\{\{(\w+)\}\}", literal))
 
 
-def render(
-    template: str | Template,
-    messages: Sequence[Message | dict[str, Any]],
-    tools: Sequence[dict[str, Any]] | None = None,
-    add_generation_prompt: bool = False,
-    **flags: Any,
-) -> str:
-    """Write a conversation as the text that the model sees, special tokens written out.
-
-    Args:
-        template: A name or a ``.yaml`` file, written with the family's usual BOS and EOS; or what :func:`get_template`
-            gave, written with its tokenizer's.
-        messages: Messages, or OpenAI message dicts.
-        tools: OpenAI tool objects.
-        add_generation_prompt: End with the start of an assistant turn.
-        **flags: ``enable_thinking``, ``preserve_thinking``.
-
-    Raises:
-        ConfigError: No such template, or one that has no place for something in the conversation.
-    """
-    from ...plugins import resolve
-    from ..messages import Message
-    from .pieces import Options, render_pieces
-
-    read = [message if isinstance(message, Message) else Message.from_openai(message) for message in messages]
-    if not isinstance(template, str):
-        return template.render(read, tools or (), add_generation_prompt=add_generation_prompt, **flags)
-    chat: ChatTemplate = read_literals(template) if _is_yaml(template) else resolve("templates", template)
-    bos, eos = chat.bos_eos
-    options = Options(add_generation_prompt=add_generation_prompt, **flags)
-    bound = chat.with_tokens(bos, chat.eos or eos, "")
-    pieces = render_pieces(bound, resolve("tool_formats", chat.tool_format), read, tools or (), options)
-    return "".join(piece.text for piece in pieces)
-
-
-def _is_yaml(name: str) -> bool:
-    return name.endswith((".yaml", ".yml"))
+def fill(literal: str, message: int, trained: bool, values: Values) -> Iterator[Piece]:
+    """Put values into a literal's slots; a value is data (text) or pieces made before."""
+    parts = slots(literal)
+    for number, part in enumerate(parts):
+        if number % 2 == 0:
+            if part:
+                yield Piece(part, message, trained, True)
+        elif isinstance(value := values[part], str):
+            if value:
+                yield Piece(value, message, trained, False)
+        else:
+            yield from value
 
 
 def read_literals(path: str) -> ChatTemplate:
@@ -229,10 +168,8 @@ def read_literals(path: str) -> ChatTemplate:
     """
     import yaml
 
-    from ...plugins import resolve
-
     try:
-        values = yaml.safe_load(_read(path))
+        values = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise ConfigError(f"template {path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -266,16 +203,10 @@ def _check_literal(path: str, key: str, value: Any) -> str | bool | tuple[str, .
     return tuple(value)
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
+    """The text of a template's file; raises ConfigError where it cannot be read."""
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"template: cannot read {path!r}: {error}") from None
-
-
-def _refuse_for_jinja(args: DataArguments) -> None:
-    for key in ("default_system", "tool_format"):
-        value = getattr(args, key)
-        if value is not None:
-            raise ConfigError(f"{key}: {value!r} needs a named template; a Jinja template writes its own text")

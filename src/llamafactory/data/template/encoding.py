@@ -9,7 +9,6 @@ shorter way to the same ids (:mod:`.shape_cache`).
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
@@ -18,37 +17,27 @@ from typing import TYPE_CHECKING, Any
 from ...extras.errors import ConfigError
 from ..media.placement import hide_special
 from ..messages import Message, Sample, Segment
-from .pieces import GLUE, Options, Piece
-from .shape_cache import Outlines
-from .text_spans import Run, cut, cut_by_prefix, join, merge, weigh
-from .word_cache import StretchEncoder
+from .base import GLUE, Options, Piece, Template, TextSpan
+from .shape_cache import ShapeCache
+from .text_spans import cut, cut_by_prefix, join, merge, weigh
+from .word_cache import WordCache
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
     from ..media.encoder import MediaEncoder, MediaPrompt
-    from ..media.families import MediaFamily
-    from ..tool_formats.json_format import JsonToolFormat
 
 
-class Template(ABC):
-    """A chat template bound to a tokenizer.
+class EncodingTemplate(Template):
+    """From the pieces that a template writes to tokens: what all kinds of templates share.
 
-    Attributes:
-        name: Its name, or the path of its file.
+    Args:
         tokenizer: What it encodes with.
-        stop_token_ids: Tokens at which generation ends, EOS first.
-        tool_format: The dialect of tools and calls.
-        thought: The words around a thought; ``None``: the family does not think.
-        ends: What may close an answer, as text.
-        openings: What may stand before an answer's text, in this order.
+        name: Its name, or the path of its file.
+        enable_thinking: See :class:`Options`.
+        preserve_thinking: See :class:`Options`.
     """
-
-    tool_format: JsonToolFormat
-    thought: tuple[str, str] | None
-    ends: tuple[str, ...]
-    openings: tuple[str, ...]
 
     def __init__(
         self,
@@ -65,48 +54,9 @@ class Template(ABC):
         special.sort(key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
 
-    @abstractmethod
-    def pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:
-        """Render one conversation. Raises ConfigError where the template has no place for something in it."""
-
-    @abstractmethod
-    def media_pieces(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options, family: MediaFamily
-    ) -> list[Piece]:
-        """The same for a conversation with media; each stands in a literal piece as its placeholder."""
-
-    @abstractmethod
-    def media_family(self, processor: Any) -> MediaFamily:
-        """Where media stand in the text. Raises ConfigError where neither template nor processor tells."""
-
-    @abstractmethod
-    def jinja(self) -> str:
-        """The template as Jinja: it renders exactly what is trained."""
-
-    @abstractmethod
-    def parse(self, text: str) -> Message:
-        """Read what the model answered: thought, text, tool calls."""
-
-    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), **flags: Any) -> str:
-        """The text of a conversation.
-
-        Args:
-            messages: The conversation.
-            tools: OpenAI tool objects.
-            **flags: ``add_generation_prompt`` (False), ``enable_thinking`` and ``preserve_thinking`` (as configured).
-        """
-        return "".join(piece.text for piece in self.pieces(messages, tools, self.options._replace(**flags)))
-
     def encode_prompt(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), enable_thinking: bool | None = None
     ) -> list[int]:
-        """Token ids of a prompt that ends where the model shall answer.
-
-        Args:
-            messages: The conversation.
-            tools: OpenAI tool objects.
-            enable_thinking: ``None`` takes the configured value.
-        """
         pieces = self.pieces(messages, tools, self._prompt_options(enable_thinking))
         (segments,) = self._encode([[(piece, 0.0) for piece in pieces]])
         return [token for segment in segments for token in segment.ids]
@@ -118,17 +68,6 @@ class Template(ABC):
         tools: Sequence[dict[str, Any]] = (),
         enable_thinking: bool | None = None,
     ) -> MediaPrompt:
-        """A prompt with images, videos or sound in it; special tokens that texts spell stay text.
-
-        Args:
-            messages: The conversation.
-            media: What the model makes of media.
-            tools: OpenAI tool objects.
-            enable_thinking: ``None`` takes the configured value.
-
-        Raises:
-            ConfigError: The model takes no such media, or one cannot be read.
-        """
         parts = media.collect(messages)
         pieces = self.media_pieces(messages, tools, self._prompt_options(enable_thinking), media.family)
         words = "|".join(map(re.escape, media.tokens.values()))
@@ -147,21 +86,11 @@ class Template(ABC):
         return options if enable_thinking is None else options._replace(enable_thinking=enable_thinking)
 
     def encode_after(self, messages: Sequence[Message], answer: int, tools: Sequence[dict[str, Any]] = ()) -> list[int]:
-        """Token ids of what follows an answer (tools' answers, say) up to where the model shall answer again.
-
-        Args:
-            messages: The conversation.
-            answer: Index of the answer; its own tokens, the end of its turn included, are left out.
-            tools: OpenAI tool objects.
-
-        Raises:
-            ConfigError: The template cannot tell where that answer ends.
-        """
         pieces = self.pieces(messages, tools, self.options._replace(add_generation_prompt=True))
-        if not any(piece.trained for piece in pieces):  # a Jinja template marks answers in finished conversations only
-            asking, bare = "".join(piece.text for piece in pieces), self.render(messages, tools)
-            if asking.startswith(bare):
-                prompt = Piece(asking[len(bare) :], GLUE, False, True)
+        if not any(piece.trained for piece in pieces):  # Jinja templates mark turns of finished conversations only
+            prompted, bare = "".join(piece.text for piece in pieces), self.render(messages, tools)
+            if prompted.startswith(bare):
+                prompt = Piece(prompted[len(bare) :], GLUE, False, True)
                 pieces = [*self.pieces(messages, tools, self.options), prompt]
         written = [number for number, piece in enumerate(pieces) if piece.trained and piece.message == answer]
         if not written:
@@ -179,46 +108,29 @@ class Template(ABC):
     def encode_batch(
         self, samples: Sequence[Sample], train_on_prompt: bool = False, mask_history: bool = False
     ) -> list[list[Segment]]:
-        """Encode conversations, all of them in one call of the tokenizer.
-
-        Args:
-            samples: Their ``messages`` and ``tools`` are read.
-            train_on_prompt: Context is trained with weight 1.
-            mask_history: Only the last assistant turn is trained.
-
-        Returns:
-            The segments of each sample, in order; a message's own weight goes before the two switches.
-
-        Raises:
-            ConfigError: A conversation does not fit the template; names the file and the row.
-        """
-        segments = self._encode_outlined(samples, train_on_prompt, mask_history)
+        segments = self._encode_plain_samples(samples, train_on_prompt, mask_history)
         rest = [number for number, found in enumerate(segments) if found is None]
         general = self._encode_general([samples[number] for number in rest], train_on_prompt, mask_history)
         for number, found in zip(rest, general, strict=True):
             segments[number] = found
         return [found for found in segments if found is not None]
 
-    def plain_text(self, message: Message) -> str | None:
-        """The text of a message that is all there is to it and is written as it stands; ``None`` for other messages."""
-        return None
-
     @cached_property
-    def _outlines(self) -> Outlines | None:
-        stretches = StretchEncoder.of(self.tokenizer)
-        return None if stretches is None else Outlines(self._plain_pieces, self.plain_text, stretches)
+    def _shape_cache(self) -> ShapeCache | None:
+        words = WordCache.of(self.tokenizer)
+        return None if words is None else ShapeCache(self._plain_pieces, self.plain_text, words)
 
     def _plain_pieces(self, messages: Sequence[Message]) -> list[Piece]:
         return self.pieces(messages, (), self.options)
 
-    def _encode_outlined(
+    def _encode_plain_samples(
         self, samples: Sequence[Sample], train_on_prompt: bool, mask_history: bool
     ) -> list[list[Segment] | None]:
         """Encode the plain conversations among some; the others become ``None``."""
-        if self._outlines is None:
+        if self._shape_cache is None:
             return [None] * len(samples)
         _set_no_limits(self.tokenizer.backend_tokenizer)
-        return self._outlines.encode(samples, train_on_prompt, mask_history)
+        return self._shape_cache.encode(samples, train_on_prompt, mask_history)
 
     def _encode_general(
         self, samples: Sequence[Sample], train_on_prompt: bool, mask_history: bool
@@ -239,44 +151,44 @@ class Template(ABC):
         """Encode; special tokens that data (not the template) holds are encoded as the plain text they are."""
         special = special or self._special
         search = special.search
-        guarded = {
+        with_special = {
             number
             for number, pieces in enumerate(samples)
             if any(not piece.literal and search(piece.text) for piece, _ in pieces)
         }
-        runs = [[] if number in guarded else join(pieces) for number, pieces in enumerate(samples)]
-        segments = self._encode_runs(runs)
-        for number in guarded:
-            segments[number] = self._encode_guarded(samples[number], special)
+        spans = [[] if number in with_special else join(pieces) for number, pieces in enumerate(samples)]
+        segments = self._encode_spans(spans)
+        for number in with_special:
+            segments[number] = self._encode_with_special(samples[number], special)
         return segments
 
-    def _encode_runs(self, samples: list[list[Run]]) -> list[list[Segment]]:
-        texts = ["".join(run.text for run in runs) for runs in samples]
+    def _encode_spans(self, samples: list[list[TextSpan]]) -> list[list[Segment]]:
+        texts = ["".join(span.text for span in spans) for spans in samples]
         if not self.tokenizer.is_fast:
-            return [cut_by_prefix(self.tokenizer, text, runs) for text, runs in zip(texts, samples, strict=True)]
+            return [cut_by_prefix(self.tokenizer, text, spans) for text, spans in zip(texts, samples, strict=True)]
         backend = self.tokenizer.backend_tokenizer
         _set_no_limits(backend)
         encodings = backend.encode_batch(texts, add_special_tokens=False)
-        return [cut(encoding, runs) for encoding, runs in zip(encodings, samples, strict=True)]
+        return [cut(encoding, spans) for encoding, spans in zip(encodings, samples, strict=True)]
 
-    def _encode_guarded(self, pieces: list[tuple[Piece, float]], special: re.Pattern[str]) -> list[Segment]:
-        """Encode a conversation in stretches, cut around special tokens that stand in data.
+    def _encode_with_special(self, pieces: list[tuple[Piece, float]], special: re.Pattern[str]) -> list[Segment]:
+        """Encode a conversation in parts, cut around special tokens that stand in data.
 
-        A stretch inside the text is encoded after a line break that is then dropped: some tokenizers put a space before
+        A part inside the text is encoded after a line break that is then dropped: some tokenizers put a space before
         the first word of a text.
         """
         newline = self.tokenizer.encode("\n", add_special_tokens=False)
         out: list[Segment] = []
         for plain, group in groupby(_split_special(pieces, special), key=lambda item: item[0]):
-            runs = join([(piece, weight) for _, piece, weight in group])
+            spans = join([(piece, weight) for _, piece, weight in group])
             if plain:
-                new = [Segment(_encode_plain(self.tokenizer, run.text), run.weight, run.message) for run in runs]
+                new = [Segment(_encode_plain(self.tokenizer, span.text), span.weight, span.message) for span in spans]
             elif not out:
-                new = self._encode_runs([runs])[0]
+                new = self._encode_spans([spans])[0]
             else:
-                new = self._encode_runs([[Run("\n", -1.0, GLUE), *runs]])[0]
+                new = self._encode_spans([[TextSpan("\n", -1.0, GLUE), *spans]])[0]
                 alone = new[0] == Segment(newline, -1.0, GLUE)  # else it grew together with the text
-                new = new[1:] if alone else self._encode_runs([runs])[0]
+                new = new[1:] if alone else self._encode_spans([spans])[0]
             out += new
         return merge(out)
 

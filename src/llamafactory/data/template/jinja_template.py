@@ -19,9 +19,10 @@ from ...extras.errors import ConfigError
 from ...plugins import resolve
 from ..media.families import MediaFamily, probe_family
 from ..messages import Message, Part
-from .encoding import Template
+from .base import GLUE, Options, Piece
+from .encoding import EncodingTemplate
 from .jinja_sandbox import render
-from .pieces import GLUE, Options, Piece, split_thought
+from .renderer import split_thought
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +46,7 @@ class _SyntaxError(ConfigError):
     """The source does not compile."""
 
 
-class JinjaTemplate(Template):
+class JinjaTemplate(EncodingTemplate):
     """A Jinja chat template bound to a tokenizer.
 
     Args:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a template's literals out as a Jinja program: the twin of `pieces`.
+"""Write a template's literals out as a Jinja program: the twin of `renderer`.
 
 Only what the common engines know is used (the sandbox of transformers, minja of llama.cpp): macros, namespaces, string
 methods that official templates use too. Every tag trims the source around it, so only expressions make text.
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from ..media.jinja import has_media, media_text
 from ..media.jinja import quote as _quote
-from .pieces import Options, closed_thought, slots
+from .base import Options
+from .chat_template import ChatTemplate, slots
+from .renderer import closed_thought
 
 if TYPE_CHECKING:
     from ..media.families import MediaFamily
     from ..tool_formats.json_format import JsonToolFormat
-    from .chat_template import ChatTemplate
 
 _TEXT = """
 {%- macro text(message) -%}

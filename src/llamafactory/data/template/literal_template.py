@@ -13,10 +13,11 @@ from ...plugins import resolve
 from ..media.families import MediaFamily, jinja_of, probe_family
 from ..media.placement import Marks, mark_media, place
 from ..messages import Message, Part
-from .chat_template import ChatTemplate
-from .encoding import Template
+from .base import Options, Piece
+from .chat_template import ChatTemplate, slots
+from .encoding import EncodingTemplate
 from .jinja_writer import write_jinja
-from .pieces import Options, Piece, render_pieces, slots
+from .renderer import render_pieces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 
-class LiteralTemplate(Template):
+class LiteralTemplate(EncodingTemplate):
     """A :class:`ChatTemplate` with its tool dialect, bound to a tokenizer.
 
     Args:
@@ -37,6 +38,8 @@ class LiteralTemplate(Template):
         enable_thinking: See :class:`Options`.
         preserve_thinking: See :class:`Options`.
     """
+
+    tool_format: JsonToolFormat
 
     def __init__(
         self,

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from ...extras.errors import ConfigError
 from ..messages import Message, Role, Sample, Segment
-from .pieces import Piece
+from .base import Piece
 from .text_spans import weigh
-from .word_cache import StretchBatch, StretchEncoder, Unsafe
+from .word_cache import Unsafe, WordBatch, WordCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,96 +33,96 @@ Shape = tuple[tuple[Role, float | None], ...]
 class _Fixed:
     """Tokens that every conversation of the shape has at this place."""
 
-    run: int
+    span: int
     ids: list[int]
 
 
 @dataclass(frozen=True)
 class _Open:
-    """Text between two added tokens, of one or more runs.
+    """Text between two added tokens, of one or more spans.
 
     Attributes:
-        runs: Numbers of the runs, ascending.
-        parts: For each run what it is joined of: text, or the number of a message.
-        trained: For each run.
+        spans: Numbers of the spans, ascending.
+        parts: For each span what it is joined of: text, or the number of a message.
+        trained: For each span.
     """
 
-    runs: tuple[int, ...]
+    spans: tuple[int, ...]
     parts: tuple[tuple[str | int, ...], ...]
     trained: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
-class Outline:
-    """The runs of a shape (weight and message), and how their tokens come about."""
+class ShapeTokens:
+    """The text spans of a shape (weight and message), and how their tokens come about."""
 
-    runs: tuple[tuple[float, int], ...]
+    spans: tuple[tuple[float, int], ...]
     steps: tuple[_Fixed | _Open, ...]
 
-    def fill(self, texts: Sequence[str], batch: StretchBatch) -> list[Segment] | None:
-        """Give the segments of one conversation; ``None`` as long as :meth:`StretchBatch.learn` is needed first.
+    def fill(self, texts: Sequence[str], batch: WordBatch) -> list[Segment] | None:
+        """Give the segments of one conversation; ``None`` as long as :meth:`WordBatch.learn` is needed first.
 
         Raises:
             Unsafe: A text does not allow it.
         """
-        out: list[list[int]] = [[] for _ in self.runs]
+        out: list[list[int]] = [[] for _ in self.spans]
         complete = True
         for step in self.steps:
             if isinstance(step, _Fixed):
-                out[step.run] += step.ids
+                out[step.span] += step.ids
                 continue
-            filled = ["".join([texts[part] if isinstance(part, int) else part for part in run]) for run in step.parts]
+            filled = ["".join([texts[part] if isinstance(part, int) else part for part in span]) for span in step.parts]
             found = batch.look_up(filled, step.trained)
             if found is None:
                 complete = False
                 continue
-            for run, ids in zip(step.runs, found, strict=True):
-                out[run] += ids
+            for span, ids in zip(step.spans, found, strict=True):
+                out[span] += ids
         if not complete:
             return None
-        return [Segment(ids, *run) for ids, run in zip(out, self.runs, strict=True) if ids]
+        return [Segment(ids, *span) for ids, span in zip(out, self.spans, strict=True) if ids]
 
 
-class Outlines:
-    """Encodes plain conversations by their outlines.
+class ShapeCache:
+    """Encodes plain conversations by what is known of their shapes.
 
     Args:
         render: Pieces of a conversation without tools.
         read: The text of a message that the template writes as it stands, ``None`` for any other message.
-        stretches: Encodes what stands between added tokens.
+        words: Encodes what stands between added tokens.
     """
 
     def __init__(
         self,
         render: Callable[[Sequence[Message]], list[Piece]],
         read: Callable[[Message], str | None],
-        stretches: StretchEncoder,
+        words: WordCache,
     ) -> None:
-        self.render, self.read, self.stretches = render, read, stretches
-        self._known: dict[tuple[Shape, bool, bool], Outline | None] = {}
-        self._added = re.compile(f"({'|'.join(map(re.escape, stretches.added)) or '(?!)'})")
+        self.render, self.read, self.words = render, read, words
+        self._known: dict[tuple[Shape, bool, bool], ShapeTokens | None] = {}
+        self._added = re.compile(f"({'|'.join(map(re.escape, words.added)) or '(?!)'})")
 
     def encode(
         self, samples: Sequence[Sample], train_on_prompt: bool, mask_history: bool
     ) -> list[list[Segment] | None]:
         """Give the segments of each sample, ``None`` for those that need the general way."""
-        batch = self.stretches.open_batch()
+        batch = self.words.open_batch()
         encoded: list[list[Segment] | None] = [None] * len(samples)
-        waiting: list[tuple[int, list[str], Outline]] = []
+        waiting: list[tuple[int, list[str], ShapeTokens]] = []
         for number, sample in enumerate(samples):
             texts = self._texts(sample)
-            outline = None if texts is None else self._outline(sample.messages, train_on_prompt, mask_history)
-            if texts is None or outline is None:
+            shape = None if texts is None else self._look_up(sample.messages, train_on_prompt, mask_history)
+            if texts is None or shape is None:
                 continue
             try:
-                encoded[number] = outline.fill(texts, batch)
+                encoded[number] = shape.fill(texts, batch)
             except Unsafe:
                 continue
             if encoded[number] is None:
-                waiting.append((number, texts, outline))
+                waiting.append((number, texts, shape))
         batch.learn()
-        for number, texts, outline in waiting:
-            encoded[number] = outline.fill(texts, batch)
+        for number, texts, shape in waiting:
+            encoded[number] = shape.fill(texts, batch)
         return encoded
 
     def _texts(self, sample: Sample) -> list[str] | None:
@@ -136,17 +136,17 @@ class Outlines:
             texts.append(text)
         return texts
 
-    def _outline(self, messages: Sequence[Message], train_on_prompt: bool, mask_history: bool) -> Outline | None:
+    def _look_up(self, messages: Sequence[Message], train_on_prompt: bool, mask_history: bool) -> ShapeTokens | None:
         shape = tuple([(message.role, message.weight) for message in messages])
         key, known = (shape, train_on_prompt, mask_history), self._known
         if key not in known:
             if len(known) >= _MOST_SHAPES:
                 self._known = known = {}
-            known[key] = self._make(shape, train_on_prompt, mask_history)
+            known[key] = self._build(shape, train_on_prompt, mask_history)
         return known[key]
 
-    def _make(self, shape: Shape, train_on_prompt: bool, mask_history: bool) -> Outline | None:
-        """Read an outline off one rendered conversation; ``None`` where it is not the same for every text."""
+    def _build(self, shape: Shape, train_on_prompt: bool, mask_history: bool) -> ShapeTokens | None:
+        """Read a shape off one rendered conversation; ``None`` where it is not the same for every text."""
         marked = [
             Message.of(role, f"\ue000{number}\ue001", weight=weight) for number, (role, weight) in enumerate(shape)
         ]
@@ -154,64 +154,64 @@ class Outlines:
             pieces = self.render(marked)
         except ConfigError:  # the general way names the row
             return None
-        writer = _OutlineWriter(self.stretches)
+        writer = _ShapeWriter(self.words)
         for piece, weight in weigh(pieces, marked, train_on_prompt, mask_history):
-            run = writer.run(weight, piece.message)
+            span = writer.span(weight, piece.message)
             mark = _MARK.fullmatch(piece.text)
             if mark and not piece.literal:
-                writer.section.append((run, int(mark.group(1))))
+                writer.section.append((span, int(mark.group(1))))
             elif _MARK.search(piece.text) or (not piece.literal and self._added.search(piece.text)):
                 return None
             else:
                 for number, text in enumerate(self._added.split(piece.text)):
                     if number % 2 == 0:
-                        writer.section += [(run, text)] if text else []
-                    elif self.stretches.stands_alone(text):
-                        writer.token(run, text)
+                        writer.section += [(span, text)] if text else []
+                    elif self.words.stands_alone(text):
+                        writer.token(span, text)
                     else:
                         return None
         writer.close()
         try:
-            return Outline(tuple(writer.runs), tuple(chain.from_iterable(map(self._settle, writer.steps))))
+            return ShapeTokens(tuple(writer.spans), tuple(chain.from_iterable(map(self._encode_step, writer.steps))))
         except Unsafe:  # the template itself writes what cannot be cut
             return None
 
-    def _settle(self, step: _Fixed | _Open) -> list[_Fixed | _Open]:
+    def _encode_step(self, step: _Fixed | _Open) -> list[_Fixed | _Open]:
         """Encode a step that no message has a part in."""
-        if isinstance(step, _Fixed) or any(isinstance(part, int) for run in step.parts for part in run):
+        if isinstance(step, _Fixed) or any(isinstance(part, int) for span in step.parts for part in span):
             return [step]
-        batch, texts = self.stretches.open_batch(), ["".join(map(str, run)) for run in step.parts]
+        batch, texts = self.words.open_batch(), ["".join(map(str, span)) for span in step.parts]
         while (found := batch.look_up(texts, step.trained)) is None:
             batch.learn()
-        return [_Fixed(run, ids) for run, ids in zip(step.runs, found, strict=True)]
+        return [_Fixed(span, ids) for span, ids in zip(step.spans, found, strict=True)]
 
 
-class _OutlineWriter:
-    """Collects the runs and steps of an outline."""
+class _ShapeWriter:
+    """Collects the spans and steps of a shape."""
 
-    def __init__(self, stretches: StretchEncoder) -> None:
-        self.stretches = stretches
-        self.runs: list[tuple[float, int]] = []
+    def __init__(self, words: WordCache) -> None:
+        self.words = words
+        self.spans: list[tuple[float, int]] = []
         self.steps: list[_Fixed | _Open] = []
         self.section: list[tuple[int, str | int]] = []
 
-    def run(self, weight: float, message: int) -> int:
-        """Number of the run that a piece belongs to."""
-        if not self.runs or self.runs[-1] != (weight, message):
-            self.runs.append((weight, message))
-        return len(self.runs) - 1
+    def span(self, weight: float, message: int) -> int:
+        """Number of the span that a piece belongs to."""
+        if not self.spans or self.spans[-1] != (weight, message):
+            self.spans.append((weight, message))
+        return len(self.spans) - 1
 
-    def token(self, run: int, text: str) -> None:
+    def token(self, span: int, text: str) -> None:
         """An added token ends the section before it."""
         self.close()
-        number = self.stretches.backend.token_to_id(text)
+        number = self.words.backend.token_to_id(text)
         assert number is not None, text
-        self.steps.append(_Fixed(run, [number]))
+        self.steps.append(_Fixed(span, [number]))
 
     def close(self) -> None:
         """Make a step of the section."""
         if self.section:
-            runs = tuple(dict.fromkeys(run for run, _ in self.section))
-            parts = tuple(tuple(part for owner, part in self.section if owner == run) for run in runs)
-            self.steps.append(_Open(runs, parts, tuple(self.runs[run][0] != 0 for run in runs)))
+            spans = tuple(dict.fromkeys(span for span, _ in self.section))
+            parts = tuple(tuple(part for owner, part in self.section if owner == span) for span in spans)
+            self.steps.append(_Open(spans, parts, tuple(self.spans[span][0] != 0 for span in spans)))
         self.section = []

@@ -5,22 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..messages import Message, Segment
-from .pieces import GLUE, Piece
+from .base import GLUE, Piece, TextSpan
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
-
-
-class Run(NamedTuple):
-    """Neighbouring text that is trained alike."""
-
-    text: str
-    weight: float
-    message: int
 
 
 def weigh(
@@ -40,13 +32,13 @@ def weigh(
     return [(piece, (trained if piece.trained else untrained)[piece.message]) for piece in pieces]
 
 
-def join(pieces: Iterable[tuple[Piece, float]]) -> list[Run]:
+def join(pieces: Iterable[tuple[Piece, float]]) -> list[TextSpan]:
     """Join neighbours of the same weight and message."""
-    runs = []
+    spans = []
     for (weight, message), group in groupby(pieces, key=lambda item: (item[1], item[0].message)):
         if text := "".join([piece.text for piece, _ in group]):
-            runs.append(Run(text, weight, message))
-    return runs
+            spans.append(TextSpan(text, weight, message))
+    return spans
 
 
 def merge(segments: list[Segment]) -> list[Segment]:
@@ -57,27 +49,27 @@ def merge(segments: list[Segment]) -> list[Segment]:
     ]
 
 
-def cut(encoding: Encoding, runs: Sequence[Run]) -> list[Segment]:
-    """Cut one encoding at the borders of its runs; runs without a token of their own are left out."""
-    found = zip(cut_ids(encoding, runs), runs, strict=True)
-    return [Segment(ids, run.weight, run.message) for ids, run in found if ids]
+def cut(encoding: Encoding, spans: Sequence[TextSpan]) -> list[Segment]:
+    """Cut one encoding at the borders of its spans; spans without a token of their own are left out."""
+    found = zip(cut_ids(encoding, spans), spans, strict=True)
+    return [Segment(ids, span.weight, span.message) for ids, span in found if ids]
 
 
-def cut_ids(encoding: Encoding, runs: Sequence[Run]) -> list[list[int]]:
-    """The tokens of each run.
+def cut_ids(encoding: Encoding, spans: Sequence[TextSpan]) -> list[list[int]]:
+    """The tokens of each span.
 
     A token across a border belongs to the trained side, as in the assistant mask of transformers.
     """
     ids = encoding.ids
     borders, position = [0], 0
-    for run in runs[:-1]:
-        position += len(run.text)
+    for span in spans[:-1]:
+        position += len(span.text)
         end = max(borders[-1], _token_at(encoding, position, borders[-1]))
-        span = encoding.token_to_chars(end) if end < len(ids) else None
-        if span is not None and span[0] < position and run.weight:
+        reach = encoding.token_to_chars(end) if end < len(ids) else None
+        if reach is not None and reach[0] < position and span.weight:
             end += 1
         borders.append(end)
-    return [ids[start:end] for start, end in pairwise([*borders, len(ids)])] if runs else []
+    return [ids[start:end] for start, end in pairwise([*borders, len(ids)])] if spans else []
 
 
 def _token_at(encoding: Encoding, position: int, start: int) -> int:
@@ -96,18 +88,18 @@ def _token_at(encoding: Encoding, position: int, start: int) -> int:
     return token
 
 
-def cut_by_prefix(tokenizer: PreTrainedTokenizerBase, text: str, runs: Sequence[Run]) -> list[Segment]:
+def cut_by_prefix(tokenizer: PreTrainedTokenizerBase, text: str, spans: Sequence[TextSpan]) -> list[Segment]:
     """The same for tokenizers that do not tell where a token stands: compare with the ids of each prefix."""
     ids = tokenizer.encode(text, add_special_tokens=False)
     out, start, position = [], 0, 0
-    for number, run in enumerate(runs, start=1):
-        position += len(run.text)
+    for number, span in enumerate(spans, start=1):
+        position += len(span.text)
         end = len(ids)
-        if number < len(runs):
+        if number < len(spans):
             prefix = tokenizer.encode(text[:position], add_special_tokens=False)
             same = next((i for i, (a, b) in enumerate(zip(prefix, ids, strict=False)) if a != b), len(prefix))
-            end = max(start, min(same + (same < len(prefix) and run.weight > 0), len(ids)))
+            end = max(start, min(same + (same < len(prefix) and span.weight > 0), len(ids)))
         if end > start:
-            out.append(Segment(ids[start:end], run.weight, run.message))
+            out.append(Segment(ids[start:end], span.weight, span.message))
         start = end
     return out

@@ -26,7 +26,7 @@ _LOOKED_AT = 1000
 
 
 def has_reasoning(sample: Sample) -> bool:
-    """Whether some answer of a sample has a thought: in its own field, or between thinking words in the text."""
+    """Whether some assistant turn has a thought: in its own field, or between thinking words in the text."""
     return any(
         message.role == "assistant" and (message.reasoning or _THOUGHT.search(message.text))
         for message in (*sample.messages, *(sample.chosen or ()))
@@ -66,6 +66,6 @@ def _first_samples(data: DataArguments) -> list[Sample]:
     if not sets:
         raise ConfigError("dataset is not given")
     for attr in sets:
-        settled, rows = open_set(replace(attr, num_samples=None), data.max_samples, seed=0)
-        samples += to_samples(islice(rows, _LOOKED_AT), settled)
+        attr, rows = open_set(replace(attr, num_samples=None), data.max_samples, seed=0)
+        samples += to_samples(islice(rows, _LOOKED_AT), attr)
     return samples

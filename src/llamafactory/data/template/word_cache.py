@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text cut at spaces that no token can reach across; what each stretch is encoded as is looked up.
+"""Text cut at spaces that no token can reach across; the ids of each chunk between two cuts are looked up.
 
-Most words of a data set occur many times. A tokenizer that is asked once for each of them gives the same ids as one
-that reads every text in full, where a cut between a character and a space before a word cannot change any token:
+A chunk is one or more whole pre-tokens, mostly one word, and most words of a data set occur many times. A tokenizer
+that is asked once for each of them gives the same ids as one that reads every text in full, where a cut between a
+character and a space before a word cannot change any token:
 
 *Tokenizers that split a text by a pattern* (GPT-2, Llama 3, Qwen …). In every pattern of :data:`_PATTERNS`, no
 alternative matches a space after another character that is not white space, and nothing looks back. So the match that
@@ -13,7 +14,7 @@ one after the other, and single digits, only split further. NFC composes no char
 *Tokenizers that write spaces as ▁ and merge pairs* (Llama 2, Gemma). If no token of the vocabulary holds a ▁ after
 another character, no merge crosses the cut, and merges on one side do not depend on the other.
 
-``tests/data/test_outline.py`` compares with the whole text.
+``tests/data/test_shape_cache.py`` compares with the whole text.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenizers.models import BPE
 
-from .pieces import GLUE
-from .text_spans import Run, cut_ids
+from .base import GLUE, TextSpan
+from .text_spans import cut_ids
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 # With more characters than these known, the next batch begins anew.
 _MOST_KNOWN = 2**20
-# What stands before an answer is cut only if it is longer, so that all but the answer's first word is one key.
+# What stands before a response is cut only if it is longer: then one key holds it and the response's first word.
 _SHORT = 64
 _SPACE, _NUL = "▁", "\0"
 _PATTERNS = {
@@ -67,9 +68,9 @@ class CutRule(NamedTuple):
         """Cut at every space, safe or not; three times as fast as ``cut``."""
         return text.split(" ") if self.cut is _AT_SPACE else text.replace(" ", _NUL + " ").split(_NUL)
 
-    def is_word(self, stretch: str) -> bool:
+    def is_word(self, chunk: str) -> bool:
         """Whether the cuts beside a piece of :meth:`words` are safe, if its neighbours are words too."""
-        bare = stretch if self.cut is _AT_SPACE else stretch.removeprefix(" ")
+        bare = chunk if self.cut is _AT_SPACE else chunk.removeprefix(" ")
         return bool(bare) and " " not in bare and bare == bare.strip()
 
 
@@ -137,10 +138,10 @@ class Unsafe(Exception):
 
 
 class _Edge(NamedTuple):
-    """A stretch with borders of runs in it.
+    """A chunk that holds borders of text spans.
 
     Attributes:
-        texts: Its part of each run.
+        texts: Its part of each span.
         trained: Whether each of them is trained: that side gets a token across the border.
     """
 
@@ -148,7 +149,7 @@ class _Edge(NamedTuple):
     trained: tuple[bool, ...]
 
 
-class StretchEncoder:
+class WordCache:
     """Encodes text between added tokens, in batches.
 
     Attributes:
@@ -163,7 +164,7 @@ class StretchEncoder:
         self.known = _Known({}, {}, {})
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> StretchEncoder | None:
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> WordCache | None:
         """For a tokenizer whose texts can be cut; ``None`` for others."""
         if not tokenizer.is_fast:
             return None
@@ -187,27 +188,27 @@ class StretchEncoder:
                 return False
         return True
 
-    def open_batch(self) -> StretchBatch:
+    def open_batch(self) -> WordBatch:
         """Begin a batch; other threads may be in theirs."""
         if self.known.size > _MOST_KNOWN:
             self.known = _Known({}, {}, {})
-        return StretchBatch(self, self.known)
+        return WordBatch(self, self.known)
 
 
 @dataclass
 class _Known:
-    """Ids of stretches met so far, and of those among them that are words; ``size`` is in characters."""
+    """Ids of chunks met so far, and of those among them that are words; ``size`` is in characters."""
 
-    stretches: dict[str, list[int]]
+    chunks: dict[str, list[int]]
     words: dict[str, list[int]]
     edges: dict[_Edge, list[list[int]]]
     size: int = 0
 
 
-class StretchBatch:
-    """Looks stretches up; those that are unknown are noted, and learnt all together."""
+class WordBatch:
+    """Looks chunks up; those that are unknown are noted, and learnt all together."""
 
-    def __init__(self, encoder: StretchEncoder, known: _Known) -> None:
+    def __init__(self, encoder: WordCache, known: _Known) -> None:
         self.encoder, self.known, self.rule = encoder, known, encoder.rule
         self.wanted: set[str] = set()
         self.wanted_edges: set[_Edge] = set()
@@ -224,7 +225,7 @@ class StretchBatch:
         """
         if self.encoder.unsafe.search(texts[0] if len(texts) == 1 else "".join(texts)):
             raise Unsafe
-        return self._look_up_words(texts, trained) or self._look_up_stretches(texts, trained)
+        return self._look_up_words(texts, trained) or self._look_up_chunks(texts, trained)
 
     def _look_up_words(self, texts: Sequence[str], trained: tuple[bool, ...]) -> list[list[int]] | None:
         """The quick way: every piece between spaces is a word that is known."""
@@ -241,9 +242,9 @@ class StretchBatch:
         except KeyError:
             return None
 
-    def _look_up_stretches(self, texts: Sequence[str], trained: tuple[bool, ...]) -> list[list[int]] | None:
+    def _look_up_chunks(self, texts: Sequence[str], trained: tuple[bool, ...]) -> list[list[int]] | None:
         items = self._divide(texts, trained)
-        stretches, edges = self.known.stretches, self.known.edges
+        chunks, edges = self.known.chunks, self.known.edges
         found: list[list[int]] = [[] for _ in texts]
         try:
             for first, item in items:
@@ -251,41 +252,41 @@ class StretchBatch:
                     for number, ids in enumerate(edges[item], start=first):
                         found[number] += ids
                 else:
-                    found[first] += chain.from_iterable([stretches[stretch] for stretch in item])
+                    found[first] += chain.from_iterable([chunks[chunk] for chunk in item])
         except KeyError:
             for _, item in items:
                 if isinstance(item, _Edge):
                     self.wanted_edges.update([item] if item not in edges else [])
                 else:
-                    self.wanted.update(stretch for stretch in item if stretch not in stretches)
+                    self.wanted.update(chunk for chunk in item if chunk not in chunks)
             return None
         return found
 
     def learn(self) -> None:
         """Encode what was noted, in one call of the tokenizer (two where texts meet)."""
         backend, known = self.encoder.backend, self.known
-        if stretches := list(self.wanted):
-            encodings = backend.encode_batch_fast(stretches, add_special_tokens=False)
-            for stretch, encoding in zip(stretches, encodings, strict=True):
-                known.stretches[stretch] = ids = encoding.ids
-                if self.rule.is_word(stretch):
-                    known.words[stretch] = ids
-            known.size += sum(map(len, stretches))
+        if chunks := list(self.wanted):
+            encodings = backend.encode_batch_fast(chunks, add_special_tokens=False)
+            for chunk, encoding in zip(chunks, encodings, strict=True):
+                known.chunks[chunk] = ids = encoding.ids
+                if self.rule.is_word(chunk):
+                    known.words[chunk] = ids
+            known.size += sum(map(len, chunks))
         if edges := list(self.wanted_edges):
             encodings = backend.encode_batch(["".join(edge.texts) for edge in edges], add_special_tokens=False)
             for edge, encoding in zip(edges, encodings, strict=True):
-                runs = [Run(text, float(weight), GLUE) for text, weight in zip(*edge, strict=True)]
-                known.edges[edge] = cut_ids(encoding, runs)
+                spans = [TextSpan(text, float(weight), GLUE) for text, weight in zip(*edge, strict=True)]
+                known.edges[edge] = cut_ids(encoding, spans)
                 known.size += sum(map(len, edge.texts))
         self.wanted, self.wanted_edges = set(), set()
 
     def _divide(self, texts: Sequence[str], trained: tuple[bool, ...]) -> list[tuple[int, list[str] | _Edge]]:
-        """Cut texts; gives stretches with the number of their text, and edges with the number of their first text."""
+        """Cut texts; gives chunks with the number of their text, and edges with the number of their first text."""
         cut = self.rule.cut
         if len(texts) == 1:
             return [(0, cut.split(texts[0]))]
         items: list[tuple[int, list[str] | _Edge]] = []
-        first, last = 0, [""]  # the last stretch so far, which may go on in the next text
+        first, last = 0, [""]  # the last chunk so far, which may go on in the next text
 
         def close() -> None:
             edge = _Edge(tuple(last), trained[first : first + len(last)])
@@ -295,17 +296,17 @@ class StretchBatch:
             if number:
                 border = cut.match(texts[number - 1][-1] + text[:2], 1)
                 if border is None:
-                    head, *stretches = self._cut(text, number + 1 < len(texts))
+                    head, *chunks = self._cut(text, number + 1 < len(texts))
                     last = [*last, head]
-                    if not stretches:
+                    if not chunks:
                         continue
                 else:
-                    stretches = self._cut(text[border.end() - 1 :], number + 1 < len(texts))
+                    chunks = self._cut(text[border.end() - 1 :], number + 1 < len(texts))
                 close()
             else:
-                stretches = self._cut(text, True)
-            items.append((number, stretches[:-1]))
-            first, last = number, stretches[-1:]
+                chunks = self._cut(text, True)
+            items.append((number, chunks[:-1]))
+            first, last = number, chunks[-1:]
         close()
         return items
 

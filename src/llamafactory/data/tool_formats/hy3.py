@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hy3: keys and values one by one, between tags that all bear the same mark."""
+"""Hy3: the tool list of Qwen; keys and values one by one, between tags that all bear the same mark."""
 
 from .json_format import JsonToolFormat
+from .qwen import tool_format as qwen
 
 tool_format = JsonToolFormat(
-    head=(
-        "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-        "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
-    ),
-    tool="{{tool}}",
-    join="\n",
+    head=qwen.head,
+    tool=qwen.tool,
+    join=qwen.join,
     tail=(
         "\n</tools>\n\nFor function call returns, you should first print <tool_calls:opensource>\n"
         "For each function call, you should return object like:\n"

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from ...extras.errors import ConfigError
 from ..messages import ToolCall
-from ..template.pieces import GLUE, Piece, Values, call_number, fill
+from ..template.base import GLUE, Piece
+from ..template.chat_template import Values, fill
 from .listing import write_listing
 from .values import read_arguments, read_gemma, sort_keys, write_value
 
@@ -71,11 +72,11 @@ class JsonToolFormat:
         return "".join(piece.text for piece in self.call_pieces(calls, GLUE, 0))
 
     def parse(self, text: str, tools: Sequence[dict[str, Any]] = ()) -> list[ToolCall]:
-        """The calls in an answer; what cannot be read as a call is none."""
+        """The calls in a response; what cannot be read as a call is none."""
         return self.split(text, tools)[1]
 
     def split(self, text: str, tools: Sequence[dict[str, Any]] = ()) -> tuple[str, list[ToolCall]]:
-        """Tell an answer's text from its calls.
+        """Tell a response's text from its calls.
 
         Args:
             text: What the model wrote.
@@ -153,6 +154,11 @@ class JsonToolFormat:
             else read_arguments(text, found.end(), (self.argument, self.argument_join, close), self.values, schema)
         )
         return ([], found.end()) if read is None else ([ToolCall(name, read[0])], read[1])
+
+
+def call_number(index: int) -> str:
+    """The id of a call that has none: its number in the conversation, nine digits."""
+    return ("00000000" + str(index))[-9:]
 
 
 def _loads(text: str) -> Any:

@@ -14,7 +14,7 @@ v3 = JsonToolFormat(
     call='{"name": "{{name}}", "arguments": {{arguments}}, "id": "{{id}}"}',
     call_join=", ",
     calls_close="]",
-    # The mark is a special token, so it is missing where an answer was decoded without those.
+    # The mark is a special token, so it is missing where a response was decoded without those.
     start=r'(?:\[TOOL_CALLS\]\s*)?(?=\[\s*\{\s*"name"\s*:)',
 )
 

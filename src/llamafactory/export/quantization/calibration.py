@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ...data.messages import Sample
-    from ...data.template.encoding import Template
+    from ...data.template.base import Template
 
 logger = get_logger(__name__)
 

@@ -13,8 +13,8 @@ from ...data.loader import resolve_stage
 from ...data.prepare.shards import Encoder
 from ...data.preview import show_lengths
 from ...data.sources.dataset_info import find_datasets
-from ...data.template.chat_template import get_template
 from ...data.template.thinking import resolve_thinking
+from ...data.template_loader import get_template
 from ...extras.errors import ConfigError
 from ...extras.files import write_json
 from ...extras.plotting import plot_histograms

@@ -17,8 +17,8 @@ from ...data.processor import (
     RolloutProcessor,
     SupervisedProcessor,
 )
-from ...data.template.chat_template import get_template
 from ...data.template.thinking import resolve_thinking
+from ...data.template_loader import get_template
 from ...extras.errors import ConfigError
 from ...hparams import get_train_args
 from ...model.tokenizer import load_tokenizer

@@ -16,8 +16,8 @@ from ...data.loader import get_dataset
 from ...data.messages import Message
 from ...data.preview import CONTEXT, TRAINED, row_as_json, show_lengths, show_row
 from ...data.streaming.rows import StreamRows
-from ...data.template.chat_template import get_template, render
 from ...data.template.thinking import resolve_thinking
+from ...data.template_loader import get_template, render
 from ...extras.errors import ConfigError
 from ...hparams import get_train_args
 from ...hparams.data_args import DataArguments

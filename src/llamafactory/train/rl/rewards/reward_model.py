@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ....data.messages import Sample
-from ....data.template.chat_template import get_template
+from ....data.template_loader import get_template
 from ....extras.errors import ConfigError
 from ....model import load_model, load_tokenizer
 from ....model.paths import resolve_adapter_path
@@ -29,7 +29,7 @@ from ....plugins import resolve
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ....data.template.encoding import Template
+    from ....data.template.base import Template
     from ....hparams import TrainArgs
     from .reward_set import Completion, RewardFunction
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from ....data.template.encoding import Template
+    from ....data.template.base import Template
     from ....hparams import TrainArgs
 
 REWARD_MODEL = "reward_model"

@@ -22,7 +22,7 @@ from ....model import generation_attention
 from .rollout import Request, Sampling
 
 if TYPE_CHECKING:
-    from ....data.template.encoding import Template
+    from ....data.template.base import Template
     from ....hparams import TrainArgs
 
 

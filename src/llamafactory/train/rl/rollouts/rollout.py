@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ....data.messages import Message, ToolCall
 
 if TYPE_CHECKING:
-    from ....data.template.encoding import Template
+    from ....data.template.base import Template
     from ....hparams import TrainArgs
 
 

@@ -23,7 +23,7 @@ from .rollout import Request, Sampling, seed_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from ....data.template.encoding import Template
+    from ....data.template.base import Template
     from ....hparams import TrainArgs
 
 

@@ -8,75 +8,19 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
+from ..tool_formats.json_format import call_number
+from .base import GLUE, Options, Piece, ToolFormat
+from .chat_template import ChatTemplate, fill, slots
 
 if TYPE_CHECKING:
     from ..messages import Message
-    from ..tool_formats.json_format import JsonToolFormat
-    from .chat_template import ChatTemplate
 
 _logger = logging.getLogger(__name__)
-
-GLUE = -1
-
-
-class Piece(NamedTuple):
-    """A stretch of the rendered text.
-
-    Attributes:
-        text: The characters.
-        message: Index of the message it belongs to, or ``GLUE``.
-        trained: The assistant wrote it.
-        literal: The template wrote it, so special tokens in it are meant; else it is data, and they are mere text.
-    """
-
-    text: str
-    message: int
-    trained: bool
-    literal: bool
-
-
-Values = dict[str, "str | list[Piece]"]
-
-
-class Options(NamedTuple):
-    """How to render.
-
-    Attributes:
-        enable_thinking: False drops every thought and closes the prompt's thought; None and True let the model choose
-            or think; a missing thought is trained as an empty one only for True.
-        preserve_thinking: Keep the thoughts of earlier turns.
-        add_generation_prompt: End with the start of an assistant turn.
-    """
-
-    enable_thinking: bool | None = True
-    preserve_thinking: bool = False
-    add_generation_prompt: bool = False
-
-
-@lru_cache(maxsize=4096)
-def slots(literal: str) -> tuple[str, ...]:
-    """Split at ``{{name}}``: text, name, text, name, …, text."""
-    return tuple(re.split(r"\{\{(\w+)\}\}", literal))
-
-
-def fill(literal: str, message: int, trained: bool, values: Values) -> Iterator[Piece]:
-    """Put values into a literal's slots; a value is data (text) or pieces made before."""
-    parts = slots(literal)
-    for number, part in enumerate(parts):
-        if number % 2 == 0:
-            if part:
-                yield Piece(part, message, trained, True)
-        elif isinstance(value := values[part], str):
-            if value:
-                yield Piece(value, message, trained, False)
-        else:
-            yield from value
 
 
 @cache
@@ -90,7 +34,7 @@ def _data(text: str, message: int, trained: bool = False) -> list[Piece]:
 
 def render_pieces(
     chat: ChatTemplate,
-    tool_format: JsonToolFormat,
+    tool_format: ToolFormat,
     messages: Sequence[Message],
     tools: Sequence[dict[str, Any]],
     options: Options,
@@ -114,7 +58,7 @@ class _Renderer:
     def __init__(
         self,
         chat: ChatTemplate,
-        tool_format: JsonToolFormat,
+        tool_format: ToolFormat,
         messages: Sequence[Message],
         tools: Sequence[dict[str, Any]],
         options: Options,
@@ -125,7 +69,7 @@ class _Renderer:
         self.last_user = users[-1] if users else len(messages) - 1
         self.tools = list(tool_format.describe_pieces(tools)) if tools else []
         self.merged: list[Piece] = []
-        self.calls = self.answers = 0
+        self.calls = self.results = 0
         self.names: list[str] = []
         self.out: list[Piece] = []
         needs_user = "the tool list" if self.tools and chat.tools_in in ("first_user", "before_last_user") else None
@@ -226,7 +170,7 @@ class _Renderer:
         return (self.chat.generation_after_tool or "") if self.continues(index) else self.chat.generation
 
     def continues(self, index: int) -> bool:
-        """Whether an assistant turn at this place goes on after a tool's answer, without a start of its own."""
+        """Whether an assistant turn at this place goes on after a tool's result, without a start of its own."""
         after_tool = index > 0 and self.messages[index - 1].role == "tool"
         return after_tool and self.chat.generation_after_tool is not None
 
@@ -285,8 +229,8 @@ class _Renderer:
         opens = index == 0 or messages[index - 1].role != "tool"
         closes = index + 1 == len(messages) or messages[index + 1].role != "tool"
         self.write(chat.tool_open if opens else chat.tool_join, index)
-        number = message.tool_call_id or call_number(self.answers)
-        self.answers += 1
+        number = message.tool_call_id or call_number(self.results)
+        self.results += 1
         text = self.text(message)
         name = self.names.pop(0) if self.names else ""
         self.write(chat.tool, index, content=text, json=json.dumps(text, ensure_ascii=False), id=number, name=name)
@@ -301,13 +245,13 @@ def closed_thought(chat: ChatTemplate) -> str:
 
 
 def split_thought(text: str, reasoning: str | None, words: tuple[str, str]) -> tuple[str, str]:
-    """Tell the thought from the answer.
+    """Tell the thought from the text after it.
 
-    Line breaks around the thought go; those before the answer stay.
+    Line breaks around the thought go; those before the text stay.
 
     Args:
         text: Text of the turn.
-        reasoning: The thought, when the data keeps it apart; the text is then the answer.
+        reasoning: The thought, when the data keeps it apart; the text is then without it.
         words: What opens and closes a thought, with the line breaks around it.
     """
     if reasoning is not None:
@@ -317,11 +261,6 @@ def split_thought(text: str, reasoning: str | None, words: tuple[str, str]) -> t
         return "", text
     before = text.split(closing)[0].rstrip("\n").split(opening)[-1].lstrip("\n")
     return before, text.split(closing)[-1]
-
-
-def call_number(index: int) -> str:
-    """The id of a call that has none: its number in the conversation, nine digits."""
-    return ("00000000" + str(index))[-9:]
 
 
 def strip_pieces(pieces: list[Piece]) -> list[Piece]:

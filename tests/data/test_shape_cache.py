@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain conversations encoded by outline and stretches: always what rendering and tokenizing the whole text gives."""
+"""Plain conversations encoded by shape and word caches: always what rendering and tokenizing the whole text gives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 from llamafactory.data.messages import Message, Sample
-from llamafactory.data.template.word_cache import _PATTERNS, StretchEncoder
+from llamafactory.data.template.word_cache import _PATTERNS, WordCache
 
 from .templates.binding import bind
 from .templates.trained_tokenizers import build_tokenizer
@@ -117,7 +117,7 @@ def test_plain_conversations_take_the_short_way(name: str, kind: str) -> None:
     roles = ["user", "assistant"] * 2
     chat = _sample([(role, text, None) for role, text in zip(roles, texts, strict=True)])
     template = _template(name, kind)
-    (found,) = template._encode_outlined([chat], False, False)
+    (found,) = template._encode_plain_samples([chat], False, False)
     assert found is not None
     assert [found] == template._encode_general([chat], False, False)
 
@@ -127,7 +127,7 @@ def test_added_tokens_in_data_take_the_general_way(text: str) -> None:
     template = _template("qwen3", "gpt2")
     chat = _sample([("user", text, None), ("assistant", "x", None)])
     is_token = text.split()[1] in template.tokenizer.get_added_vocab()
-    assert (template._encode_outlined([chat], False, False) == [None]) == is_token
+    assert (template._encode_plain_samples([chat], False, False) == [None]) == is_token
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_added_tokens_in_data_take_the_general_way(text: str) -> None:
 def test_no_cuts_without_a_proof(normalizer: Any, pre_tokenizer: Any) -> None:
     tokenizer = build_tokenizer("chatml")
     tokenizer.backend_tokenizer.normalizer, tokenizer.backend_tokenizer.pre_tokenizer = normalizer, pre_tokenizer
-    assert StretchEncoder.of(tokenizer) is None
+    assert WordCache.of(tokenizer) is None
 
 
 def test_no_cuts_where_a_token_holds_two_words() -> None:
@@ -153,7 +153,7 @@ def test_no_cuts_where_a_token_holds_two_words() -> None:
     for merged, safe in (("▁a", True), ("a▁", False)):
         backend = Tokenizer(models.BPE({"▁": 0, "a": 1, merged: 2}, [tuple(merged)]))
         backend.normalizer = normalizers.Replace(" ", "▁")
-        assert (StretchEncoder.of(PreTrainedTokenizerFast(tokenizer_object=backend)) is not None) == safe
+        assert (WordCache.of(PreTrainedTokenizerFast(tokenizer_object=backend)) is not None) == safe
 
 
 def test_a_token_that_another_can_overlap_is_not_fixed() -> None:
@@ -161,28 +161,28 @@ def test_a_token_that_another_can_overlap_is_not_fixed() -> None:
     tokenizer.add_special_tokens({"additional_special_tokens": ["x<|im_start|>", "<|im_end|>y"]})
     template = bind(tokenizer, "chatml")
     chat = _sample([("user", "a x", None), ("assistant", "y b", None)])
-    assert template._encode_outlined([chat], False, False) == [None]
+    assert template._encode_plain_samples([chat], False, False) == [None]
 
 
 def test_a_template_that_writes_what_cannot_be_cut_takes_the_general_way() -> None:
     template = bind(build_tokenizer("chatml", "metaspace"), "chatml")
     template.chat = replace(template.chat, gap="▁")
     chat = _sample([("user", "a b", None), ("assistant", "c", None)])
-    assert template._encode_outlined([chat], False, False) == [None]
+    assert template._encode_plain_samples([chat], False, False) == [None]
     assert template.encode_batch([chat]) == template._encode_general([chat], False, False)
 
 
 def test_dropout_takes_the_general_way() -> None:
     tokenizer = build_tokenizer("chatml")
     tokenizer.backend_tokenizer.model.dropout = 0.5
-    assert StretchEncoder.of(tokenizer) is None
+    assert WordCache.of(tokenizer) is None
 
 
-def test_stretches_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llamafactory.data.template.word_cache._MOST_KNOWN", 100)
     tokenizer = build_tokenizer("chatml")
     template = bind(tokenizer, "chatml")
     chats = [_sample([("user", f"number {i} of some", None), ("assistant", f"answer {i}", None)]) for i in range(200)]
     for chat in chats:
         assert template.encode_batch([chat]) == template._encode_general([chat], False, False)
-    assert template._outlines.stretches.known.size < 300
+    assert template._shape_cache.words.known.size < 300

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of rows that hold two answers each, on top of a collator of single sequences."""
+"""Batches of rows that hold two completions each, on top of a collator of single sequences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Collator = Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
 
 
 class PairCollator:
-    """Sequences 2k and 2k + 1 of the batch are the preferred and the other answer of pair k.
+    """Sequences 2k and 2k + 1 of the batch are the chosen and the rejected completion of pair k.
 
     Args:
         single: Padding-free or padded collator of sequences.
@@ -64,7 +64,7 @@ def share_prefixes(batch: dict[str, Any], least: float = 0.0) -> dict[str, Any]:
 
 
 class FeedbackCollator:
-    """The judged answers as a batch, with ``desirable`` [B] bool and the batch ``mismatched`` for KTO's KL.
+    """The labelled completions as a batch, with ``desirable`` [B] bool and the batch ``mismatched`` for KTO's KL.
 
     Args:
         single: Padding-free or padded collator of sequences.
@@ -74,10 +74,10 @@ class FeedbackCollator:
         self.single = single
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Collate B judged answers."""
-        judged, mismatched = zip(*map(split_row, features), strict=True)
+        """Collate B labelled completions."""
+        own, mismatched = zip(*map(split_row, features), strict=True)
         desirable = torch.tensor([bool(feature["desirable"][0]) for feature in features])
-        batch = {**self.single(judged), "desirable": desirable, "mismatched": self.single(mismatched)}
+        batch = {**self.single(own), "desirable": desirable, "mismatched": self.single(mismatched)}
         if "reference" in features[0]:
             known = torch.tensor([feature["reference"] for feature in features])
             batch["reference"], batch["mismatched"]["reference"] = known[:, 0], known[:, 1]
