@@ -33,7 +33,7 @@ from ..extras.manifest import write_manifest
 from ..hparams import InferArgs, get_infer_args, split_list, to_dict
 from ..model import load_model, load_tokenizer, resolve_model_path
 from ..model.adapters import load_adapter
-from ..model.loader import media_class, read_config, speaks
+from ..model.config import media_class, read_config, has_talker
 from ..model.merging import merge
 from ..model.paths import resolve_adapter_path
 from ..model.processor import copy_processor
@@ -71,7 +71,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     if args.export.export_legacy_format:
         logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")
     config = read_config(args.model)
-    if speaks(config):
+    if has_talker(config):
         raise ConfigError(
             f"model_name_or_path: models of type {config.model_type} also speak and cannot be exported yet"
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError, first_line
 from ..extras.logging import get_logger
+from .config import language_class, read_config, has_talker
 from .paths import resolve_model_path
 from .tokenizer import hub_options
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from ..extras.device import Device
     from ..hparams import Dtypes, InferArgs, TrainArgs
-    from ..hparams.model_args import ModelArguments
 
 logger = get_logger(__name__)
 
@@ -72,9 +72,9 @@ def load_model(
             "their language model cannot be trained in place"
         )
     if head == "reward":
-        from .value_head import settle_head
+        from .value_head import resolve_head
 
-        settle_head(model, resolve_model_path(str(args.model.model_name_or_path), args.model), args.model, trainable)
+        resolve_head(model, resolve_model_path(str(args.model.model_name_or_path), args.model), args.model, trainable)
         # the score is read at the last token that is not this one
         model.config.get_text_config().pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
     new_rows = embeddings.fit_to_tokenizer(model, tokenizer, args.model)
@@ -110,11 +110,11 @@ def _load_base(
     path = resolve_model_path(str(args.model.model_name_or_path), args.model)
     options = hub_options(args.model)
     config = read_config(args.model)
-    if trainable and speaks(config):
+    if trainable and has_talker(config):
         raise ConfigError(
             f"model_name_or_path: '{path}' also speaks; models of type {config.model_type} only answer here"
         )
-    config = config.thinker_config if speaks(config) else config
+    config = config.thinker_config if has_talker(config) else config
     auto = language_class(config)
     if type(config) not in auto._model_mapping and "auto_map" not in config.to_dict():
         raise ConfigError(f"model_name_or_path: '{path}' is a {config.model_type} model, not a language model")
@@ -172,45 +172,6 @@ def choose_attention(model_class: type | None, config: Any, asked: str, trainabl
         return ordinary
     attention.register()
     return attention.ISOLATED
-
-
-def read_config(args: ModelArguments) -> Any:
-    """The configuration of the model at ``model_name_or_path``.
-
-    Raises:
-        ConfigError: There is none, or none that transformers knows.
-    """
-    from transformers import AutoConfig
-
-    path = resolve_model_path(str(args.model_name_or_path), args)
-    try:
-        return AutoConfig.from_pretrained(path, **hub_options(args))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model_name_or_path: '{path}': {first_line(error)}") from error
-
-
-def speaks(config: Any) -> bool:
-    """Whether the model has a part that writes (its thinker) and one that says it, which is not loaded here."""
-    return hasattr(config, "thinker_config")
-
-
-def language_class(config: Any) -> Any:
-    """The ``Auto...`` class that loads the whole of a model that writes text.
-
-    ``AutoModelForCausalLM`` leaves the towers of some models that take media out (Llama 4, Qwen3.5), so that what is
-    loaded, adapted and saved would be another model.
-    """
-    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
-
-    return AutoModelForCausalLM if media_class(config) is None else AutoModelForMultimodalLM
-
-
-def media_class(config: Any) -> type | None:
-    """The class of a decoder that takes images, videos or sound beside text; ``None`` for every other model."""
-    from transformers import AutoModelForMultimodalLM
-
-    found = AutoModelForMultimodalLM._model_mapping.get(type(config), None)
-    return None if found is None or config.is_encoder_decoder or not found.can_generate() else found
 
 
 def _device_map(device: Device, trainable: bool) -> Any:
