@@ -33,7 +33,7 @@ from ..extras.manifest import write_manifest
 from ..hparams import InferArgs, get_infer_args, split_list, to_dict
 from ..model import load_model, load_tokenizer, resolve_model_path
 from ..model.adapters import load_adapter
-from ..model.config import media_class, read_config, has_talker
+from ..model.config import has_talker, media_class, read_config
 from ..model.merging import merge
 from ..model.paths import resolve_adapter_path
 from ..model.processor import copy_processor
@@ -182,8 +182,8 @@ def _write_model(
     args: InferArgs, tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path, head: str | None
 ) -> torch.dtype:
     """Merge, cast and save; the model is gone from memory afterwards."""
-    asked = args.model.infer_dtype
-    dtype = getattr(torch, _stored_dtype(args) if asked == "auto" else asked)
+    wanted = args.model.infer_dtype
+    dtype = getattr(torch, _stored_dtype(args) if wanted == "auto" else wanted)
     model = merge(_load(args, tokenizer, head), dtype)
     if head is None:
         model.generation_config = _generation_config(model.generation_config, tokenizer, template)

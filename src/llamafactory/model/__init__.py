@@ -8,6 +8,7 @@ from typing import Any
 
 _EXPORTS = {
     "can_share_prefixes": "attention",
+    "eval_mode": "modes",
     "generation_attention": "attention",
     "is_isolating": "attention",
     "load_model": "loader",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError, first_line
 from ..extras.logging import get_logger
-from .config import language_class, read_config, has_talker
+from .config import has_talker, language_class, read_config
 from .paths import resolve_model_path
 from .tokenizer import hub_options
 
@@ -149,7 +149,7 @@ def _load_base(
         raise ConfigError(f"model_name_or_path: '{path}' cannot be loaded: {first_line(error)}") from error
 
 
-def choose_attention(model_class: type | None, config: Any, asked: str, trainable: bool) -> str:
+def choose_attention(model_class: type | None, config: Any, flash_attn: str, trainable: bool) -> str:
     """Name of the attention implementation transformers shall use.
 
     ``auto`` trains with the isolating attention where the model can be trusted with it; everything else, and inference,
@@ -158,8 +158,8 @@ def choose_attention(model_class: type | None, config: Any, asked: str, trainabl
     from . import attention
     from .families.family import isolation
 
-    if asked in _EXPLICIT_ATTENTION:
-        return _EXPLICIT_ATTENTION[asked]
+    if flash_attn in _EXPLICIT_ATTENTION:
+        return _EXPLICIT_ATTENTION[flash_attn]
     text = config.get_text_config()
     if model_class is None:  # remote code: what it supports is known only to itself
         return "sdpa"
