@@ -28,8 +28,8 @@ def read_config(args: ModelArguments) -> Any:
         raise ConfigError(f"model_name_or_path: '{path}': {first_line(error)}") from error
 
 
-def speaks(config: Any) -> bool:
-    """Whether the model has a part that writes (its thinker) and one that says it, which is not loaded here."""
+def has_talker(config: Any) -> bool:
+    """Whether the model also speaks: it has a thinker, which writes, and a talker, which is not loaded here."""
     return hasattr(config, "thinker_config")
 
 

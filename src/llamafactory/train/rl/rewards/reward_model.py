@@ -25,13 +25,13 @@ from ....model import load_model, load_tokenizer
 from ....model.paths import resolve_adapter_path
 from ....model.value_head import read_value_head
 from ....plugins import resolve
+from .completion import Completion, RewardFunction
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ....data.template.encoding import Template
     from ....hparams import TrainArgs
-    from .reward_set import Completion, RewardFunction
 
 ADAPTER = "reward"
 _API_SECONDS = 120.0
