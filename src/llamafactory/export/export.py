@@ -80,12 +80,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     head = "reward" if args.finetuning.stage == "rm" else None
     calibration = None
     if args.export.export_quantization_bit is not None:
-        if head is not None:
-            raise ConfigError("export_quantization_bit: reward models cannot be quantized")
-        if media_class(config) is not None:
-            raise ConfigError(
-                "export_quantization_bit: models that take images, videos or sound cannot be quantized yet"
-            )
+        _check_quantizable(config, head)
         check_packages(args)
         calibration = read_calibration(args, tokenizer, template)
     with _staging(final) as staging:
@@ -112,6 +107,13 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     _print_summary(args, final, template, dtype, proof, head, quantization)
     if args.export.export_hub_model_id:
         _push(final, args)
+
+
+def _check_quantizable(config: Any, head: str | None) -> None:
+    if head is not None:
+        raise ConfigError("export_quantization_bit: reward models cannot be quantized")
+    if media_class(config) is not None:
+        raise ConfigError("export_quantization_bit: models that take images, videos or sound cannot be quantized yet")
 
 
 def _free_folder(export_dir: str | None) -> Path:

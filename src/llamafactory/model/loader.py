@@ -57,9 +57,6 @@ def load_model(
     from ..extras.device import probe
     from ..hparams import TrainArgs, resolve_dtypes
     from ..plugins import resolve
-    from . import embeddings, report
-    from .checkpointing import choose_checkpointing
-    from .towers import freeze_towers
 
     assert head in (None, "reward"), head
     device = probe(use_cpu=use_cpu or (isinstance(args, TrainArgs) and args.training.use_cpu))
@@ -71,6 +68,24 @@ def load_model(
             f"model_name_or_path: models of type {model.config.model_type} that take media only answer here; "
             "their language model cannot be trained in place"
         )
+    new_rows = _fit_to_run(model, tokenizer, args, trainable, head)
+    tuned: nn.Module = tuner.create(model, args, dtypes, trainable=trainable, new_rows=new_rows)
+    if not trainable:
+        return tuned.requires_grad_(False).eval()
+    assert isinstance(args, TrainArgs), "only the arguments of a training run can be trained with"
+    return _ready_to_train(tuned, args, device, dtypes, batch_tokens)
+
+
+def _fit_to_run(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    args: TrainArgs | InferArgs,
+    trainable: bool,
+    head: str | None,
+) -> list[int]:
+    """Give the base model its head, its embedding rows and its settings; returns the ids of new tokens."""
+    from . import embeddings
+
     if head == "reward":
         from .value_head import resolve_head
 
@@ -81,14 +96,17 @@ def load_model(
     model.config.use_cache = args.model.use_kv_cache and not trainable
     if args.model.moe_aux_loss_coef is not None:
         _set_router_loss(model, args.model.moe_aux_loss_coef, trainable)
+    return new_rows
 
-    tuned: nn.Module = tuner.create(model, args, dtypes, trainable=trainable, new_rows=new_rows)
-    if not trainable:
-        tuned.requires_grad_(False)
-        tuned.eval()
-        return tuned
+
+def _ready_to_train(
+    tuned: nn.Module, args: TrainArgs, device: Device, dtypes: Dtypes, batch_tokens: int | None
+) -> nn.Module:
+    from . import embeddings, report
+    from .checkpointing import choose_checkpointing
+    from .towers import freeze_towers
+
     freeze_towers(tuned)
-    assert isinstance(args, TrainArgs), "only the arguments of a training run can be trained with"
     if args.model.upcast_layernorm:
         embeddings.upcast_norms(tuned)
     choose_checkpointing(tuned, args, device, dtypes, batch_tokens)
