@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_train_args
 from llamafactory.train.callbacks.reporters import TRACKERS, trackers
-from llamafactory.train.checkpoints import _rotate, checkpoints
+from llamafactory.train.saving.checkpoints import checkpoints, rotate
 from llamafactory.train.training_arguments import transformers_arguments
 
 from .conftest import Keys
@@ -140,8 +140,8 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in (1, 2, 10, 11, 12):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    _rotate(tmp_path, 3, str(tmp_path / "checkpoint-2"))
+    rotate(tmp_path, 3, str(tmp_path / "checkpoint-2"))
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-11", "checkpoint-12"]
-    _rotate(tmp_path, 1, None)
+    rotate(tmp_path, 1, None)
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-12"]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-12"]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llamafactory.plugins import LOSSES, resolve
 from llamafactory.train.losses.feedback import bradley_terry, kl_estimate, kto
-from llamafactory.train.losses.preference import Pairs, Settings, answer_sums, bco_term, sft_term
+from llamafactory.train.losses.preference import Pairs, Settings, bco_term, completion_sums, sft_term
 
 _TRL = {"nca": "nca_pair", **{name: name for name in (
     "sigmoid", "hinge", "ipo", "robust", "exo_pair", "aot", "apo_zero", "apo_down", "sppo_hard", "discopop",
@@ -81,12 +81,12 @@ def tokens(monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _pairs(policy: Tensor, reference: Tensor, mask: Tensor, ld_alpha: float | None = None) -> Pairs:
-    """Through ``answer_sums``, from tokens laid end to end: chosen 0, rejected 0, chosen 1, …"""
+    """Through ``completion_sums``, from tokens laid end to end: chosen 0, rejected 0, chosen 1, …"""
     order = torch.arange(10).view(2, 5).T.flatten()
     kept = mask[order].bool()
     answers = torch.arange(10).repeat_interleave(kept.sum(1))
-    sums, counts = answer_sums(policy[order][kept], answers, 10, ld_alpha)
-    refs, _ = answer_sums(reference[order][kept], answers, 10, ld_alpha)
+    sums, counts = completion_sums(policy[order][kept], answers, 10, ld_alpha)
+    refs, _ = completion_sums(reference[order][kept], answers, 10, ld_alpha)
     return Pairs(sums[::2], sums[1::2], refs[::2], refs[1::2], counts[::2], counts[1::2])
 
 

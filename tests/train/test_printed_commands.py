@@ -14,8 +14,8 @@ import pytest
 
 from llamafactory.export import export
 from llamafactory.hparams import get_train_args
-from llamafactory.train import outputs
 from llamafactory.train.commands import preview
+from llamafactory.train.saving import outputs
 
 HOSTILE = ["a b", "$(touch ran)", "`touch ran`", "x;touch ran", "x&&touch ran", "x\ntouch ran", "'\"; touch ran #", "*"]
 

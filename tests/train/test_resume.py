@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from llamafactory.extras.errors import ConfigError
-from llamafactory.train.checkpoints import checkpoints, clear_leftovers, resume_point
+from llamafactory.train.saving.checkpoints import checkpoints, clear_leftovers, resume_point
 
 from .conftest import Keys
 from .running import curve, log_of, train, train_elsewhere, weights_of

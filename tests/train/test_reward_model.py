@@ -24,8 +24,9 @@ from llamafactory.data.template_loader import get_template
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_train_args
 from llamafactory.model import load_model, load_tokenizer
+from llamafactory.train.rl.rewards.completion import Completion
 from llamafactory.train.rl.rewards.reward_model import ServiceReward, load_reward_model
-from llamafactory.train.rl.rewards.reward_set import Completion, load_rewards
+from llamafactory.train.rl.rewards.reward_set import load_rewards
 
 from .conftest import Keys
 from .pairs import pair_set

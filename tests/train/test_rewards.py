@@ -14,7 +14,8 @@ import torch
 
 from llamafactory.data.messages import Message, ToolCall
 from llamafactory.extras.errors import ConfigError
-from llamafactory.train.rl.rewards.reward_set import Completion, RewardSet, Scores, load_reward_function, load_rewards
+from llamafactory.train.rl.rewards.completion import Completion
+from llamafactory.train.rl.rewards.reward_set import RewardSet, Scores, load_reward_function, load_rewards
 
 
 def _completion(text: str, reasoning: str | None = None, **more: Any) -> Completion:

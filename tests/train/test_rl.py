@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llamafactory.extras.errors import ConfigError
-from llamafactory.train.checkpoints import checkpoints
+from llamafactory.train.saving.checkpoints import checkpoints
 
 from .conftest import Keys
 from .rollouts import GRPO, PPO, make_trainer, prompt_set, records

@@ -32,7 +32,7 @@ PLAIN = Sampling(temperature=1.0, top_p=1.0, top_k=0, limit=12)
 
 
 def test_each_prompt_is_answered_once_an_epoch_and_each_rollout_is_passed_through() -> None:
-    schedule = RolloutSchedule(10, answers=4, batch=2, accumulation=2, buffer=3, passes=2, ranks=2, seed=5)
+    schedule = RolloutSchedule(10, completions=4, batch=2, accumulation=2, buffer=3, passes=2, ranks=2, seed=5)
     assert schedule.step_slots == 8 and schedule.epoch_steps == 10 and len(schedule) == 20
     places = [schedule.place(step) for step in range(20)]
     assert [(p.first, p.size, p.number) for p in places[:10]] == [
@@ -80,9 +80,9 @@ def test_batched_is_one_by_one(bound: tuple[Any, Any]) -> None:
     model, template = bound
     requests = _requests(template)
     for greedy in (True, False):
-        together = _engine(bound, 4).answer(requests, greedy)
-        assert together == _engine(bound, 1).answer(requests, greedy)
-        assert together == _engine(bound, 3).answer(requests[::-1], greedy)[::-1]
+        together = _engine(bound, 4).generate(requests, greedy)
+        assert together == _engine(bound, 1).generate(requests, greedy)
+        assert together == _engine(bound, 3).generate(requests[::-1], greedy)[::-1]
         assert [len(ids) <= request.limit for ids, request in zip(together, requests, strict=True)] == [True] * 4
         if greedy:
             for ids, request in zip(together, requests, strict=True):
@@ -96,9 +96,9 @@ def test_batched_is_one_by_one(bound: tuple[Any, Any]) -> None:
 
 def test_a_later_round_goes_on_in_the_same_draws(bound: tuple[Any, Any]) -> None:
     request = _requests(bound[1])[1]
-    (whole,) = _engine(bound, 1).answer([request], False)
+    (whole,) = _engine(bound, 1).generate([request], False)
     rest = Request(request.ids + whole[:5], request.seed, 5, request.limit - 5)
-    assert _engine(bound, 1).answer([rest], False) == [whole[5:]]
+    assert _engine(bound, 1).generate([rest], False) == [whole[5:]]
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -166,7 +166,7 @@ class _Script:
 
     def sync(self) -> None: ...
 
-    def answer(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
+    def generate(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
         self.seen.append(list(requests))
         return self.rounds[len(self.seen) - 1]
 

@@ -42,10 +42,10 @@ def test_answers_are_those_of_the_policy_once_it_was_handed_over(
                 weight.normal_(std=0.03, generator=generator)
     prompts = [template.encode_prompt([Message.of("user", question)]) for question in QUESTIONS]
     requests = [Request(ids, seed, 0, 16) for seed, ids in enumerate(prompts)]
-    expected = HuggingfaceRollout(policy, template, sampling_of(args), args).answer(requests, greedy=True)
+    expected = HuggingfaceRollout(policy, template, sampling_of(args), args).generate(requests, greedy=True)
     engine = VllmRollout(policy, template, sampling_of(args), args)
-    assert engine.answer(requests, greedy=True) != expected
+    assert engine.generate(requests, greedy=True) != expected
     engine.sync()
-    assert engine.answer(requests, greedy=True) == expected
-    drawn = engine.answer(requests, greedy=False)
-    assert drawn == engine.answer(requests, greedy=False) != expected
+    assert engine.generate(requests, greedy=True) == expected
+    drawn = engine.generate(requests, greedy=False)
+    assert drawn == engine.generate(requests, greedy=False) != expected

@@ -33,7 +33,7 @@ from ..extras.manifest import write_manifest
 from ..hparams import InferArgs, get_infer_args, split_list, to_dict
 from ..model import load_model, load_tokenizer, resolve_model_path
 from ..model.adapters import load_adapter
-from ..model.loader import media_class, read_config, speaks
+from ..model.config import has_talker, media_class, read_config
 from ..model.merging import merge
 from ..model.paths import resolve_adapter_path
 from ..model.processor import copy_processor
@@ -71,7 +71,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     if args.export.export_legacy_format:
         logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")
     config = read_config(args.model)
-    if speaks(config):
+    if has_talker(config):
         raise ConfigError(
             f"model_name_or_path: models of type {config.model_type} also speak and cannot be exported yet"
         )
@@ -80,12 +80,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     head = "reward" if args.finetuning.stage == "rm" else None
     calibration = None
     if args.export.export_quantization_bit is not None:
-        if head is not None:
-            raise ConfigError("export_quantization_bit: reward models cannot be quantized")
-        if media_class(config) is not None:
-            raise ConfigError(
-                "export_quantization_bit: models that take images, videos or sound cannot be quantized yet"
-            )
+        _check_quantizable(config, head)
         check_packages(args)
         calibration = read_calibration(args, tokenizer, template)
     with _staging(final) as staging:
@@ -112,6 +107,13 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     _print_summary(args, final, template, dtype, proof, head, quantization)
     if args.export.export_hub_model_id:
         _push(final, args)
+
+
+def _check_quantizable(config: Any, head: str | None) -> None:
+    if head is not None:
+        raise ConfigError("export_quantization_bit: reward models cannot be quantized")
+    if media_class(config) is not None:
+        raise ConfigError("export_quantization_bit: models that take images, videos or sound cannot be quantized yet")
 
 
 def _free_folder(export_dir: str | None) -> Path:
@@ -182,8 +184,8 @@ def _write_model(
     args: InferArgs, tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path, head: str | None
 ) -> torch.dtype:
     """Merge, cast and save; the model is gone from memory afterwards."""
-    asked = args.model.infer_dtype
-    dtype = getattr(torch, _stored_dtype(args) if asked == "auto" else asked)
+    wanted = args.model.infer_dtype
+    dtype = getattr(torch, _stored_dtype(args) if wanted == "auto" else wanted)
     model = merge(_load(args, tokenizer, head), dtype)
     if head is None:
         model.generation_config = _generation_config(model.generation_config, tokenizer, template)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..data.messages import Message, Sample, ToolCall
 from ..data.template.jinja_sandbox import limited
 from ..extras.errors import ConfigError
-from ..model.loader import language_class
+from ..model.config import language_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

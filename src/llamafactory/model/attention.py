@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import segment_groups, short_attention
+from . import small_sequence_attention, varlen_attention
 from .shared_prefix import unshare
 
 ISOLATED = "isolated"
@@ -146,11 +146,11 @@ def _isolated(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Any, longest: int | N
     if longest is not None and _varlen_fits(q, options):
         return _varlen(q, k, v, cu_seqlens, int(longest), options)
     bounds = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens
-    if short_attention.applies(q) and options.plain and options.causal:
-        where = segment_groups.layout(tuple(bounds), short_attention.LONGEST)
+    if small_sequence_attention.applies(q) and options.plain and options.causal:
+        where = varlen_attention.layout(tuple(bounds), small_sequence_attention.LONGEST)
         if where is not None:
-            groups = zip(*(segment_groups.spread(x, where) for x in (q, k, v)), strict=True)
-            return segment_groups.gather([_attend(q, k, v, None, options) for q, k, v in groups], where)
+            groups = zip(*(varlen_attention.spread(x, where) for x in (q, k, v)), strict=True)
+            return varlen_attention.gather([_attend(q, k, v, None, options) for q, k, v in groups], where)
     pieces = [_attend(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], None, options) for a, b in pairwise(bounds) if b > a]
     return torch.cat(pieces, dim=2).transpose(1, 2)
 
@@ -189,8 +189,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: _Opti
             mask = _window_mask(length, None, True, q.device)
         return _eager(q, k, v, mask, options)
     causal = mask is None and options.causal and length == keys and length > 1
-    if causal and not options.dropout and short_attention.pays_off(q):
-        return short_attention.causal_attention(q, k, v, options.scale)
+    if causal and not options.dropout and small_sequence_attention.pays_off(q):
+        return small_sequence_attention.causal_attention(q, k, v, options.scale)
     return F.scaled_dot_product_attention(
         q,
         k,

@@ -67,14 +67,14 @@ def choose_checkpointing(
         Whether it is on.
     """
     training = args.training
-    asked = (
+    wanted = (
         training.gradient_checkpointing
         if training.activation_checkpointing is None
         else training.activation_checkpointing
     )
-    if asked is False or args.model.disable_gradient_checkpointing or not _core(model).supports_gradient_checkpointing:
+    if wanted is False or args.model.disable_gradient_checkpointing or not _core(model).supports_gradient_checkpointing:
         return False
-    if asked is None:
+    if wanted is None:
         tokens = batch_tokens or args.training.per_device_train_batch_size * args.data.cutoff_len
         size = getattr(torch, dtypes.compute).itemsize
         needed = activation_bytes(_text_config(model), tokens, size)  # + gradients and Adam moments, in float32

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from .paths import resolve_adapter_path, resolve_model_path
-from .tokenizer import adapter_names, asked_tokens, hub_options, token_descriptions
+from .tokenizer import adapter_names, hub_options, token_descriptions, tokens_to_add
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,10 +60,10 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 
 def new_token_ids(tokenizer: PreTrainedTokenizerBase, args: ModelArguments) -> list[int]:
-    """Ids of asked-for tokens that the base model's own tokenizer does not have, ascending."""
+    """Ids of the tokens to add that the base model's own tokenizer does not have, ascending."""
     from transformers import AutoTokenizer
 
-    ordinary, special = asked_tokens(args)
+    ordinary, special = tokens_to_add(args)
     if not ordinary and not special:
         return []
     base = AutoTokenizer.from_pretrained(resolve_model_path(str(args.model_name_or_path), args), **hub_options(args))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError, first_line
 from ..extras.logging import get_logger
+from .config import has_talker, language_class, read_config
 from .paths import resolve_model_path
 from .tokenizer import hub_options
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from ..extras.device import Device
     from ..hparams import Dtypes, InferArgs, TrainArgs
-    from ..hparams.model_args import ModelArguments
 
 logger = get_logger(__name__)
 
@@ -57,9 +57,6 @@ def load_model(
     from ..extras.device import probe
     from ..hparams import TrainArgs, resolve_dtypes
     from ..plugins import resolve
-    from . import embeddings, report
-    from .checkpointing import choose_checkpointing
-    from .towers import freeze_towers
 
     assert head in (None, "reward"), head
     device = probe(use_cpu=use_cpu or (isinstance(args, TrainArgs) and args.training.use_cpu))
@@ -71,24 +68,45 @@ def load_model(
             f"model_name_or_path: models of type {model.config.model_type} that take media only answer here; "
             "their language model cannot be trained in place"
         )
-    if head == "reward":
-        from .value_head import settle_head
+    new_rows = _fit_to_run(model, tokenizer, args, trainable, head)
+    tuned: nn.Module = tuner.create(model, args, dtypes, trainable=trainable, new_rows=new_rows)
+    if not trainable:
+        return tuned.requires_grad_(False).eval()
+    assert isinstance(args, TrainArgs), "only the arguments of a training run can be trained with"
+    return _ready_to_train(tuned, args, device, dtypes, batch_tokens)
 
-        settle_head(model, resolve_model_path(str(args.model.model_name_or_path), args.model), args.model, trainable)
+
+def _fit_to_run(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    args: TrainArgs | InferArgs,
+    trainable: bool,
+    head: str | None,
+) -> list[int]:
+    """Give the base model its head, its embedding rows and its settings; returns the ids of new tokens."""
+    from . import embeddings
+
+    if head == "reward":
+        from .value_head import resolve_head
+
+        resolve_head(model, resolve_model_path(str(args.model.model_name_or_path), args.model), args.model, trainable)
         # the score is read at the last token that is not this one
         model.config.get_text_config().pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
     new_rows = embeddings.fit_to_tokenizer(model, tokenizer, args.model)
     model.config.use_cache = args.model.use_kv_cache and not trainable
     if args.model.moe_aux_loss_coef is not None:
         _set_router_loss(model, args.model.moe_aux_loss_coef, trainable)
+    return new_rows
 
-    tuned: nn.Module = tuner.create(model, args, dtypes, trainable=trainable, new_rows=new_rows)
-    if not trainable:
-        tuned.requires_grad_(False)
-        tuned.eval()
-        return tuned
+
+def _ready_to_train(
+    tuned: nn.Module, args: TrainArgs, device: Device, dtypes: Dtypes, batch_tokens: int | None
+) -> nn.Module:
+    from . import embeddings, report
+    from .checkpointing import choose_checkpointing
+    from .towers import freeze_towers
+
     freeze_towers(tuned)
-    assert isinstance(args, TrainArgs), "only the arguments of a training run can be trained with"
     if args.model.upcast_layernorm:
         embeddings.upcast_norms(tuned)
     choose_checkpointing(tuned, args, device, dtypes, batch_tokens)
@@ -110,11 +128,11 @@ def _load_base(
     path = resolve_model_path(str(args.model.model_name_or_path), args.model)
     options = hub_options(args.model)
     config = read_config(args.model)
-    if trainable and speaks(config):
+    if trainable and has_talker(config):
         raise ConfigError(
             f"model_name_or_path: '{path}' also speaks; models of type {config.model_type} only answer here"
         )
-    config = config.thinker_config if speaks(config) else config
+    config = config.thinker_config if has_talker(config) else config
     auto = language_class(config)
     if type(config) not in auto._model_mapping and "auto_map" not in config.to_dict():
         raise ConfigError(f"model_name_or_path: '{path}' is a {config.model_type} model, not a language model")
@@ -149,7 +167,7 @@ def _load_base(
         raise ConfigError(f"model_name_or_path: '{path}' cannot be loaded: {first_line(error)}") from error
 
 
-def choose_attention(model_class: type | None, config: Any, asked: str, trainable: bool) -> str:
+def choose_attention(model_class: type | None, config: Any, flash_attn: str, trainable: bool) -> str:
     """Name of the attention implementation transformers shall use.
 
     ``auto`` trains with the isolating attention where the model can be trusted with it; everything else, and inference,
@@ -158,8 +176,8 @@ def choose_attention(model_class: type | None, config: Any, asked: str, trainabl
     from . import attention
     from .families.family import isolation
 
-    if asked in _EXPLICIT_ATTENTION:
-        return _EXPLICIT_ATTENTION[asked]
+    if flash_attn in _EXPLICIT_ATTENTION:
+        return _EXPLICIT_ATTENTION[flash_attn]
     text = config.get_text_config()
     if model_class is None:  # remote code: what it supports is known only to itself
         return "sdpa"
@@ -172,45 +190,6 @@ def choose_attention(model_class: type | None, config: Any, asked: str, trainabl
         return ordinary
     attention.register()
     return attention.ISOLATED
-
-
-def read_config(args: ModelArguments) -> Any:
-    """The configuration of the model at ``model_name_or_path``.
-
-    Raises:
-        ConfigError: There is none, or none that transformers knows.
-    """
-    from transformers import AutoConfig
-
-    path = resolve_model_path(str(args.model_name_or_path), args)
-    try:
-        return AutoConfig.from_pretrained(path, **hub_options(args))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model_name_or_path: '{path}': {first_line(error)}") from error
-
-
-def speaks(config: Any) -> bool:
-    """Whether the model has a part that writes (its thinker) and one that says it, which is not loaded here."""
-    return hasattr(config, "thinker_config")
-
-
-def language_class(config: Any) -> Any:
-    """The ``Auto...`` class that loads the whole of a model that writes text.
-
-    ``AutoModelForCausalLM`` leaves the towers of some models that take media out (Llama 4, Qwen3.5), so that what is
-    loaded, adapted and saved would be another model.
-    """
-    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
-
-    return AutoModelForCausalLM if media_class(config) is None else AutoModelForMultimodalLM
-
-
-def media_class(config: Any) -> type | None:
-    """The class of a decoder that takes images, videos or sound beside text; ``None`` for every other model."""
-    from transformers import AutoModelForMultimodalLM
-
-    found = AutoModelForMultimodalLM._model_mapping.get(type(config), None)
-    return None if found is None or config.is_encoder_decoder or not found.can_generate() else found
 
 
 def _device_map(device: Device, trainable: bool) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..extras.errors import ConfigError, first_line
 from ..extras.files import write_atomic
 from ..extras.logging import get_logger
+from .config import media_class, read_config
 from .paths import resolve_model_path
 from .tokenizer import hub_options
 
@@ -49,8 +50,6 @@ def load_processor(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> 
     Raises:
         ConfigError: The files of the processor cannot be used.
     """
-    from .loader import media_class, read_config
-
     path = resolve_model_path(str(args.model_name_or_path), args)
     config = read_config(args)
     if media_class(config) is None:
@@ -81,8 +80,6 @@ def copy_processor(model: Any, args: ModelArguments, folder: Path) -> None:
         args: Where its base came from.
         folder: Where the weights are.
     """
-    from .loader import media_class
-
     if media_class(model.config) is None:
         return
     try:

@@ -13,6 +13,7 @@ from ..extras.errors import ConfigError
 from ..plugins import resolve
 from .attention import implementation
 from .loader import load_model
+from .modes import eval_mode
 from .tokenizer import adapter_names
 
 if TYPE_CHECKING:
@@ -49,13 +50,8 @@ def frozen_copy(model: Any) -> nn.Module:
 @contextmanager
 def without_adapter(policy: Any) -> Iterator[Any]:
     """Inside the block the policy is the model below its adapter, in evaluation mode."""
-    was_training = policy.training
-    policy.eval()
-    try:
-        with policy.disable_adapter():
-            yield policy
-    finally:
-        policy.train(was_training)
+    with eval_mode(policy), policy.disable_adapter():
+        yield policy
 
 
 def _load(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: TrainArgs) -> nn.Module:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer: loaded, given the new tokens the user asked for, and a pad token."""
+"""The tokenizer: loaded, given the new tokens the user wants, and a pad token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = get_logger(__name__)
 
 
 def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
-    """Load the tokenizer, add the asked-for tokens and make sure that there is a pad token.
+    """Load the tokenizer, add the new tokens and make sure that there is a pad token.
 
     An adapter that was saved with its tokenizer brings it along, so that tokens (and the chat template) it was
     trained with are there again without being named a second time.
@@ -49,7 +49,7 @@ def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
             f"model_name_or_path: no tokenizer could be loaded from '{source}': {first_line(error)}"
         ) from error
 
-    ordinary, special = asked_tokens(args)
+    ordinary, special = tokens_to_add(args)
     added = tokenizer.add_tokens(ordinary) if ordinary else 0
     if special:
         added += tokenizer.add_special_tokens({"extra_special_tokens": special}, replace_extra_special_tokens=False)
@@ -59,7 +59,7 @@ def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def asked_tokens(args: ModelArguments) -> tuple[list[str], list[str]]:
+def tokens_to_add(args: ModelArguments) -> tuple[list[str], list[str]]:
     """The tokens the user wants added: ``(ordinary, special)``.
 
     ``new_special_tokens_config`` wins over ``add_special_tokens``.

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from .config import media_class
+
 
 def outside_language(model: Any) -> str | None:
     """A regular expression of the modules beside the language model and its head; ``None`` for models of text."""
-    from .loader import media_class
-
     if media_class(model.config) is None or hasattr(model, "score"):
         return None
     language, head = model.get_decoder(), model.get_output_embeddings()

@@ -62,7 +62,7 @@ def read_value_head(place: str, args: ModelArguments) -> ValueHead | None:
     return ValueHead(weight, bias)
 
 
-def settle_head(model: PreTrainedModel, path: str, args: ModelArguments, trainable: bool) -> None:
+def resolve_head(model: PreTrainedModel, path: str, args: ModelArguments, trainable: bool) -> None:
     """See that a reward model has the head it was trained with, and not a random one.
 
     Args:

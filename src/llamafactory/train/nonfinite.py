@@ -7,7 +7,8 @@ at the gradient norm, once an optimizer step, tells all ranks the same thing wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -16,11 +17,22 @@ from torch import Tensor, nn
 from ..extras.errors import ConfigError
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
+    from transformers import TrainingArguments
 
 
 class NonFiniteError(ConfigError):
     """A loss or gradient was NaN or infinite; the message says where."""
+
+
+class _Watched(NamedTuple):
+    """A micro-batch of the step that is not judged yet."""
+
+    loss: Tensor
+    inputs: dict[str, Any]
+    rows: list[int]
+
+
+LossOf = Callable[[dict[str, Any]], Tensor]
 
 
 class NonFiniteGuard:
@@ -28,12 +40,13 @@ class NonFiniteGuard:
 
     Args:
         policy: ``stop`` raises, ``skip`` leaves the step out, ``continue`` looks away.
+        args: Process, processes, device.
     """
 
-    def __init__(self, policy: Literal["stop", "skip", "continue"]) -> None:
-        self.policy = policy
+    def __init__(self, policy: Literal["stop", "skip", "continue"], args: TrainingArguments) -> None:
+        self.policy, self.args = policy, args
         self.skipped = 0
-        self._watched: list[tuple[Tensor, dict[str, Any], list[int]]] = []
+        self._watched: list[_Watched] = []
 
     def mark(self, loss: Tensor) -> Tensor:
         """Return ``loss``; a non-finite one gets NaN gradients everywhere."""
@@ -45,11 +58,18 @@ class NonFiniteGuard:
         """Remember a micro-batch until its step is judged; return the loss to be logged."""
         if self.policy == "continue":
             return loss
-        self._watched.append((loss, inputs, rows))
+        self._watched.append(_Watched(loss, inputs, rows))
         return torch.where(loss.isfinite(), loss, 0.0) if self.policy == "skip" else loss
 
-    def check(self, grad_norm: Any, trainer: Trainer) -> None:
-        """Judge one optimizer step before the weights are changed.
+    def check(self, grad_norm: Any, model: nn.Module, step: int, loss_of: LossOf, scaled: bool) -> None:
+        """Judge one optimizer step before the weights are changed; all ranks call this together.
+
+        Args:
+            grad_norm: Of all ranks' gradients.
+            model: Without wrappers of distributed training.
+            step: From 1.
+            loss_of: Computes the loss of a micro-batch again, with that model.
+            scaled: Losses are scaled (fp16): infinite gradients are then the scaler's daily bread.
 
         Raises:
             NonFiniteError: The step is not finite and the policy is ``stop``.
@@ -57,54 +77,53 @@ class NonFiniteGuard:
         if self.policy == "continue":
             return
         watched, self._watched = self._watched, []
-        if self._finite(grad_norm, watched, trainer):
+        if self._losses_finite(watched) if scaled else bool(torch.as_tensor(grad_norm).isfinite()):
             return
         if self.policy == "skip":
             self.skipped += 1
-            for weight in trainer.model.parameters():
+            for weight in model.parameters():
                 weight.grad = None  # an optimizer leaves weights without gradient as they are
             return
-        raise NonFiniteError(_describe(watched, grad_norm, trainer))
+        raise NonFiniteError(f"step {step}: {self._describe(watched, grad_norm, model, loss_of)}")
 
-    def _finite(
-        self, grad_norm: Any, watched: list[tuple[Tensor, dict[str, Any], list[int]]], trainer: Trainer
-    ) -> bool:
-        if trainer.accelerator.scaler is not None:  # fp16: infinite gradients are the scaler's daily bread
-            flag = torch.stack([loss for loss, _, _ in watched]).isfinite().all().float()
-            if trainer.args.world_size > 1:
-                dist.all_reduce(flag, op=dist.ReduceOp.MIN)
-            return bool(flag)
-        return bool(torch.as_tensor(grad_norm).isfinite())
+    def _losses_finite(self, watched: list[_Watched]) -> bool:
+        flag = torch.stack([one.loss for one in watched]).isfinite().all().float()
+        if self.args.world_size > 1:
+            dist.all_reduce(flag, op=dist.ReduceOp.MIN)
+        return bool(flag)
 
+    def _describe(self, watched: list[_Watched], grad_norm: Any, model: nn.Module, loss_of: LossOf) -> str:
+        """Return one line: rank, what, rows and the first bad module. All ranks call this together."""
+        rank = self.args.process_index
+        bad = [one for one in watched if not one.loss.isfinite()]
+        ranks = self._bad_ranks(bool(bad))
+        if rank not in ranks:
+            return f"stopped with rank {ranks[0]}, whose loss is not finite"
+        suspects = bad or watched
+        rows = sorted({row for one in suspects for row in one.rows})
+        where = _bad_module(model, [one.inputs for one in suspects], loss_of)
+        what = f"loss is {float(bad[0].loss)}" if bad else f"gradient norm is {float(grad_norm)}"
+        return (
+            f"{what} on rank {rank}; training rows {_short(rows)}; {where}; "
+            "on_nonfinite: stop (choices: stop, skip, continue)"
+        )
 
-def _describe(watched: list[tuple[Tensor, dict[str, Any], list[int]]], grad_norm: Any, trainer: Trainer) -> str:
-    """Return one line: step, rank, what, rows and the first bad module. All ranks call this together."""
-    bad = [(loss, inputs, rows) for loss, inputs, rows in watched if not loss.isfinite()]
-    step, ranks = trainer.state.global_step + 1, [0]
-    if trainer.args.world_size > 1:
-        flags = torch.zeros(trainer.args.world_size, device=trainer.args.device)
-        flags[trainer.args.process_index] = float(bool(bad))
+    def _bad_ranks(self, bad: bool) -> list[int]:
+        """Return the ranks whose loss is not finite; all of them where only the gradients are not."""
+        if self.args.world_size == 1:
+            return [0]
+        flags = torch.zeros(self.args.world_size, device=self.args.device)
+        flags[self.args.process_index] = float(bad)
         dist.all_reduce(flags)
-        ranks = flags.nonzero().flatten().tolist() or list(range(trainer.args.world_size))
-        if trainer.args.process_index not in ranks:
-            return f"step {step}: stopped with rank {ranks[0]}, whose loss is not finite"
-    suspects = bad or watched
-    rows = sorted({row for _, _, batch_rows in suspects for row in batch_rows})
-    where = _bad_module(trainer, [inputs for _, inputs, _ in suspects])
-    what = f"loss is {float(bad[0][0])}" if bad else f"gradient norm is {float(grad_norm)}"
-    return (
-        f"step {step}: {what} on rank {trainer.args.process_index}; training rows {_short(rows)}; {where}; "
-        "on_nonfinite: stop (choices: stop, skip, continue)"
-    )
+        return flags.nonzero().flatten().tolist() or list(range(self.args.world_size))
 
 
 def _short(rows: list[int], most: int = 16) -> str:
     return ", ".join(map(str, rows[:most])) + (f" and {len(rows) - most} more" if len(rows) > most else "")
 
 
-def _bad_module(trainer: Trainer, batches: list[dict[str, Any]]) -> str:
+def _bad_module(model: nn.Module, batches: list[dict[str, Any]], loss_of: LossOf) -> str:
     """Run the suspects again without DDP and name the first module, or weight's gradient, that is not finite."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
     found: list[str] = []
 
     def hook(name: str) -> Any:
@@ -119,7 +138,7 @@ def _bad_module(trainer: Trainer, batches: list[dict[str, Any]]) -> str:
     try:
         for inputs in batches:
             model.zero_grad()
-            loss = trainer.compute_loss(model, trainer._prepare_inputs(inputs), num_items_in_batch=1)
+            loss = loss_of(inputs)
             if found:
                 return f"first bad module: {found[0]}"
             loss.backward()

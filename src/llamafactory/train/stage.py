@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..extras.errors import ConfigError
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ class Stage:
         name: As users write it.
         processor: Rows -> features, from the data room.
         head: Model head that ``load_model`` puts on; None = the language-model head.
-        trainer: What differs in the loop: :class:`Trainer` or a subclass with its own ``item_sums``.
-        collator: Makes the collator of rows with several answers from that of single sequences; None = rows are single.
-        answers: Whether the model's own answers are put behind the rows, so that they grow while training.
+        trainer: What differs in the loop: :class:`Trainer` or a subclass with its own ``loss_sums``.
+        collator: Makes the collator of rows with several completions from that of single sequences; None = rows are
+            single.
+        generates: Whether the model's own completions are put behind the rows, so that they grow while training.
         chat: Whether the data goes through the chat template, so that it is saved with the tokenizer.
         plots: Logged keys that are drawn.
         finish: Adds to evaluation metrics, for example perplexity.
@@ -35,8 +37,14 @@ class Stage:
     head: str | None = None
     trainer: type[Trainer] = Trainer
     collator: Callable[[Any], Any] | None = None
-    answers: bool = False
+    generates: bool = False
     chat: bool = True
     plots: tuple[str, ...] = ("loss", "eval_loss")
     finish: Callable[[dict[str, float]], dict[str, float]] = dict
     predict: Callable[[Trainer, TrainArgs], None] | None = None
+
+    def checked(self, args: TrainArgs) -> TrainArgs:
+        """Return ``args``, which must be those of this stage."""
+        if args.finetuning.stage != self.name:
+            raise ConfigError(f"stage: run_{self.name} trains stage {self.name}, not {args.finetuning.stage}")
+        return args

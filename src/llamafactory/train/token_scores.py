@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Per-token log-probabilities of a batch, at trained positions only: what every loss is a function of.
 
-``attach(model)`` teaches a causal language model one more way to be called, ``model(**batch, score=True)``. The call
+``attach(model)`` gives a causal language model one more way to be called, ``model(**batch, score=True)``. The call
 passes through any wrapper (DDP, PEFT, autocast), runs the decoder, picks the hidden states whose next token is trained
 and scores those by chunks, so that logits of prompts and padding are never computed and no [T, V] tensor exists.
 """

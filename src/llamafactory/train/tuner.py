@@ -22,16 +22,25 @@ def run_exp(args: Source = None, callbacks: list[TrainerCallback] | None = None)
     Raises:
         ConfigError: Anything the user can mend; one line.
     """
+    _training_function({"args": args, "callbacks": callbacks})
+
+
+def _training_function(config: dict[str, Any]) -> None:
+    """Train in this process.
+
+    Args:
+        config: ``args`` and ``callbacks``, as for :func:`run_exp`.
+    """
     from ..hparams import get_train_args
 
-    resolved = get_train_args(args)  # before torch is imported: a mistyped key is told at once
+    args = get_train_args(config.get("args"))  # before torch is imported: a mistyped key is an error at once
 
     import torch.distributed as dist
 
     from .workflow import run
 
     try:
-        run(resolved, callbacks)
+        run(args, config.get("callbacks"))
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -25,10 +25,10 @@ from ..model import can_share_prefixes, is_isolating, load_model, load_tokenizer
 from ..plugins import resolve
 from .batching.batches import largest_batch
 from .callbacks.log import LogCallback
-from .callbacks.reporters import ReporterCallback, swanlab_callbacks
+from .callbacks.reporters import ReporterCallback, get_swanlab_callback, trackers
 from .callbacks.signals import SignalCallback
-from .checkpoints import clear_leftovers, make_output_dir, resume_point
-from .outputs import next_commands, save_model, write_model_card
+from .saving.checkpoints import clear_leftovers, make_output_dir, resume_point
+from .saving.outputs import create_modelcard_and_push, next_commands, save_model
 from .trainer import Trainer
 from .training_arguments import transformers_arguments
 
@@ -72,7 +72,7 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     template = get_template(tokenizer, args.data)
     dataset = get_dataset(stage.processor, template, tokenizer, args)
     tokens = largest_batch(dataset.train, arguments.train_batch_size) if dataset.train else None
-    if tokens and stage.answers:
+    if tokens and stage.generates:
         tokens += arguments.train_batch_size * args.generating.max_new_tokens
     model = load_model(tokenizer, args, head=stage.head, batch_tokens=tokens)
     trainer = build_trainer(stage, model, tokenizer, template, dataset, args, arguments, callbacks)
@@ -97,7 +97,10 @@ def build_trainer(
     callbacks: list[TrainerCallback] | None,
 ) -> Trainer:
     """Put model, data and callbacks into the stage's trainer."""
-    extra: list[TrainerCallback] = [LogCallback(), SignalCallback(), *swanlab_callbacks(args), *(callbacks or [])]
+    extra: list[TrainerCallback] = [LogCallback(), SignalCallback()]
+    if "swanlab" in trackers(args):
+        extra.append(get_swanlab_callback(args))
+    extra += callbacks or []
     if args.finetuning.early_stopping_steps is not None:
         extra.append(EarlyStoppingCallback(early_stopping_patience=args.finetuning.early_stopping_steps))
     trainer = stage.trainer(
@@ -155,13 +158,13 @@ def _least_shared(model: Any, padding_free: bool, args: TrainArgs) -> float | No
     Raises:
         ConfigError: It is asked for and cannot be done.
     """
-    can, asked = padding_free and can_share_prefixes(model), args.rlhf.share_prompt
-    if asked and not can:
+    can, wanted = padding_free and can_share_prefixes(model), args.rlhf.share_prompt
+    if wanted and not can:
         raise ConfigError(
             "share_prompt: this model's attention, or padding_free: false, does not allow it; leave it out"
         )
-    if asked or (asked is None and can):
-        return 0.0 if asked else LEAST_SHARED
+    if wanted or (wanted is None and can):
+        return 0.0 if wanted else LEAST_SHARED
     return None
 
 
@@ -185,12 +188,9 @@ def train_and_save(
     save_model(trainer)
     trainer.report("train", metrics)
     trainer.save_state()
-    if trainer.is_world_process_zero():
-        if args.finetuning.plot_loss:
-            plot_loss(output_dir, _logged(stage.plots, trainer))
-        write_model_card(trainer, metrics)
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
+    if trainer.is_world_process_zero() and args.finetuning.plot_loss:
+        plot_loss(output_dir, _logged(stage.plots, trainer))
+    create_modelcard_and_push(trainer, metrics)
     if trainer.is_world_process_zero():
         print(next_commands(args))
 

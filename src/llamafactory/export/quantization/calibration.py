@@ -46,8 +46,8 @@ def read_calibration(args: InferArgs, tokenizer: PreTrainedTokenizerBase, templa
     names = split_list(args.export.export_quantization_dataset)
     samples: list[Sample] = []
     for attr in find_datasets(names, args.data.dataset_dir):
-        settled, numbered = open_set(attr, args.data.max_samples, SEED)
-        samples += islice(to_samples(numbered, settled), CHOICE * (wanted + held))
+        resolved, numbered = open_set(attr, args.data.max_samples, SEED)
+        samples += islice(to_samples(numbered, resolved), CHOICE * (wanted + held))
     random.Random(SEED).shuffle(samples)
     unique: dict[tuple[int, ...], None] = {}
     for ids in _encode(samples, tokenizer, template):

@@ -184,7 +184,7 @@ def quantize_model(
     return layers, errors
 
 
-def fitting_group(model: PreTrainedModel, asked: int) -> int:
+def fitting_group(model: PreTrainedModel, group_size: int) -> int:
     """Return the group size asked for, halved until it divides the inputs of every layer.
 
     Raises:
@@ -192,7 +192,7 @@ def fitting_group(model: PreTrainedModel, asked: int) -> int:
     """
     _, blocks = find_blocks(model)
     widths = sorted({module.in_features for module in blocks.modules() if isinstance(module, torch.nn.Linear)})
-    group = asked
+    group = group_size
     while any(width % group for width in widths):
         group //= 2
         if group < SMALLEST_GROUP:
@@ -200,11 +200,11 @@ def fitting_group(model: PreTrainedModel, asked: int) -> int:
                 f"export_quantization_group_size: the layers have {', '.join(map(str, widths))} inputs, which groups "
                 f"of {SMALLEST_GROUP} or more do not divide; export_quantization_method: fp8 needs no groups"
             )
-    if group != asked:
+    if group != group_size:
         logger.warning(
             "export_quantization_group_size: %d does not divide %s inputs; groups of %d are used",
-            asked,
-            next(width for width in widths if width % asked),
+            group_size,
+            next(width for width in widths if width % group_size),
             group,
         )
     return group

@@ -62,8 +62,8 @@ def create(
     inner, outer = _module_names(names)
     modules = split_list(tuner.freeze_trainable_modules)
     extra = split_list(tuner.freeze_extra_modules)
-    _demand("freeze_trainable_modules", modules, {"all", *inner})
-    _demand("freeze_extra_modules", extra, outer)
+    _require_known("freeze_trainable_modules", modules, {"all", *inner})
+    _require_known("freeze_extra_modules", extra, outer)
 
     import torch
 
@@ -82,10 +82,10 @@ def create(
     return model
 
 
-def _chosen_blocks(asked: int, there: int) -> range:
-    if abs(asked) > there:
-        raise ConfigError(f"freeze_trainable_layers: {asked} asked, the model has {there} blocks")
-    return range(there - asked, there) if asked > 0 else range(-asked)
+def _chosen_blocks(layers: int, blocks: int) -> range:
+    if abs(layers) > blocks:
+        raise ConfigError(f"freeze_trainable_layers: {layers} asked, the model has {blocks} blocks")
+    return range(blocks - layers, blocks) if layers > 0 else range(-layers)
 
 
 def _module_names(parameters: Iterable[str]) -> tuple[set[str], set[str]]:
@@ -100,7 +100,7 @@ def _module_names(parameters: Iterable[str]) -> tuple[set[str], set[str]]:
     return inner, outer
 
 
-def _demand(key: str, asked: list[str], choices: set[str]) -> None:
-    wrong = [name for name in asked if name not in choices]
+def _require_known(key: str, names: list[str], choices: set[str]) -> None:
+    wrong = [name for name in names if name not in choices]
     if wrong:
         raise ConfigError(f"{key}: {', '.join(wrong)} not found; choose from {', '.join(sorted(choices))}")

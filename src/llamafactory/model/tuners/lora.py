@@ -115,7 +115,7 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
 
     additional = split_list(tuner.additional_target)
     modules = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name}
-    _demand("additional_target", additional, modules)
+    _require_known("additional_target", additional, modules)
     init: bool | str = True
     if tuner.pissa_init:
         init = "pissa" if tuner.pissa_iter == -1 else f"pissa_niter_{tuner.pissa_iter}"
@@ -139,7 +139,7 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
     )
 
 
-def _targets(model: PreTrainedModel, asked: str) -> list[str]:
+def _targets(model: PreTrainedModel, lora_target: str) -> list[str]:
     """Names PEFT shall adapt; ``all`` is every linear layer but the output head."""
     from torch import nn
 
@@ -152,13 +152,13 @@ def _targets(model: PreTrainedModel, asked: str) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head and not outside.fullmatch(name)
     }
-    names = split_list(asked)
+    names = split_list(lora_target)
     if names == ["all"]:
         return sorted(linear)
     embeddings = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     everything = {name for name, _ in model.named_modules()}
     unknown = [name for name in names if not any(there == name or there.endswith(f".{name}") for there in everything)]
-    _demand("lora_target", unknown, linear | embeddings)
+    _require_known("lora_target", unknown, linear | embeddings)
     return names
 
 
@@ -169,7 +169,7 @@ def _embedding_names(model: PreTrainedModel) -> list[str]:
     return [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if any(module is one for one in own)]
 
 
-def _demand(key: str, asked: list[str], choices: set[str]) -> None:
-    wrong = [name for name in asked if name not in choices]
+def _require_known(key: str, names: list[str], choices: set[str]) -> None:
+    wrong = [name for name in names if name not in choices]
     if wrong:
         raise ConfigError(f"{key}: the model has no {', '.join(wrong)}; choose from {', '.join(sorted(choices))}")

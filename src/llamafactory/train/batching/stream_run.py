@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
 from ...extras.errors import ConfigError
@@ -62,8 +64,8 @@ class StreamRun(TrainerCallback):
             self.position, self.epoch = batch.pop("position"), batch.pop("progress")
         return taken + [self.batches.filler() for _ in range(number - len(taken))]
 
-    def settle(self, more: bool, state: Any) -> None:
-        """Settle, once all ranks know whether ``more`` batches follow the step, where the epoch and the run end."""
+    def end_epoch_and_run(self, more: bool, state: Any) -> None:
+        """Decide, once all ranks know whether ``more`` batches follow the step, where the epoch and the run end."""
         epoch, step = self.position.epoch, state.global_step + 1
         last = self.by_epochs and epoch + 1 >= self.epochs
         if not more:
@@ -96,6 +98,10 @@ class StreamRun(TrainerCallback):
                 f"{tally.cut:,}",
             )
 
+    def hold_rates(self, scheduler: LambdaLR, steps: int) -> None:
+        """Let learning rates stay where the schedule of ``steps`` steps ends: the data may give more than estimated."""
+        scheduler.lr_lambdas = [_held(rate, steps) for rate in scheduler.lr_lambdas]
+
     def save(self, folder: Path) -> None:
         """Write this rank's position."""
         write_json(_file(folder, self.batches.rank), {**asdict(self.position), "ranks": self.batches.ranks})
@@ -119,6 +125,10 @@ class StreamRun(TrainerCallback):
             )
         self.position = self.batches.start = StreamPosition(**saved)
         return self.position.epoch
+
+
+def _held(rate: Callable[[int], float], steps: int) -> Callable[[int], float]:
+    return lambda step: rate(min(step, steps))
 
 
 def _file(folder: Path, rank: int) -> Path:

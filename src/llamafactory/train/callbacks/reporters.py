@@ -44,10 +44,13 @@ def trackers(args: TrainArgs) -> list[str]:
     return chosen
 
 
-def swanlab_callbacks(args: TrainArgs) -> list[TrainerCallback]:
-    """Return SwanLab's own callback when it is asked for; the one in transformers does not fit newer SwanLabs."""
-    if "swanlab" not in trackers(args):
-        return []
+def get_swanlab_callback(args: TrainArgs) -> TrainerCallback:
+    """Return SwanLab's own callback, set up by the keys ``swanlab_…``; the one in transformers does not fit newer ones.
+
+    Raises:
+        ConfigError: SwanLab is not installed.
+    """
+    require("swanlab", "use_swanlab")
     from swanlab.integration.transformers import SwanLabCallback
 
     keys = args.swanlab
@@ -59,21 +62,25 @@ def swanlab_callbacks(args: TrainArgs) -> list[TrainerCallback]:
 
         lark = LarkCallback(webhook_url=keys.swanlab_lark_webhook_url, secret=keys.swanlab_lark_secret)
         swanlab.register_callbacks([lark])
-    return [
-        SwanLabCallback(
-            project=keys.swanlab_project,
-            workspace=keys.swanlab_workspace,
-            experiment_name=keys.swanlab_run_name,
-            mode=_SWANLAB_MODES.get(keys.swanlab_mode, keys.swanlab_mode),
-            log_dir=keys.swanlab_logdir,
-        )
-    ]
+    callback: TrainerCallback = SwanLabCallback(
+        project=keys.swanlab_project,
+        workspace=keys.swanlab_workspace,
+        experiment_name=keys.swanlab_run_name,
+        mode=_SWANLAB_MODES.get(keys.swanlab_mode, keys.swanlab_mode),
+        log_dir=keys.swanlab_logdir,
+    )
+    return callback
 
 
 class ReporterCallback(TrainerCallback):
-    """Sends all argument groups to the trackers' config when training starts."""
+    """Sends all argument groups to the trackers' config when training starts.
 
-    def __init__(self, args: TrainArgs, handler: CallbackHandler) -> None:
+    Args:
+        args: The whole resolved configuration.
+        handler: Of the trainer; without it TensorBoard, whose writer belongs to another callback, is left out.
+    """
+
+    def __init__(self, args: TrainArgs, handler: CallbackHandler | None = None) -> None:
         self.arguments = to_dict(args)
         self.handler = handler
         self.swanlab = "swanlab" in trackers(args)
@@ -102,7 +109,7 @@ class ReporterCallback(TrainerCallback):
             self._tensorboard()
 
     def _tensorboard(self) -> None:
-        for callback in self.handler.callbacks:
+        for callback in self.handler.callbacks if self.handler is not None else ():
             writer = getattr(callback, "tb_writer", None)
             if writer is not None:
                 for section, values in self.arguments.items():

@@ -76,7 +76,7 @@ def next_command(words: Sequence[str]) -> str:
 
 
 def _written_out(data: DataArguments) -> str:
-    """The conversation in ``messages`` as the model sees it; ends in a prompt if the assistant has not answered yet."""
+    """The conversation in ``messages`` as the model sees it; ends in a prompt if the assistant has not replied yet."""
     if data.template is None:
         raise ConfigError("template: missing, messages are written with a named template")
     if data.enable_thinking == "auto":

@@ -31,11 +31,11 @@ class DPOTrainer(ReferenceTrainer):
         if rlhf.pref_bco_weight:
             self.add_callback(RewardShift())
 
-    def count_items(self, batch: dict[str, Any]) -> int:
+    def num_items(self, batch: dict[str, Any]) -> int:
         """Return the number of pairs; a filler has none."""
         return count_sequences(batch) // 2 if batch["positions"].numel() else 0
 
-    def item_sums(self, scores: TokenScores, inputs: dict[str, Any]) -> dict[str, Tensor]:
+    def loss_sums(self, scores: TokenScores, inputs: dict[str, Any]) -> dict[str, Tensor]:
         pairs, real = self._pairs(scores, inputs)
         rlhf, settings = self.run_args.rlhf, self.settings
         loss = self.loss(pairs, settings)

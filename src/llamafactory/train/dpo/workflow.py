@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preference optimisation on pairs of answers: DPO and its family, chosen by ``pref_loss``."""
+"""Preference optimisation on pairs of completions: DPO and its family, chosen by ``pref_loss``."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ stage = Stage(
 
 def run_dpo(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None:
     """Run preference optimisation; see :func:`llamafactory.train.workflow.run`."""
-    run(args, callbacks)
+    run(stage.checked(args), callbacks)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRPO and its relatives: several answers to a prompt are compared with each other; there is no critic."""
+"""GRPO and its relatives: several completions of a prompt are compared with each other; there is no critic."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class GRPOTrainer(RolloutTrainer):
         return advantages, means
 
     def _divergence(self, batches: list[Batch], slots: int) -> Tensor:
-        """Return [slots] log pi - log ref, summed over each answer, of all ranks."""
+        """Return [slots] log pi - log ref, summed over each completion, of all ranks."""
         sums = torch.zeros(slots, dtype=torch.float64, device=self.args.device)
         for batch in batches:
             kl = rows_of(kl_estimate(batch["old"], batch["ref"], "k1"), batch["lengths"])

@@ -19,7 +19,7 @@ stage = Stage(
     "grpo",
     RolloutProcessor(),
     trainer=GRPOTrainer,
-    answers=True,
+    generates=True,
     plots=(
         "loss", "reward", "eval_reward", "reward_std", "kl", "entropy", "clip_fraction", "response_length", "finished",
     ),
@@ -28,4 +28,4 @@ stage = Stage(
 
 def run_grpo(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None:
     """Run GRPO; see :func:`llamafactory.train.workflow.run`."""
-    run(args, callbacks)
+    run(stage.checked(args), callbacks)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss of a batch of judged answers."""
+"""The loss of a batch of judged completions."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..token_scores import TokenScores
 
 
 class KTOTrainer(ReferenceTrainer):
-    """KTO plus ``pref_ftx`` times the SFT loss of the good answers: a mean over samples.
+    """KTO plus ``pref_ftx`` times the SFT loss of the good completions: a mean over samples.
 
     The KL is estimated over the micro-batches that all ranks compute together.
     """
 
-    def count_items(self, batch: dict[str, Any]) -> int:
+    def num_items(self, batch: dict[str, Any]) -> int:
         """Return the number of samples; a filler has none."""
         return count_sequences(batch) if batch["positions"].numel() else 0
 
-    def item_sums(self, scores: TokenScores, inputs: dict[str, Any]) -> dict[str, Tensor]:
+    def loss_sums(self, scores: TokenScores, inputs: dict[str, Any]) -> dict[str, Tensor]:
         rlhf = self.run_args.rlhf
         policy, tokens = self.sums(scores, inputs)
         ratio, good, real = policy - self.reference_sums(inputs), inputs["desirable"], tokens > 0
@@ -55,7 +55,7 @@ class KTOTrainer(ReferenceTrainer):
 
     @torch.no_grad()
     def _kl(self, batch: dict[str, Any], real: int) -> Tensor:
-        """Estimate the KL from mismatched answers; all ranks call this together, ``real`` is 0 for a filler."""
+        """Estimate the KL from mismatched completions; all ranks call this together, ``real`` is 0 for a filler."""
         policy = self.policy_sums(batch)
         total = real * torch.stack([(policy - self.reference_sums(batch)).sum(), policy.new_tensor(len(policy))])
         if dist.is_initialized():

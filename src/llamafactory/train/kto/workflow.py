@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KTO: preference optimisation on single answers that were judged good or bad."""
+"""KTO: preference optimisation on single completions that were judged good or bad."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ stage = Stage(
 
 def run_kto(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None:
     """Run KTO; see :func:`llamafactory.train.workflow.run`."""
-    run(args, callbacks)
+    run(stage.checked(args), callbacks)

@@ -2,7 +2,7 @@
 """From rewards to advantages: GAE with a critic (stage ppo), groups of completions without one (stage grpo).
 
 Tensors of tokens are [N, T] with a mask [N, T], 1 at tokens that the policy wrote; masked-out tokens between them (the
-answers of tools) are stepped over as if they were not there. Nothing here carries a gradient.
+results of tools) are stepped over as if they were not there. Nothing here carries a gradient.
 """
 
 from __future__ import annotations

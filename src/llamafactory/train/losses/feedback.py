@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses over single judged answers (KTO) and over scores of pairs (Bradley-Terry)."""
+"""Losses over single judged completions (KTO) and over scores of pairs (Bradley-Terry)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def kl_estimate(ratio_sum: Tensor, count: Tensor | float) -> Tensor:
-    """KTO's reference point (Ethayarajh et al. 2024, sec. 4.1): max(0, mean ratio of mismatched answers), no gradient.
+    """KTO's reference point (Ethayarajh et al. 2024, sec. 4.1): max(0, mean ratio of mismatches), no gradient.
 
     Args:
-        ratio_sum: Sum of ``log pi(y'|x) - log ref(y'|x)`` over prompts x with answers y' to other prompts.
+        ratio_sum: Sum of ``log pi(y'|x) - log ref(y'|x)`` over prompts x with completions y' of other prompts.
         count: How many there are.
     """
     return (ratio_sum.detach() / count).clamp(min=0)
@@ -30,7 +30,7 @@ def kto(
 
     Args:
         ratio: h = log pi(y|x) - log ref(y|x), [B].
-        desirable: Whether the answer is wanted, bool [B].
+        desirable: Whether the completion is wanted, bool [B].
         kl: z, a scalar from :func:`kl_estimate`.
         beta: Strength of the pull to the reference.
         desirable_weight: w_d.

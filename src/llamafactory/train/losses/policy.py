@@ -3,7 +3,7 @@
 
 Notation: completion i of N has tokens o_t, t < |o_i|; r_t = pi(o_t) / old(o_t) is the ratio of the policy in training
 to the one that sampled; A is the advantage; e- and e+ are ``clip_low`` and ``clip_high``. All tensors are [N, T] with a
-mask [N, T], 1 at tokens that the policy wrote (holes, as tools' answers leave, are allowed).
+mask [N, T], 1 at tokens that the policy wrote (holes, as results of tools leave, are allowed).
 
 A loss comes in two parts, so that a step may be cut into micro-batches in any way::
 

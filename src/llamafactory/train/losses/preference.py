@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses over pairs of answers to one prompt, each a pure function of log-probabilities.
+"""Losses over pairs of completions of one prompt, each a pure function of log-probabilities.
 
-Notation: for prompt x, preferred answer w and other answer l, ``h_w = log pi(w|x) - log ref(w|x)`` and the same for
-``h_l``; ``m = h_w - h_l``; beta is ``pref_beta``; s is the logistic function. Every function returns one loss a pair.
+Notation: for prompt x, chosen completion w and rejected completion l, ``h_w = log pi(w|x) - log ref(w|x)`` and the same
+for ``h_l``; ``m = h_w - h_l``; beta is ``pref_beta``; s is the logistic function. Every function returns one loss a
+pair.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from torch import Tensor
 
 
 class Pairs(NamedTuple):
-    """Log-probabilities of P pairs, summed over the tokens of an answer; each field is [P].
+    """Log-probabilities of P pairs, summed over the tokens of a completion; each field is [P].
 
     Attributes:
-        chosen: Of the preferred answers under the policy, with gradient.
-        rejected: Of the other answers.
+        chosen: Of the chosen completions under the policy, with gradient.
+        rejected: Of the rejected ones.
         ref_chosen: Under the reference; zeros for losses without one.
-        ref_rejected: The same for the other answers.
-        chosen_tokens: Length of the preferred answers, 1 or more.
-        rejected_tokens: Length of the others.
+        ref_rejected: The same for the rejected ones.
+        chosen_tokens: Length of the chosen completions, 1 or more.
+        rejected_tokens: Length of the rejected ones.
     """
 
     chosen: Tensor
@@ -87,7 +88,7 @@ def hinge(pairs: Pairs, settings: Settings) -> Tensor:
 
 
 def ipo(pairs: Pairs, settings: Settings) -> Tensor:
-    """IPO (Azar et al. 2023, eq. 17), with ratios averaged over the tokens of an answer.
+    """IPO (Azar et al. 2023, eq. 17), with ratios averaged over the tokens of a completion.
 
     ``(h_w / |w| - h_l / |l| - 1 / (2 beta))^2``
     """
@@ -156,7 +157,7 @@ def aot(pairs: Pairs, settings: Settings) -> Tensor:
 
 
 def apo_zero(pairs: Pairs, settings: Settings) -> Tensor:
-    """APO-zero (D'Oosterlinck et al. 2024, eq. 7), for answers better than the model's.
+    """APO-zero (D'Oosterlinck et al. 2024, eq. 7), for completions better than the model's.
 
     ``1 - s(beta h_w) + s(beta h_l)``
     """
@@ -164,7 +165,7 @@ def apo_zero(pairs: Pairs, settings: Settings) -> Tensor:
 
 
 def apo_down(pairs: Pairs, settings: Settings) -> Tensor:
-    """APO-down (D'Oosterlinck et al. 2024, eq. 8), for answers worse than the model's.
+    """APO-down (D'Oosterlinck et al. 2024, eq. 8), for completions worse than the model's.
 
     ``s(beta h_w) + 1 - s(beta m)``
     """
@@ -203,30 +204,32 @@ def bco_term(pairs: Pairs, settings: Settings, shift: Tensor | float) -> Tensor:
 
 
 def sft_term(pairs: Pairs) -> Tensor:
-    """Mean token loss of each preferred answer, added by ``pref_ftx`` (Pang et al. 2024, eq. 1): -log pi_w / |w|."""
+    """Mean token loss of each chosen completion, added by ``pref_ftx`` (Pang et al. 2024, eq. 1): -log pi_w / |w|."""
     return -pairs.chosen / pairs.chosen_tokens
 
 
-def answer_sums(log_probs: Tensor, answers: Tensor, count: int, ld_alpha: float | None = None) -> tuple[Tensor, Tensor]:
-    """Add up token log-probabilities by answer.
+def completion_sums(
+    log_probs: Tensor, numbers: Tensor, count: int, ld_alpha: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Add up token log-probabilities by completion.
 
-    With LD-DPO (Liu et al. 2024, eq. 9) a token beyond the length of its pair's shorter answer counts ``ld_alpha``.
+    With LD-DPO (Liu et al. 2024, eq. 9) a token beyond the length of its pair's shorter completion counts ``ld_alpha``.
 
     Args:
-        log_probs: [N], tokens of one answer next to each other.
-        answers: [N] number of the answer that a token belongs to, rising; answers 2k and 2k + 1 are pair k.
-        count: S, answers in all, even where ``ld_alpha`` is given.
+        log_probs: [N], tokens of one completion next to each other.
+        numbers: [N] number of the completion that a token belongs to, rising; completions 2k and 2k + 1 are pair k.
+        count: S, completions in all, even where ``ld_alpha`` is given.
         ld_alpha: Weight of the further tokens, None = 1.
 
     Returns:
-        Sums [S] and numbers of tokens [S]; an answer without tokens has 0 and 0.
+        Sums [S] and numbers of tokens [S]; a completion without tokens has 0 and 0.
     """
-    tokens = torch.zeros(count, dtype=torch.long, device=answers.device).index_add(0, answers, torch.ones_like(answers))
+    tokens = torch.zeros(count, dtype=torch.long, device=numbers.device).index_add(0, numbers, torch.ones_like(numbers))
     if ld_alpha is not None:
         shorter = tokens.view(-1, 2).amin(-1).repeat_interleave(2)
-        place = torch.arange(len(answers), device=answers.device) - (tokens.cumsum(0) - tokens)[answers]
-        log_probs = torch.where(place < shorter[answers], log_probs, ld_alpha * log_probs)
-    return log_probs.new_zeros(count).index_add(0, answers, log_probs), tokens
+        place = torch.arange(len(numbers), device=numbers.device) - (tokens.cumsum(0) - tokens)[numbers]
+        log_probs = torch.where(place < shorter[numbers], log_probs, ld_alpha * log_probs)
+    return log_probs.new_zeros(count).index_add(0, numbers, log_probs), tokens
 
 
 def _smoothed(logits: Tensor, smoothing: float) -> Tensor:

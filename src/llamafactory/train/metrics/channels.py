@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..token_scores import TokenScores
-from .means import answer_numbers
+from .means import sequence_numbers
 
 
 class ChannelMeter:
@@ -33,7 +33,7 @@ class ChannelMeter:
             channels: [S] the set of each sequence.
             inputs: The batch.
         """
-        mine = channels[answer_numbers(scores.positions, inputs)]
+        mine = channels[sequence_numbers(scores.positions, inputs)]
         sums = scores.log_probs.new_zeros(2, len(self.names), dtype=torch.float64)
         sums[0].index_add_(0, mine, -(scores.weights * scores.log_probs).double())
         sums[1].index_add_(0, mine, (scores.weights != 0).double())

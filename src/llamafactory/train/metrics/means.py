@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the stages with several answers share: which token belongs to which answer, and the means that are logged."""
+"""Which token of a batch belongs to which sequence, and the means over items that are logged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def count_sequences(batch: dict[str, Any]) -> int:
     return len(batch["cu_seqlens"]) - 1 if "cu_seqlens" in batch else len(batch["labels"])
 
 
-def answer_numbers(positions: Tensor, batch: dict[str, Any]) -> Tensor:
+def sequence_numbers(positions: Tensor, batch: dict[str, Any]) -> Tensor:
     """Return [N] the sequence of each token, given ``positions`` [N] in the flattened labels."""
     if "cu_seqlens" in batch:
         return torch.bucketize(positions, batch["cu_seqlens"][1:], right=True)

@@ -37,7 +37,7 @@ class PPOTrainer(RolloutTrainer):
         self.moments = RunningMoments()
         super().__init__(**everything)
 
-    def teach(self, model: nn.Module) -> nn.Module:
+    def prepare_model(self, model: nn.Module) -> nn.Module:
         return attach(add_value_head(model))
 
     def needs_reference(self, args: TrainArgs) -> bool:
@@ -84,8 +84,8 @@ class PPOTrainer(RolloutTrainer):
         self.kl.update(float(divergence.mean()), len(rewards))
         return advantage, means
 
-    def item_sums(self, scores: TokenScores, inputs: dict[str, Any]) -> dict[str, Tensor]:
-        sums = super().item_sums(scores, inputs)
+    def loss_sums(self, scores: TokenScores, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        sums = super().loss_sums(scores, inputs)
         lengths, step = inputs["lengths"], StepItems(*inputs["step"])
         assert scores.values is not None
         values, old, returns = (rows_of(line, lengths) for line in (scores.values, inputs["values"], inputs["returns"]))

@@ -22,7 +22,7 @@ _NAMES = {"weight": "v_head.summary.weight", "bias": "v_head.summary.bias"}
 
 
 def add_value_head(model: nn.Module) -> nn.Module:
-    """Give the language model inside ``model`` a ``value_head`` that says 0 everywhere until it has learnt."""
+    """Give the language model inside ``model`` a ``value_head`` that is 0 everywhere until it has learnt."""
     causal_lm = _causal_lm(model)
     hidden = causal_lm.get_output_embeddings().weight
     head = nn.Linear(hidden.shape[1], 1, device=hidden.device, dtype=torch.float32)

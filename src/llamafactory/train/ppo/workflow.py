@@ -19,7 +19,7 @@ stage = Stage(
     "ppo",
     RolloutProcessor(),
     trainer=PPOTrainer,
-    answers=True,
+    generates=True,
     plots=(
         "loss", "value_loss", "reward", "eval_reward", "reward_std", "kl", "entropy", "clip_fraction",
         "response_length", "finished",
@@ -29,4 +29,4 @@ stage = Stage(
 
 def run_ppo(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None:
     """Run PPO; see :func:`llamafactory.train.workflow.run`."""
-    run(args, callbacks)
+    run(stage.checked(args), callbacks)

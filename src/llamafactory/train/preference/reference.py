@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...model import make_reference, without_adapter
-from ..losses.preference import answer_sums
-from ..metrics.means import answer_numbers, count_sequences
+from ...model import eval_mode, make_reference, without_adapter
+from ..losses.preference import completion_sums
+from ..metrics.means import count_sequences, sequence_numbers
 from ..token_scores import TokenScores, attach, trained_positions
 from ..trainer import Trainer
 from . import reference_cache
@@ -33,7 +33,7 @@ class ReferenceTrainer(Trainer):
         everything: As for :class:`Trainer`.
 
     Attributes:
-        ld_alpha: Weight of tokens beyond the shorter answer of a pair; None = 1.
+        ld_alpha: Weight of tokens beyond the shorter completion of a pair; None = 1.
     """
 
     ld_alpha: float | None = None
@@ -42,7 +42,9 @@ class ReferenceTrainer(Trainer):
     def __init__(self, *, model: nn.Module, needs_reference: bool = True, **everything: Any) -> None:
         self.needs_reference = needs_reference
         self.reference: nn.Module | None = None
-        if needs_reference:  # before the policy is taught anything, for a copy would answer with the policy's weights
+        if (
+            needs_reference
+        ):  # before the policy is changed, for a copy of its new forward would use the policy's weights
             self.reference = make_reference(model, everything["tokenizer"], everything["run_args"])
             if self.reference is not None:
                 attach(self.reference)
@@ -53,7 +55,7 @@ class ReferenceTrainer(Trainer):
             self._cache()
             self.reference_seconds = time.perf_counter() - start
 
-    def scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> TokenScores:
+    def token_scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> TokenScores:
         return model(**self.sequences(inputs), score=True, entropy=True)
 
     @staticmethod
@@ -67,13 +69,13 @@ class ReferenceTrainer(Trainer):
         return {name: value for name, value in inputs.items() if name not in self._EXTRA}
 
     def sums(self, scores: TokenScores, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return log-probability [S] and length [S] of each answer of a batch."""
-        numbers = answer_numbers(scores.positions, inputs)
-        return answer_sums(scores.log_probs, numbers, count_sequences(inputs), self.ld_alpha)
+        """Return log-probability [S] and length [S] of each completion of a batch."""
+        numbers = sequence_numbers(scores.positions, inputs)
+        return completion_sums(scores.log_probs, numbers, count_sequences(inputs), self.ld_alpha)
 
     @torch.no_grad()
     def reference_sums(self, inputs: dict[str, Any]) -> Tensor:
-        """Return the reference's log-probability [S] of each answer of a batch."""
+        """Return the reference's log-probability [S] of each completion of a batch."""
         if "reference" in inputs:
             return inputs["reference"]
         batch = self.sequences(inputs)
@@ -90,9 +92,9 @@ class ReferenceTrainer(Trainer):
         return {**super().run_metrics(), "reference_runtime": round(self.reference_seconds, 4)}
 
     def _shall_cache(self) -> bool:
-        asked: bool | None = self.run_args.rlhf.cache_ref_log_probs
-        if asked is not None:
-            return asked
+        wanted: bool | None = self.run_args.rlhf.cache_ref_log_probs
+        if wanted is not None:
+            return wanted
         if self.run_args.data.streaming:
             return False
         if self.train_dataset is None or self.args.max_steps <= 0:
@@ -123,12 +125,7 @@ class ReferenceTrainer(Trainer):
 
     @torch.no_grad()
     def policy_sums(self, inputs: dict[str, Any]) -> Tensor:
-        """Return the policy's own log-probability [S] of each answer of a batch, without dropout."""
-        policy = self.accelerator.unwrap_model(self.model)
-        was_training = policy.training
-        policy.eval()
-        try:
-            batch = self.sequences(inputs)
+        """Return the policy's own log-probability [S] of each completion of a batch, without dropout."""
+        batch = self.sequences(inputs)
+        with eval_mode(self.accelerator.unwrap_model(self.model)) as policy:
             return self.sums(policy(**batch, score=True), batch)[0]
-        finally:
-            policy.train(was_training)

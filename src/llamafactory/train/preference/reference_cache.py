@@ -35,7 +35,7 @@ def weights_hash(model: Any) -> str:
 def with_reference(
     rows: Dataset, batches: Iterable[dict[str, Any]], score: Callable[[dict[str, Any]], Tensor], key: str, quiet: bool
 ) -> Dataset:
-    """Return the rows with the column ``reference``: the log-probabilities of their two answers.
+    """Return the rows with the column ``reference``: the log-probabilities of their two completions.
 
     Args:
         rows: Features with two sequences each.

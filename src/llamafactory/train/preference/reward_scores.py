@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One score a sequence from a reward model: what plain transformers' sequence classification gives, without padding.
 
-``attach_rewards(model)`` teaches a ``…ForSequenceClassification`` model ``model(**batch, reward=True)``, through any
-wrapper (DDP, PEFT, autocast).
+``attach_rewards(model)`` gives a ``…ForSequenceClassification`` model the call ``model(**batch, reward=True)``, through
+any wrapper (DDP, PEFT, autocast).
 """
 
 from __future__ import annotations

@@ -31,4 +31,4 @@ stage = Stage("pt", PretrainProcessor(), chat=False, finish=with_perplexity)
 
 def run_pt(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None:
     """Run pre-training; see :func:`llamafactory.train.workflow.run`."""
-    run(args, callbacks)
+    run(stage.checked(args), callbacks)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of answers: what the model is asked of them, and their tokens as a line or as rows."""
+"""Batches of completions: what of them goes through the model, and their tokens as a line or as rows."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids", "cu_seqlens", "m
 
 
 def make_batch(rollouts: Sequence[Rollout], collator: Any, slots: Sequence[int], rows: Sequence[int]) -> Batch:
-    """Collate S answers.
+    """Collate S completions.
 
     Returns:
         What ``collator`` makes, and ``positions`` [N] of the tokens the model wrote, ``lengths`` (how many of them each
-        answer has), ``finished``, ``slots``, ``rows`` (of the dataset), ``kept`` [S] (1 = counts in the loss).
+        completion has), ``finished``, ``slots``, ``rows`` (of the dataset), ``kept`` [S] (1 = counts in the loss).
     """
     batch: Batch = collator([_features(rollout) for rollout in rollouts])
     batch["positions"] = trained_positions(batch["labels"])
@@ -35,9 +35,9 @@ def make_batch(rollouts: Sequence[Rollout], collator: Any, slots: Sequence[int],
 
 
 def _features(rollout: Rollout) -> dict[str, Any]:
-    answer = [token if own else IGNORED for token, own in zip(rollout.ids, rollout.written, strict=True)]
+    labels = [token if own else IGNORED for token, own in zip(rollout.ids, rollout.written, strict=True)]
     ids = rollout.prompt + rollout.ids
-    return {"input_ids": ids, "labels": [IGNORED] * len(rollout.prompt) + answer, "seq_lens": [len(ids)]}
+    return {"input_ids": ids, "labels": [IGNORED] * len(rollout.prompt) + labels, "seq_lens": [len(ids)]}
 
 
 def model_inputs(batch: Batch) -> Batch:
@@ -46,7 +46,7 @@ def model_inputs(batch: Batch) -> Batch:
 
 
 def rows_of(line: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Return [S, T]: the tokens [N] of S answers, one answer a row, 0 behind its end."""
+    """Return [S, T]: the tokens [N] of S completions, one a row, 0 behind its end."""
     return pad_sequence(list(line.split(list(lengths))), batch_first=True)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``rollouts.jsonl``: every answer with its rewards; and a small table of the newest ones for the terminal."""
+"""``rollouts.jsonl``: every completion with its rewards; and a small table of the newest ones for the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_CHARACTERS = 160
 
 
 class RolloutLog:
-    """The answers of one run; used on the first rank only.
+    """The completions of one run; used on the first rank only.
 
     Args:
         folder: ``output_dir``.
@@ -41,7 +41,7 @@ class RolloutLog:
                 file.write(json.dumps({"step": step, **record}, ensure_ascii=False) + "\n")
 
     def show(self, step: int) -> None:
-        """Print some answers that were not shown yet to stderr: the best, the worst and some between."""
+        """Print some completions that were not shown yet to stderr: the best, the worst and some between."""
         if not self.newest:
             return
         newest, self.newest = self.newest, []

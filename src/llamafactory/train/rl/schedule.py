@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which prompts are answered at which step: a pure function of the step, the same on all ranks and after a resume."""
+"""Which prompts are completed at which step: a pure function of the step, the same on all ranks and after a resume."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Place:
 
 
 class RolloutSchedule(MicroBatches):
-    """Prompts times answers, cut into optimizer steps; an epoch ends with its last whole step.
+    """Prompts times completions, cut into optimizer steps; an epoch ends with its last whole step.
 
-    A slot is one answer that is to be written: the answers to one prompt stand side by side.
+    A slot is one completion that is to be written: the completions of one prompt stand side by side.
 
     Args:
         prompts: Rows in the dataset.
-        answers: To each prompt.
-        batch: Answers per rank and micro-batch.
+        completions: Of each prompt.
+        batch: Completions per rank and micro-batch.
         accumulation: Micro-batches of an optimizer step.
         buffer: Optimizer steps that one rollout fills.
         passes: Over each rollout.
@@ -49,7 +49,7 @@ class RolloutSchedule(MicroBatches):
     def __init__(
         self,
         prompts: int,
-        answers: int,
+        completions: int,
         batch: int,
         accumulation: int,
         buffer: int,
@@ -59,9 +59,9 @@ class RolloutSchedule(MicroBatches):
         seed: int | None = None,
     ) -> None:
         super().__init__(prompts, batch, rank, ranks, seed)
-        self.answers, self.accumulation, self.buffer, self.passes = answers, accumulation, buffer, passes
+        self.completions, self.accumulation, self.buffer, self.passes = completions, accumulation, buffer, passes
         self.step_slots = batch * accumulation * ranks
-        self.epoch_steps = prompts * answers // self.step_slots * passes
+        self.epoch_steps = prompts * completions // self.step_slots * passes
 
     def place(self, step: int) -> Place:
         """Return where ``step``, from 0 over the whole run, stands."""
@@ -72,7 +72,7 @@ class RolloutSchedule(MicroBatches):
         return Place(start + first, size, inside - first)
 
     def rollout(self, place: Place) -> list[list[list[int]]]:
-        """Return this rank's slots of a rollout: [step][micro-batch][answer], numbered from 0 in the rollout."""
+        """Return this rank's slots of a rollout: [step][micro-batch][completion], numbered from 0 in the rollout."""
         whole, mine = self.batch * self.ranks, range(self.rank * self.batch, (self.rank + 1) * self.batch)
         return [
             [[step * self.step_slots + micro * whole + slot for slot in mine] for micro in range(self.accumulation)]
@@ -80,11 +80,11 @@ class RolloutSchedule(MicroBatches):
         ]
 
     def rows(self, place: Place) -> list[tuple[int, int]]:
-        """Return, for each slot of a rollout, its prompt's row and its number among the answers to that prompt."""
+        """Return, for each slot of a rollout, its prompt's row and its number among the completions of that prompt."""
         self.set_epoch(place.first // self.epoch_steps)
         before = place.first % self.epoch_steps // self.passes * self.step_slots
         order, slots = self._order(), range(before, before + place.size * self.step_slots)
-        return [(order[slot // self.answers], slot % self.answers) for slot in slots]
+        return [(order[slot // self.completions], slot % self.completions) for slot in slots]
 
     def __len__(self) -> int:
         return self.epoch_steps * self.accumulation

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop of both RL stages: answer prompts, reward the answers, credit their tokens, update; then answer again.
+"""The loop of both RL stages: complete prompts, reward the completions, credit their tokens, update; and again.
 
-A stage says how rewards become advantages (:meth:`RolloutTrainer.credit`) and which loss it has; nothing else.
+A stage decides how rewards become advantages (:meth:`RolloutTrainer.credit`) and which loss it has; nothing else.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from ...data.messages import Message
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...hparams import TrainArgs
-from ...model import make_reference, without_adapter
+from ...model import eval_mode, make_reference, without_adapter
 from ...plugins import resolve
+from ..batching.loaders import batches_of, order_seed, real_tokens
+from ..evaluation.evaluate import speed
 from ..losses.policy import PolicySettings, StepItems, kl_estimate, loss_weights, policy_token_losses
 from ..token_scores import TokenScores, attach
 from ..trainer import Trainer
 from .completions import Batch, make_batch, mask_of, model_inputs, rows_of
 from .log import RolloutLog
 from .ranks import gather_records, sum_over_ranks
-from .rewards.reward_set import Completion, load_rewards
+from .records import Record, columns_of, completion_of, known, records_of
+from .rewards.reward_set import load_rewards
 from .rollouts.rollout import Engine, Rollout, roll_out, sampling_of, seed_of
 from .rollouts.tools import load_tools
 from .schedule import Place, RolloutSchedule
@@ -37,7 +40,7 @@ logger = get_logger(__name__)
 
 
 class RolloutTrainer(Trainer):
-    """Trains on the model's own answers.
+    """Trains on the model's own completions.
 
     Attributes:
         loss_name: A key of ``POLICY_LOSSES``.
@@ -52,7 +55,7 @@ class RolloutTrainer(Trainer):
         args: TrainArgs = everything["run_args"]
         self.reference: nn.Module | None = None
         self.compares = self.needs_reference(args)
-        if self.compares:  # before the policy is taught anything, for a copy would answer with the policy's weights
+        if self.compares:  # before the policy is changed, for a copy of its new forward would use the policy's weights
             self.reference = make_reference(model, everything["tokenizer"], args)
             if self.reference is not None:
                 attach(self.reference)
@@ -68,7 +71,7 @@ class RolloutTrainer(Trainer):
         if self.train_dataset is not None:
             self.schedule = self._schedule()
 
-    # What a stage says
+    # What a stage decides
 
     @abstractmethod
     def needs_reference(self, args: TrainArgs) -> bool:
@@ -76,7 +79,7 @@ class RolloutTrainer(Trainer):
 
     @abstractmethod
     def repeats(self) -> tuple[int, int, int]:
-        """Return answers to each prompt, optimizer steps in a rollout, passes over it."""
+        """Return completions of each prompt, optimizer steps in a rollout, passes over it."""
 
     @abstractmethod
     def credit(self, batches: list[Batch], rewards: Tensor) -> tuple[Tensor, dict[str, Sequence[float]]]:
@@ -105,33 +108,33 @@ class RolloutTrainer(Trainer):
     # Batches
 
     def _schedule(self) -> RolloutSchedule:
-        answers, buffer, passes = self.repeats()
+        completions, buffer, passes = self.repeats()
         args = self.args
         step = self._train_batch_size * args.gradient_accumulation_steps * args.world_size
-        if step % answers:
+        if step % completions:
             raise ConfigError(
-                f"num_generations: {answers} does not divide the {step} answers of an optimizer step "
+                f"num_generations: {completions} does not divide the {step} answers of an optimizer step "
                 "(per_device_train_batch_size x gradient_accumulation_steps x processes)"
             )
-        if len(self.train_dataset) * answers < step:
+        if len(self.train_dataset) * completions < step:
             raise ConfigError(
-                f"dataset: {len(self.train_dataset)} prompts, an optimizer step needs {-(-step // answers)}; "
+                f"dataset: {len(self.train_dataset)} prompts, an optimizer step needs {-(-step // completions)}; "
                 "lower per_device_train_batch_size or gradient_accumulation_steps"
             )
         return RolloutSchedule(
             len(self.train_dataset),
-            answers,
+            completions,
             self._train_batch_size,
             args.gradient_accumulation_steps,
             buffer,
             passes,
             args.process_index,
             args.world_size,
-            self._order_seed(),
+            order_seed(args, self.run_args),
         )
 
     def get_train_dataloader(self) -> Any:
-        return self._batches(self.train_dataset, self.schedule)
+        return batches_of(self.train_dataset, self.schedule, self.collator, self.args)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
@@ -144,18 +147,8 @@ class RolloutTrainer(Trainer):
                     logger.warning_rank0("the checkpoint holds no rollout of this rank; answering its prompts again")
                 self.buffer = self._make(place)
         batches = self.buffer[place.batch]
-        counts = sum_over_ranks(
-            torch.tensor(
-                [
-                    sum(float(batch["kept"].sum()) for batch in batches),
-                    sum(float((batch["kept"] * torch.tensor(batch["lengths"])).sum()) for batch in batches),
-                    sum(batch["positions"].numel() for batch in batches),
-                    sum(_real_tokens(batch) for batch in batches),
-                ],
-                dtype=torch.float64,
-                device=device,
-            )
-        )
+        counts = torch.tensor(_step_counts(batches), dtype=torch.float64, device=device)
+        counts = sum_over_ranks(counts)
         self.tokens.add(counts[2:])
         completions, tokens = counts[:2].clamp(min=1).float()
         step = {"step": (completions, tokens)}
@@ -163,10 +156,10 @@ class RolloutTrainer(Trainer):
 
     # Loss
 
-    def scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> TokenScores:
+    def token_scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> TokenScores:
         return model(**model_inputs(inputs), score=True, entropy=True, temperature=self.sampling.temperature)
 
-    def item_sums(self, scores: TokenScores, inputs: dict[str, Any]) -> dict[str, Tensor]:
+    def loss_sums(self, scores: TokenScores, inputs: dict[str, Any]) -> dict[str, Tensor]:
         lengths, step = inputs["lengths"], StepItems(*inputs["step"])
         log_probs = rows_of(scores.log_probs, lengths)
         mask = mask_of(lengths, log_probs.device) * inputs["kept"].unsqueeze(1)
@@ -196,19 +189,19 @@ class RolloutTrainer(Trainer):
     # Rollouts
 
     def _make(self, place: Place) -> list[list[Batch]]:
-        """Answer the prompts of a rollout, reward the answers and credit their tokens."""
+        """Complete the prompts of a rollout, reward the completions and credit their tokens."""
         start = time.perf_counter()
         rows, parts = self.schedule.rows(place), self.schedule.rollout(place)
         slots = [slot for step in parts for micro in step for slot in micro]
-        seed = self._order_seed() or self.args.seed
+        seed = order_seed(self.args, self.run_args) or self.args.seed
         seeds = [seed_of(seed, place.first, *rows[slot]) for slot in slots]
-        found = self._answer(self.train_dataset, [rows[slot][0] for slot in slots], seeds, greedy=False)
-        records = self._judge(found, slots)
+        rollouts = self._roll_out(self.train_dataset, [rows[slot][0] for slot in slots], seeds, greedy=False)
+        records = self._reward(rollouts, slots)
         rewards = torch.tensor([record["reward"] for record in records], dtype=torch.float64)
-        answered = dict(zip(slots, (rollout for rollout, _ in found), strict=True))
+        at = dict(zip(slots, rollouts, strict=True))
         batches = [
             [
-                make_batch([answered[slot] for slot in micro], self.collator, micro, [rows[slot][0] for slot in micro])
+                make_batch([at[slot] for slot in micro], self.collator, micro, [rows[slot][0] for slot in micro])
                 for micro in step
             ]
             for step in parts
@@ -218,62 +211,36 @@ class RolloutTrainer(Trainer):
         advantages, means = self.credit(flat, rewards)
         for record, advantage in zip(records, advantages.tolist(), strict=True):
             record["advantage"] = advantage
-        self._add_means({**self._summary(records), **means, "rollout_seconds": [time.perf_counter() - start]})
+        columns = columns_of(records, self.rewards.names)
+        self._add_means({**columns, **means, "rollout_seconds": [time.perf_counter() - start]})
         if self.is_world_process_zero():
             self.rollout_log.write(place.first + 1, records)
         return batches
 
-    def _answer(
-        self, dataset: Any, rows: Sequence[int], seeds: Sequence[int], greedy: bool
-    ) -> list[tuple[Rollout, dict[str, Any]]]:
-        """Answer prompts; returns each rollout with the dataset row's own values."""
-        found = []
-        for row, seed in zip(rows, seeds, strict=True):
-            features = dataset[row]
-            given = json.loads(features["rollout"])
-            messages = [Message.from_openai(message) for message in given["messages"]]
-            tools, ids = given["tools"], features["input_ids"]
-            if self.toolbox is not None:
-                tools = self.toolbox.descriptions
-                ids = self.template.encode_prompt(messages, tools)
-            found.append((Rollout(messages, ids, seed, tools), given))
+    def _roll_out(self, dataset: Any, rows: Sequence[int], seeds: Sequence[int], greedy: bool) -> list[Rollout]:
+        """Complete the prompts of rows."""
+        rollouts = [self._prompt(dataset[row], seed) for row, seed in zip(rows, seeds, strict=True)]
         self.engine.sync()
         call, rounds = (self.toolbox.call, self.run_args.rlhf.max_tool_rounds) if self.toolbox else (None, 0)
         with self.accelerator.autocast():
-            roll_out(
-                self.engine, [rollout for rollout, _ in found], self.template, self.sampling.limit, greedy, call, rounds
-            )
-        return found
+            roll_out(self.engine, rollouts, self.template, self.sampling.limit, greedy, call, rounds)
+        return rollouts
 
-    def _judge(self, found: list[tuple[Rollout, dict[str, Any]]], slots: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the records of all ranks' answers, rewarded, in the order of slots; all ranks call this together."""
-        completions = [
-            Completion(
-                prompt=tuple(rollout.messages),
-                message=rollout.turns[-1],
-                text=rollout.text,
-                ids=rollout.ids,
-                finished=rollout.finished,
-                columns={**given["columns"], "reference": given["reference"]},
-                turns=tuple(rollout.turns),
-                tools=tuple(rollout.tools),
-            )
-            for rollout, given in found
-        ]
-        scores = self.rewards(completions)
-        decode = self.processing_class.decode
-        mine = [
-            {
-                "slot": slot,
-                "prompt": decode(rollout.prompt, skip_special_tokens=True),
-                "completion": decode(rollout.ids, skip_special_tokens=len(rollout.turns) == 1),
-                "rewards": {name: float(values[number]) for name, values in scores.parts.items()},
-                "reward": float(scores.total[number]),
-                "length": sum(rollout.written),
-                "finished": rollout.finished,
-            }
-            for number, (slot, (rollout, _)) in enumerate(zip(slots, found, strict=True))
-        ]
+    def _prompt(self, features: dict[str, Any], seed: int) -> Rollout:
+        """Return the prompt of a row, nothing behind it yet."""
+        given = json.loads(features["rollout"])
+        messages = [Message.from_openai(message) for message in given["messages"]]
+        tools, ids = given["tools"], features["input_ids"]
+        if self.toolbox is not None:
+            tools = self.toolbox.descriptions
+            ids = self.template.encode_prompt(messages, tools)
+        columns = {**given["columns"], "reference": given["reference"]}
+        return Rollout(messages, ids, seed, tools, columns=columns)
+
+    def _reward(self, rollouts: list[Rollout], slots: Sequence[int]) -> list[Record]:
+        """Return the records of all ranks' rollouts in the order of slots; all ranks call this together."""
+        scores = self.rewards([completion_of(rollout) for rollout in rollouts])
+        mine = records_of(rollouts, slots, scores, self.processing_class.decode)
         records = sorted(gather_records(mine, self.args.device), key=lambda record: record["slot"])
         for record in records:
             del record["slot"]
@@ -282,44 +249,29 @@ class RolloutTrainer(Trainer):
     @torch.no_grad()
     def _look_back(self, batches: list[Batch]) -> None:
         """Put ``old``, ``ref`` and ``values`` [N], where the stage needs them, into the batches."""
-        policy: Any = self.accelerator.unwrap_model(self.model)
-        was_training = policy.training
-        policy.eval()
-        for batch in batches:
-            inputs = self._prepare_inputs(model_inputs(batch))
-            options = {"score": True, "temperature": self.sampling.temperature}
-            with self.accelerator.autocast():
-                if self.looks_back:
-                    scores = policy(**inputs, **options)
-                    batch["old"] = scores.log_probs
-                    if scores.values is not None:
-                        batch["values"] = scores.values
-                if self.reference is not None:
-                    batch["ref"] = self.reference(**inputs, **options).log_probs
-                elif self.compares:
-                    with without_adapter(policy) as base:
-                        batch["ref"] = base(**inputs, **options).log_probs
-        policy.train(was_training)
-
-    def _summary(self, records: list[dict[str, Any]]) -> dict[str, Sequence[float]]:
-        parts: dict[str, list[float]] = {name: [] for name in self.rewards.names}
-        for record in records:
-            for name, value in record["rewards"].items():
-                parts[name].append(value)
-        return {
-            "reward": [record["reward"] for record in records],
-            **{f"reward/{name}": values for name, values in parts.items()},
-            "response_length": [record["length"] for record in records],
-            "finished": [float(record["finished"]) for record in records],
-        }
+        options = {"score": True, "temperature": self.sampling.temperature}
+        with eval_mode(self.accelerator.unwrap_model(self.model)) as policy:
+            for batch in batches:
+                inputs = self._prepare_inputs(model_inputs(batch))
+                with self.accelerator.autocast():
+                    if self.looks_back:
+                        scores = policy(**inputs, **options)
+                        batch["old"] = scores.log_probs
+                        if scores.values is not None:
+                            batch["values"] = scores.values
+                    if self.reference is not None:
+                        batch["ref"] = self.reference(**inputs, **options).log_probs
+                    elif self.compares:
+                        with without_adapter(policy) as base:
+                            batch["ref"] = base(**inputs, **options).log_probs
 
     def _add_means(self, values: dict[str, Sequence[float]]) -> None:
         """Log means of values that all ranks know; nan is left out."""
         sums: dict[str, Tensor] = {}
         for name, some in values.items():
-            known = torch.tensor([value for value in some if value == value], dtype=torch.float64)
+            total = torch.tensor(known(some), dtype=torch.float64)
             share = float(self.is_world_process_zero())  # the ranks' sums are added when they are logged
-            sums |= {name: share * known.sum(), f"{name}:items": torch.tensor(share * len(known))}
+            sums |= {name: share * total.sum(), f"{name}:items": torch.tensor(share * len(total))}
         self.means.add({name: value.to(self.args.device) for name, value in sums.items()}, 0)
 
     # Evaluation, logs, checkpoints
@@ -327,34 +279,29 @@ class RolloutTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Reward answers to each evaluation set: ``eval_reward``, ``eval_<name>_reward`` …"""
+        """Reward completions of each evaluation set: ``eval_reward``, ``eval_<name>_reward`` …"""
         sets = self.eval_dataset if eval_dataset is None else eval_dataset
         sets = sets if isinstance(sets, dict) else {"": sets}
         start, metrics = time.perf_counter(), dict[str, float]()
-        everything: list[dict[str, Any]] = []
+        everything: list[Record] = []
         for name, rows in sets.items():
             mine = list(range(self.args.process_index, len(rows), self.args.world_size))
             seeds = [seed_of(self.args.seed, "eval", row) for row in mine]
-            found = self._answer(rows, mine, seeds, greedy=self.run_args.rlhf.eval_rollouts == "greedy")
-            records = self._judge(found, mine)
+            greedy = self.run_args.rlhf.eval_rollouts == "greedy"
+            records = self._reward(self._roll_out(rows, mine, seeds, greedy), mine)
             everything += records
             if name:
                 metrics |= self._means_of(records, f"{metric_key_prefix}_{name}")
         metrics |= self._means_of(everything, metric_key_prefix)
-        seconds = time.perf_counter() - start
-        metrics[f"{metric_key_prefix}_runtime"] = round(seconds, 4)
-        metrics[f"{metric_key_prefix}_samples_per_second"] = round(len(everything) / max(seconds, 1e-9), 3)
+        metrics |= speed(len(everything), start, metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _means_of(self, records: list[dict[str, Any]], prefix: str) -> dict[str, float]:
-        means = {}
-        for name, values in self._summary(records).items():
-            known = [value for value in values if value == value]
-            if known:
-                means[f"{prefix}_{name}"] = sum(known) / len(known)
-        return means
+    def _means_of(self, records: list[Record], prefix: str) -> dict[str, float]:
+        columns = columns_of(records, self.rewards.names)
+        values = {f"{prefix}_{name}": known(column) for name, column in columns.items()}
+        return {name: sum(some) / len(some) for name, some in values.items() if some}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
@@ -375,6 +322,11 @@ class RolloutTrainer(Trainer):
             self.restore_stage(state)
 
 
-def _real_tokens(batch: Batch) -> int:
-    mask = batch.get("attention_mask")
-    return int(batch["input_ids"].numel() if mask is None else mask.sum())
+def _step_counts(batches: list[Batch]) -> tuple[float, float, int, int]:
+    """Return completions and tokens that count in the loss of a step, its trained tokens, its tokens but padding."""
+    return (
+        sum(float(batch["kept"].sum()) for batch in batches),
+        sum(float((batch["kept"] * torch.tensor(batch["lengths"])).sum()) for batch in batches),
+        sum(batch["positions"].numel() for batch in batches),
+        sum(map(real_tokens, batches)),
+    )

@@ -14,20 +14,20 @@ from ..trainer import Trainer
 
 
 class RewardTrainer(Trainer):
-    """Bradley-Terry on the scores of both answers, with the rows' margins: a mean over pairs."""
+    """Bradley-Terry on the scores of both completions, with the rows' margins: a mean over pairs."""
 
-    def teach(self, model: nn.Module) -> nn.Module:
+    def prepare_model(self, model: nn.Module) -> nn.Module:
         return attach_rewards(model)
 
-    def scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> Tensor:
+    def token_scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> Tensor:
         """Return scores [2 P]."""
         return model(**inputs, reward=True)
 
-    def count_items(self, batch: dict[str, Any]) -> int:
+    def num_items(self, batch: dict[str, Any]) -> int:
         """Return the number of pairs; a filler has none."""
         return count_sequences(batch) // 2 if batch["positions"].numel() else 0
 
-    def item_sums(self, scores: Tensor, inputs: dict[str, Any]) -> dict[str, Tensor]:
+    def loss_sums(self, scores: Tensor, inputs: dict[str, Any]) -> dict[str, Tensor]:
         chosen, rejected = scores[::2], scores[1::2]
         values = {
             "loss": bradley_terry(chosen, rejected, inputs["margin"], self.run_args.rlhf.center_rewards_coefficient),

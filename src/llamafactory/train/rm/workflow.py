@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reward modelling: a score for each answer, learnt from pairs."""
+"""Reward modelling: a score for each completion, learnt from pairs."""
 
 from __future__ import annotations
 
@@ -31,4 +31,4 @@ stage = Stage(
 
 def run_rm(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None:
     """Run reward modelling; see :func:`llamafactory.train.workflow.run`."""
-    run(args, callbacks)
+    run(stage.checked(args), callbacks)

@@ -36,7 +36,7 @@ def accuracy(
 
 
 def length(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    """Minus the number of tokens, in thousands: of two answers that are alike else, the shorter one wins."""
+    """Minus the number of tokens, in thousands: of two completions that are alike else, the shorter one wins."""
     return [-len(ids) / 1000 for ids in completion_ids]
 
 
@@ -50,7 +50,7 @@ def math_verify(
 
     Args:
         completion_messages: The last number or formula of the last message counts; ``\\boxed{}`` goes first.
-        references: The row's own answer.
+        references: Text of the row's own last turn.
         solution: A column of that name goes before it.
     """
     package = require("math_verify", "reward_funcs: math_verify", "math-verify")

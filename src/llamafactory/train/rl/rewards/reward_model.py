@@ -25,13 +25,13 @@ from ....model import load_model, load_tokenizer
 from ....model.paths import resolve_adapter_path
 from ....model.value_head import read_value_head
 from ....plugins import resolve
+from .completion import Completion, RewardFunction
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ....data.template.base import Template
     from ....hparams import TrainArgs
-    from .reward_set import Completion, RewardFunction
 
 ADAPTER = "reward"
 _API_SECONDS = 120.0
@@ -224,7 +224,7 @@ def _hidden(model: Any, ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
 
 
 class ServiceReward:
-    """A web service: ``POST {"model", "messages": [texts]}`` answers ``{"scores": [numbers]}``."""
+    """A web service: ``POST {"model", "messages": [texts]}`` gives ``{"scores": [numbers]}``."""
 
     def __init__(self, url: str, template: Template, seconds: float = _API_SECONDS) -> None:
         if not url.startswith(("http://", "https://")):
@@ -237,22 +237,22 @@ class ServiceReward:
         for completion in completions:
             sample = _conversation(completion)
             texts.append(self._template.render(sample.messages, sample.tools))
-        answer = self._ask({"model": "model", "messages": texts})
-        scores = answer.get("scores") if isinstance(answer, dict) else None
+        reply = self._post({"model": "model", "messages": texts})
+        scores = reply.get("scores") if isinstance(reply, dict) else None
         if not isinstance(scores, list) or len(scores) != len(texts):
-            raise self._error(f"expected {len(texts)} scores, got {json.dumps(answer)[:200]}")
+            raise self._error(f"expected {len(texts)} scores, got {json.dumps(reply)[:200]}")
         for number, score in enumerate(scores):
             if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
                 raise self._error(f"score {number} is not a number: {score!r}")
         return torch.tensor(scores, dtype=torch.float64)
 
-    def _ask(self, question: dict[str, Any]) -> Any:
+    def _post(self, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(
-            self._url, json.dumps(question).encode("utf-8"), {"Content-Type": "application/json"}
+            self._url, json.dumps(body).encode("utf-8"), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=self._seconds) as answer:
-                return json.loads(answer.read())
+            with urllib.request.urlopen(request, timeout=self._seconds) as reply:
+                return json.loads(reply.read())
         except urllib.error.HTTPError as error:
             detail = " ".join(error.read().decode("utf-8", "replace").split())[:200]
             raise self._error(f"status {error.code}: {detail or error.reason}") from error

@@ -4,9 +4,9 @@
     rewards = load_rewards(args, tokenizer, template, policy)   # policy: the model in training (for type lora)
     scores = rewards(completions)                               # scores.total [N], scores.parts {name: [N]}
 
-A function gets lists with one entry a completion, by name, of which it takes what its signature asks for:
+A function gets lists with one entry a completion, by name, of which it takes those in its signature:
 ``completions`` (texts), ``completion_messages`` (message dicts of all that was said), ``completion_ids`` (tokens),
-``finished`` (ended by itself), ``prompts`` (message dicts), ``references`` (text of the row's own answer), and every
+``finished`` (ended by itself), ``prompts`` (message dicts), ``references`` (text of the row's own last turn), and every
 column of the data set. It returns a list of numbers; ``None`` = no opinion.
 """
 
@@ -16,17 +16,17 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ....data.messages import Message
 from ....extras.errors import ConfigError
 from ....hparams import split_list
 from ....plugins import resolve
 from ..user_file import describe, load_function
+from .completion import Completion, RewardFunction
+from .reward_model import load_reward_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,44 +38,11 @@ if TYPE_CHECKING:
 REWARD_MODEL = "reward_model"
 
 
-@dataclass(frozen=True)
-class Completion:
-    """One answer of the policy, with what rewards may look at.
-
-    Attributes:
-        prompt: The conversation it answers.
-        message: The answer, parsed: thought, text, tool calls.
-        text: The answer as decoded, without special tokens.
-        ids: Its tokens.
-        finished: It ended by a stop token, not by the limit of length.
-        columns: The row's further columns; ``reference`` is the text of the row's last answer.
-        turns: All messages of a rollout with tools, their answers included; empty = ``message`` alone.
-        tools: OpenAI tool objects that stood in the prompt.
-    """
-
-    prompt: tuple[Message, ...]
-    message: Message
-    text: str
-    ids: list[int]
-    finished: bool = True
-    columns: dict[str, Any] = field(default_factory=dict)
-    turns: tuple[Message, ...] = ()
-    tools: tuple[dict[str, Any], ...] = ()
-
-    @property
-    def said(self) -> tuple[Message, ...]:
-        """All that was said after the prompt."""
-        return self.turns or (self.message,)
-
-
 class Scores(NamedTuple):
     """Attributes: ``total`` [N] float64, nan where no reward has an opinion; ``parts`` name -> [N], nan likewise."""
 
     total: Tensor
     parts: dict[str, Tensor]
-
-
-RewardFunction = Callable[[Sequence[Completion]], Tensor]
 
 
 class RewardSet:
@@ -127,8 +94,6 @@ def load_rewards(
         functions[own] = load_reward_function(spec)
     weights = read_weights(args.rlhf.reward_weights, [*functions, *([REWARD_MODEL] if args.rlhf.reward_model else [])])
     if args.rlhf.reward_model:
-        from .reward_model import load_reward_model
-
         functions[REWARD_MODEL] = load_reward_model(args, tokenizer, template, policy)
     return RewardSet(functions, weights)
 
@@ -156,7 +121,7 @@ def read_weights(written: str | None, names: Sequence[str]) -> list[float]:
 
 
 class _UserReward:
-    """A function of the signature users write, called with what it asks for, and its answer checked."""
+    """A function of the signature users write, called with what it takes, and what it returns checked."""
 
     def __init__(self, spec: str, function: Callable[..., Any]) -> None:
         self.spec, self.function = spec, function

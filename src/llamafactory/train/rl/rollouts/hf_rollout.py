@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rollouts by ``model.generate``: left-padded batches of like length, every answer with random numbers of its own."""
+"""Rollouts by ``model.generate``: left-padded batches of like length, each completion with its own random numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from ....data.collators import PromptCollator
-from ....model import generation_attention
+from ....model import eval_mode, generation_attention
 from .rollout import Request, Sampling
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class HuggingfaceRollout:
-    """Answers with the very model in training, without dropout."""
+    """Generates with the very model in training, without dropout."""
 
     def __init__(self, model: Any, template: Template, sampling: Sampling, args: TrainArgs) -> None:
         self.model, self.template, self.sampling = model, template, sampling
@@ -38,23 +38,18 @@ class HuggingfaceRollout:
         """The weights are the policy's own."""
 
     @torch.no_grad()
-    def answer(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
-        """Answer in batches of prompts of like length, so that little is padded."""
+    def generate(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
+        """Generate in batches of prompts of like length, so that little is padded."""
         order = sorted(range(len(requests)), key=lambda number: -len(requests[number].ids))
-        answers: list[list[int]] = [[] for _ in requests]
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with generation_attention(self.model):
-                for start in range(0, len(order), self.batch):
-                    some = order[start : start + self.batch]
-                    for number, ids in zip(some, self._answer([requests[n] for n in some], greedy), strict=True):
-                        answers[number] = ids
-        finally:
-            self.model.train(was_training)
-        return answers
+        completions: list[list[int]] = [[] for _ in requests]
+        with eval_mode(self.model), generation_attention(self.model):
+            for start in range(0, len(order), self.batch):
+                some = order[start : start + self.batch]
+                for number, ids in zip(some, self._generate([requests[n] for n in some], greedy), strict=True):
+                    completions[number] = ids
+        return completions
 
-    def _answer(self, requests: list[Request], greedy: bool) -> list[list[int]]:
+    def _generate(self, requests: list[Request], greedy: bool) -> list[list[int]]:
         device = self.model.device
         inputs = self.collate([{"input_ids": request.ids} for request in requests])
         start, stops = inputs["input_ids"].shape[1], self.template.stop_token_ids
@@ -78,7 +73,7 @@ class HuggingfaceRollout:
 class Draw(LogitsProcessor):
     """Draws each row's next token by one uniform number: the first token whose cumulative probability exceeds it.
 
-    The numbers come from the request's seed and the place in the answer alone, so an answer does not depend on the
+    The numbers come from the request's seed and the place in the completion alone, so it does not depend on the
     batch it is in, on the rank, or on what was drawn before.
     """
 

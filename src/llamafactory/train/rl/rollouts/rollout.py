@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rollouts: the model answers prompts, calls tools, reads what they say and goes on, until it has answered.
+"""Rollouts: the model completes prompts, calls tools, reads their results and goes on, until it calls no more.
 
-Ids are kept as they were drawn: what a tool says is rendered by the template behind them, nothing is tokenized twice.
+Ids are kept as they were drawn: a tool's result is rendered by the template behind them, nothing is tokenized twice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Sampling:
         temperature: Above 0.
         top_p: Draw from the likeliest tokens that hold this share of probability.
         top_k: Draw from this many likeliest tokens; 0 = all.
-        limit: Most tokens of an answer, those of tools included.
+        limit: Most tokens behind a prompt, results of tools included.
     """
 
     temperature: float
@@ -48,11 +48,11 @@ def sampling_of(args: TrainArgs) -> Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One answer to be drawn.
+    """One completion to be drawn.
 
     Attributes:
         ids: Everything before it.
-        seed: Of this answer alone, so that it does not depend on what else is in the batch.
+        seed: Of this completion alone, so that it does not depend on what else is in the batch.
         drawn: Tokens that stand behind the prompt already; draws go on from there.
         limit: Most tokens to draw.
     """
@@ -64,15 +64,15 @@ class Request:
 
 
 class Engine(Protocol):
-    """What writes answers, a row of ``plugins.ROLLOUTS``."""
+    """What generates completions, a row of ``plugins.ROLLOUTS``."""
 
     def __init__(self, model: Any, template: Template, sampling: Sampling, args: TrainArgs) -> None: ...
 
     def sync(self) -> None:
         """Take over the present weights of the policy."""
 
-    def answer(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
-        """Return the new ids of each answer; one that ended by itself ends with a stop token."""
+    def generate(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
+        """Return the new ids of each request; a completion that ended by itself ends with a stop token."""
 
 
 @dataclass
@@ -84,11 +84,12 @@ class Rollout:
         prompt: Its ids.
         seed: Of its draws.
         tools: OpenAI tool objects that stand in the prompt.
-        ids: What stands behind the prompt: answers and, between them, what tools said.
+        ids: What stands behind the prompt: what the model wrote and, between that, results of tools.
         written: For each of ``ids`` whether the model wrote it.
         turns: The messages made.
-        text: The last answer, without special tokens.
-        finished: The last answer ended by itself.
+        text: What the model wrote last, without special tokens.
+        finished: It ended by itself.
+        columns: The row's further columns; ``reference`` is the text of the row's last turn of the assistant.
     """
 
     messages: list[Message]
@@ -100,9 +101,10 @@ class Rollout:
     turns: list[Message] = field(default_factory=list)
     text: str = ""
     finished: bool = False
+    columns: dict[str, Any] = field(default_factory=dict)
 
-    def take(self, ids: list[int], template: Template) -> tuple[ToolCall, ...]:
-        """Append an answer; returns the calls in it, none when it was cut off."""
+    def append_completion(self, ids: list[int], template: Template) -> tuple[ToolCall, ...]:
+        """Append what the model wrote; returns the calls in it, none when it was cut off."""
         self.ids += ids
         self.written += [True] * len(ids)
         tokenizer = template.tokenizer
@@ -111,15 +113,15 @@ class Rollout:
         self.turns.append(template.parse(str(tokenizer.decode(ids[:-1] if self.finished else ids))))
         return self.turns[-1].tool_calls if self.finished else ()
 
-    def hear(self, answers: Sequence[Message], template: Template, limit: int) -> bool:
-        """Append what tools answered; returns whether there is room for the model to go on."""
-        conversation = [*self.messages, *self.turns, *answers]
+    def append_results(self, results: Sequence[Message], template: Template, limit: int) -> bool:
+        """Append results of tools; returns whether there is room for the model to go on."""
+        conversation = [*self.messages, *self.turns, *results]
         place = len(self.messages) + len(self.turns) - 1
         glue = template.encode_after(conversation, place, self.tools)
         if len(self.ids) + len(glue) >= limit:
             self.finished = False
             return False
-        self.turns += answers
+        self.turns += results
         self.ids += glue
         self.written += [False] * len(glue)
         return True
@@ -134,11 +136,11 @@ def roll_out(
     call: Callable[[ToolCall], Message] | None = None,
     rounds: int = 0,
 ) -> None:
-    """Answer every prompt, in place.
+    """Complete every prompt, in place.
 
     Args:
         engine: Draws.
-        rollouts: Prompts without answers yet.
+        rollouts: Prompts without completions yet.
         template: Stop tokens, parsing, rendering.
         limit: Most tokens behind a prompt.
         greedy: The likeliest tokens instead of draws.
@@ -148,12 +150,13 @@ def roll_out(
     active = list(rollouts)
     for number in range(rounds + 1 if call else 1):
         requests = [Request(r.prompt + r.ids, r.seed, len(r.ids), limit - len(r.ids)) for r in active]
-        calls = [r.take(ids, template) for r, ids in zip(active, engine.answer(requests, greedy), strict=True)]
+        drawn = engine.generate(requests, greedy)
+        calls = [r.append_completion(ids, template) for r, ids in zip(active, drawn, strict=True)]
         if call is None or number == rounds:
             return
         active = [
-            r for r, asked in zip(active, calls, strict=True)
-            if asked and r.hear([call(one) for one in asked], template, limit)
+            r for r, some in zip(active, calls, strict=True)
+            if some and r.append_results([call(one) for one in some], template, limit)
         ]  # fmt: skip
         if not active:
             return

@@ -5,7 +5,7 @@
     toolbox.descriptions                    # OpenAI tool objects, for the prompt
     toolbox.call(tool_call)                 # Message(role="tool"): what the function returned, as text
 
-A tool's mistake and the model's alike become the text of the answer, for the model to read; neither ends the run.
+A tool's mistake and the model's alike become the text of the result, for the model to read; neither ends the run.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ToolBox:
         def work() -> None:
             try:
                 outcome.append(_written(function(**arguments)))
-            except Exception as error:  # whatever a user's function can raise is an answer to the model
+            except Exception as error:  # whatever a user's function can raise is a result for the model
                 outcome.append(f"Error: {describe(error, None)}")
 
         thread = threading.Thread(target=work, name=f"tool {name}", daemon=True)

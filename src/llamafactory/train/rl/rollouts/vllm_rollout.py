@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class VllmRollout:
-    """Answers with a second copy of the policy's weights.
+    """Generates with a second copy of the policy's weights.
 
     Its log-probabilities differ a little from those of training, so with vLLM a policy is always slightly off; the
     losses use the ones of training.
@@ -65,8 +65,8 @@ class VllmRollout:
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": policy_weights(self.model)})
         self.llm.reset_prefix_cache()
 
-    def answer(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
-        """Answer all at once; the engine batches by itself."""
+    def generate(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
+        """Generate all at once; the engine batches by itself."""
         params = [self._sampling(request, greedy) for request in requests]
         outputs = self.llm.generate(
             [{"prompt_token_ids": request.ids} for request in requests], sampling_params=params, use_tqdm=False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a finished run leaves in its folder: weights, tokenizer, template, results, card; and what to type next."""
+"""What a finished run leaves in its folder: the model and its card; and what to type next."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..extras.files import write_atomic
-from ..plugins import resolve
+from ...extras.files import write_atomic
+from ...plugins import resolve
 
 if TYPE_CHECKING:
-    from ..data.template.base import Template
-    from ..hparams import TrainArgs
-    from .trainer import Trainer
+    from ...hparams import TrainArgs
+    from ..trainer import Trainer
 
 _STAGING = ".staging-model"
-
-
-def save_tokenizer(tokenizer: Any, template: Template | None, folder: Path) -> None:
-    """Write the tokenizer with the chat template that was trained, so that any loader renders what was trained."""
-    if template is not None:
-        tokenizer.chat_template = template.jinja()
-    tokenizer.save_pretrained(folder)
 
 
 def save_model(trainer: Trainer) -> None:
@@ -43,18 +35,28 @@ def save_model(trainer: Trainer) -> None:
     staging.rmdir()
 
 
-def write_model_card(trainer: Trainer, metrics: dict[str, float]) -> None:
-    """Write README.md: what was trained on what, how, and with which result."""
-    args = trainer.run_args
+def create_modelcard_and_push(trainer: Trainer, metrics: dict[str, float] | None = None) -> None:
+    """Write the model card, and upload the run's folder if ``push_to_hub`` asks for it; all ranks call this together.
+
+    Args:
+        trainer: Has trained and saved its model.
+        metrics: Results for the card; numbers and their names.
+    """
+    if trainer.is_world_process_zero():
+        adapter = hasattr(trainer.model, "peft_config")
+        write_atomic(Path(trainer.args.output_dir) / "README.md", model_card(trainer.run_args, metrics or {}, adapter))
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def model_card(args: TrainArgs, metrics: dict[str, float], adapter: bool) -> str:
+    """Return a README.md: what was trained on what, how, and with which result."""
     sets = ", ".join(name for name in (args.data.dataset, args.data.eval_dataset) if name)
     tags = ["llama-factory", args.finetuning.finetuning_type, args.finetuning.stage]
     base = str(args.model.model_name_or_path)
     keys = "\n".join(f"- {key}: {_public(key, value)}" for key, value in sorted(args.keys.items()))
     results = "\n".join(f"| {key} | {value:.6g} |" for key, value in sorted(metrics.items()) if _is_number(value))
-    adapter = hasattr(trainer.model, "peft_config")
-    write_atomic(
-        Path(trainer.args.output_dir) / "README.md",
-        f"""---
+    return f"""---
 library_name: {"peft" if adapter else "transformers"}
 license: other
 base_model: {base}
@@ -62,7 +64,7 @@ tags:
 {chr(10).join(f"- {tag}" for tag in tags)}
 ---
 
-# {Path(trainer.args.output_dir).name}
+# {Path(str(args.training.output_dir)).name}
 
 {"An adapter for" if adapter else "A version of"} `{base}`, trained with stage `{args.finetuning.stage}`
 ({args.finetuning.finetuning_type}) on: {sets or "no named set"}.
@@ -78,8 +80,7 @@ tags:
 {keys}
 
 Versions, seeds and the fingerprint of the data are in `run_manifest.json`.
-""",
-    )
+"""
 
 
 def next_commands(args: TrainArgs) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Short sequences of a packed row, side by side in one kernel call instead of one call each.
+"""Varlen attention without a varlen kernel: short sequences of a packed row in one kernel call instead of one each.
 
 Sequences of like length form a group ``[G, L]``, the shorter ones filled up at their ends. Causal attention never looks
 ahead, so what fills a sequence up is seen by no token of it, and its own (meaningless) output is left out again.

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from llamafactory.model import attention, segment_groups
+from llamafactory.model import attention, varlen_attention
 
 LENGTHS = [40, 37, 3, 200, 64, 9, 1]  # two groups, one long sequence, one that is alone
 
@@ -20,7 +20,7 @@ LENGTHS = [40, 37, 3, 200, 64, 9, 1]  # two groups, one long sequence, one that 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.integers(1, 25))
 def test_every_token_has_one_place(lengths, longest):
     bounds = tuple(accumulate(lengths, initial=0))
-    where = segment_groups.layout(bounds, longest)
+    where = varlen_attention.layout(bounds, longest)
     spans = [(a, b) for a, b in pairwise(bounds) if b > a]
     if where is None:
         short = sorted(b - a for a, b in spans if b - a <= longest)
@@ -79,7 +79,7 @@ def test_as_precise_as_each_sequence_alone(heads):
 
 def test_groups_are_used_and_keep_sequences_apart(monkeypatch):
     used = []
-    monkeypatch.setattr(segment_groups, "gather", lambda *a, f=segment_groups.gather: used.append(1) or f(*a))
+    monkeypatch.setattr(varlen_attention, "gather", lambda *a, f=varlen_attention.gather: used.append(1) or f(*a))
     inputs = draw(6)
     before = packed_results(isolated, inputs, torch.bfloat16)
     changed = [x.clone() for x in inputs]

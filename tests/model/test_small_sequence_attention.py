@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llamafactory.model import short_attention
+from llamafactory.model import small_sequence_attention
 
 
 def results(function, dtype: torch.dtype, length: int, heads: int, spread: float):
@@ -25,7 +25,7 @@ def sdpa(q, k, v):
 
 
 def ours(q, k, v):
-    return short_attention.causal_attention(q, k, v, 0.2)
+    return small_sequence_attention.causal_attention(q, k, v, 0.2)
 
 
 @pytest.mark.parametrize("length", [2, 33, 130])
@@ -48,8 +48,8 @@ def test_as_precise_as_sdpa_in_bfloat16(spread):
 
 def test_where_it_is_used():
     q = torch.zeros(1, 4, 100, 8, dtype=torch.bfloat16)
-    assert short_attention.pays_off(q)
-    assert not short_attention.pays_off(q.float())
-    assert not short_attention.pays_off(torch.zeros(1, 4, 1000, 8, dtype=torch.bfloat16))
+    assert small_sequence_attention.pays_off(q)
+    assert not small_sequence_attention.pays_off(q.float())
+    assert not small_sequence_attention.pays_off(torch.zeros(1, 4, 1000, 8, dtype=torch.bfloat16))
     with torch.no_grad():  # a reference takes the way of the policy
-        assert short_attention.pays_off(q)
+        assert small_sequence_attention.pays_off(q)

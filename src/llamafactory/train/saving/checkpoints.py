@@ -6,19 +6,22 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
+from transformers.trainer_callback import ExportableState
 
-from ..extras.errors import ConfigError
-from ..extras.files import publish_folder
+from ...extras.errors import ConfigError
+from ...extras.files import publish_folder
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
+    from transformers import TrainerState, TrainingArguments
 
 _NAME = re.compile(r"checkpoint-(\d+)")
-_STATE = "trainer_state.json"
+STATE = "trainer_state.json"
 _STAGING = ".staging-"
 _TRASH = ".trash-"
 
@@ -29,7 +32,7 @@ def checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found) if (path / _STATE).is_file()]
+    return [path for _, path in sorted(found) if (path / STATE).is_file()]
 
 
 def resume_point(output_dir: str, wanted: str | None, overwrite: bool) -> Path | None:
@@ -47,8 +50,8 @@ def resume_point(output_dir: str, wanted: str | None, overwrite: bool) -> Path |
     last = next(iter(reversed(checkpoints(output_dir))), None)
     if wanted is not None and wanted.lower() not in ("true", "false"):
         folder = Path(wanted).expanduser()
-        if not (folder / _STATE).is_file():
-            raise ConfigError(f"resume_from_checkpoint: {folder} is not a checkpoint (it has no {_STATE})")
+        if not (folder / STATE).is_file():
+            raise ConfigError(f"resume_from_checkpoint: {folder} is not a checkpoint (it has no {STATE})")
         return folder
     if wanted is not None and wanted.lower() == "true":
         if last is None:
@@ -85,40 +88,46 @@ def clear_leftovers(output_dir: str | os.PathLike[str], old_checkpoints: bool) -
             _remove(path)
 
 
-def save_checkpoint(trainer: Trainer) -> None:
-    """Write the trainer's state to ``checkpoint-<step>``; all ranks call this together.
+@contextmanager
+def staged_checkpoint(args: TrainingArguments, step: int) -> Iterator[Path]:
+    """Give a hidden folder to write ``checkpoint-<step>`` into; all ranks call this together.
 
-    Everything goes into a hidden folder first; when all ranks have written, one rename publishes it.
+    When all ranks have written, one rename publishes it.
+
+    Args:
+        args: Names the run's folder, and the place of this process.
+        step: Optimizer steps done.
     """
-    state, args = trainer.state, trainer.args
-    output_dir = Path(args.output_dir)
-    final = output_dir / f"checkpoint-{state.global_step}"
-    staging = output_dir / f"{_STAGING}{final.name}"
-    if state.best_global_step:
-        best = output_dir / f"checkpoint-{state.best_global_step}"
-        if best == final or best.is_dir():
-            state.best_model_checkpoint = str(best)
-    trainer.store_flos()
-    trainer.save_model(str(staging), _internal_call=True)
-    if not args.save_only_model:
-        trainer._save_optimizer_and_scheduler(str(staging))
-        trainer._save_scaler(str(staging))
-        trainer._save_rng_state(str(staging))
-        if trainer.stream is not None:
-            trainer.stream.save(staging)
-    if args.should_save:
-        trainer.export_callback_states()
-        state.save_to_json(str(staging / _STATE))
+    final = checkpoint_folder(args.output_dir, step)
+    staging = final.with_name(f"{_STAGING}{final.name}")
+    yield staging
     _barrier()
     if args.process_index == 0:
         _publish(staging, final)
     _barrier()
     if args.local_process_index == 0 and staging.is_dir():  # a node that shares no disk with the first
         _publish(staging, final)
-    if args.push_to_hub:
-        trainer._push_from_checkpoint(str(final))
-    if args.should_save:
-        _rotate(output_dir, trainer.save_total_limit, state.best_model_checkpoint)
+
+
+def checkpoint_folder(output_dir: str | os.PathLike[str] | None, step: int) -> Path:
+    """Return where the checkpoint of a step is, or would be."""
+    return Path(str(output_dir)) / f"checkpoint-{step}"
+
+
+def best_checkpoint(output_dir: str | os.PathLike[str] | None, state: TrainerState) -> str | None:
+    """Return the checkpoint of the best step if it is there or about to be saved, else the best one known before."""
+    if state.best_global_step:
+        best = checkpoint_folder(output_dir, state.best_global_step)
+        if state.best_global_step == state.global_step or best.is_dir():
+            return str(best)
+    return state.best_model_checkpoint
+
+
+def callback_states(callbacks: Iterable[Any]) -> dict[str, Any]:
+    """Return the present state of stateful callbacks, by class, as transformers saves it."""
+    return {
+        type(callback).__name__: callback.state() for callback in callbacks if isinstance(callback, ExportableState)
+    }
 
 
 def _publish(staging: Path, final: Path) -> None:
@@ -127,7 +136,7 @@ def _publish(staging: Path, final: Path) -> None:
     publish_folder(staging, final)
 
 
-def _rotate(output_dir: Path, limit: int | None, best: str | None) -> None:
+def rotate(output_dir: Path, limit: int | None, best: str | None) -> None:
     """Keep the newest ``limit`` checkpoints, the best one among them."""
     if limit is None or limit <= 0:
         return

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of a model, and which classes of transformers load what it describes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..extras.errors import ConfigError, first_line
+from .paths import resolve_model_path
+from .tokenizer import hub_options
+
+if TYPE_CHECKING:
+    from ..hparams.model_args import ModelArguments
+
+
+def read_config(args: ModelArguments) -> Any:
+    """The configuration of the model at ``model_name_or_path``.
+
+    Raises:
+        ConfigError: There is none, or none that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    path = resolve_model_path(str(args.model_name_or_path), args)
+    try:
+        return AutoConfig.from_pretrained(path, **hub_options(args))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model_name_or_path: '{path}': {first_line(error)}") from error
+
+
+def has_talker(config: Any) -> bool:
+    """Whether the model also speaks: it has a thinker, which writes, and a talker, which is not loaded here."""
+    return hasattr(config, "thinker_config")
+
+
+def language_class(config: Any) -> Any:
+    """The ``Auto...`` class that loads the whole of a model that writes text.
+
+    ``AutoModelForCausalLM`` leaves the towers of some models that take media out (Llama 4, Qwen3.5), so that what is
+    loaded, adapted and saved would be another model.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
+    return AutoModelForCausalLM if media_class(config) is None else AutoModelForMultimodalLM
+
+
+def media_class(config: Any) -> type | None:
+    """The class of a decoder that takes images, videos or sound beside text; ``None`` for every other model."""
+    from transformers import AutoModelForMultimodalLM
+
+    found = AutoModelForMultimodalLM._model_mapping.get(type(config), None)
+    return None if found is None or config.is_encoder_decoder or not found.can_generate() else found

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transformers' loop with our batches, streams, optimizers and checkpoints: what no stage needs to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+import transformers
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from ..model.processor import copy_processor
+from .batching.batches import Batches
+from .batching.loaders import count_step, eval_batches, order_seed, train_batches
+from .batching.stream_batches import StreamBatches
+from .batching.stream_run import StreamRun
+from .metrics.token_meter import TokenMeter
+from .optim import create_optimizer
+from .saving import checkpoints
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..data.streaming.rows import StreamRows
+    from ..data.template.base import Template
+    from ..hparams import TrainArgs
+
+
+class BaseTrainer(transformers.Trainer):
+    """One loop for every stage.
+
+    Args:
+        model: Causal language model, with or without adapters.
+        arguments: What transformers needs to know (see ``training_arguments``).
+        run_args: The whole resolved configuration.
+        template: The chat template the data was encoded with.
+        keep_template: Whether the template is saved with the tokenizer.
+        tokenizer: Of the model.
+        train: Training features, or None.
+        evaluate: Evaluation sets by name; the name ``""`` is the one unnamed set.
+        collator: Rows -> batch.
+        callbacks: Beside those that transformers adds itself.
+    """
+
+    optimizer: Any  # transformers sets these without saying what they are
+    control: Any
+    train_dataset: Any
+    eval_dataset: Any
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        arguments: transformers.TrainingArguments,
+        run_args: TrainArgs,
+        template: Template,
+        keep_template: bool,
+        tokenizer: Any,
+        train: Dataset | StreamRows | None,
+        evaluate: dict[str, Dataset],
+        collator: Any,
+        callbacks: list[transformers.TrainerCallback] | None = None,
+    ) -> None:
+        self.run_args, self.template, self.collator = run_args, template, collator
+        self.keep_template = keep_template
+        self.save_total_limit = run_args.training.save_total_limit
+        self.tokens = TokenMeter()
+        self.stream: StreamRun | None = None
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=collator,
+            train_dataset=train,
+            eval_dataset=evaluate or None,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        self._weight_count = sum(weight.numel() for weight in model.parameters())
+
+    # Batches
+
+    def get_train_dataloader(self) -> Any:
+        return self.train_batches(self.args.dataloader_drop_last)
+
+    def train_batches(self, drop_last: bool) -> Batches | StreamBatches:
+        """Return this rank's batches of the training data, in the order of the first epoch."""
+        args, seed = self.args, order_seed(self.args, self.run_args)
+        batches = train_batches(self.train_dataset, self.collator, args, self._train_batch_size, seed, drop_last)
+        if isinstance(batches, StreamBatches):
+            self.stream = StreamRun(batches, args.gradient_accumulation_steps, args.num_train_epochs, args.max_steps)
+            self.add_callback(self.stream)
+        return batches
+
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
+        if self.stream is None:
+            return super().set_initial_training_values(args, dataloader)
+        return self.stream.training_values(self.get_total_train_batch_size(args))
+
+    def _init_training_state(
+        self, max_steps: int, steps_an_epoch: int, epochs: int, resume: str | None, trial: Any
+    ) -> tuple[int, int]:
+        found = super()._init_training_state(max_steps, steps_an_epoch, epochs, resume, trial)
+        return found if self.stream is None or resume is None else (self.stream.resume(Path(resume)), 0)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return this rank's batches of one evaluation set, given by name or as rows."""
+        rows = self.eval_dataset[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
+        return eval_batches(rows, self.collator, self.args)
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Tensor]:
+        """Take the micro-batches of one optimizer step and count, over all ranks, what its loss is a mean over."""
+        with self.tokens.waiting():
+            if self.stream is None:
+                batches, more = list(islice(epoch_iterator, num_batches)), False
+            else:
+                batches = self.stream.take(epoch_iterator, num_batches)
+                more = epoch_iterator.more
+        if not batches:
+            self.control.should_epoch_stop = True
+            return [], torch.ones((), device=device)
+        counts = torch.tensor([*count_step(batches, self.num_items), more], dtype=torch.float64, device=device)
+        if self.args.world_size > 1:
+            dist.all_reduce(counts)
+        if self.stream is not None:
+            self.stream.end_epoch_and_run(bool(counts[3]), self.state)
+        self.tokens.add(counts[1:3])
+        return batches, counts[0].clamp(min=1).float()
+
+    def num_items(self, batch: dict[str, Any]) -> int:
+        """Return how many items of a CPU batch the loss is a mean over: here trained tokens, weight not 0."""
+        if "weights" not in batch:
+            return int(batch["positions"].numel())
+        return int(batch["weights"].flatten()[batch["positions"]].count_nonzero())
+
+    def _prepare_input(self, data: Any) -> Any:
+        if isinstance(data, Tensor):
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 6 * inputs["input_ids"].numel() * self._weight_count
+
+    # Optimizer
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = create_optimizer(self.model if model is None else model, self.run_args, self.args)
+        return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.args.lr_scheduler_type == "warmup_stable_decay" and not self.args.lr_scheduler_kwargs:
+            rest = num_training_steps - self.args.get_warmup_steps(num_training_steps)
+            stable = rest // 3
+            self.args.lr_scheduler_kwargs = {"num_stable_steps": stable, "num_decay_steps": rest - stable}
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if self.stream is not None and isinstance(scheduler, LambdaLR):
+            self.stream.hold_rates(scheduler, num_training_steps)
+        return scheduler
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        args, state = self.args, self.state
+        state.best_model_checkpoint = checkpoints.best_checkpoint(args.output_dir, state)
+        self.store_flos()
+        with checkpoints.staged_checkpoint(args, state.global_step) as folder:
+            self.save_model(str(folder), _internal_call=True)
+            if not args.save_only_model:
+                self._save_progress(folder)
+            if args.should_save:
+                state.stateful_callbacks = checkpoints.callback_states([*self.callback_handler.callbacks, self.control])
+                state.save_to_json(str(folder / checkpoints.STATE))
+        if args.push_to_hub:
+            self._push_from_checkpoint(str(checkpoints.checkpoint_folder(args.output_dir, state.global_step)))
+        if args.should_save:
+            checkpoints.rotate(Path(str(args.output_dir)), self.save_total_limit, state.best_model_checkpoint)
+
+    def _save_progress(self, folder: Path) -> None:
+        """Write what a resumed run goes on from besides the weights."""
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_scaler(str(folder))
+        self._save_rng_state(str(folder))
+        if self.stream is not None:
+            self.stream.save(folder)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Write weights (safetensors), config, tokenizer and chat template; nothing is pickled."""
+        folder = Path(output_dir or self.args.output_dir)
+        if not self.args.should_save:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        extra = {"save_embedding_layers": False} if hasattr(self.model, "peft_config") else {}
+        with _cache_in_config(self.model):
+            self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state_dict, **extra)
+        if not extra:
+            copy_processor(self.accelerator.unwrap_model(self.model), self.run_args.model, folder)
+        if self.keep_template:  # so that any loader renders what was trained
+            self.processing_class.chat_template = self.template.jinja()
+        self.processing_class.save_pretrained(folder)
+
+
+@contextmanager
+def _cache_in_config(model: Any) -> Iterator[None]:
+    """Training runs without the key/value cache; who loads the saved model wants it."""
+    before, model.config.use_cache = model.config.use_cache, True
+    try:
+        yield
+    finally:
+        model.config.use_cache = before
