@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from .. import __version__, plugins
+from .. import __version__
+from ..chat.base_engine import load_engine
 from ..extras.logging import get_logger
 from ..extras.serving import Process, bind, url_of
 from ..hparams import InferArgs, get_infer_args
@@ -20,9 +20,6 @@ from .guard import Guard
 from .routes import make_router
 from .server import Server
 from .settings import ServerSettings
-
-if TYPE_CHECKING:
-    from ..chat.base_engine import Engine
 
 logger = get_logger(__name__)
 
@@ -39,14 +36,13 @@ def run_api(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -
     args = args if isinstance(args, InferArgs) else get_infer_args(args)
     settings = ServerSettings.from_environment()
     # Before the model is loaded: a taken port shows at once.
-    with closing(bind(settings.host, settings.port, "API_HOST, API_PORT")) as listener:
-        engine: Engine = plugins.resolve("engines", args.model.infer_backend)(args)
-        try:
-            server = Server(engine, settings, scores=args.finetuning.stage == "rm")
-            logger.info_rank0("serving %s at %s/v1 (documentation: /docs)", ", ".join(server.names), url_of(listener))
-            make_process(server).run(sockets=[listener])
-        finally:
-            engine.close()
+    with (
+        closing(bind(settings.host, settings.port, "API_HOST, API_PORT")) as listener,
+        closing(load_engine(args)) as engine,
+    ):
+        server = Server(engine, settings, scores=args.finetuning.stage == "rm")
+        logger.info_rank0("serving %s at %s/v1 (documentation: /docs)", ", ".join(server.names), url_of(listener))
+        make_process(server).run(sockets=[listener])
 
 
 def make_app(server: Server) -> Guard:
@@ -63,19 +59,10 @@ def make_app(server: Server) -> Guard:
     return Guard(app, settings, server.metrics)
 
 
-def make_process(server: Server) -> uvicorn.Server:
+def make_process(server: Server) -> Process:
     """What answers requests until a signal comes and what was running is finished."""
-    config = uvicorn.Config(
-        make_app(server),
-        lifespan="off",
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(server.settings.drain_seconds),
-    )
 
     def refuse_more() -> None:
         server.admission.draining = True
 
-    return Process(config, refuse_more)
+    return Process(make_app(server), refuse_more, server.settings.drain_seconds, lifespan="off")

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from .. import plugins
 from ..data.media.encoder import MediaPrompt
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
@@ -110,6 +111,12 @@ class Engine(Protocol):
     def close(self) -> None:
         """End the worker thread or process. Requests still running fail."""
         ...
+
+
+def load_engine(args: InferArgs) -> Engine:
+    """Load the model into the engine that ``infer_backend`` names."""
+    engine: Engine = plugins.resolve("engines", args.model.infer_backend)(args)
+    return engine
 
 
 class EngineBase:

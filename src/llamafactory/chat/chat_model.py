@@ -11,11 +11,10 @@ from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Seque
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from .. import plugins
 from ..data.messages import Message
 from ..extras.errors import ConfigError
 from ..hparams import InferArgs
-from .base_engine import Engine, Response
+from .base_engine import Engine, Response, load_engine
 
 T = TypeVar("T")
 
@@ -31,7 +30,7 @@ class ChatModel:
     """
 
     def __init__(self, args: InferArgs) -> None:
-        self.engine: Engine = plugins.resolve("engines", args.model.infer_backend)(args)
+        self.engine: Engine = load_engine(args)
         # Engines are async; this loop runs them for callers that are not, and stays out of the way of Ctrl-C.
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="chat", daemon=True).start()
