@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..chat.answer_reader import AnyCallReader, ChatReader, NamedCallReader, PlainReader, Reader, thinking_begun
+from ..chat.response_parser import AnyCallReader, ChatReader, NamedCallReader, PlainReader, Reader, thinking_begun
 from ..data.messages import Message
 from .errors import ApiError
 from .protocol import ChatRequest, CompletionRequest, NamedTool, SamplingRequest, Tool

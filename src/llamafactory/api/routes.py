@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from .answers import Answer, Usage, chat_answers, dump, text_answers
 from .calls import Call, chat_call, completion_calls
 from .disconnect import EventStream, unless_gone
 from .errors import ApiError, to_api_error
 from .protocol import ChatRequest, CompletionRequest, EmbeddingRequest, SamplingRequest, ScoreRequest
+from .responses import Answer, Usage, chat_answers, dump, text_answers
 from .server import Server
 
 if TYPE_CHECKING:

@@ -18,14 +18,14 @@ from ..hparams import InferArgs
 from ..hparams.model_args import named_adapters
 from ..model import load_model
 from .base_engine import Delta, EngineBase
-from .batch_runner import BatchRunner, can_batch, can_join
+from .continuous_batching import BatchRunner, can_batch, can_join
 from .json_constraint import JsonGrammars
 from .request import Answer, Post, Request
+from .sampler import Chooser
 from .sampling import Sampling, get_sampling
 from .scheduler import Scheduler
-from .single_runner import answer_alone
+from .sequential_decoding import answer_alone
 from .text_stream import TextStream
-from .token_choice import Chooser
 from .weight_layout import lay_out_for_rows
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .base_engine import Delta, FinishReason, TokenLogProb
+from .sampler import Choice, Chooser
 from .text_stream import TextStream
-from .token_choice import Choice, Chooser
 
 if TYPE_CHECKING:
     from .sampling import Sampling

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .batch_runner import BatchRunner, Reading
+from .continuous_batching import BatchRunner, Reading
 from .request import Answer, Post, Request
-from .token_choice import choose
+from .sampler import choose
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from ..chat.answer_reader import CallPiece, ChatReader, Piece, thinking_begun
+from ..chat.response_parser import CallPiece, ChatReader, Piece, thinking_begun
 from ..data.messages import Message, Part, ToolCall
 
 if TYPE_CHECKING:

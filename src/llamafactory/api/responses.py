@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..chat.answer_reader import CallPiece, Piece, Reader
+from ..chat.response_parser import CallPiece, Piece, Reader
 
 if TYPE_CHECKING:
     from ..chat.base_engine import Delta, TokenLogProb

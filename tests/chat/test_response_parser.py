@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llamafactory import plugins
-from llamafactory.chat.answer_reader import AnyCallReader, ChatReader, NamedCallReader, Reader
+from llamafactory.chat.response_parser import AnyCallReader, ChatReader, NamedCallReader, Reader
 from llamafactory.data.messages import Message, ToolCall
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]

@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from ..model import generation_attention
-from .batch_runner import on_device
+from .continuous_batching import on_device
 from .request import Post, Request
-from .token_choice import Choice, choose
+from .sampler import Choice, choose
 
 
 def answer_alone(model: Any, request: Request, pad_token_id: int, use_cache: bool) -> None:
