@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a request to what the engine is asked."""
+"""From a request to a call of the engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..chat.response_parser import AnyCallReader, ChatReader, NamedCallReader, PlainReader, Reader, thinking_begun
+from ..chat.response_parser import (
+    AnyCallParser,
+    ChatParser,
+    NamedCallParser,
+    PlainParser,
+    ResponseParser,
+    thinking_begun,
+)
 from ..data.messages import Message
 from .errors import ApiError
 from .protocol import ChatRequest, CompletionRequest, NamedTool, SamplingRequest, Tool
@@ -25,13 +32,13 @@ class Call:
         prompt: Messages, a text or token ids.
         tools: OpenAI tool objects the template shall show.
         overrides: What the request asks for; see :class:`Engine`.
-        reader: Makes the reader of one answer.
+        parser: Makes the parser of one response.
     """
 
     prompt: Sequence[Message] | str | list[int]
     tools: tuple[dict[str, Any], ...]
     overrides: dict[str, Any]
-    reader: Callable[[], Reader] = PlainReader
+    parser: Callable[[], ResponseParser] = PlainParser
 
 
 async def chat_call(request: ChatRequest, engine: Engine, media: MediaLoader) -> Call:
@@ -50,17 +57,17 @@ async def chat_call(request: ChatRequest, engine: Engine, media: MediaLoader) ->
     overrides["enable_thinking"] = _thinking(request)
     shown = [] if request.tool_choice == "none" else [tool for tool in request.tools or ()]
     described = tuple(tool.model_dump(exclude_none=True) for tool in shown)
-    schema, reader = _constraint(request, shown)
-    if reader is not None:
-        # The answer is JSON from its first token: there is no room for a thought before it.
+    schema, parser = _constraint(request, shown)
+    if parser is not None:
+        # The response is JSON from its first token: there is no room for a thought before it.
         overrides |= {"json_schema": schema, "enable_thinking": False}
-        return Call(messages, described, overrides, reader)
+        return Call(messages, described, overrides, parser)
     template = engine.template
     if template.thought is None and not described:
         return Call(messages, (), overrides)
     thinking = thinking_begun(template, messages, described, overrides["enable_thinking"])
     overrides["skip_special_tokens"] = False  # marks of thoughts and calls may be special tokens
-    return Call(messages, described, overrides, lambda: ChatReader(template, described, thinking))
+    return Call(messages, described, overrides, lambda: ChatParser(template, described, thinking))
 
 
 def completion_calls(request: CompletionRequest) -> list[Call]:
@@ -120,8 +127,8 @@ def _thinking(request: ChatRequest) -> bool | None:
     return given
 
 
-def _constraint(request: ChatRequest, tools: list[Tool]) -> tuple[dict[str, Any], Callable[[], Reader] | None]:
-    """The JSON schema that the answer must obey and how it is read; no reader = a free answer."""
+def _constraint(request: ChatRequest, tools: list[Tool]) -> tuple[dict[str, Any], Callable[[], ResponseParser] | None]:
+    """The JSON schema that the response must obey and how it is parsed; no parser = a free response."""
     wanted = request.response_format.type if request.response_format else "text"
     choice = request.tool_choice
     if isinstance(choice, NamedTool) or choice == "required":
@@ -133,13 +140,13 @@ def _constraint(request: ChatRequest, tools: list[Tool]) -> tuple[dict[str, Any]
     if tools:
         raise ApiError(400, "response_format: with tools it needs tool_choice: none", "response_format")
     if wanted == "json_object":
-        return {}, PlainReader
+        return {}, PlainParser
     if request.response_format is None or request.response_format.json_schema is None:
         raise ApiError(400, "response_format: json_schema is missing", "response_format.json_schema")
-    return request.response_format.json_schema.schema_, PlainReader
+    return request.response_format.json_schema.schema_, PlainParser
 
 
-def _forced_call(choice: Any, tools: list[Tool]) -> tuple[dict[str, Any], Callable[[], Reader]]:
+def _forced_call(choice: Any, tools: list[Tool]) -> tuple[dict[str, Any], Callable[[], ResponseParser]]:
     """A call of one known function is made of its arguments alone, which can be streamed as they come."""
     if not tools:
         raise ApiError(400, "tool_choice: there are no tools to choose from", "tool_choice")
@@ -150,7 +157,7 @@ def _forced_call(choice: Any, tools: list[Tool]) -> tuple[dict[str, Any], Callab
             raise ApiError(400, f"tool_choice: no tool is called {name!r}", "tool_choice")
     if len(tools) == 1:
         function = tools[0].function
-        return _parameters(tools[0]), lambda: NamedCallReader(function.name)
+        return _parameters(tools[0]), lambda: NamedCallParser(function.name)
     calls = [
         {
             "type": "object",
@@ -160,7 +167,7 @@ def _forced_call(choice: Any, tools: list[Tool]) -> tuple[dict[str, Any], Callab
         }
         for tool in tools
     ]
-    return {"anyOf": calls}, AnyCallReader
+    return {"anyOf": calls}, AnyCallParser
 
 
 def _parameters(tool: Tool) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class ChatModel:
     def stream_chat(
         self, messages: Sequence[dict | Message], system: str | None = None, tools: Any = None, **overrides: Any
     ) -> Generator[str, None, None]:
-        """Yield one answer in pieces. Leaving the loop early (``close()``) ends the generation."""
+        """Yield one response in pieces. Leaving the loop early (``close()``) ends the generation."""
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
         async def pump() -> None:
@@ -76,8 +76,8 @@ class ChatModel:
         self, messages: Sequence[dict | Message], system: str | None = None, tools: Any = None, **overrides: Any
     ) -> AsyncGenerator[str, None]:
         """Async :meth:`stream_chat`."""
-        answer = self.engine.stream_chat(to_messages(messages, system), to_tools(tools), **overrides)
-        async with aclosing(answer) as pieces:
+        response = self.engine.stream_chat(to_messages(messages, system), to_tools(tools), **overrides)
+        async with aclosing(response) as pieces:
             async for piece in pieces:
                 yield piece
 

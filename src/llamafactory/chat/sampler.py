@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The next token of many answers at once: each by its own settings and its own random numbers."""
+"""The next token of many completions at once: each by its own settings and its own random numbers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _BELOW_ONE = 1 - 2**-24  # the largest float32 below 1: a draw never falls behin
 
 
 @dataclass(eq=False)
-class Chooser:
-    """How one answer chooses.
+class Sampler:
+    """Samples the tokens of one completion.
 
     Attributes:
         sampling: Its settings.
         random: Its random numbers: what the neighbours draw does not matter.
-        seen: Tokens of prompt and answer, for the repetition penalty, ``[V]``.
-        constraint: What may come next, for answers that obey a JSON schema.
+        seen: Tokens of prompt and completion, for the repetition penalty, ``[V]``.
+        constraint: What may come next, for completions that obey a JSON schema.
     """
 
     sampling: Sampling
@@ -37,7 +37,12 @@ class Chooser:
     constraint: JsonConstraint | None = None
     seen: Tensor | None = field(default=None, init=False)
 
-    def penalize(self, scores: Tensor) -> None:
+    @property
+    def changes_scores(self) -> bool:
+        """Whether :meth:`process` has anything to do."""
+        return self.constraint is not None or self.sampling.repetition_penalty != 1.0
+
+    def penalize_repetition(self, scores: Tensor) -> None:
         """Divide (or multiply, below 0) the scores ``[V]`` of tokens that were there before."""
         if self.seen is None:
             self.seen = torch.zeros_like(scores, dtype=torch.bool)
@@ -45,8 +50,15 @@ class Chooser:
         penalty = self.sampling.repetition_penalty
         scores.copy_(torch.where(self.seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores))
 
+    def process(self, scores: Tensor) -> None:
+        """Change the scores ``[V]`` by what the request asks for beyond temperature, ``top_k`` and ``top_p``."""
+        if self.sampling.repetition_penalty != 1.0:
+            self.penalize_repetition(scores)
+        if self.constraint is not None:
+            scores.masked_fill_(~self.constraint.allowed(len(scores)).to(scores.device), float("-inf"))
+
     def take(self, token_id: int) -> None:
-        """Remember the token that was chosen."""
+        """Remember the token that was sampled."""
         if self.seen is not None:
             self.seen[token_id] = True
         if self.constraint is not None:
@@ -54,49 +66,53 @@ class Chooser:
 
 
 @dataclass(frozen=True)
-class Told:
-    """Log-probabilities of one step: of the chosen token and of the likeliest, under the model alone."""
+class StepLogProbs:
+    """Log-probabilities of one step: of the sampled token and of the likeliest, under the model alone."""
 
-    chosen: float
+    sampled: float
     top: list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One chosen token."""
+class SampledToken:
+    """One token, with log-probabilities where they were requested."""
 
     id: int
-    told: Told | None
+    log_probs: StepLogProbs | None
 
 
-def choose(logits: Tensor, rows: Sequence[Chooser]) -> list[Choice]:
-    """Choose one token for each row.
+def sample(logits: Tensor, rows: Sequence[Sampler]) -> list[SampledToken]:
+    """Sample one token for each row.
 
     Args:
         logits: ``[rows, V]``; may be written to.
-        rows: Who chooses.
+        rows: The sampler of each row.
     """
     scores = logits.float()
-    asked = [place for place, row in enumerate(rows) if row.sampling.log_probs is not None]
-    untouched = scores[asked].log_softmax(-1) if asked else None
+    reporting = [place for place, row in enumerate(rows) if row.sampling.log_probs is not None]
+    untouched = scores[reporting].log_softmax(-1) if reporting else None
     for place, row in enumerate(rows):
-        if row.sampling.repetition_penalty != 1.0:
-            row.penalize(scores[place])
-        if row.constraint is not None:
-            scores[place].masked_fill_(~row.constraint.allowed(scores.shape[1]).to(scores.device), float("-inf"))
-    chosen = scores.argmax(-1).tolist()
-    for key, places in _alike(rows).items():
-        picked = _draw(scores[places], [rows[place] for place in places], *key)
-        for place, token_id in zip(places, picked, strict=True):
-            chosen[place] = token_id
-    told = _tell(untouched, [(chosen[place], rows[place].sampling.log_probs or 0) for place in asked])
-    by_place = dict(zip(asked, told, strict=True))
-    for row, token_id in zip(rows, chosen, strict=True):
+        if row.changes_scores:
+            row.process(scores[place])
+    sampled = _sample(scores, rows)
+    counts = [(sampled[place], rows[place].sampling.log_probs or 0) for place in reporting]
+    log_probs = dict(zip(reporting, _gather_log_probs(untouched, counts), strict=True))
+    for row, token_id in zip(rows, sampled, strict=True):
         row.take(token_id)
-    return [Choice(token_id, by_place.get(place)) for place, token_id in enumerate(chosen)]
+    return [SampledToken(token_id, log_probs.get(place)) for place, token_id in enumerate(sampled)]
 
 
-def _alike(rows: Sequence[Chooser]) -> dict[tuple[int, bool], list[int]]:
+def _sample(scores: Tensor, rows: Sequence[Sampler]) -> list[int]:
+    """Return the likeliest token of each greedy row, and one drawn by its settings for each other."""
+    sampled = scores.argmax(-1).tolist()
+    for key, places in _group_by_settings(rows).items():
+        drawn = _draw(scores[places], [rows[place] for place in places], *key)
+        for place, token_id in zip(places, drawn, strict=True):
+            sampled[place] = token_id
+    return sampled
+
+
+def _group_by_settings(rows: Sequence[Sampler]) -> dict[tuple[int, bool], list[int]]:
     """Group the rows that draw: by ``top_k``, and whether ``top_p`` is below 1."""
     groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
@@ -105,7 +121,7 @@ def _alike(rows: Sequence[Chooser]) -> dict[tuple[int, bool], list[int]]:
     return groups
 
 
-def _draw(scores: Tensor, rows: Sequence[Chooser], top_k: int, nucleus: bool) -> list[int]:
+def _draw(scores: Tensor, rows: Sequence[Sampler], top_k: int, nucleus: bool) -> list[int]:
     """Draw from the ``top_k`` likeliest (0: all), of these from the fewest that hold ``top_p``."""
     number = {"device": scores.device, "dtype": torch.float32}
     scores = scores / torch.tensor([[row.sampling.temperature] for row in rows], **number)
@@ -133,14 +149,15 @@ def _draw(scores: Tensor, rows: Sequence[Chooser], top_k: int, nucleus: bool) ->
     return (place if order is None else order.gather(1, place))[:, 0].tolist()
 
 
-def _tell(log_probs: Tensor | None, asked: Sequence[tuple[int, int]]) -> list[Told]:
-    """Read chosen and likeliest tokens off ``[rows asked, V]``; ``asked``: chosen id, how many likeliest."""
+def _gather_log_probs(log_probs: Tensor | None, counts: Sequence[tuple[int, int]]) -> list[StepLogProbs]:
+    """Read log-probabilities off ``[rows, V]``; ``counts``: the sampled id of each row, and how many likeliest."""
     if log_probs is None:
         return []
-    chosen = log_probs.gather(1, torch.tensor([[token] for token, _ in asked], device=log_probs.device))[:, 0].tolist()
-    most = min(max(count for _, count in asked), log_probs.shape[1])
-    values, ids = (tensor.tolist() for tensor in log_probs.topk(most))
+    ids = torch.tensor([[token] for token, _ in counts], device=log_probs.device)
+    sampled = log_probs.gather(1, ids)[:, 0].tolist()
+    most = min(max(count for _, count in counts), log_probs.shape[1])
+    values, likeliest = (tensor.tolist() for tensor in log_probs.topk(most))
     return [
-        Told(chosen[row], list(zip(ids[row][:count], values[row][:count], strict=True)))
-        for row, (_, count) in enumerate(asked)
+        StepLogProbs(sampled[row], list(zip(likeliest[row][:count], values[row][:count], strict=True)))
+        for row, (_, count) in enumerate(counts)
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How one answer is to be made: the configuration's generation keys with the overrides of one call."""
+"""How one response is to be made: the configuration's generation keys with the overrides of one call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Sampling:
     repetition_penalty: float
     length_penalty: float
     skip_special_tokens: bool
-    max_length: int  # prompt and answer together; used only when max_new_tokens is 0
+    max_length: int  # prompt and response together; used only when max_new_tokens is 0
     max_new_tokens: int
     num_return_sequences: int = 1
     seed: int | None = None

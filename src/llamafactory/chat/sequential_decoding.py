@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request at a time through ``model.generate``: beams, media, and models that cannot share a forward pass."""
+"""Sequential decoding by ``model.generate``: beams, media, and models whose requests cannot share a forward pass."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from ..model import generation_attention
 from .continuous_batching import on_device
 from .request import Post, Request
-from .sampler import Choice, choose
+from .sampler import SampledToken, sample
 
 
-def answer_alone(model: Any, request: Request, pad_token_id: int, use_cache: bool) -> None:
-    """Answer a request from beginning to end; its deltas go to its mailbox."""
+def complete_alone(model: Any, request: Request, pad_token_id: int, use_cache: bool) -> None:
+    """Complete a request from beginning to end; its deltas go to its mailbox."""
     config: dict[str, Any] = {
         "max_new_tokens": request.limit,
         "pad_token_id": pad_token_id,
@@ -32,14 +32,14 @@ def answer_alone(model: Any, request: Request, pad_token_id: int, use_cache: boo
 
 
 def _sample(model: Any, request: Request, config: dict[str, Any], post: Post) -> None:
-    rows = len(request.answers)
+    rows = len(request.completions)
     input_ids = torch.tensor([request.prompt] * rows, device=model.device)
     model.generate(
         input_ids=input_ids,
         attention_mask=torch.ones_like(input_ids),
         **{name: _repeat(value, rows) for name, value in on_device(request.inputs, model).items()},
         generation_config=GenerationConfig(**config, do_sample=False),
-        logits_processor=LogitsProcessorList([_Choosing(request, post)]),
+        logits_processor=LogitsProcessorList([_SampleByRequest(request, post)]),
         stopping_criteria=StoppingCriteriaList([_Finished(request)]),
     )
 
@@ -77,34 +77,36 @@ def _search(model: Any, request: Request, config: dict[str, Any], post: Post) ->
             ),
             stopping_criteria=StoppingCriteriaList([_Finished(request)]),
         )
-    for answer, row in zip(request.answers, output[:, len(request.prompt) :].tolist(), strict=True):
+    for completion, row in zip(request.completions, output[:, len(request.prompt) :].tolist(), strict=True):
         for token_id in row:
-            if answer.finish_reason is None:
-                post.add(request.mailbox, answer.take(Choice(token_id, None)))
+            if completion.finish_reason is None:
+                post.add(request.mailbox, completion.take(SampledToken(token_id, None)))
 
 
-class _Choosing(LogitsProcessor):
-    """Chooses each token by our own rules and leaves ``generate`` no other."""
+class _SampleByRequest(LogitsProcessor):
+    """Samples each token by our own rules and leaves ``generate`` no other."""
 
     def __init__(self, request: Request, post: Post) -> None:
         self._request = request
         self._post = post
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return ``scores [rows, V]`` with only the chosen tokens left."""
-        growing = [answer for answer in self._request.answers if answer.finish_reason is None]
-        chosen = choose(scores[[answer.index for answer in growing]], [answer.chooser for answer in growing])
-        for answer, choice in zip(growing, chosen, strict=True):
-            self._post.add(self._request.mailbox, answer.take(choice))
+        """Return ``scores [rows, V]`` with only the sampled tokens left."""
+        growing = [completion for completion in self._request.completions if completion.finish_reason is None]
+        sampled = sample(
+            scores[[completion.index for completion in growing]], [completion.sampler for completion in growing]
+        )
+        for completion, token in zip(growing, sampled, strict=True):
+            self._post.add(self._request.mailbox, completion.take(token))
         self._post.send()
         only = torch.full_like(scores, float("-inf"))
-        for answer in self._request.answers:
-            only[answer.index, answer.last] = 0
+        for completion in self._request.completions:
+            only[completion.index, completion.last] = 0
         return only
 
 
 class _Finished(StoppingCriteria):
-    """Ends rows whose answers have ended, and everything when nobody waits any more."""
+    """Ends rows whose completions have ended, and everything when nobody waits any more."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -113,5 +115,5 @@ class _Finished(StoppingCriteria):
         """Return ``[rows]``: done."""
         done = torch.full((input_ids.shape[0],), self._request.cancelled)
         if self._request.sampling.num_beams == 1:
-            done |= torch.tensor([answer.finish_reason is not None for answer in self._request.answers])
+            done |= torch.tensor([completion.finish_reason is not None for completion in self._request.completions])
         return done.to(input_ids.device)

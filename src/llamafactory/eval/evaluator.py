@@ -111,14 +111,14 @@ def _template(args: InferArgs, tokenizer: Any) -> Template | None:
 def _multiple_choice(
     model: Any, tokenizer: Any, template: Template | None, task: LocalTask, args: InferArgs
 ) -> dict[str, Any]:
-    from .multiple_choice import Asker, score
+    from .multiple_choice import PromptBuilder, score
 
     evaluation = args.evaluation
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
-    asker = Asker(template, tokenizer, evaluation.lang, context - 1)
+    builder = PromptBuilder(template, tokenizer, evaluation.lang, context - 1)
     right = score(
         model,
-        asker,
+        builder,
         task.benchmark,
         task.split,
         evaluation.n_shot,
