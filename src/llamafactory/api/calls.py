@@ -111,6 +111,7 @@ def _sampling(request: SamplingRequest) -> dict[str, Any]:
         "num_return_sequences": request.n,
         "seed": request.seed,
         "stop": request.stop or None,
+        "logit_bias": request.logit_bias,
     }
 
 

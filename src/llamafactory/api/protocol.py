@@ -108,6 +108,9 @@ class SamplingRequest(_Model):
         None, description="As in LLaMA-Factory the multiplicative repetition_penalty: 1 or more; 0 = not used."
     )
     frequency_penalty: float | None = Field(None, description="Not offered: only 0 is accepted.")
+    logit_bias: dict[str, float] | None = Field(
+        None, description="Token id to a number from -100 to 100 that is added to its logit before sampling."
+    )
     max_tokens: int | None = Field(None, ge=1, le=10**7)
     n: int = Field(1, ge=1, le=64)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)

@@ -76,8 +76,9 @@ class Engine(Protocol):
     ``num_return_sequences``, ``repetition_penalty``, ``length_penalty``, ``max_new_tokens``, ``max_length``,
     ``skip_special_tokens``, ``seed``, ``stop`` (a string or several), ``enable_thinking``, ``log_probs`` (how many
     likeliest tokens to report beside the sampled one; ``None`` = none at all), ``json_schema`` (the response is JSON
-    that obeys it; ``{}`` = any object) and ``adapter`` (a name from ``adapters``). What is not given comes from the
-    configuration. An unknown one, or a prompt that does not fit the model, is a ``ConfigError``.
+    that obeys it; ``{}`` = any object), ``adapter`` (a name from ``adapters``) and ``logit_bias`` (token id to a number
+    from -100 to 100 that is added to its logit; ``log_probs`` stay those of the model). What is not given comes from
+    the configuration. An unknown one, or a prompt that does not fit the model, is a ``ConfigError``.
     """
 
     template: Template
@@ -130,6 +131,11 @@ class EngineBase:
     def media(self) -> tuple[str, ...]:
         """Media that the model takes."""
         return () if self.encoder is None else self.encoder.kinds
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model knows: their ids are smaller."""
+        return len(self.template.tokenizer)
 
     def load_template(self, args: InferArgs) -> None:
         """Load the tokenizer, the template, and what encodes media where the model takes some."""

@@ -118,6 +118,11 @@ class HuggingfaceEngine(EngineBase):
         self._scheduler.close()
 
     @property
+    def vocabulary(self) -> int:
+        """Tokens that both the tokenizer and the model know."""
+        return min(super().vocabulary, self.model.config.get_text_config().vocab_size)
+
+    @property
     def load(self) -> tuple[int, int]:
         """How many completions grow, and how many requests wait."""
         return self._scheduler.load
@@ -125,7 +130,7 @@ class HuggingfaceEngine(EngineBase):
     def _sampling(self, overrides: dict[str, Any]) -> Sampling:
         if self._scores:
             raise ConfigError("stage: rm loads a reward model, which scores texts and does not answer")
-        sampling = get_sampling(self._args, overrides)
+        sampling = get_sampling(self._args, overrides, self.vocabulary)
         if sampling.adapter is not None and sampling.adapter not in self.adapters:
             known = ", ".join(self.adapters) or "none; lora_modules names them"
             raise ConfigError(f"adapter: unknown name {sampling.adapter!r}; known: {known}")

@@ -27,6 +27,7 @@ class Sampler:
     Attributes:
         sampling: Its settings.
         random: Its random numbers: what the neighbours draw does not matter.
+        bias: Ids of the tokens of ``logit_bias`` and what is added to each.
         seen: Tokens of prompt and completion, for the repetition penalty, ``[V]``.
         constraint: What may come next, for completions that obey a JSON schema.
     """
@@ -35,12 +36,21 @@ class Sampler:
     random: random.Random
     prompt: Sequence[int]
     constraint: JsonConstraint | None = None
+    bias: tuple[Tensor, Tensor] | None = field(default=None, init=False)
     seen: Tensor | None = field(default=None, init=False)
 
     @property
     def changes_scores(self) -> bool:
         """Whether :meth:`process` has anything to do."""
-        return self.constraint is not None or self.sampling.repetition_penalty != 1.0
+        sampling = self.sampling
+        return self.constraint is not None or bool(sampling.logit_bias) or sampling.repetition_penalty != 1.0
+
+    def add_bias(self, scores: Tensor, bias: dict[int, float]) -> None:
+        """Add to the scores ``[V]`` of some tokens."""
+        if self.bias is None:
+            ids = torch.tensor([*bias], device=scores.device)
+            self.bias = ids, torch.tensor([*bias.values()], device=scores.device, dtype=scores.dtype)
+        scores[self.bias[0]] += self.bias[1]
 
     def penalize_repetition(self, scores: Tensor) -> None:
         """Divide (or multiply, below 0) the scores ``[V]`` of tokens that were there before."""
@@ -52,6 +62,8 @@ class Sampler:
 
     def process(self, scores: Tensor) -> None:
         """Change the scores ``[V]`` by what the request asks for beyond temperature, ``top_k`` and ``top_p``."""
+        if self.sampling.logit_bias:  # first, as in vLLM and transformers
+            self.add_bias(scores, self.sampling.logit_bias)
         if self.sampling.repetition_penalty != 1.0:
             self.penalize_repetition(scores)
         if self.constraint is not None:

@@ -58,6 +58,8 @@ def _search(model: Any, request: Request, config: dict[str, Any], post: Post) ->
     sampling = request.sampling
     if not sampling.greedy:
         config |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    if sampling.logit_bias:
+        config["sequence_bias"] = [[[token], value] for token, value in sampling.logit_bias.items()]
     input_ids = torch.tensor([request.prompt], device=model.device)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices, enabled=sampling.seed is not None):

@@ -80,7 +80,7 @@ class SglangEngine(EngineBase):
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
     ) -> AsyncGenerator[Delta, None]:
         """Yield the pieces of all responses as they are made; see :class:`Engine`."""
-        sampling = get_sampling(self._args, overrides)
+        sampling = get_sampling(self._args, overrides, self.vocabulary)
         read = await self.read_prompt(prompt, tools, sampling.enable_thinking)
         limit = sampling.new_tokens(len(read.ids), self._args.sglang.sglang_maxlen)
         prompt_fields = await asyncio.to_thread(sglang_prompt, read, self._args.media.audio_sampling_rate)
@@ -143,6 +143,8 @@ class SglangEngine(EngineBase):
         }
         if sampling.seed is not None:
             parameters["sampling_seed"] = sampling.seed + index
+        if sampling.logit_bias:
+            parameters["logit_bias"] = {str(token): value for token, value in sampling.logit_bias.items()}
         if sampling.json_schema is not None:
             parameters["json_schema"] = json.dumps(sampling.json_schema or {"type": "object"})
         body: dict[str, Any] = {"sampling_params": parameters, "stream": True}

@@ -61,7 +61,7 @@ class VllmEngine(EngineBase):
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
     ) -> AsyncGenerator[Delta, None]:
         """Yield the pieces of all responses as they are made; see :class:`Engine`."""
-        sampling = get_sampling(self._args, overrides)
+        sampling = get_sampling(self._args, overrides, self.vocabulary)
         lora = self._lora(sampling.adapter)
         read = await self.read_prompt(prompt, tools, sampling.enable_thinking)
         ids = read.ids
@@ -234,6 +234,7 @@ def sampling_parameters(sampling: Sampling, limit: int, ends: list[int]) -> Any:
             top_k=0 if sampling.greedy else sampling.top_k,
             repetition_penalty=sampling.repetition_penalty,
             seed=sampling.seed,
+            logit_bias=sampling.logit_bias or None,
             stop=list(sampling.stop),
             stop_token_ids=ends,
             max_tokens=limit,
