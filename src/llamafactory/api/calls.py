@@ -17,7 +17,7 @@ from ..chat.response_parser import (
 )
 from ..data.messages import Message
 from .errors import ApiError
-from .protocol import ChatRequest, CompletionRequest, NamedTool, SamplingRequest, Tool
+from .protocol import NOT_OFFERED, ChatRequest, CompletionRequest, NamedTool, SamplingRequest, Tool
 
 if TYPE_CHECKING:
     from ..chat.base_engine import Engine
@@ -33,12 +33,14 @@ class Call:
         tools: OpenAI tool objects the template shall show.
         overrides: What the request asks for; see :class:`Engine`.
         parser: Makes the parser of one response.
+        several_calls: Whether a response may hold several tool calls; else only the first is sent.
     """
 
     prompt: Sequence[Message] | str | list[int]
     tools: tuple[dict[str, Any], ...]
     overrides: dict[str, Any]
     parser: Callable[[], ResponseParser] = PlainParser
+    several_calls: bool = True
 
 
 async def chat_call(request: ChatRequest, engine: Engine, media: MediaLoader) -> Call:
@@ -67,7 +69,13 @@ async def chat_call(request: ChatRequest, engine: Engine, media: MediaLoader) ->
         return Call(messages, (), overrides)
     thinking = thinking_begun(template, messages, described, overrides["enable_thinking"])
     overrides["skip_special_tokens"] = False  # marks of thoughts and calls may be special tokens
-    return Call(messages, described, overrides, lambda: ChatParser(template, described, thinking))
+    return Call(
+        messages,
+        described,
+        overrides,
+        lambda: ChatParser(template, described, thinking),
+        several_calls=request.parallel_tool_calls,
+    )
 
 
 def completion_calls(request: CompletionRequest) -> list[Call]:
@@ -90,6 +98,7 @@ def completion_calls(request: CompletionRequest) -> list[Call]:
 
 def _sampling(request: SamplingRequest) -> dict[str, Any]:
     """The overrides that chat and completion have in common; ``None`` = not given."""
+    _refuse_not_offered(request.model_extra or {})
     if request.frequency_penalty:
         raise ApiError(400, "frequency_penalty: not offered; repetition_penalty is", "frequency_penalty")
     penalty = request.repetition_penalty
@@ -113,6 +122,13 @@ def _sampling(request: SamplingRequest) -> dict[str, Any]:
         "stop": request.stop or None,
         "logit_bias": request.logit_bias,
     }
+
+
+def _refuse_not_offered(extra: dict[str, Any]) -> None:
+    """Refuse further fields that would change an answer, unless their value is the one that changes nothing."""
+    for name, value in extra.items():
+        if name in NOT_OFFERED and value and value != ["text"]:
+            raise ApiError(400, f"{name}: not offered; {NOT_OFFERED[name]}", name)
 
 
 def _log_probs(request: ChatRequest) -> int | None:

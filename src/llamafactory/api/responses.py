@@ -46,8 +46,8 @@ def dump(value: Any) -> str:
 class ChatChoice:
     """Reads the deltas of one choice of a chat and writes its chunks; keeps the whole message beside."""
 
-    def __init__(self, index: int, parser: ResponseParser) -> None:
-        self._index, self._parser = index, parser
+    def __init__(self, index: int, parser: ResponseParser, several_calls: bool) -> None:
+        self._index, self._parser, self._several_calls = index, parser, several_calls
         self._begun = False
         self._reasoning, self._content = "", ""
         self._calls: list[dict[str, Any]] = []
@@ -97,8 +97,9 @@ class ChatChoice:
         if piece.content:
             self._content += piece.content
             changes["content"] = piece.content
-        if piece.calls:
-            changes["tool_calls"] = [self._keep_call(call) for call in piece.calls]
+        calls = [call for call in piece.calls if self._several_calls or call.index == 0]
+        if calls:
+            changes["tool_calls"] = [self._keep_call(call) for call in calls]
         return changes
 
     def _keep_call(self, piece: DeltaToolCall) -> dict[str, Any]:
@@ -160,7 +161,7 @@ Choice = ChatChoice | TextChoice
 
 def chat_choices(call: Call, count: int) -> dict[tuple[int, int], Choice]:
     """The choices of a chat, by prompt (there is one) and index."""
-    return {(0, index): ChatChoice(index, call.parser()) for index in range(count)}
+    return {(0, index): ChatChoice(index, call.parser(), call.several_calls) for index in range(count)}
 
 
 def text_choices(calls: list[Call], count: int, echoes: list[str]) -> dict[tuple[int, int], Choice]:
