@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -20,6 +20,9 @@ from .guard import Guard
 from .routes import make_router
 from .server import Server
 from .settings import ServerSettings
+
+if TYPE_CHECKING:
+    from ..chat.chat_model import ChatModel
 
 logger = get_logger(__name__)
 
@@ -43,6 +46,18 @@ def run_api(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -
         server = Server(engine, settings, scores=args.finetuning.stage == "rm")
         logger.info_rank0("serving %s at %s/v1 (documentation: /docs)", ", ".join(server.names), url_of(listener))
         make_process(server).run(sockets=[listener])
+
+
+def create_app(chat_model: ChatModel) -> Guard:
+    """The whole web application of a model that is loaded already, for an ASGI server of your own.
+
+    The environment says the rest, as for :func:`run_api`; address and time to drain are the business of that server.
+
+    Raises:
+        ConfigError: The environment cannot be used.
+    """
+    scores = chat_model.args.finetuning.stage == "rm"
+    return make_app(Server(chat_model.engine, ServerSettings.from_environment(), scores))
 
 
 def make_app(server: Server) -> Guard:

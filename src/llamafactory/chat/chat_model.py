@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ..data.messages import Message
 from ..extras.errors import ConfigError
-from ..hparams import InferArgs
+from ..hparams import InferArgs, get_infer_args
 from .base_engine import Engine, Response, load_engine
 
 T = TypeVar("T")
@@ -26,11 +26,12 @@ class ChatModel:
     them, ``tools`` is a list of function descriptions or its JSON text. Overrides are listed at :class:`Engine`.
 
     Args:
-        args: What ``get_infer_args`` returns.
+        args: Parsed arguments, or what ``get_infer_args`` takes (``None``: the command line).
     """
 
-    def __init__(self, args: InferArgs) -> None:
-        self.engine: Engine = load_engine(args)
+    def __init__(self, args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -> None:
+        self.args = args if isinstance(args, InferArgs) else get_infer_args(args)
+        self.engine: Engine = load_engine(self.args)
         # Engines are async; this loop runs them for callers that are not, and stays out of the way of Ctrl-C.
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="chat", daemon=True).start()
