@@ -39,7 +39,13 @@ RESPONSES: dict[int | str, dict[str, Any]] = {code: {"description": text} for co
 def make_router(server: Server) -> APIRouter:
     """The routes of one served model."""
     router = APIRouter(responses=RESPONSES)
+    _add_server_routes(router, server)
+    _add_generation_routes(router, server)
+    _add_score_routes(router, server)
+    return router
 
+
+def _add_server_routes(router: APIRouter, server: Server) -> None:
     @router.get("/health", tags=["server"], summary="Whether the server takes requests.")
     async def health() -> Response:
         if server.admission.draining:
@@ -60,6 +66,8 @@ def make_router(server: Server) -> APIRouter:
         server.adapter(model)
         return JSONResponse(_model(server, model))
 
+
+def _add_generation_routes(router: APIRouter, server: Server) -> None:
     @router.post("/v1/chat/completions", tags=["generation"], summary="Answer a conversation.")
     async def chat(body: ChatRequest, request: Request) -> Response:
         server.expect(scores=False)
@@ -77,6 +85,8 @@ def make_router(server: Server) -> APIRouter:
         choices = text_choices(calls, body.n, echoes)
         return await _respond(server, body, request, calls, adapter, choices, "cmpl", "text_completion")
 
+
+def _add_score_routes(router: APIRouter, server: Server) -> None:
     @router.post("/v1/score/evaluation", tags=["scores"], summary="Score texts with a reward model.")
     async def score(body: ScoreRequest, request: Request) -> Response:
         server.expect(scores=True)
@@ -112,8 +122,6 @@ def make_router(server: Server) -> APIRouter:
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage})
-
-    return router
 
 
 async def _respond(
