@@ -39,23 +39,12 @@ def make_page(engine: Engine, args: InferArgs, max_waiting: int) -> Any:
         media has a list of files for each kind behind its other arguments.
     """
     gr = require("gradio", "webchat", "'gradio>=6'")
-    handler = ChatHandler(engine)
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, fill_height=True, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)
     ) as page:
         # Kept on the server, an hour after the last use: what a browser sends is no conversation, only a question.
         conversation = gr.State([], time_to_live=KEPT_SECONDS)
-        chatbot = gr.Chatbot(
-            label=args.model.model_name_or_path and _last_part(args.model.model_name_or_path),
-            elem_id="chat",
-            scale=1,
-            height="60vh",
-            resizable=True,
-            buttons=["copy", "copy_all"],
-            sanitize_html=True,
-            allow_tags=False,
-            feedback_options=None,
-        )
+        chatbot = _chatbot(gr, args)
         error = gr.Markdown("", elem_id="error", sanitize_html=True)
         with gr.Row():
             question = gr.Textbox(
@@ -70,7 +59,7 @@ def make_page(engine: Engine, args: InferArgs, max_waiting: int) -> Any:
         settings = _settings(gr, engine, args)
         submit = gr.on(
             [send.click, question.submit],
-            handler.respond,
+            ChatHandler(engine).respond,
             [conversation, question, role, *settings, *boxes],
             [chatbot, question, error, conversation, *boxes],
             api_name="chat",
@@ -78,25 +67,49 @@ def make_page(engine: Engine, args: InferArgs, max_waiting: int) -> Any:
             trigger_mode="once",
             concurrency_limit=args.model.max_batch_size,
         )
-        # A cancelled response ends in the conversation as far as it came.
-        stop.click(
-            lambda messages: (shown(messages), ""),
-            conversation,
-            [chatbot, error],
-            cancels=[submit],
-            queue=False,
-            api_visibility="private",
-        )
-        gr.on(
-            [clear.click, chatbot.clear],
-            lambda: ([], "", [], *[None] * len(boxes)),
-            None,
-            [chatbot, error, conversation, *boxes],
-            cancels=[submit],
-            queue=False,
-            api_name="clear",
-        )
+        _connect_stop(stop, submit, conversation, chatbot, error)
+        _connect_clear(gr, clear, submit, conversation, chatbot, error, boxes)
     return page.queue(max_size=max_waiting)
+
+
+def _chatbot(gr: Any, args: InferArgs) -> Any:
+    return gr.Chatbot(
+        label=args.model.model_name_or_path and _last_part(args.model.model_name_or_path),
+        elem_id="chat",
+        scale=1,
+        height="60vh",
+        resizable=True,
+        buttons=["copy", "copy_all"],
+        sanitize_html=True,
+        allow_tags=False,
+        feedback_options=None,
+    )
+
+
+def _connect_stop(stop: Any, submit: Any, conversation: Any, chatbot: Any, error: Any) -> None:
+    """A cancelled response ends in the conversation as far as it came."""
+    stop.click(
+        lambda messages: (shown(messages), ""),
+        conversation,
+        [chatbot, error],
+        cancels=[submit],
+        queue=False,
+        api_visibility="private",
+    )
+
+
+def _connect_clear(
+    gr: Any, clear: Any, submit: Any, conversation: Any, chatbot: Any, error: Any, boxes: list[Any]
+) -> None:
+    gr.on(
+        [clear.click, chatbot.clear],
+        lambda: ([], "", [], *[None] * len(boxes)),
+        None,
+        [chatbot, error, conversation, *boxes],
+        cancels=[submit],
+        queue=False,
+        api_name="clear",
+    )
 
 
 def _boxes(gr: Any, engine: Engine) -> list[Any]:
