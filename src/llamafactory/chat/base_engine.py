@@ -45,7 +45,7 @@ class Delta:
         tokens: How many tokens were made since the last delta of this response, the stop token included.
         prompt_tokens: Tokens of the rendered prompt.
         finish_reason: Set on the last delta of a response, and only there.
-        log_probs: The tokens of this delta, when ``log_probs`` was asked for.
+        log_probs: The tokens of this delta, when ``log_probs`` was given.
     """
 
     text: str

@@ -20,7 +20,7 @@ from ..model import load_model
 from .base_engine import Delta, EngineBase
 from .continuous_batching import ModelRunner, can_batch, can_join
 from .json_constraint import JsonGrammars
-from .request import Completion, Post, Request
+from .request import Completion, Outbox, Request
 from .sampler import Sampler
 from .sampling import Sampling, get_sampling
 from .scheduler import Scheduler
@@ -167,7 +167,7 @@ class HuggingfaceEngine(EngineBase):
         def report(done: Future[None]) -> None:
             error = None if done.cancelled() else done.exception()
             if error is not None:
-                Post().fail(request.mailbox, error)
+                Outbox().fail(request.mailbox, error)
 
         future.add_done_callback(report)
 

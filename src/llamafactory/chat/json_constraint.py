@@ -44,7 +44,7 @@ class JsonGrammars:
             ConfigError: The package is missing, or the schema is wrong or asks for what cannot be enforced.
         """
         library = require("llguidance", _KEY)
-        # {} is valid for any JSON; a response that is asked to be JSON is an object.
+        # {} is valid for any JSON; a response that shall be JSON is an object.
         wanted = json.dumps(schema or {"type": "object"})
         own = schema.get("x-guidance")
         spaces = {} if isinstance(own, dict) and _SPACE_OPTIONS & own.keys() else {"whitespace_pattern": _WHITE_SPACE}

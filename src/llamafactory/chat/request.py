@@ -26,7 +26,7 @@ class Mailbox:
         self.queue: asyncio.Queue[list[Delta] | BaseException] = asyncio.Queue()
 
 
-class Post:
+class Outbox:
     """Collects what is to be delivered and wakes each event loop once for all of it: waking costs a system call."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .continuous_batching import ModelRunner, Reading
-from .request import Completion, Post, Request
+from .request import Completion, Outbox, Request
 from .sampler import sample
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Scheduler:
     def __init__(self, runner: ModelRunner, max_batch_size: int) -> None:
         self._runner = runner
         self._size = max_batch_size
-        self._post = Post()
+        self._outbox = Outbox()
         self._waiting: deque[Request] = deque()
         self._active: dict[Request, Reading | None] = {}
         self._jobs: deque[tuple[Callable[[], Any], str | None, Request | None, Future]] = deque()
@@ -103,7 +103,7 @@ class Scheduler:
             self._read_prompts()
             for adapter in self._runner.groups():
                 self._step(adapter)
-            self._post.send()
+            self._outbox.send()
         for request in [*self._active, *self._waiting]:
             self._fail(request, RuntimeError("the engine was closed"))
         for *_, future in self._jobs:
@@ -225,14 +225,14 @@ class Scheduler:
         for completion, token in zip(
             completions, sample(logits, [completion.sampler for completion in completions]), strict=True
         ):
-            self._post.add(completion.request.mailbox, completion.take(token))
+            self._outbox.add(completion.request.mailbox, completion.take(token))
         for request in {completion.request for completion in completions}:
             if request.finished:
                 self._active.pop(request)
 
     def _fail(self, request: Request, error: Exception) -> None:
         self._release(request)
-        self._post.fail(request.mailbox, error)
+        self._outbox.fail(request.mailbox, error)
 
     def _release(self, request: Request) -> None:
         self._active.pop(request, None)

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from ..model import generation_attention
 from .continuous_batching import on_device
-from .request import Post, Request
+from .request import Outbox, Request
 from .sampler import SampledToken, sample
 
 
@@ -22,16 +22,16 @@ def complete_alone(model: Any, request: Request, pad_token_id: int, use_cache: b
         "pad_token_id": pad_token_id,
         "use_cache": use_cache,
     }
-    post = Post()
+    outbox = Outbox()
     with generation_attention(model):
         if request.sampling.num_beams > 1:
-            _search(model, request, config, post)
+            _search(model, request, config, outbox)
         else:
-            _sample(model, request, config, post)
-    post.send()
+            _sample(model, request, config, outbox)
+    outbox.send()
 
 
-def _sample(model: Any, request: Request, config: dict[str, Any], post: Post) -> None:
+def _sample(model: Any, request: Request, config: dict[str, Any], outbox: Outbox) -> None:
     rows = len(request.completions)
     input_ids = torch.tensor([request.prompt] * rows, device=model.device)
     model.generate(
@@ -39,7 +39,7 @@ def _sample(model: Any, request: Request, config: dict[str, Any], post: Post) ->
         attention_mask=torch.ones_like(input_ids),
         **{name: _repeat(value, rows) for name, value in on_device(request.inputs, model).items()},
         generation_config=GenerationConfig(**config, do_sample=False),
-        logits_processor=LogitsProcessorList([_SampleByRequest(request, post)]),
+        logits_processor=LogitsProcessorList([_SampleByRequest(request, outbox)]),
         stopping_criteria=StoppingCriteriaList([_Finished(request)]),
     )
 
@@ -53,7 +53,7 @@ def _repeat(value: Any, rows: int) -> Any:
     return torch.cat([value] * rows) if isinstance(value, Tensor) else value * rows
 
 
-def _search(model: Any, request: Request, config: dict[str, Any], post: Post) -> None:
+def _search(model: Any, request: Request, config: dict[str, Any], outbox: Outbox) -> None:
     """Beam search; nothing is certain before its end."""
     sampling = request.sampling
     if not sampling.greedy:
@@ -82,15 +82,15 @@ def _search(model: Any, request: Request, config: dict[str, Any], post: Post) ->
     for completion, row in zip(request.completions, output[:, len(request.prompt) :].tolist(), strict=True):
         for token_id in row:
             if completion.finish_reason is None:
-                post.add(request.mailbox, completion.take(SampledToken(token_id, None)))
+                outbox.add(request.mailbox, completion.take(SampledToken(token_id, None)))
 
 
 class _SampleByRequest(LogitsProcessor):
     """Samples each token by our own rules and leaves ``generate`` no other."""
 
-    def __init__(self, request: Request, post: Post) -> None:
+    def __init__(self, request: Request, outbox: Outbox) -> None:
         self._request = request
-        self._post = post
+        self._outbox = outbox
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return ``scores [rows, V]`` with only the sampled tokens left."""
@@ -99,8 +99,8 @@ class _SampleByRequest(LogitsProcessor):
             scores[[completion.index for completion in growing]], [completion.sampler for completion in growing]
         )
         for completion, token in zip(growing, sampled, strict=True):
-            self._post.add(self._request.mailbox, completion.take(token))
-        self._post.send()
+            self._outbox.add(self._request.mailbox, completion.take(token))
+        self._outbox.send()
         only = torch.full_like(scores, float("-inf"))
         for completion in self._request.completions:
             only[completion.index, completion.last] = 0
