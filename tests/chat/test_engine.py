@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -230,3 +232,21 @@ def test_system_text_and_tools() -> None:
 def test_system_text_reaches_the_model(model: ChatModel) -> None:
     plain, steered = model.chat(QUESTION)[0], model.chat(QUESTION, system="rain rain rain")[0]
     assert steered.prompt_length > plain.prompt_length
+
+
+def test_the_room_exports_it_and_it_reads_keys_itself(tiny_llama: Path, model: ChatModel) -> None:
+    from llamafactory import chat
+
+    assert chat.ChatModel is ChatModel
+    with pytest.raises(AttributeError, match="Chatmodel"):
+        chat.Chatmodel  # noqa: B018
+    keys = {"template": "chatml", "infer_dtype": "float32", "do_sample": False, "max_new_tokens": 24}
+    made = chat.ChatModel({"model_name_or_path": str(tiny_llama), **keys})
+    assert made.args == model.args and made.chat(QUESTION) == model.chat(QUESTION)
+    made.engine.close()
+
+
+def test_importing_it_loads_no_torch() -> None:
+    code = "import sys; from llamafactory.chat import ChatModel; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "False\n", done.stderr

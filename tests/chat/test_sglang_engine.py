@@ -91,6 +91,13 @@ def test_settings_go_out_and_pieces_come_back(engine: SglangEngine) -> None:
     assert deltas[0].prompt_tokens == 3
 
 
+def test_a_bias_goes_out_as_sglang_takes_it(engine: SglangEngine) -> None:
+    sent = json.loads("".join(delta.text for delta in ask(engine, logit_bias={7: -100, "8": 2})).split(" and ")[0])
+    assert sent["logit_bias"] == {"7": -100.0, "8": 2.0}
+    with pytest.raises(ConfigError, match="logit_bias: '-1'"):
+        ask(engine, logit_bias={"-1": 1})
+
+
 def test_log_probabilities_and_several_answers(engine: SglangEngine) -> None:
     deltas = ask(engine, log_probs=1)
     told = [item for delta in deltas for item in delta.log_probs]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llamafactory.eval.evaluator import run_eval
+from llamafactory.eval.evaluator import Evaluator, run_eval
 from llamafactory.eval.questions import Benchmark
 from llamafactory.extras.errors import ConfigError
 
@@ -141,3 +141,12 @@ def test_long_questions_lose_examples_first(tiny_llama: Path, task_dir: Path, ca
     write(task_dir / "quiz" / "data" / "dev", "water_dev.csv", [("word " * 3000, "a", "b", "c", "d", "A")])
     run_eval(keys(tiny_llama, task_dir, task="quiz_test", n_shot=1))
     assert "3 questions were asked with fewer than 1 examples" in caplog.text
+
+
+def test_the_class_runs_what_the_function_runs(tiny_llama: Path, task_dir: Path, tmp_path: Path) -> None:
+    settings = keys(tiny_llama, task_dir, task="quiz_test", n_shot=1, lang="en")
+    run_eval(settings)
+    evaluator = Evaluator(settings | {"save_dir": str(tmp_path / "again")})
+    assert evaluator.args.evaluation.n_shot == 1 and not (tmp_path / "again").exists()
+    evaluator.eval()
+    assert json.loads((tmp_path / "again" / "results.json").read_text()) == results(task_dir)

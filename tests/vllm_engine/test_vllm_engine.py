@@ -143,6 +143,16 @@ def test_settings_of_a_call(engine: VllmEngine) -> None:
     assert type(value["ok"]) is bool
 
 
+def test_a_bias_is_added_to_the_logits(engine: VllmEngine) -> None:
+    (token,) = engine.tokenizer("a", add_special_tokens=False)["input_ids"]
+    (deltas,) = ask(engine, QUESTIONS[:1], logit_bias={str(token): 100}, max_new_tokens=4, log_probs=1)
+    items = [item for delta in deltas for item in delta.log_probs]
+    assert [item.id for item in items] == [token] * 4
+    assert items[0].log_prob < -1  # still that of the model
+    with pytest.raises(ConfigError, match="logit_bias: '-1'"):
+        ask(engine, QUESTIONS[:1], logit_bias={"-1": 1})
+
+
 def test_what_vllm_cannot_do_is_said(engine: VllmEngine) -> None:
     for overrides, message in (({"num_beams": 2}, "num_beams"), ({"adapter": "apple"}, "known: banana")):
         with pytest.raises(ConfigError, match=message):

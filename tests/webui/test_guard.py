@@ -52,7 +52,7 @@ def test_settings_are_read():
 
 
 def test_a_refusal_comes_before_the_model_is_loaded(monkeypatch, page_args):
-    monkeypatch.setattr(interface.plugins, "resolve", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(interface, "load_engine", lambda *_: pytest.fail("the model was loaded"))
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
     with pytest.raises(ConfigError, match="GRADIO_AUTH"):
         interface.run_web_demo(page_args)

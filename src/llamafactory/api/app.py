@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from .. import __version__, plugins
+from .. import __version__
+from ..chat.base_engine import load_engine
 from ..extras.logging import get_logger
 from ..extras.serving import Process, bind, url_of
 from ..hparams import InferArgs, get_infer_args
@@ -22,7 +22,7 @@ from .server import Server
 from .settings import ServerSettings
 
 if TYPE_CHECKING:
-    from ..chat.base_engine import Engine
+    from ..chat.chat_model import ChatModel
 
 logger = get_logger(__name__)
 
@@ -39,14 +39,25 @@ def run_api(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -
     args = args if isinstance(args, InferArgs) else get_infer_args(args)
     settings = ServerSettings.from_environment()
     # Before the model is loaded: a taken port shows at once.
-    with closing(bind(settings.host, settings.port, "API_HOST, API_PORT")) as listener:
-        engine: Engine = plugins.resolve("engines", args.model.infer_backend)(args)
-        try:
-            server = Server(engine, settings, scores=args.finetuning.stage == "rm")
-            logger.info_rank0("serving %s at %s/v1 (documentation: /docs)", ", ".join(server.names), url_of(listener))
-            make_process(server).run(sockets=[listener])
-        finally:
-            engine.close()
+    with (
+        closing(bind(settings.host, settings.port, "API_HOST, API_PORT")) as listener,
+        closing(load_engine(args)) as engine,
+    ):
+        server = Server(engine, settings, scores=args.finetuning.stage == "rm")
+        logger.info_rank0("serving %s at %s/v1 (documentation: /docs)", ", ".join(server.names), url_of(listener))
+        make_process(server).run(sockets=[listener])
+
+
+def create_app(chat_model: ChatModel) -> Guard:
+    """The whole web application of a model that is loaded already, for an ASGI server of your own.
+
+    The environment says the rest, as for :func:`run_api`; address and time to drain are the business of that server.
+
+    Raises:
+        ConfigError: The environment cannot be used.
+    """
+    scores = chat_model.args.finetuning.stage == "rm"
+    return make_app(Server(chat_model.engine, ServerSettings.from_environment(), scores))
 
 
 def make_app(server: Server) -> Guard:
@@ -63,19 +74,10 @@ def make_app(server: Server) -> Guard:
     return Guard(app, settings, server.metrics)
 
 
-def make_process(server: Server) -> uvicorn.Server:
+def make_process(server: Server) -> Process:
     """What answers requests until a signal comes and what was running is finished."""
-    config = uvicorn.Config(
-        make_app(server),
-        lifespan="off",
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(server.settings.drain_seconds),
-    )
 
     def refuse_more() -> None:
         server.admission.draining = True
 
-    return Process(config, refuse_more)
+    return Process(make_app(server), refuse_more, server.settings.drain_seconds, lifespan="off")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a request to what the engine is asked."""
+"""From a request to a call of the engine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..chat.answer_reader import AnyCallReader, ChatReader, NamedCallReader, PlainReader, Reader, thinking_begun
+from ..chat.response_parser import (
+    AnyCallParser,
+    ChatParser,
+    NamedCallParser,
+    PlainParser,
+    ResponseParser,
+    thinking_begun,
+)
 from ..data.messages import Message
 from .errors import ApiError
-from .protocol import ChatRequest, CompletionRequest, NamedTool, SamplingRequest, Tool
+from .protocol import NOT_OFFERED, ChatRequest, CompletionRequest, NamedTool, SamplingRequest, Tool
 
 if TYPE_CHECKING:
     from ..chat.base_engine import Engine
@@ -25,13 +32,15 @@ class Call:
         prompt: Messages, a text or token ids.
         tools: OpenAI tool objects the template shall show.
         overrides: What the request asks for; see :class:`Engine`.
-        reader: Makes the reader of one answer.
+        parser: Makes the parser of one response.
+        several_calls: Whether a response may hold several tool calls; else only the first is sent.
     """
 
     prompt: Sequence[Message] | str | list[int]
     tools: tuple[dict[str, Any], ...]
     overrides: dict[str, Any]
-    reader: Callable[[], Reader] = PlainReader
+    parser: Callable[[], ResponseParser] = PlainParser
+    several_calls: bool = True
 
 
 async def chat_call(request: ChatRequest, engine: Engine, media: MediaLoader) -> Call:
@@ -50,17 +59,23 @@ async def chat_call(request: ChatRequest, engine: Engine, media: MediaLoader) ->
     overrides["enable_thinking"] = _thinking(request)
     shown = [] if request.tool_choice == "none" else [tool for tool in request.tools or ()]
     described = tuple(tool.model_dump(exclude_none=True) for tool in shown)
-    schema, reader = _constraint(request, shown)
-    if reader is not None:
-        # The answer is JSON from its first token: there is no room for a thought before it.
+    schema, parser = _constraint(request, shown)
+    if parser is not None:
+        # The response is JSON from its first token: there is no room for a thought before it.
         overrides |= {"json_schema": schema, "enable_thinking": False}
-        return Call(messages, described, overrides, reader)
+        return Call(messages, described, overrides, parser)
     template = engine.template
     if template.thought is None and not described:
         return Call(messages, (), overrides)
     thinking = thinking_begun(template, messages, described, overrides["enable_thinking"])
     overrides["skip_special_tokens"] = False  # marks of thoughts and calls may be special tokens
-    return Call(messages, described, overrides, lambda: ChatReader(template, described, thinking))
+    return Call(
+        messages,
+        described,
+        overrides,
+        lambda: ChatParser(template, described, thinking),
+        several_calls=request.parallel_tool_calls,
+    )
 
 
 def completion_calls(request: CompletionRequest) -> list[Call]:
@@ -83,6 +98,7 @@ def completion_calls(request: CompletionRequest) -> list[Call]:
 
 def _sampling(request: SamplingRequest) -> dict[str, Any]:
     """The overrides that chat and completion have in common; ``None`` = not given."""
+    _refuse_not_offered(request.model_extra or {})
     if request.frequency_penalty:
         raise ApiError(400, "frequency_penalty: not offered; repetition_penalty is", "frequency_penalty")
     penalty = request.repetition_penalty
@@ -104,7 +120,15 @@ def _sampling(request: SamplingRequest) -> dict[str, Any]:
         "num_return_sequences": request.n,
         "seed": request.seed,
         "stop": request.stop or None,
+        "logit_bias": request.logit_bias,
     }
+
+
+def _refuse_not_offered(extra: dict[str, Any]) -> None:
+    """Refuse further fields that would change an answer, unless their value is the one that changes nothing."""
+    for name, value in extra.items():
+        if name in NOT_OFFERED and value and value != ["text"]:
+            raise ApiError(400, f"{name}: not offered; {NOT_OFFERED[name]}", name)
 
 
 def _log_probs(request: ChatRequest) -> int | None:
@@ -120,8 +144,8 @@ def _thinking(request: ChatRequest) -> bool | None:
     return given
 
 
-def _constraint(request: ChatRequest, tools: list[Tool]) -> tuple[dict[str, Any], Callable[[], Reader] | None]:
-    """The JSON schema that the answer must obey and how it is read; no reader = a free answer."""
+def _constraint(request: ChatRequest, tools: list[Tool]) -> tuple[dict[str, Any], Callable[[], ResponseParser] | None]:
+    """The JSON schema that the response must obey and how it is parsed; no parser = a free response."""
     wanted = request.response_format.type if request.response_format else "text"
     choice = request.tool_choice
     if isinstance(choice, NamedTool) or choice == "required":
@@ -133,13 +157,13 @@ def _constraint(request: ChatRequest, tools: list[Tool]) -> tuple[dict[str, Any]
     if tools:
         raise ApiError(400, "response_format: with tools it needs tool_choice: none", "response_format")
     if wanted == "json_object":
-        return {}, PlainReader
+        return {}, PlainParser
     if request.response_format is None or request.response_format.json_schema is None:
         raise ApiError(400, "response_format: json_schema is missing", "response_format.json_schema")
-    return request.response_format.json_schema.schema_, PlainReader
+    return request.response_format.json_schema.schema_, PlainParser
 
 
-def _forced_call(choice: Any, tools: list[Tool]) -> tuple[dict[str, Any], Callable[[], Reader]]:
+def _forced_call(choice: Any, tools: list[Tool]) -> tuple[dict[str, Any], Callable[[], ResponseParser]]:
     """A call of one known function is made of its arguments alone, which can be streamed as they come."""
     if not tools:
         raise ApiError(400, "tool_choice: there are no tools to choose from", "tool_choice")
@@ -150,7 +174,7 @@ def _forced_call(choice: Any, tools: list[Tool]) -> tuple[dict[str, Any], Callab
             raise ApiError(400, f"tool_choice: no tool is called {name!r}", "tool_choice")
     if len(tools) == 1:
         function = tools[0].function
-        return _parameters(tools[0]), lambda: NamedCallReader(function.name)
+        return _parameters(tools[0]), lambda: NamedCallParser(function.name)
     calls = [
         {
             "type": "object",
@@ -160,7 +184,7 @@ def _forced_call(choice: Any, tools: list[Tool]) -> tuple[dict[str, Any], Callab
         }
         for tool in tools
     ]
-    return {"anyOf": calls}, AnyCallReader
+    return {"anyOf": calls}, AnyCallParser
 
 
 def _parameters(tool: Tool) -> dict[str, Any]:

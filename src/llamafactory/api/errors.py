@@ -23,14 +23,14 @@ _PATH = re.compile(r"(?<![\w:/])(?:~|\.{1,2}|[A-Za-z]:)?[\\/][^\s'\",;()]*[\\/](
 
 
 class ApiError(Exception):
-    """An answer that is an error.
+    """An error response.
 
     Args:
         status: HTTP status.
         message: What went wrong, for the client.
         param: The field it is about.
         code: Short name for programs.
-        headers: Further headers of the answer.
+        headers: Further headers of the response.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        """The HTTP answer."""
+        """The HTTP response."""
         return JSONResponse(self.body(), self.status, self.headers)
 
 
 def to_api_error(error: Exception) -> ApiError:
-    """What a client is told of an error; what it may not know is logged instead."""
+    """What a client gets to know of an error; the rest is logged instead."""
     match error:
         case ApiError():
             return error
@@ -91,7 +91,7 @@ def _of_validation(error: RequestValidationError) -> ApiError:
 def install(app: FastAPI) -> None:
     """Answer every error of the routes in this form."""
 
-    async def answer(request: Request, error: Exception) -> JSONResponse:
+    async def respond(request: Request, error: Exception) -> JSONResponse:
         return to_api_error(error).response()
 
     async def silence(request: Request, error: Exception) -> Response:
@@ -99,4 +99,4 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(ClientGone, silence)
     for kind in (ApiError, ConfigError, RequestValidationError, HTTPException, Exception):
-        app.add_exception_handler(kind, answer)
+        app.add_exception_handler(kind, respond)

@@ -31,12 +31,12 @@ _BRACKET = re.compile(rb"[\[{\]}]")
 
 
 class Guard:
-    """ASGI middleware that refuses what no route shall see, and counts what was answered.
+    """ASGI middleware that refuses what no route shall see, and counts responses.
 
     Args:
         app: What answers the rest.
         settings: Key, names, origins and limits.
-        metrics: Gets route and status of every answer.
+        metrics: Gets route and status of every response.
     """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
@@ -77,8 +77,8 @@ class Guard:
             scheme, _, token = headers.get("authorization", "").partition(" ")
             right = hmac.compare_digest(token.strip().encode(), self._settings.key.encode())
             if scheme.lower() != "bearer" or not right:
-                asked = {"WWW-Authenticate": "Bearer"}
-                raise ApiError(401, "missing or wrong API key", code="invalid_api_key", headers=asked)
+                challenge = {"WWW-Authenticate": "Bearer"}
+                raise ApiError(401, "missing or wrong API key", code="invalid_api_key", headers=challenge)
 
     def _check_host(self, headers: Headers) -> None:
         """Without a key, a page that gave its own name the address of this machine must not get through."""

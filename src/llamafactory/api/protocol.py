@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bodies of requests. Fields that OpenAI has and that change nothing here are accepted and not used."""
+"""The bodies of requests. A field that could change an answer is obeyed or refused; the tables name the others."""
 
 from __future__ import annotations
 
@@ -12,6 +12,44 @@ FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.\-]{1,64}
 Texts = Annotated[list[str], Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Stop = str | Annotated[list[str], Field(max_length=16)]
+
+# Accepted and read by nobody, because it cannot change an answer.
+WITHOUT_EFFECT = {
+    "user": "a name of the caller, for OpenAI's watch over misuse",
+    "safety_identifier": "the same",
+    "metadata": "labels of answers that OpenAI stores",
+    "store": "nothing is stored here",
+    "service_tier": "there is one",
+    "prompt_cache_key": "says where OpenAI may find a prompt that it has read before",
+    "prompt_cache_options": "the same",
+    "prompt_cache_retention": "the same",
+    "prediction": "a guess of the answer, which makes OpenAI faster",
+    "JsonSchema.name": "a label",
+    "JsonSchema.strict": "every schema is enforced",
+}
+# Known from OpenAI or vLLM, would change an answer, and refused: what is offered instead.
+NOT_OFFERED = {
+    "audio": "answers are text",
+    "modalities": "answers are text",
+    "functions": "tools is",
+    "function_call": "tool_choice is",
+    "reasoning_effort": "enable_thinking is",
+    "verbosity": "ask for it in a message",
+    "moderation": "check the text of an answer yourself",
+    "web_search_options": "a search of your own among the tools is",
+    "min_p": "top_p and top_k are",
+    "min_tokens": "logit_bias of the tokens that end an answer is",
+    "ignore_eos": "logit_bias of the tokens that end an answer is",
+    "stop_token_ids": "stop is",
+    "bad_words": "logit_bias is",
+    "allowed_token_ids": "logit_bias is",
+    "guided_json": "response_format is",
+    "guided_regex": "response_format is",
+    "guided_choice": "response_format is",
+    "guided_grammar": "response_format is",
+    "structured_outputs": "response_format is",
+    "continue_final_message": "/v1/completions goes on with a text",
+}
 
 
 class _Model(BaseModel):
@@ -98,6 +136,7 @@ class StreamOptions(_Model):
 class SamplingRequest(_Model):
     """How an answer is made; what is not given comes from the server's configuration."""
 
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
     model: Name = Field(description="API_MODEL_NAME, or the name of an adapter.")
     temperature: float | None = Field(None, ge=0, le=10, description="0 = always the likeliest token.")
     top_p: float | None = Field(None, gt=0, le=1)
@@ -108,6 +147,9 @@ class SamplingRequest(_Model):
         None, description="As in LLaMA-Factory the multiplicative repetition_penalty: 1 or more; 0 = not used."
     )
     frequency_penalty: float | None = Field(None, description="Not offered: only 0 is accepted.")
+    logit_bias: dict[str, float] | None = Field(
+        None, description="Token id to a number from -100 to 100 that is added to its logit before sampling."
+    )
     max_tokens: int | None = Field(None, ge=1, le=10**7)
     n: int = Field(1, ge=1, le=64)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
@@ -122,7 +164,7 @@ class ChatRequest(SamplingRequest):
     messages: list[ChatMessage] = Field(min_length=1)
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool = True
+    parallel_tool_calls: bool = Field(True, description="false = of several calls, only the first is sent.")
     max_completion_tokens: int | None = Field(None, ge=1, le=10**7)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)

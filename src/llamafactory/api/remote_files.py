@@ -2,7 +2,7 @@
 """Downloads for others: only from hosts that are allowed, at addresses that are public, within bounds.
 
 A name is resolved once for each hop; all its addresses must be public, and the connection goes to one of those very
-addresses, so that an answer that changes between the check and the connection changes nothing.
+addresses, so that a DNS answer that changes between the check and the connection changes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CHUNK = 64 * 1024
 
 
 class RefusedUrlError(ValueError):
-    """The URL may not be asked, or its answer cannot be used."""
+    """The URL may not be requested, or its response cannot be used."""
 
 
 def fetch(url: str, policy: MediaPolicy) -> bytes:
@@ -36,23 +36,23 @@ def fetch(url: str, policy: MediaPolicy) -> bytes:
         policy: Hosts, and bounds of size, time and redirects.
 
     Raises:
-        RefusedUrlError: It may not be asked, or the answer is no file within the bounds.
+        RefusedUrlError: It may not be requested, or the response is no file within the bounds.
     """
     deadline = time.monotonic() + policy.seconds
     for _ in range(policy.redirects + 1):
         parts = check_url(url, policy)
         try:
-            answer = _get(parts, public_address(str(parts.hostname), _PORTS[parts.scheme]), policy, deadline)
+            found = _get(parts, public_address(str(parts.hostname), _PORTS[parts.scheme]), policy, deadline)
         except (OSError, http.client.HTTPException):
             raise RefusedUrlError("the remote file cannot be read") from None
-        if isinstance(answer, bytes):
-            return answer
-        url = urljoin(url, answer)
+        if isinstance(found, bytes):
+            return found
+        url = urljoin(url, found)
     raise RefusedUrlError(f"more than {policy.redirects} redirects")
 
 
 def check_url(url: str, policy: MediaPolicy) -> SplitResult:
-    """Return the parts of a URL that may be asked.
+    """Return the parts of a URL that may be requested.
 
     Raises:
         RefusedUrlError: Scheme, host, port or spelling is not allowed.

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from .answers import Answer, Usage, chat_answers, dump, text_answers
 from .calls import Call, chat_call, completion_calls
 from .disconnect import EventStream, unless_gone
 from .errors import ApiError, to_api_error
 from .protocol import ChatRequest, CompletionRequest, EmbeddingRequest, SamplingRequest, ScoreRequest
+from .responses import Choice, Usage, chat_choices, dump, text_choices
 from .server import Server
 
 if TYPE_CHECKING:
@@ -39,7 +39,13 @@ RESPONSES: dict[int | str, dict[str, Any]] = {code: {"description": text} for co
 def make_router(server: Server) -> APIRouter:
     """The routes of one served model."""
     router = APIRouter(responses=RESPONSES)
+    _add_server_routes(router, server)
+    _add_generation_routes(router, server)
+    _add_score_routes(router, server)
+    return router
 
+
+def _add_server_routes(router: APIRouter, server: Server) -> None:
     @router.get("/health", tags=["server"], summary="Whether the server takes requests.")
     async def health() -> Response:
         if server.admission.draining:
@@ -60,13 +66,15 @@ def make_router(server: Server) -> APIRouter:
         server.adapter(model)
         return JSONResponse(_model(server, model))
 
+
+def _add_generation_routes(router: APIRouter, server: Server) -> None:
     @router.post("/v1/chat/completions", tags=["generation"], summary="Answer a conversation.")
     async def chat(body: ChatRequest, request: Request) -> Response:
         server.expect(scores=False)
         adapter = server.adapter(body.model)
         call = await unless_gone(request.receive, chat_call(body, server.engine, server.media), server.metrics)
-        answers = chat_answers(call, body.n)
-        return await _answer(server, body, request, [call], adapter, answers, "chatcmpl", "chat.completion")
+        choices = chat_choices(call, body.n)
+        return await _respond(server, body, request, [call], adapter, choices, "chatcmpl", "chat.completion")
 
     @router.post("/v1/completions", tags=["generation"], summary="Go on with a text.")
     async def completion(body: CompletionRequest, request: Request) -> Response:
@@ -74,9 +82,11 @@ def make_router(server: Server) -> APIRouter:
         adapter = server.adapter(body.model)
         calls = completion_calls(body)
         echoes = [_text_of(server, call) if body.echo else "" for call in calls]
-        answers = text_answers(calls, body.n, echoes)
-        return await _answer(server, body, request, calls, adapter, answers, "cmpl", "text_completion")
+        choices = text_choices(calls, body.n, echoes)
+        return await _respond(server, body, request, calls, adapter, choices, "cmpl", "text_completion")
 
+
+def _add_score_routes(router: APIRouter, server: Server) -> None:
     @router.post("/v1/score/evaluation", tags=["scores"], summary="Score texts with a reward model.")
     async def score(body: ScoreRequest, request: Request) -> Response:
         server.expect(scores=True)
@@ -113,40 +123,38 @@ def make_router(server: Server) -> APIRouter:
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage})
 
-    return router
 
-
-async def _answer(
+async def _respond(
     server: Server,
     body: SamplingRequest,
     request: Request,
     calls: list[Call],
     adapter: str | None,
-    answers: dict[tuple[int, int], Answer],
+    choices: dict[tuple[int, int], Choice],
     prefix: str,
     kind: str,
 ) -> Response:
-    """Answer whole or streamed; the parts that both forms and both routes have in common are made here."""
+    """Respond whole or streamed; the parts that both forms and both routes have in common are made here."""
     head: dict[str, Any] = {"id": _identity(prefix), "object": kind, "created": int(time.time()), "model": body.model}
     deltas = server.deltas(calls, adapter)
     if not body.stream:
-        usage = await unless_gone(request.receive, _read(deltas, answers), server.metrics)
-        choices = [answer.choice() for answer in answers.values()]
-        return JSONResponse({**head, "choices": choices, "usage": usage.body()})
+        usage = await unless_gone(request.receive, _read(deltas, choices), server.metrics)
+        whole = [choice.choice() for choice in choices.values()]
+        return JSONResponse({**head, "choices": whole, "usage": usage.body()})
     if kind == "chat.completion":
         head["object"] += ".chunk"
     # An error before the first piece still gets a status of its own.
     first = await unless_gone(request.receive, _first(deltas), server.metrics)
     with_usage = body.stream_options is not None and body.stream_options.include_usage
-    return EventStream(_events(first, deltas, answers, head, with_usage), deltas, server.metrics)
+    return EventStream(_events(first, deltas, choices, head, with_usage), deltas, server.metrics)
 
 
-async def _read(deltas: AsyncGenerator[tuple[int, Delta], None], answers: dict[tuple[int, int], Answer]) -> Usage:
+async def _read(deltas: AsyncGenerator[tuple[int, Delta], None], choices: dict[tuple[int, int], Choice]) -> Usage:
     usage = Usage()
     async with aclosing(deltas):
         async for number, delta in deltas:
             usage.add(number, delta)
-            for _ in answers[number, delta.index].take(delta):
+            for _ in choices[number, delta.index].take(delta):
                 pass
     return usage
 
@@ -162,7 +170,7 @@ async def _first(deltas: AsyncGenerator[tuple[int, Delta], None]) -> tuple[int, 
 async def _events(
     first: tuple[int, Delta],
     rest: AsyncGenerator[tuple[int, Delta], None],
-    answers: dict[tuple[int, int], Answer],
+    choices: dict[tuple[int, int], Choice],
     head: dict[str, Any],
     with_usage: bool,
 ) -> AsyncGenerator[str, None]:
@@ -174,7 +182,7 @@ async def _events(
         while item is not None:
             number, delta = item
             usage.add(number, delta)
-            for choice in answers[number, delta.index].take(delta):
+            for choice in choices[number, delta.index].take(delta):
                 yield dump({**head, "choices": [choice], **no_usage})
             item = await anext(rest, None)
     except Exception as error:  # the status is sent already: the error must go into the stream

@@ -66,13 +66,13 @@ class Server:
 
     async def deltas(self, calls: Sequence[Call], adapter: str | None) -> AsyncGenerator[tuple[int, Delta], None]:
         """Run the calls of one request in one slot; yield (number of the call, delta) as they come."""
-        asked = time.monotonic()
+        arrival = time.monotonic()
         first = True
         async with self.admission.slot(), aclosing(self._pieces(calls, adapter)) as pieces:
             async for number, delta in pieces:
                 if first:
                     first = False
-                    self.metrics.first_token.observe(time.monotonic() - asked)
+                    self.metrics.first_token.observe(time.monotonic() - arrival)
                 self.metrics.generated_tokens += delta.tokens
                 yield number, delta
 

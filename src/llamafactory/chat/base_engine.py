@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from .. import plugins
 from ..data.media.encoder import MediaPrompt
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
@@ -36,15 +37,15 @@ class TokenLogProb:
 
 @dataclass(frozen=True)
 class Delta:
-    """The next piece of one answer.
+    """The next piece of one response.
 
     Attributes:
         text: New text; may be empty (half a character, a held-back stop word).
-        index: Which of the ``num_return_sequences`` answers it belongs to.
-        tokens: How many tokens were made since the last delta of this answer, the stop token included.
+        index: Which of the ``num_return_sequences`` responses it belongs to.
+        tokens: How many tokens were made since the last delta of this response, the stop token included.
         prompt_tokens: Tokens of the rendered prompt.
-        finish_reason: Set on the last delta of an answer, and only there.
-        log_probs: The tokens of this delta, when ``log_probs`` was asked for.
+        finish_reason: Set on the last delta of a response, and only there.
+        log_probs: The tokens of this delta, when ``log_probs`` was given.
     """
 
     text: str
@@ -57,7 +58,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class Response:
-    """One answer."""
+    """One response."""
 
     text: str
     response_length: int  # tokens generated, the stop token included
@@ -74,9 +75,10 @@ class Engine(Protocol):
     Overrides of a call, all optional: ``do_sample``, ``temperature``, ``top_p``, ``top_k``, ``num_beams``,
     ``num_return_sequences``, ``repetition_penalty``, ``length_penalty``, ``max_new_tokens``, ``max_length``,
     ``skip_special_tokens``, ``seed``, ``stop`` (a string or several), ``enable_thinking``, ``log_probs`` (how many
-    likeliest tokens to tell beside the chosen one; ``None`` = tell nothing), ``json_schema`` (the answer is JSON that
-    obeys it; ``{}`` = any object) and ``adapter`` (a name from ``adapters``). What is not given comes from the
-    configuration. An unknown one, or a prompt that does not fit the model, is a ``ConfigError``.
+    likeliest tokens to report beside the sampled one; ``None`` = none at all), ``json_schema`` (the response is JSON
+    that obeys it; ``{}`` = any object), ``adapter`` (a name from ``adapters``) and ``logit_bias`` (token id to a number
+    from -100 to 100 that is added to its logit; ``log_probs`` stay those of the model). What is not given comes from
+    the configuration. An unknown one, or a prompt that does not fit the model, is a ``ConfigError``.
     """
 
     template: Template
@@ -86,7 +88,7 @@ class Engine(Protocol):
     def stream(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
     ) -> AsyncGenerator[Delta, None]:
-        """Yield the pieces of all answers as they are made. Closing the iterator frees what the request held."""
+        """Yield the pieces of all responses as they are made. Closing the iterator frees what the request held."""
         ...
 
     async def chat(self, messages: Sequence[Message], tools: Sequence[dict], **overrides: Any) -> list[Response]:
@@ -96,7 +98,7 @@ class Engine(Protocol):
     def stream_chat(
         self, messages: Sequence[Message], tools: Sequence[dict], **overrides: Any
     ) -> AsyncGenerator[str, None]:
-        """Yield the text of one answer in pieces. Closing the iterator ends the generation."""
+        """Yield the text of one response in pieces. Closing the iterator ends the generation."""
         ...
 
     async def get_scores(self, texts: Sequence[str], **overrides: Any) -> list[float]:
@@ -112,6 +114,12 @@ class Engine(Protocol):
         ...
 
 
+def load_engine(args: InferArgs) -> Engine:
+    """Load the model into the engine that ``infer_backend`` names."""
+    engine: Engine = plugins.resolve("engines", args.model.infer_backend)(args)
+    return engine
+
+
 class EngineBase:
     """What engines share: everything that can be said by ``stream``."""
 
@@ -123,6 +131,11 @@ class EngineBase:
     def media(self) -> tuple[str, ...]:
         """Media that the model takes."""
         return () if self.encoder is None else self.encoder.kinds
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model knows: their ids are smaller."""
+        return len(self.template.tokenizer)
 
     def load_template(self, args: InferArgs) -> None:
         """Load the tokenizer, the template, and what encodes media where the model takes some."""
@@ -188,21 +201,21 @@ class EngineBase:
     def stream(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
     ) -> AsyncGenerator[Delta, None]:
-        """Yield the pieces of all answers as they are made."""
+        """Yield the pieces of all responses as they are made."""
         raise NotImplementedError
 
     async def chat(self, messages: Sequence[Message], tools: Sequence[dict] = (), **overrides: Any) -> list[Response]:
         """Answer a conversation; see :class:`Engine` for the overrides."""
-        answers: dict[int, list[Delta]] = {}
+        responses: dict[int, list[Delta]] = {}
         async with aclosing(self.stream(messages, tools, **overrides)) as deltas:
             async for delta in deltas:
-                answers.setdefault(delta.index, []).append(delta)
-        return [_join(answers[index]) for index in sorted(answers)]
+                responses.setdefault(delta.index, []).append(delta)
+        return [_join(responses[index]) for index in sorted(responses)]
 
     async def stream_chat(
         self, messages: Sequence[Message], tools: Sequence[dict] = (), **overrides: Any
     ) -> AsyncGenerator[str, None]:
-        """Yield one answer in pieces. With beams it comes whole: no beam is certain before the end."""
+        """Yield one response in pieces. With beams it comes whole: no beam is certain before the end."""
         async with aclosing(self.stream(messages, tools, **{**overrides, "num_return_sequences": 1})) as deltas:
             async for delta in deltas:
                 if delta.text:

@@ -58,7 +58,7 @@ def run_infer(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None)
     if missing:
         from .chat_model import ChatModel
 
-        _answer_all(ChatModel(args), missing, path, args)
+        _generate_all(ChatModel(args), missing, path, args)
     rows = _read_rows(path)
     order = {key: number for number, (key, _) in enumerate(samples)}
     rows = sorted((row for row in rows if _key(row) in order), key=lambda row: order[_key(row)])
@@ -132,14 +132,14 @@ def _key(row: Row) -> tuple[str, int]:
     return row["source"], row["row"]
 
 
-def _answer_all(model: ChatModel, missing: list[tuple[tuple[str, int], Sample]], path: Path, args: InferArgs) -> None:
+def _generate_all(model: ChatModel, missing: list[tuple[tuple[str, int], Sample]], path: Path, args: InferArgs) -> None:
     """Ask for many rows at once and append each answer when it is there."""
     waiting = iter(missing)
     with path.open("a", encoding="utf-8") as file, tqdm(total=len(missing), desc="answers", unit="row") as bar:
 
         async def worker() -> None:
             for key, sample in waiting:
-                row = await _answer(model, key, sample, args.evaluation.seed)
+                row = await _generate(model, key, sample, args.evaluation.seed)
                 _append(file, row)
                 bar.update()
 
@@ -163,7 +163,7 @@ def _append(file: TextIO, row: Row) -> None:
     os.fsync(file.fileno())
 
 
-async def _answer(model: ChatModel, key: tuple[str, int], sample: Sample, seed: int) -> Row:
+async def _generate(model: ChatModel, key: tuple[str, int], sample: Sample, seed: int) -> Row:
     prompt, label = split_completion(sample)
     try:
         # A seed of its own for each row: a run that was stopped gives the answers of one that was not.

@@ -11,11 +11,10 @@ from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Seque
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from .. import plugins
 from ..data.messages import Message
 from ..extras.errors import ConfigError
-from ..hparams import InferArgs
-from .base_engine import Engine, Response
+from ..hparams import InferArgs, get_infer_args
+from .base_engine import Engine, Response, load_engine
 
 T = TypeVar("T")
 
@@ -27,11 +26,12 @@ class ChatModel:
     them, ``tools`` is a list of function descriptions or its JSON text. Overrides are listed at :class:`Engine`.
 
     Args:
-        args: What ``get_infer_args`` returns.
+        args: Parsed arguments, or what ``get_infer_args`` takes (``None``: the command line).
     """
 
-    def __init__(self, args: InferArgs) -> None:
-        self.engine: Engine = plugins.resolve("engines", args.model.infer_backend)(args)
+    def __init__(self, args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -> None:
+        self.args = args if isinstance(args, InferArgs) else get_infer_args(args)
+        self.engine: Engine = load_engine(self.args)
         # Engines are async; this loop runs them for callers that are not, and stays out of the way of Ctrl-C.
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="chat", daemon=True).start()
@@ -45,7 +45,7 @@ class ChatModel:
     def stream_chat(
         self, messages: Sequence[dict | Message], system: str | None = None, tools: Any = None, **overrides: Any
     ) -> Generator[str, None, None]:
-        """Yield one answer in pieces. Leaving the loop early (``close()``) ends the generation."""
+        """Yield one response in pieces. Leaving the loop early (``close()``) ends the generation."""
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
         async def pump() -> None:
@@ -77,8 +77,8 @@ class ChatModel:
         self, messages: Sequence[dict | Message], system: str | None = None, tools: Any = None, **overrides: Any
     ) -> AsyncGenerator[str, None]:
         """Async :meth:`stream_chat`."""
-        answer = self.engine.stream_chat(to_messages(messages, system), to_tools(tools), **overrides)
-        async with aclosing(answer) as pieces:
+        response = self.engine.stream_chat(to_messages(messages, system), to_tools(tools), **overrides)
+        async with aclosing(response) as pieces:
             async for piece in pieces:
                 yield piece
 

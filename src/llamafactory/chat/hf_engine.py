@@ -18,14 +18,14 @@ from ..hparams import InferArgs
 from ..hparams.model_args import named_adapters
 from ..model import load_model
 from .base_engine import Delta, EngineBase
-from .batch_runner import BatchRunner, can_batch, can_join
+from .continuous_batching import ModelRunner, can_batch, can_join
 from .json_constraint import JsonGrammars
-from .request import Answer, Post, Request
+from .request import Completion, Outbox, Request
+from .sampler import Sampler
 from .sampling import Sampling, get_sampling
 from .scheduler import Scheduler
-from .single_runner import answer_alone
+from .sequential_decoding import complete_alone
 from .text_stream import TextStream
-from .token_choice import Chooser
 from .weight_layout import lay_out_for_rows
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class HuggingfaceEngine(EngineBase):
         self.adapters = self._load_adapters()
         self._ends = sorted({*self.template.stop_token_ids, self.tokenizer.eos_token_id} - {None})
         self._grammars = JsonGrammars(self.tokenizer, self._ends)
-        self._scheduler = Scheduler(BatchRunner(self.model, self.adapters), args.model.max_batch_size)
+        self._scheduler = Scheduler(ModelRunner(self.model, self.adapters), args.model.max_batch_size)
         if not self._batches and not self._scores:
             logger.info_rank0("Requests are answered one at a time: this model cannot share a forward pass")
 
@@ -71,11 +71,11 @@ class HuggingfaceEngine(EngineBase):
     async def stream(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
     ) -> AsyncGenerator[Delta, None]:
-        """Yield the pieces of all answers as they are made; see :class:`Engine`."""
+        """Yield the pieces of all responses as they are made; see :class:`Engine`."""
         sampling = self._sampling(overrides)
         request = self._prepare(await self.read_prompt(prompt, tools, sampling.enable_thinking), sampling)
         self._start(request)
-        growing = len(request.answers)
+        growing = len(request.completions)
         try:
             while growing:
                 mail = await request.mailbox.queue.get()
@@ -118,14 +118,19 @@ class HuggingfaceEngine(EngineBase):
         self._scheduler.close()
 
     @property
+    def vocabulary(self) -> int:
+        """Tokens that both the tokenizer and the model know."""
+        return min(super().vocabulary, self.model.config.get_text_config().vocab_size)
+
+    @property
     def load(self) -> tuple[int, int]:
-        """How many answers grow, and how many requests wait."""
+        """How many completions grow, and how many requests wait."""
         return self._scheduler.load
 
     def _sampling(self, overrides: dict[str, Any]) -> Sampling:
         if self._scores:
             raise ConfigError("stage: rm loads a reward model, which scores texts and does not answer")
-        sampling = get_sampling(self._args, overrides)
+        sampling = get_sampling(self._args, overrides, self.vocabulary)
         if sampling.adapter is not None and sampling.adapter not in self.adapters:
             known = ", ".join(self.adapters) or "none; lora_modules names them"
             raise ConfigError(f"adapter: unknown name {sampling.adapter!r}; known: {known}")
@@ -146,9 +151,9 @@ class HuggingfaceEngine(EngineBase):
         seed = random.getrandbits(64) if sampling.seed is None else sampling.seed
         for index in range(sampling.num_return_sequences):
             constraint = None if grammar is None else self._grammars.constrain(grammar)
-            chooser = Chooser(sampling, random.Random(f"{seed}/{index}"), ids, constraint)
+            sampler = Sampler(sampling, random.Random(f"{seed}/{index}"), ids, constraint)
             stream = TextStream(self.tokenizer, sampling.stop, sampling.skip_special_tokens)
-            request.answers.append(Answer(request, index, chooser, stream))
+            request.completions.append(Completion(request, index, sampler, stream))
         return request
 
     def _start(self, request: Request) -> None:
@@ -156,15 +161,15 @@ class HuggingfaceEngine(EngineBase):
             self._scheduler.submit(request)
             return
         pad = self.tokenizer.pad_token_id
-        job = partial(answer_alone, self.model, request, pad, self._args.model.use_kv_cache)
+        job = partial(complete_alone, self.model, request, pad, self._args.model.use_kv_cache)
         future = self._scheduler.run_alone(job, request.adapter, request)
 
-        def tell(done: Future[None]) -> None:
+        def report(done: Future[None]) -> None:
             error = None if done.cancelled() else done.exception()
             if error is not None:
-                Post().fail(request.mailbox, error)
+                Outbox().fail(request.mailbox, error)
 
-        future.add_done_callback(tell)
+        future.add_done_callback(report)
 
 
 def _refuse_media(texts: Sequence[Any], what: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers that are JSON and obey a schema: which tokens may come next, by the package llguidance."""
+"""Responses that are JSON and obey a schema: which tokens may come next, by the package llguidance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _KEY = "json_schema"
 # White space between two parts of the JSON: a blank, or a new line with its indent. JSON allows any amount, and a weak
-# model that decodes greedily would fill the whole answer with it; without any, models write worse than they can.
+# model that decodes greedily would fill the whole response with it; without any, models write worse than they can.
 _WHITE_SPACE = r"[ ]|\n[ ]{0,16}"
 _SPACE_OPTIONS = {"whitespace_flexible", "whitespace_pattern"}
 
@@ -29,7 +29,7 @@ class JsonGrammars:
 
     Args:
         tokenizer: A Rust tokenizer.
-        ends: Tokens that end an answer; allowed where the JSON is whole.
+        ends: Tokens that end a response; allowed where the JSON is whole.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: list[int]) -> None:
@@ -44,7 +44,7 @@ class JsonGrammars:
             ConfigError: The package is missing, or the schema is wrong or asks for what cannot be enforced.
         """
         library = require("llguidance", _KEY)
-        # {} is valid for any JSON; an answer that is asked to be JSON is an object.
+        # {} is valid for any JSON; a response that shall be JSON is an object.
         wanted = json.dumps(schema or {"type": "object"})
         own = schema.get("x-guidance")
         spaces = {} if isinstance(own, dict) and _SPACE_OPTIONS & own.keys() else {"whitespace_pattern": _WHITE_SPACE}
@@ -67,7 +67,7 @@ class JsonGrammars:
 
 
 class JsonConstraint:
-    """What may come next in one answer."""
+    """What may come next in one response."""
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher

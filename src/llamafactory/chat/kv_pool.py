@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys and values of answers of different lengths that are decoded together.
+"""Keys and values of sequences of different lengths that are decoded together.
 
-Each answer has a slot in a pool; a pool holds answers of at most ``capacity`` tokens, from its first slot to its last
-without a gap, so that one step reads a plain slice. An answer that outgrows its pool moves to one twice as large: no
-answer costs more than twice the memory it needs, however long its neighbours are.
+Each sequence has a slot in a pool; a pool holds sequences of at most ``capacity`` tokens, from its first slot to its
+last without a gap, so that one step reads a plain slice. A sequence that outgrows its pool moves to one twice as large:
+no sequence costs more than twice the memory it needs, however long its neighbours are.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ SMALLEST = 128  # tokens; a multiple of STRIDE
 # differently: with whole vectors only, attention does not depend on the lengths of the neighbours, bit for bit.
 STRIDE = 16
 
-Layers = Sequence[tuple[Tensor, Tensor]]  # keys and values of one answer, [heads, tokens, head size], layer by layer
+Layers = Sequence[tuple[Tensor, Tensor]]  # keys and values of one sequence, [heads, tokens, head size], layer by layer
 
 
 @dataclass(eq=False)
 class Slot:
-    """Where one answer's keys and values lie."""
+    """Where one sequence's keys and values lie."""
 
     owner: Any
     length: int  # tokens whose keys and values are stored
@@ -42,7 +42,7 @@ class Pool:
         self.layers: list[tuple[Tensor, Tensor]] = []  # [slots or more, heads, capacity, head size]
 
     def add(self, slot: Slot, layers: Layers) -> None:
-        """Take an answer in; ``layers`` are copied."""
+        """Take a sequence in; ``layers`` are copied."""
         place = len(self.slots)
         if not self.layers or place == self.layers[0][0].shape[0]:
             self._grow(layers)
@@ -63,7 +63,7 @@ class Pool:
             self.layers = []
 
     def of(self, slot: Slot) -> Layers:
-        """Return the keys and values of one answer, as views."""
+        """Return the keys and values of one sequence, as views."""
         place = self.slots.index(slot)
         return [(keys[place, :, : slot.length], values[place, :, : slot.length]) for keys, values in self.layers]
 
@@ -84,7 +84,7 @@ class Pool:
 
 
 class Pools:
-    """The answers of one adapter, in pools by length."""
+    """The sequences of one adapter, in pools by length."""
 
     def __init__(self) -> None:
         self._pools: dict[int, Pool] = {}
@@ -94,7 +94,7 @@ class Pools:
         return len(self._home)
 
     def add(self, slot: Slot, layers: Layers) -> None:
-        """Take an answer in."""
+        """Take a sequence in."""
         capacity = SMALLEST
         while capacity <= slot.length:
             capacity *= 2
@@ -103,15 +103,15 @@ class Pools:
         self._home[slot] = pool
 
     def remove(self, slot: Slot) -> None:
-        """Free an answer's memory."""
+        """Free a sequence's memory."""
         self._home.pop(slot).remove(slot)
 
     def slots(self) -> list[Slot]:
-        """Every answer, in the order of :meth:`parts`."""
+        """Every sequence, in the order of :meth:`parts`."""
         return [slot for pool in self._pools.values() for slot in pool.slots]
 
     def parts(self, device: torch.device) -> list[Part]:
-        """Make room for one more token of every answer and describe where each is."""
+        """Make room for one more token of every sequence and describe where each is."""
         for slot, pool in list(self._home.items()):
             if slot.length == pool.capacity:
                 layers = [(keys.clone(), values.clone()) for keys, values in pool.of(slot)]
@@ -129,7 +129,7 @@ class Pools:
 
 @dataclass
 class Part:
-    """The answers of one pool in a step: rows ``start`` onwards of the batch."""
+    """The sequences of one pool in a step: rows ``start`` onwards of the batch."""
 
     pool: Pool
     start: int

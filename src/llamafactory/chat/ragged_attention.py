@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The attention of many requests in one forward pass, registered with transformers as ``ragged``.
 
-A forward pass either reads prompts laid end to end (:class:`Prompts`) or makes one token for each answer
+A forward pass either reads prompts laid end to end (:class:`Prompts`) or makes one token for each sequence
 (:class:`Step`). Both compute every request as if it were alone.
 """
 
@@ -50,7 +50,7 @@ class Step:
 
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
         """``[rows, heads, 1, size]`` → ``[rows, 1, heads, size]``; keys and values are stored on the way."""
-        if len(self.parts) == 1:  # nothing to cut: an answer that grows alone pays for every small operation
+        if len(self.parts) == 1:  # nothing to cut: a sequence that grows alone pays for every small operation
             return _attend(self.parts[0], module, query, key, value, options)
         pieces = [
             _attend(part, module, query[part.rows], key[part.rows], value[part.rows], options) for part in self.parts

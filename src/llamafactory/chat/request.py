@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request inside the huggingface engine: its answers as they grow, and the way back to who asked."""
+"""A request inside the huggingface engine: its completions as they grow, and the way back to who sent it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .base_engine import Delta, FinishReason, TokenLogProb
+from .sampler import SampledToken, Sampler
 from .text_stream import TextStream
-from .token_choice import Choice, Chooser
 
 if TYPE_CHECKING:
     from .sampling import Sampling
@@ -26,7 +26,7 @@ class Mailbox:
         self.queue: asyncio.Queue[list[Delta] | BaseException] = asyncio.Queue()
 
 
-class Post:
+class Outbox:
     """Collects what is to be delivered and wakes each event loop once for all of it: waking costs a system call."""
 
     def __init__(self) -> None:
@@ -62,15 +62,15 @@ def _deliver(loop: asyncio.AbstractEventLoop, mail: list) -> None:
 
 @dataclass(eq=False)
 class Request:
-    """A prompt and how to answer it. Made in the coroutine that waits for the answers.
+    """A prompt and how to complete it. Made in the coroutine that waits for the completions.
 
     Attributes:
         prompt: Its tokens.
         sampling: How to choose tokens.
-        limit: Most tokens of an answer.
-        ends: Tokens that end an answer.
+        limit: Most tokens of a completion.
+        ends: Tokens that end a completion.
         inputs: What the model needs beside the tokens: the media of the prompt, for one row of tokens.
-        answers: As many as were asked for.
+        completions: As many as were requested.
         cancelled: Nobody waits any more; what it holds is to be freed.
     """
 
@@ -79,29 +79,29 @@ class Request:
     limit: int
     ends: Collection[int]
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    answers: list[Answer] = field(default_factory=list)
+    completions: list[Completion] = field(default_factory=list)
     mailbox: Mailbox = field(default_factory=Mailbox)
     cancelled: bool = False
 
     @property
     def adapter(self) -> str | None:
-        """The adapter that answers."""
+        """The adapter that generates."""
         return self.sampling.adapter
 
     @property
     def finished(self) -> bool:
-        """Every answer has ended."""
-        return all(answer.finish_reason is not None for answer in self.answers)
+        """Every completion has ended."""
+        return all(completion.finish_reason is not None for completion in self.completions)
 
 
 @dataclass(eq=False)
-class Answer:
-    """One answer as it grows.
+class Completion:
+    """One completion as it grows.
 
     Attributes:
         request: The request it belongs to.
         index: Its number there.
-        chooser: How it chooses tokens.
+        sampler: Chooses its tokens.
         stream: Turns tokens into text.
         length: Tokens so far.
         last: The newest token.
@@ -110,19 +110,19 @@ class Answer:
 
     request: Request
     index: int
-    chooser: Chooser
+    sampler: Sampler
     stream: TextStream
     length: int = 0
     last: int = -1
     finish_reason: FinishReason | None = None
 
-    def take(self, choice: Choice) -> Delta:
+    def take(self, token: SampledToken) -> Delta:
         """Add a token; return what it changed."""
         self.length += 1
-        self.last = choice.id
-        text = self.stream.push(choice.id)
-        constraint = self.chooser.constraint
-        if choice.id in self.request.ends or self.stream.stopped or (constraint is not None and constraint.finished):
+        self.last = token.id
+        text = self.stream.push(token.id)
+        constraint = self.sampler.constraint
+        if token.id in self.request.ends or self.stream.stopped or (constraint is not None and constraint.finished):
             self.finish_reason = "stop"
         elif self.length >= self.request.limit:
             self.finish_reason = "length"
@@ -130,11 +130,11 @@ class Answer:
             text += self.stream.finish()
             if self.stream.stopped:  # half a character was all that stood before a stop word's end
                 self.finish_reason = "stop"
-        return Delta(text, self.index, 1, len(self.request.prompt), self.finish_reason, self._tell(choice))
+        return Delta(text, self.index, 1, len(self.request.prompt), self.finish_reason, self._log_probs(token))
 
-    def _tell(self, choice: Choice) -> tuple[TokenLogProb, ...]:
-        if choice.told is None:
+    def _log_probs(self, token: SampledToken) -> tuple[TokenLogProb, ...]:
+        if token.log_probs is None:
             return ()
         name = self.stream.name
-        top = tuple((token, name(token), value) for token, value in choice.told.top)
-        return (TokenLogProb(choice.id, name(choice.id), choice.told.chosen, top),)
+        top = tuple((other, name(other), value) for other, value in token.log_probs.top)
+        return (TokenLogProb(token.id, name(token.id), token.log_probs.sampled, top),)

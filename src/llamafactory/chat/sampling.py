@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How one answer is to be made: the configuration's generation keys with the overrides of one call."""
+"""How one response is to be made: the configuration's generation keys with the overrides of one call."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..extras.errors import ConfigError
 from ..hparams import InferArgs
+
+MOST_BIAS = 100  # OpenAI's bounds: enough to forbid a token, or to leave no other
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Sampling:
     repetition_penalty: float
     length_penalty: float
     skip_special_tokens: bool
-    max_length: int  # prompt and answer together; used only when max_new_tokens is 0
+    max_length: int  # prompt and response together; used only when max_new_tokens is 0
     max_new_tokens: int
     num_return_sequences: int = 1
     seed: int | None = None
@@ -33,6 +38,7 @@ class Sampling:
     log_probs: int | None = None
     json_schema: dict[str, Any] | None = None
     adapter: str | None = None
+    logit_bias: dict[int, float] | None = None  # added to the logits of these tokens
 
     @property
     def greedy(self) -> bool:
@@ -57,8 +63,13 @@ class Sampling:
         return wanted if context is None else min(wanted, context - prompt_length)
 
 
-def get_sampling(args: InferArgs, overrides: dict[str, Any]) -> Sampling:
+def get_sampling(args: InferArgs, overrides: dict[str, Any], vocabulary: int) -> Sampling:
     """Lay the overrides of one call (``None`` = not given) over ``args.generating``.
+
+    Args:
+        args: The configuration.
+        overrides: Fields of :class:`Sampling`; ``logit_bias`` may have its token ids as text, as JSON has them.
+        vocabulary: Tokens that the model knows.
 
     Raises:
         ConfigError: An unknown name or a value out of range.
@@ -75,10 +86,26 @@ def get_sampling(args: InferArgs, overrides: dict[str, Any]) -> Sampling:
         given["stop"] = (given["stop"],)
     if "stop" in given:
         given["stop"] = tuple(word for word in given["stop"] if word)
+    if "logit_bias" in given:
+        given["logit_bias"] = _read_bias(given["logit_bias"], vocabulary)
     base = {name: value for name, value in dataclasses.asdict(args.generating).items() if name in known}
     sampling = Sampling(**{**base, **given})
     _check(sampling)
     return sampling
+
+
+def _read_bias(bias: Any, vocabulary: int) -> dict[int, float]:
+    if not isinstance(bias, Mapping):
+        raise ConfigError("logit_bias: expected a mapping from token ids to numbers")
+    read: dict[int, float] = {}
+    for key, value in bias.items():
+        token = str(key)
+        if not _TOKEN_ID.fullmatch(token) or int(token) >= vocabulary:
+            raise ConfigError(f"logit_bias: {token[:32]!r} is not the id of one of this model's {vocabulary} tokens")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -MOST_BIAS <= value <= MOST_BIAS:
+            raise ConfigError(f"logit_bias: {token}: {value!r} is out of range; expected -{MOST_BIAS} to {MOST_BIAS}")
+        read[int(token)] = float(value)
+    return read
 
 
 def _check(sampling: Sampling) -> None:

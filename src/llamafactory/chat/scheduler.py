@@ -13,30 +13,30 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .batch_runner import BatchRunner, Reading
-from .request import Answer, Post, Request
-from .token_choice import choose
+from .continuous_batching import ModelRunner, Reading
+from .request import Completion, Outbox, Request
+from .sampler import sample
 
 T = TypeVar("T")
 
-PROMPT_TOKENS = 1024  # read between two steps of decoding: answers under way never wait longer than for so many
+PROMPT_TOKENS = 1024  # read between two steps of decoding: completions under way never wait longer than for so many
 
 
 class Scheduler:
     """Runs requests and single jobs on a thread of its own.
 
     In each round it drops what was cancelled, reads at most :data:`PROMPT_TOKENS` of waiting prompts (first come,
-    first served) and makes one token for every answer.
+    first served) and makes one token for every completion.
 
     Args:
         runner: The model; used only on this thread.
-        max_batch_size: Most answers that grow together.
+        max_batch_size: Most completions that grow together.
     """
 
-    def __init__(self, runner: BatchRunner, max_batch_size: int) -> None:
+    def __init__(self, runner: ModelRunner, max_batch_size: int) -> None:
         self._runner = runner
         self._size = max_batch_size
-        self._post = Post()
+        self._outbox = Outbox()
         self._waiting: deque[Request] = deque()
         self._active: dict[Request, Reading | None] = {}
         self._jobs: deque[tuple[Callable[[], Any], str | None, Request | None, Future]] = deque()
@@ -50,7 +50,7 @@ class Scheduler:
 
     @property
     def load(self) -> tuple[int, int]:
-        """How many answers grow, and how many requests wait or are read."""
+        """How many completions grow, and how many requests wait or are read."""
         return len(self._runner), len(self._waiting) + sum(reading is not None for reading in self._active.values())
 
     def submit(self, request: Request) -> None:
@@ -72,7 +72,7 @@ class Scheduler:
         Args:
             job: What to run.
             adapter: The adapter in use while it runs.
-            request: What the job answers; it is cancelled when the engine closes before the job's end.
+            request: What the job completes; it is cancelled when the engine closes before the job's end.
         """
         future: Future[T] = Future()
         with self._wake:
@@ -103,7 +103,7 @@ class Scheduler:
             self._read_prompts()
             for adapter in self._runner.groups():
                 self._step(adapter)
-            self._post.send()
+            self._outbox.send()
         for request in [*self._active, *self._waiting]:
             self._fail(request, RuntimeError("the engine was closed"))
         for *_, future in self._jobs:
@@ -130,7 +130,7 @@ class Scheduler:
             try:
                 self._runner.adapters.use(adapter)
                 future.set_result(job())
-            except Exception as error:  # whatever it is, it belongs to who asked, not to this thread
+            except Exception as error:  # whatever it is, it belongs to its request, not to this thread
                 future.set_exception(error)
             self._alone = None
 
@@ -164,13 +164,13 @@ class Scheduler:
         One with media is read alone.
         """
         taken: list[Request] = []
-        room = self._size - sum(len(request.answers) for request in self._active)
+        room = self._size - sum(len(request.completions) for request in self._active)
         tokens = 0
         with self._wake:
             while self._waiting:
                 request = self._waiting[0]
                 tokens += len(request.prompt)
-                room -= len(request.answers)
+                room -= len(request.completions)
                 if room < 0 or (taken and (tokens > PROMPT_TOKENS or request.adapter != taken[0].adapter)):
                     break
                 if taken and (request.inputs or taken[0].inputs):
@@ -197,42 +197,44 @@ class Scheduler:
         self._admit(requests, readings, logits)
 
     def _admit(self, requests: list[Request], readings: list[Reading], logits: Tensor) -> None:
-        """Give every answer its first token and a slot; answers of one request share what was read."""
-        answers = [answer for request in requests for answer in request.answers]
-        rows = [row for row, request in enumerate(requests) for _ in request.answers]
+        """Give every completion its first token and a slot; completions of one request share what was read."""
+        completions = [completion for request in requests for completion in request.completions]
+        rows = [row for row, request in enumerate(requests) for _ in request.completions]
         for request in requests:
             self._active[request] = None
-        self._choose(answers, logits[rows])
-        for answer, row in zip(answers, rows, strict=True):
-            if answer.finish_reason is None:
-                self._runner.admit(answer, readings[row], answer.last, answer.request.adapter)
+        self._sample(completions, logits[rows])
+        for completion, row in zip(completions, rows, strict=True):
+            if completion.finish_reason is None:
+                self._runner.admit(completion, readings[row], completion.last, completion.request.adapter)
 
     def _step(self, adapter: str | None) -> None:
         try:
-            answers, logits = self._runner.step(adapter)
-            self._choose(answers, logits)
+            completions, logits = self._runner.step(adapter)
+            self._sample(completions, logits)
         except Exception as error:  # as above, but it is not known whose fault it is
             for request in [request for request in self._active if request.adapter == adapter]:
                 self._fail(request, error)
             return
-        for answer in answers:
-            if answer.finish_reason is None:
-                self._runner.advance(answer, answer.last)
+        for completion in completions:
+            if completion.finish_reason is None:
+                self._runner.advance(completion, completion.last)
             else:
-                self._runner.drop(answer)
+                self._runner.drop(completion)
 
-    def _choose(self, answers: list[Answer], logits: Tensor) -> None:
-        for answer, choice in zip(answers, choose(logits, [answer.chooser for answer in answers]), strict=True):
-            self._post.add(answer.request.mailbox, answer.take(choice))
-        for request in {answer.request for answer in answers}:
+    def _sample(self, completions: list[Completion], logits: Tensor) -> None:
+        for completion, token in zip(
+            completions, sample(logits, [completion.sampler for completion in completions]), strict=True
+        ):
+            self._outbox.add(completion.request.mailbox, completion.take(token))
+        for request in {completion.request for completion in completions}:
             if request.finished:
                 self._active.pop(request)
 
     def _fail(self, request: Request, error: Exception) -> None:
         self._release(request)
-        self._post.fail(request.mailbox, error)
+        self._outbox.fail(request.mailbox, error)
 
     def _release(self, request: Request) -> None:
         self._active.pop(request, None)
-        for answer in request.answers:
-            self._runner.drop(answer)
+        for completion in request.completions:
+            self._runner.drop(completion)

@@ -79,12 +79,12 @@ class SglangEngine(EngineBase):
     async def stream(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
     ) -> AsyncGenerator[Delta, None]:
-        """Yield the pieces of all answers as they are made; see :class:`Engine`."""
-        sampling = get_sampling(self._args, overrides)
+        """Yield the pieces of all responses as they are made; see :class:`Engine`."""
+        sampling = get_sampling(self._args, overrides, self.vocabulary)
         read = await self.read_prompt(prompt, tools, sampling.enable_thinking)
         limit = sampling.new_tokens(len(read.ids), self._args.sglang.sglang_maxlen)
-        asked = await asyncio.to_thread(sglang_prompt, read, self._args.media.audio_sampling_rate)
-        bodies = [asked | self._body(sampling, limit, index) for index in range(sampling.num_return_sequences)]
+        prompt_fields = await asyncio.to_thread(sglang_prompt, read, self._args.media.audio_sampling_rate)
+        bodies = [prompt_fields | self._body(sampling, limit, index) for index in range(sampling.num_return_sequences)]
         queue: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
 
         async def pump(index: int, body: dict[str, Any]) -> None:
@@ -143,6 +143,8 @@ class SglangEngine(EngineBase):
         }
         if sampling.seed is not None:
             parameters["sampling_seed"] = sampling.seed + index
+        if sampling.logit_bias:
+            parameters["logit_bias"] = {str(token): value for token, value in sampling.logit_bias.items()}
         if sampling.json_schema is not None:
             parameters["json_schema"] = json.dumps(sampling.json_schema or {"type": "object"})
         body: dict[str, Any] = {"sampling_params": parameters, "stream": True}
@@ -175,7 +177,7 @@ class SglangEngine(EngineBase):
 
 
 def sglang_prompt(prompt: MediaPrompt, sampling_rate: int) -> dict[str, Any]:
-    """Return the part of a request that says what is asked; the server expands the placeholders of media itself.
+    """Return the part of a request that holds the prompt; the server expands the placeholders of media itself.
 
     Raises:
         ConfigError: It holds a video.
@@ -209,7 +211,7 @@ def _wave(sound: Any, sampling_rate: int) -> bytes:
 
 
 class _Reader:
-    """Turns the server's events, which repeat the whole answer so far, into deltas."""
+    """Turns the server's events, which repeat the whole response so far, into deltas."""
 
     def __init__(self, index: int, name: Callable[[int], str]) -> None:
         self._index = index
@@ -224,21 +226,21 @@ class _Reader:
         meta = event["meta_info"]
         text, made = event["text"], meta["completion_tokens"]
         piece, tokens = text[len(self._text) :], made - self._tokens
-        told = self._told(meta, self._tokens)
+        log_probs = self._log_probs(meta, self._tokens)
         self._text, self._tokens = text, made
         reason = meta["finish_reason"]
         if reason is not None and reason["type"] == "abort":
             raise RuntimeError(f"sglang: {reason.get('message', 'the request was aborted')}")
         self.finished = reason is not None
         finish: FinishReason | None = None if reason is None else ("length" if reason["type"] == "length" else "stop")
-        return Delta(piece, self._index, tokens, meta["prompt_tokens"], finish, told)
+        return Delta(piece, self._index, tokens, meta["prompt_tokens"], finish, log_probs)
 
-    def _told(self, meta: dict[str, Any], start: int) -> tuple[TokenLogProb, ...]:
-        chosen = meta.get("output_token_logprobs", [])[start:]
-        top = (meta.get("output_top_logprobs") or [])[start:] or [None] * len(chosen)
+    def _log_probs(self, meta: dict[str, Any], start: int) -> tuple[TokenLogProb, ...]:
+        sampled = meta.get("output_token_logprobs", [])[start:]
+        top = (meta.get("output_top_logprobs") or [])[start:] or [None] * len(sampled)
         return tuple(
             TokenLogProb(token, self._name(token), value, tuple((t, self._name(t), v) for v, t, _ in best or ()))
-            for (value, token, _), best in zip(chosen, top, strict=True)
+            for (value, token, _), best in zip(sampled, top, strict=True)
         )
 
 

@@ -91,10 +91,10 @@ class Terminal:
         """Stream the answer; it joins the history as far as it came, a failed question does not."""
         from ..data.messages import Message
 
-        asked = Message.of("user", question)
+        message = Message.of("user", question)
         print(self._style(BOLD, "Assistant: "), end="", flush=True)
         text = ""
-        conversation = [*self._history, asked]
+        conversation = [*self._history, message]
         painter = ThoughtPainter(self._styled)
         with _one_interrupt(), closing(self._model.stream_chat(conversation)) as answer:
             try:
@@ -108,7 +108,7 @@ class Terminal:
             except ConfigError as error:
                 print(f"\n{error}. `clear` starts afresh.", flush=True)
                 return
-        self._history += [asked, self._model.engine.template.parse(text)]
+        self._history += [message, self._model.engine.template.parse(text)]
 
     def _prompt(self) -> str:
         if not self._interactive:

@@ -14,14 +14,14 @@ INCOMPLETE = "\ufffd"
 
 
 class TextStream:
-    """Decodes one answer token by token and ends it at the first stop word.
+    """Decodes one response token by token and ends it at the first stop word.
 
     Text is handed out when neither a later token nor a stop word can change it: half characters wait for their other
     bytes, and an ending that could be the beginning of a stop word waits until it is decided.
 
     Args:
         tokenizer: Decodes the ids.
-        stop: Stop words; the answer ends before the first of them.
+        stop: Stop words; the response ends before the first of them.
         skip_special_tokens: Leave special tokens out of the text.
     """
 

@@ -60,8 +60,8 @@ class VllmEngine(EngineBase):
     async def stream(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
     ) -> AsyncGenerator[Delta, None]:
-        """Yield the pieces of all answers as they are made; see :class:`Engine`."""
-        sampling = get_sampling(self._args, overrides)
+        """Yield the pieces of all responses as they are made; see :class:`Engine`."""
+        sampling = get_sampling(self._args, overrides, self.vocabulary)
         lora = self._lora(sampling.adapter)
         read = await self.read_prompt(prompt, tools, sampling.enable_thinking)
         ids = read.ids
@@ -121,13 +121,13 @@ class VllmEngine(EngineBase):
         reason: FinishReason | None = (
             None if piece.finish_reason is None else ("length" if piece.finish_reason == "length" else "stop")
         )
-        told: tuple[TokenLogProb, ...] = ()
+        log_probs: tuple[TokenLogProb, ...] = ()
         if sampling.log_probs is not None and piece.logprobs:
-            told = tuple(
-                _told(chosen, step, sampling.log_probs, self._name)
-                for chosen, step in zip(piece.token_ids, piece.logprobs, strict=True)
+            log_probs = tuple(
+                _log_probs(token, step, sampling.log_probs, self._name)
+                for token, step in zip(piece.token_ids, piece.logprobs, strict=True)
             )
-        return Delta(piece.text, piece.index, len(piece.token_ids), prompt_tokens, reason, told)
+        return Delta(piece.text, piece.index, len(piece.token_ids), prompt_tokens, reason, log_probs)
 
     def _name(self, token_id: int) -> str:
         return str(self.tokenizer.decode([token_id], skip_special_tokens=False))
@@ -143,11 +143,11 @@ def vllm_prompt(prompt: MediaPrompt, encoder: MediaEncoder | None) -> dict[str, 
         "image": prompt.objects.get("image", []),
         "video": [_frames(video) for video in prompt.objects.get("video", ())],
     }
-    asked: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "prompt_token_ids": prompt.short_ids,
         "multi_modal_data": {kind: found for kind, found in objects.items() if found},
     }
-    return asked | ({"mm_processor_kwargs": encoder.image_options} if objects["image"] else {})
+    return fields | ({"mm_processor_kwargs": encoder.image_options} if objects["image"] else {})
 
 
 def _frames(video: Video) -> tuple[Any, dict[str, Any]]:
@@ -155,14 +155,14 @@ def _frames(video: Video) -> tuple[Any, dict[str, Any]]:
     import numpy
 
     count = len(video.frames)
-    told = {
+    metadata = {
         "fps": video.fps,
         "duration": count / video.fps,
         "total_num_frames": count,
         "frames_indices": list(range(count)),
         "do_sample_frames": False,
     }
-    return numpy.stack([numpy.asarray(frame) for frame in video.frames]), told
+    return numpy.stack([numpy.asarray(frame) for frame in video.frames]), metadata
 
 
 def engine_arguments(args: InferArgs, *, lora: bool) -> dict[str, Any]:
@@ -234,6 +234,7 @@ def sampling_parameters(sampling: Sampling, limit: int, ends: list[int]) -> Any:
             top_k=0 if sampling.greedy else sampling.top_k,
             repetition_penalty=sampling.repetition_penalty,
             seed=sampling.seed,
+            logit_bias=sampling.logit_bias or None,
             stop=list(sampling.stop),
             stop_token_ids=ends,
             max_tokens=limit,
@@ -246,8 +247,8 @@ def sampling_parameters(sampling: Sampling, limit: int, ends: list[int]) -> Any:
         raise ConfigError(first_line(error)) from error
 
 
-def _told(chosen: int, step: Mapping[int, Any], count: int, name: Callable[[int], str]) -> TokenLogProb:
-    """Read one token's log-probabilities; vLLM puts the chosen token beside the likeliest."""
+def _log_probs(sampled: int, step: Mapping[int, Any], count: int, name: Callable[[int], str]) -> TokenLogProb:
+    """Read one token's log-probabilities; vLLM puts the sampled token beside the likeliest."""
     best = sorted(step.items(), key=lambda item: -item[1].logprob)[:count]
     top = tuple((token, name(token), value.logprob) for token, value in best)
-    return TokenLogProb(chosen, name(chosen), step[chosen].logprob, top)
+    return TokenLogProb(sampled, name(sampled), step[sampled].logprob, top)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How weights lie in memory while answers are made on a CPU: an answer that grows alone multiplies one row."""
+"""How weights lie in memory while a model generates on a CPU: a sequence that grows alone multiplies one row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def lay_out_for_rows(model: nn.Module) -> None:
     short dot products: 1.5 to 3 times as fast for one and two rows, about the same for more (the output layer and the
     first half of every MLP, which are most of a model). In bfloat16 the library's own kernels want it the other way.
 
-    For a model that only answers: transformers cannot save tied weights in this order.
+    For a model that only generates: transformers cannot save tied weights in this order.
     """
     for module in model.modules():
         if type(module) is nn.Linear and module.out_features >= WIDENING * module.in_features:

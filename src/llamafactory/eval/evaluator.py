@@ -30,34 +30,47 @@ class LocalTask:
 
 
 def run_eval(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -> None:
-    """Run the benchmarks that ``task`` names, in a comma list, and write what came out to ``save_dir``.
+    """Run the benchmarks of a configuration; see :class:`Evaluator`."""
+    Evaluator(args).eval()
+
+
+class Evaluator:
+    """Runs the benchmarks that ``task`` names, in a comma list, and writes what came out to ``save_dir``.
 
     ``NAME_SPLIT`` (such as ``mmlu_test``) is the folder ``NAME`` of ``task_dir``; any other name is a task of lm-eval.
 
     Args:
         args: Parsed arguments, or what ``get_infer_args`` takes (``None``: the command line).
-
-    Raises:
-        ConfigError: A task is unknown or broken, or ``save_dir`` is there already.
     """
-    args = args if isinstance(args, InferArgs) else get_infer_args(args)
+
+    def __init__(self, args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -> None:
+        self.args = args if isinstance(args, InferArgs) else get_infer_args(args)
+
+    def eval(self) -> None:
+        """Load the model once, run everything on it, print it and write it down.
+
+        Raises:
+            ConfigError: A task is unknown or broken, or ``save_dir`` is there already.
+        """
+        args = self.args
+        names = _task_names(args)
+        folder = _free_folder(args.evaluation.save_dir)
+        local = [task for name in names if (task := _find_local(name, Path(args.evaluation.task_dir).expanduser()))]
+        others = [name for name in names if name not in {task.name for task in local}]
+        results = _evaluate(args, local, others)
+        for name, rows in _tables(results).items():
+            _show(name, rows)
+        if folder is not None:
+            _write(results, folder, ", ".join(names))
+        else:
+            print("\nNext: save_dir=saves/eval keeps these figures in a file", flush=True)
+
+
+def _task_names(args: InferArgs) -> list[str]:
     names = split_list(args.evaluation.task)
     if not names:
         raise ConfigError("task: missing; give a folder of task_dir with its split (mmlu_test) or a task of lm-eval")
-    folder = _free_folder(args.evaluation.save_dir)
-    local = [task for name in names if (task := _find_local(name, Path(args.evaluation.task_dir).expanduser()))]
-    others = [name for name in names if name not in {task.name for task in local}]
-    results = _evaluate(args, local, others)
-    for name, rows in _tables(results).items():
-        _show(name, rows)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / RESULTS, results)
-        bars = {f"{name} {label}".strip(): value for name, rows in _tables(results).items() for label, value in rows}
-        plot_bars(folder / PICTURE, bars, "percent", ", ".join(names))
-        print(f"\nwritten: {folder / RESULTS}, {folder / PICTURE}", flush=True)
-    else:
-        print("\nNext: save_dir=saves/eval keeps these figures in a file", flush=True)
+    return names
 
 
 def _free_folder(save_dir: str | None) -> Path | None:
@@ -111,14 +124,14 @@ def _template(args: InferArgs, tokenizer: Any) -> Template | None:
 def _multiple_choice(
     model: Any, tokenizer: Any, template: Template | None, task: LocalTask, args: InferArgs
 ) -> dict[str, Any]:
-    from .multiple_choice import Asker, score
+    from .multiple_choice import PromptBuilder, score
 
     evaluation = args.evaluation
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
-    asker = Asker(template, tokenizer, evaluation.lang, context - 1)
+    builder = PromptBuilder(template, tokenizer, evaluation.lang, context - 1)
     right = score(
         model,
-        asker,
+        builder,
         task.benchmark,
         task.split,
         evaluation.n_shot,
@@ -164,3 +177,11 @@ def _show(name: str, rows: list[tuple[str, float]]) -> None:
     print(f"\n{name}")
     for label, value in rows:
         print(f"  {label:<{width}}  {value:6.2f}")
+
+
+def _write(results: dict[str, Any], folder: Path, title: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / RESULTS, results)
+    bars = {f"{name} {label}".strip(): value for name, rows in _tables(results).items() for label, value in rows}
+    plot_bars(folder / PICTURE, bars, "percent", title)
+    print(f"\nwritten: {folder / RESULTS}, {folder / PICTURE}", flush=True)

@@ -36,7 +36,7 @@ class Prompt:
     choices: tuple[int, ...]
 
 
-class Asker:
+class PromptBuilder:
     """Questions as prompts of a model.
 
     Args:
@@ -103,7 +103,7 @@ def _split(full: list[list[int]], prompt: list[int]) -> Prompt:
 
 
 @torch.inference_mode()
-def answers(model: Any, prompts: Sequence[Prompt], batch_size: int, pad: int, title: str) -> list[str]:
+def predict_choices(model: Any, prompts: Sequence[Prompt], batch_size: int, pad: int, title: str) -> list[str]:
     """Return the likeliest choice for each prompt.
 
     Args:
@@ -113,7 +113,7 @@ def answers(model: Any, prompts: Sequence[Prompt], batch_size: int, pad: int, ti
         pad: Id that fills shorter rows, on the left.
         title: Of the progress bar.
     """
-    chosen = [""] * len(prompts)
+    predicted = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number].ids))
     starts = range(0, len(order), batch_size)
     with generation_attention(model):
@@ -122,8 +122,8 @@ def answers(model: Any, prompts: Sequence[Prompt], batch_size: int, pad: int, ti
             logits = _last_logits(model, [prompts[number].ids for number in numbers], pad)
             for row, number in zip(logits, numbers, strict=True):
                 values = row[list(prompts[number].choices)]
-                chosen[number] = CHOICES[int(values.argmax())]
-    return chosen
+                predicted[number] = CHOICES[int(values.argmax())]
+    return predicted
 
 
 def _last_logits(model: Any, rows: list[list[int]], pad: int) -> torch.Tensor:
@@ -136,13 +136,13 @@ def _last_logits(model: Any, rows: list[list[int]], pad: int) -> torch.Tensor:
     return output.logits[:, -1].float()
 
 
-def score(model: Any, asker: Asker, benchmark: Benchmark, split: str, n_shot: int, seed: int, batch_size: int,
+def score(model: Any, builder: PromptBuilder, benchmark: Benchmark, split: str, n_shot: int, seed: int, batch_size: int,
           pad: int) -> dict[str, list[bool]]:  # fmt: skip
     """Ask every question of a benchmark.
 
     Args:
         model: A causal language model.
-        asker: Makes the prompts.
+        builder: Makes the prompts.
         benchmark: The questions.
         split: Whose questions are asked; examples come from ``train`` (or ``dev``).
         n_shot: Worked examples before each question, drawn once for each subject.
@@ -158,9 +158,11 @@ def score(model: Any, asker: Asker, benchmark: Benchmark, split: str, n_shot: in
         questions = benchmark.questions(subject, split)
         pool = benchmark.questions(subject, "train") if n_shot else []
         examples = random.Random(seed).sample(pool, min(n_shot, len(pool)))
-        prompts = [asker.prompt(subject, examples, question) for question in questions]
-        chosen = answers(model, prompts, batch_size, pad, subject.id)
-        right[subject.id] = [a == question.answer for a, question in zip(chosen, questions, strict=True)]
-    if asker.shortened:
-        logger.warning("%d questions were asked with fewer than %d examples to fit the model", asker.shortened, n_shot)
+        prompts = [builder.prompt(subject, examples, question) for question in questions]
+        predicted = predict_choices(model, prompts, batch_size, pad, subject.id)
+        right[subject.id] = [choice == question.answer for choice, question in zip(predicted, questions, strict=True)]
+    if builder.shortened:
+        logger.warning(
+            "%d questions were asked with fewer than %d examples to fit the model", builder.shortened, n_shot
+        )
     return right

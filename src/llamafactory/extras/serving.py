@@ -9,14 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import uvicorn
 
 from .errors import ConfigError
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Receive
+    from starlette.types import ASGIApp, Message, Receive
 
 
 def bind(host: str, port: int, variables: str) -> socket.socket:
@@ -61,11 +61,24 @@ class Process(uvicorn.Server):
     """Takes signals as an order to finish; afterwards the process goes on to its own end, with exit code 0.
 
     Args:
-        config: What is served, and how.
+        app: What is served.
         on_signal: Called when a signal comes, before anything ends.
+        drain_seconds: How long requests under way may go on then.
+        lifespan: Whether the application is told of its start and end, as uvicorn names it.
     """
 
-    def __init__(self, config: uvicorn.Config, on_signal: Callable[[], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, on_signal: Callable[[], None], drain_seconds: float, lifespan: Literal["auto", "off"]
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            lifespan=lifespan,
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(drain_seconds),
+        )
         super().__init__(config)
         self._on_signal = on_signal
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page: a conversation, what is asked, and how it is to be answered."""
+"""The page: a conversation, the question, and the settings of the response."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..data.messages import Message, Part, PartType
 from ..extras.errors import ConfigError
 from ..extras.packages import require
 from ..hparams import InferArgs
-from .conversation import escape, grow, shown
+from .conversation import escape, shown, stream_response
 
 if TYPE_CHECKING:
     from ..chat.base_engine import Engine
@@ -21,7 +21,7 @@ TITLE = "llamafactory"
 # Names that users know: what a tool returned is an observation.
 ROLES = {"user": "user", "observation": "tool"}
 BOXES = {"image": "Images", "video": "Videos", "audio": "Sound"}
-# Media of one conversation, which lives in memory and is decoded again for each answer.
+# Media of one conversation, which lives in memory and is decoded again for each response.
 MOST_FILES, MOST_BYTES = 64, 64 * 2**20
 KEPT_SECONDS = 3600  # uploaded files, which were read already, and conversations
 
@@ -39,23 +39,12 @@ def make_page(engine: Engine, args: InferArgs, max_waiting: int) -> Any:
         media has a list of files for each kind behind its other arguments.
     """
     gr = require("gradio", "webchat", "'gradio>=6'")
-    ask = Asking(engine)
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, fill_height=True, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)
     ) as page:
         # Kept on the server, an hour after the last use: what a browser sends is no conversation, only a question.
         conversation = gr.State([], time_to_live=KEPT_SECONDS)
-        chatbot = gr.Chatbot(
-            label=args.model.model_name_or_path and _last_part(args.model.model_name_or_path),
-            elem_id="chat",
-            scale=1,
-            height="60vh",
-            resizable=True,
-            buttons=["copy", "copy_all"],
-            sanitize_html=True,
-            allow_tags=False,
-            feedback_options=None,
-        )
+        chatbot = _chatbot(gr, args)
         error = gr.Markdown("", elem_id="error", sanitize_html=True)
         with gr.Row():
             question = gr.Textbox(
@@ -68,9 +57,9 @@ def make_page(engine: Engine, args: InferArgs, max_waiting: int) -> Any:
             stop = gr.Button("Stop", variant="stop", elem_id="stop")
             clear = gr.Button("Clear", elem_id="clear")
         settings = _settings(gr, engine, args)
-        asking = gr.on(
+        submit = gr.on(
             [send.click, question.submit],
-            ask.answer,
+            ChatHandler(engine).respond,
             [conversation, question, role, *settings, *boxes],
             [chatbot, question, error, conversation, *boxes],
             api_name="chat",
@@ -78,25 +67,49 @@ def make_page(engine: Engine, args: InferArgs, max_waiting: int) -> Any:
             trigger_mode="once",
             concurrency_limit=args.model.max_batch_size,
         )
-        # A cancelled answer ends in the conversation as far as it came.
-        stop.click(
-            lambda messages: (shown(messages), ""),
-            conversation,
-            [chatbot, error],
-            cancels=[asking],
-            queue=False,
-            api_visibility="private",
-        )
-        gr.on(
-            [clear.click, chatbot.clear],
-            lambda: ([], "", [], *[None] * len(boxes)),
-            None,
-            [chatbot, error, conversation, *boxes],
-            cancels=[asking],
-            queue=False,
-            api_name="clear",
-        )
+        _connect_stop(stop, submit, conversation, chatbot, error)
+        _connect_clear(gr, clear, submit, conversation, chatbot, error, boxes)
     return page.queue(max_size=max_waiting)
+
+
+def _chatbot(gr: Any, args: InferArgs) -> Any:
+    return gr.Chatbot(
+        label=args.model.model_name_or_path and _last_part(args.model.model_name_or_path),
+        elem_id="chat",
+        scale=1,
+        height="60vh",
+        resizable=True,
+        buttons=["copy", "copy_all"],
+        sanitize_html=True,
+        allow_tags=False,
+        feedback_options=None,
+    )
+
+
+def _connect_stop(stop: Any, submit: Any, conversation: Any, chatbot: Any, error: Any) -> None:
+    """A cancelled response ends in the conversation as far as it came."""
+    stop.click(
+        lambda messages: (shown(messages), ""),
+        conversation,
+        [chatbot, error],
+        cancels=[submit],
+        queue=False,
+        api_visibility="private",
+    )
+
+
+def _connect_clear(
+    gr: Any, clear: Any, submit: Any, conversation: Any, chatbot: Any, error: Any, boxes: list[Any]
+) -> None:
+    gr.on(
+        [clear.click, chatbot.clear],
+        lambda: ([], "", [], *[None] * len(boxes)),
+        None,
+        [chatbot, error, conversation, *boxes],
+        cancels=[submit],
+        queue=False,
+        api_name="clear",
+    )
 
 
 def _boxes(gr: Any, engine: Engine) -> list[Any]:
@@ -113,7 +126,7 @@ def _boxes(gr: Any, engine: Engine) -> list[Any]:
 
 
 def _settings(gr: Any, engine: Engine, args: InferArgs) -> list[Any]:
-    """The controls, in the order of the arguments of :meth:`Asking.answer`."""
+    """The controls, in the order of the arguments of :meth:`ChatHandler.respond`."""
     keys = args.generating
     most = max(8192, keys.max_new_tokens)
     with gr.Accordion("Settings", open=False):
@@ -147,13 +160,13 @@ def _last_part(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
 
 
-class Asking:
-    """What the button does: answers one question of one page."""
+class ChatHandler:
+    """Handles the button: responds to one question of one page."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def answer(
+    async def respond(
         self,
         conversation: list[Message],
         question: str,
@@ -182,8 +195,8 @@ class Asking:
             return
         kinds = cast(tuple[PartType, ...], self._engine.media)
         media = [Part(kind, one) for kind, some in zip(kinds, files, strict=True) for one in some or ()]
-        asked = [*conversation, Message(ROLES[role], (*media, Part("text", question)))]  # type: ignore[arg-type]
-        bubbles = shown(asked)
+        messages = [*conversation, Message(ROLES[role], (*media, Part("text", question)))]  # type: ignore[arg-type]
+        bubbles = shown(messages)
         yield bubbles, question, "", conversation, *keep
         thinks = self._engine.template.thought is not None
         overrides = {
@@ -194,13 +207,13 @@ class Asking:
             "enable_thinking": enable_thinking if thinks else None,
         }
         try:
-            _check_media(asked)
-            messages = to_messages(asked, system)
-            growing = grow(self._engine, messages, to_tools(tools), not skip_special_tokens, overrides)
-            async with aclosing(growing) as answers:
-                async for answer, over in answers:
-                    if answer.begun:
-                        yield [*bubbles, *answer.shown(over)], "", "", [*asked, answer.message()], *drop
+            _check_media(messages)
+            prompt = to_messages(messages, system)
+            stream = stream_response(self._engine, prompt, to_tools(tools), not skip_special_tokens, overrides)
+            async with aclosing(stream) as responses:
+                async for response, over in responses:
+                    if response.begun:
+                        yield [*bubbles, *response.shown(over)], "", "", [*messages, response.message()], *drop
                     else:
                         yield bubbles, question, "", conversation, *keep
         except ConfigError as error:

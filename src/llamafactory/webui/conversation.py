@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation as the page shows it, and an answer as it grows."""
+"""A conversation as the page shows it, and a response as it streams."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from ..chat.answer_reader import CallPiece, ChatReader, Piece, thinking_begun
+from ..chat.response_parser import ChatParser, DeltaMessage, DeltaToolCall, thinking_begun
 from ..data.messages import Message, Part, ToolCall
 
 if TYPE_CHECKING:
     from ..chat.base_engine import Delta, Engine
     from ..data.template.base import Template
 
-# How often a page is told of new text, in seconds: each time its whole conversation is compared with what it has.
+# How often a page gets new text, in seconds: each time its whole conversation is compared with what it has.
 PAUSE = 0.05
-# How often it is told that there is nothing new: only then does gradio notice that the page has gone.
+# How often it gets the same once more: only then does gradio notice that the page has gone.
 BEAT = 1.0
 
 # Code, whose characters markdown shows as they are (fenced, or within a line), or the beginning of HTML.
 _CODE_OR_TAG = re.compile(r"(^ {0,3}(`{3,}).*?(?:^ {0,3}\2|\Z)|`[^`\n]+`)|<", re.MULTILINE | re.DOTALL)
 
 
-class GrowingAnswer:
-    """An answer that comes in pieces.
+class StreamedResponse:
+    """A response that comes in pieces.
 
     Args:
         template: How the model writes.
-        reader: Splits it into thought, text and calls; ``None``: it is shown as it is, marks and all.
+        parser: Splits it into thought, text and calls; ``None``: it is shown as it is, marks and all.
     """
 
-    def __init__(self, template: Template, reader: ChatReader | None) -> None:
-        self._template, self._reader = template, reader
+    def __init__(self, template: Template, parser: ChatParser | None) -> None:
+        self._template, self._parser = template, parser
         self.begun = False  # something came
         self._reasoning = self._text = ""
         self._calls: list[list[str | None]] = []  # name, arguments, id
@@ -44,16 +44,16 @@ class GrowingAnswer:
     def push(self, text: str) -> None:
         """Take more text."""
         self.begun = True
-        self._take(Piece(content=text) if self._reader is None else self._reader.push(text))
+        self._take(DeltaMessage(content=text) if self._parser is None else self._parser.push(text))
 
     def finish(self) -> None:
-        """The answer is over."""
-        if self._reader is not None:
-            self._take(self._reader.finish())
+        """The response is over."""
+        if self._parser is not None:
+            self._take(self._parser.finish())
 
     def message(self) -> Message:
         """What came so far."""
-        if self._reader is None:
+        if self._parser is None:
             return self._template.parse(self._text)
         calls = tuple(ToolCall(str(name), str(arguments), id) for name, arguments, id in self._calls)
         parts = (Part("text", self._text),) if self._text or not calls else ()
@@ -61,51 +61,51 @@ class GrowingAnswer:
 
     def shown(self, over: bool) -> list[dict[str, Any]]:
         """What came so far, for the page; an unfinished thought is open."""
-        if self._reader is None:
+        if self._parser is None:
             return [_bubble("assistant", self._text)]
         message = self.message()
         return _assistant(message, thinking=not over and not message.text and not message.tool_calls)
 
-    def _take(self, piece: Piece) -> None:
+    def _take(self, piece: DeltaMessage) -> None:
         self._reasoning += piece.reasoning
         self._text += piece.content
         for call in piece.calls:
             self._take_call(call)
 
-    def _take_call(self, call: CallPiece) -> None:
+    def _take_call(self, call: DeltaToolCall) -> None:
         if call.name is not None:
             self._calls.append([call.name, "", call.id])
         self._calls[call.index][1] = f"{self._calls[call.index][1]}{call.arguments}"
 
 
-async def grow(
+async def stream_response(
     engine: Engine, messages: Sequence[Message], tools: Sequence[dict], marks: bool, overrides: dict[str, Any]
-) -> AsyncGenerator[tuple[GrowingAnswer, bool], None]:
+) -> AsyncGenerator[tuple[StreamedResponse, bool], None]:
     """Answer a conversation.
 
     Args:
         engine: Answers.
         messages: The conversation, the question last.
         tools: OpenAI tool objects.
-        marks: Show the answer as the model writes it, special tokens and all.
+        marks: Show the response as the model writes it, special tokens and all.
         overrides: See :class:`Engine`.
 
     Yields:
-        The answer so far, and whether it is over; now and then, with or without anything new, and at the end.
+        The response so far, and whether it is over; now and then, with or without anything new, and at the end.
 
     Raises:
         ConfigError: The conversation cannot be answered.
     """
     template = engine.template
-    reader = None
+    parser = None
     if not marks and (template.thought is not None or tools):
-        reader = ChatReader(template, tools, thinking_begun(template, messages, tools, overrides["enable_thinking"]))
+        parser = ChatParser(template, tools, thinking_begun(template, messages, tools, overrides["enable_thinking"]))
     # Marks of thoughts and calls may be special tokens.
-    skip = not marks and reader is None
-    answer = GrowingAnswer(template, reader)
+    skip = not marks and parser is None
+    response = StreamedResponse(template, parser)
     async with aclosing(engine.stream(messages, tools, **overrides, skip_special_tokens=skip)) as deltas:
         waiting: asyncio.Future[Delta | None] | None = None
-        told, new = 0.0, False
+        shown_at, new = 0.0, False
         try:
             while True:
                 waiting = waiting or asyncio.ensure_future(anext(deltas, None))
@@ -114,18 +114,18 @@ async def grow(
                     delta, waiting = waiting.result(), None
                     if delta is None:
                         break
-                    answer.push(delta.text)
+                    response.push(delta.text)
                     new = True
-                    if time.monotonic() - told < PAUSE:
+                    if time.monotonic() - shown_at < PAUSE:
                         continue
-                yield answer, False
-                told, new = time.monotonic(), False
+                yield response, False
+                shown_at, new = time.monotonic(), False
         finally:
             if waiting is not None:
                 waiting.cancel()
                 await asyncio.wait({waiting})  # the request is closed then
-    answer.finish()
-    yield answer, True
+    response.finish()
+    yield response, True
 
 
 def shown(messages: Sequence[Message]) -> list[dict[str, Any]]:

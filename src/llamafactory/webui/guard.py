@@ -114,8 +114,8 @@ class Guard:
             return 403, "this Host is not served"
         origin = headers.get("origin")
         if origin is not None:
-            asker = urlsplit(origin).netloc.lower()
-            if asker != headers.get("host", "").lower() and asker not in self.origins:
+            sender = urlsplit(origin).netloc.lower()
+            if sender != headers.get("host", "").lower() and sender not in self.origins:
                 return 403, "this Origin is not allowed"
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         uploads = bool(self._max_upload) and path in _UPLOAD

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .. import plugins
+from ..chat.base_engine import load_engine
 from ..data.template.thinking import resolve_thinking
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
@@ -40,22 +40,42 @@ def run_web_demo(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = No
     Raises:
         ConfigError: The configuration, the environment or the model cannot be used, or the port is taken.
     """
+    args, settings = _read(args)
+    # Before the model is loaded: a taken port shows at once.
+    with closing(take_address(settings)) as listener, closing(load_engine(args)) as engine:
+        app = make_app(engine, args, settings)
+        if settings.share:
+            share(app, listener)
+        logger.info_rank0("open %s in a browser", url_of(listener))
+        make_process(app).run(sockets=[listener])
+
+
+def create_web_demo(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -> Any:
+    """Load the model and build its page, for a server of your own (``page.launch()``).
+
+    What :func:`run_web_demo` puts before the page is not in it: login, checks of Host and Origin, limits of size.
+
+    Args:
+        args: Parsed arguments, or what ``get_infer_args`` takes (``None``: the command line).
+
+    Returns:
+        ``gradio.Blocks``; the model stays loaded until the process ends.
+
+    Raises:
+        ConfigError: The configuration, the environment or the model cannot be used.
+    """
+    args, settings = _read(args)
+    return make_page(load_engine(args), args, settings.max_waiting)
+
+
+def _read(args: InferArgs | Mapping[str, Any] | Sequence[str] | None) -> tuple[InferArgs, WebSettings]:
+    """Return configuration and environment of the page, before anything is loaded."""
     args = args if isinstance(args, InferArgs) else get_infer_args(args)
     settings = WebSettings.from_environment()
     require("gradio", "webchat", "'gradio>=6'")
     if args.finetuning.stage == "rm":
         raise ConfigError("stage: rm loads a reward model, which scores texts and does not answer")
-    args = replace(args, data=resolve_thinking(args.data))
-    with closing(take_address(settings)) as listener:  # before the model is loaded: a taken port shows at once
-        engine: Engine = plugins.resolve("engines", args.model.infer_backend)(args)
-        try:
-            app = make_app(engine, args, settings)
-            if settings.share:
-                share(app, listener)
-            logger.info_rank0("open %s in a browser", url_of(listener))
-            make_process(app).run(sockets=[listener])
-        finally:
-            engine.close()
+    return replace(args, data=resolve_thinking(args.data)), settings
 
 
 def take_address(settings: WebSettings) -> socket.socket:
@@ -106,17 +126,7 @@ def make_app(engine: Engine, args: InferArgs, settings: WebSettings) -> Guard:
 
 def make_process(app: Guard) -> Process:
     """What answers requests until a signal comes. Answers that still grow then are given a moment and ended."""
-    import uvicorn
-
-    config = uvicorn.Config(
-        app,
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-    )
-    return Process(config, app.end)
+    return Process(app, app.end, DRAIN_SECONDS, lifespan="auto")
 
 
 def share(app: Guard, listener: socket.socket) -> None:

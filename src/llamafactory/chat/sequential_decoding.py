@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request at a time through ``model.generate``: beams, media, and models that cannot share a forward pass."""
+"""Sequential decoding by ``model.generate``: beams, media, and models whose requests cannot share a forward pass."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from ..model import generation_attention
-from .batch_runner import on_device
-from .request import Post, Request
-from .token_choice import Choice, choose
+from .continuous_batching import on_device
+from .request import Outbox, Request
+from .sampler import SampledToken, sample
 
 
-def answer_alone(model: Any, request: Request, pad_token_id: int, use_cache: bool) -> None:
-    """Answer a request from beginning to end; its deltas go to its mailbox."""
+def complete_alone(model: Any, request: Request, pad_token_id: int, use_cache: bool) -> None:
+    """Complete a request from beginning to end; its deltas go to its mailbox."""
     config: dict[str, Any] = {
         "max_new_tokens": request.limit,
         "pad_token_id": pad_token_id,
         "use_cache": use_cache,
     }
-    post = Post()
+    outbox = Outbox()
     with generation_attention(model):
         if request.sampling.num_beams > 1:
-            _search(model, request, config, post)
+            _search(model, request, config, outbox)
         else:
-            _sample(model, request, config, post)
-    post.send()
+            _sample(model, request, config, outbox)
+    outbox.send()
 
 
-def _sample(model: Any, request: Request, config: dict[str, Any], post: Post) -> None:
-    rows = len(request.answers)
+def _sample(model: Any, request: Request, config: dict[str, Any], outbox: Outbox) -> None:
+    rows = len(request.completions)
     input_ids = torch.tensor([request.prompt] * rows, device=model.device)
     model.generate(
         input_ids=input_ids,
         attention_mask=torch.ones_like(input_ids),
         **{name: _repeat(value, rows) for name, value in on_device(request.inputs, model).items()},
         generation_config=GenerationConfig(**config, do_sample=False),
-        logits_processor=LogitsProcessorList([_Choosing(request, post)]),
+        logits_processor=LogitsProcessorList([_SampleByRequest(request, outbox)]),
         stopping_criteria=StoppingCriteriaList([_Finished(request)]),
     )
 
@@ -53,11 +53,13 @@ def _repeat(value: Any, rows: int) -> Any:
     return torch.cat([value] * rows) if isinstance(value, Tensor) else value * rows
 
 
-def _search(model: Any, request: Request, config: dict[str, Any], post: Post) -> None:
+def _search(model: Any, request: Request, config: dict[str, Any], outbox: Outbox) -> None:
     """Beam search; nothing is certain before its end."""
     sampling = request.sampling
     if not sampling.greedy:
         config |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    if sampling.logit_bias:
+        config["sequence_bias"] = [[[token], value] for token, value in sampling.logit_bias.items()]
     input_ids = torch.tensor([request.prompt], device=model.device)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices, enabled=sampling.seed is not None):
@@ -77,34 +79,36 @@ def _search(model: Any, request: Request, config: dict[str, Any], post: Post) ->
             ),
             stopping_criteria=StoppingCriteriaList([_Finished(request)]),
         )
-    for answer, row in zip(request.answers, output[:, len(request.prompt) :].tolist(), strict=True):
+    for completion, row in zip(request.completions, output[:, len(request.prompt) :].tolist(), strict=True):
         for token_id in row:
-            if answer.finish_reason is None:
-                post.add(request.mailbox, answer.take(Choice(token_id, None)))
+            if completion.finish_reason is None:
+                outbox.add(request.mailbox, completion.take(SampledToken(token_id, None)))
 
 
-class _Choosing(LogitsProcessor):
-    """Chooses each token by our own rules and leaves ``generate`` no other."""
+class _SampleByRequest(LogitsProcessor):
+    """Samples each token by our own rules and leaves ``generate`` no other."""
 
-    def __init__(self, request: Request, post: Post) -> None:
+    def __init__(self, request: Request, outbox: Outbox) -> None:
         self._request = request
-        self._post = post
+        self._outbox = outbox
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return ``scores [rows, V]`` with only the chosen tokens left."""
-        growing = [answer for answer in self._request.answers if answer.finish_reason is None]
-        chosen = choose(scores[[answer.index for answer in growing]], [answer.chooser for answer in growing])
-        for answer, choice in zip(growing, chosen, strict=True):
-            self._post.add(self._request.mailbox, answer.take(choice))
-        self._post.send()
+        """Return ``scores [rows, V]`` with only the sampled tokens left."""
+        growing = [completion for completion in self._request.completions if completion.finish_reason is None]
+        sampled = sample(
+            scores[[completion.index for completion in growing]], [completion.sampler for completion in growing]
+        )
+        for completion, token in zip(growing, sampled, strict=True):
+            self._outbox.add(self._request.mailbox, completion.take(token))
+        self._outbox.send()
         only = torch.full_like(scores, float("-inf"))
-        for answer in self._request.answers:
-            only[answer.index, answer.last] = 0
+        for completion in self._request.completions:
+            only[completion.index, completion.last] = 0
         return only
 
 
 class _Finished(StoppingCriteria):
-    """Ends rows whose answers have ended, and everything when nobody waits any more."""
+    """Ends rows whose completions have ended, and everything when nobody waits any more."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -113,5 +117,5 @@ class _Finished(StoppingCriteria):
         """Return ``[rows]``: done."""
         done = torch.full((input_ids.shape[0],), self._request.cancelled)
         if self._request.sampling.num_beams == 1:
-            done |= torch.tensor([answer.finish_reason is not None for answer in self._request.answers])
+            done |= torch.tensor([completion.finish_reason is not None for completion in self._request.completions])
         return done.to(input_ids.device)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llamafactory import plugins
-from llamafactory.chat.answer_reader import AnyCallReader, ChatReader, NamedCallReader, Reader
+from llamafactory.chat.response_parser import AnyCallParser, ChatParser, NamedCallParser, ResponseParser
 from llamafactory.data.messages import Message, ToolCall
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]
@@ -20,14 +20,14 @@ REASONING = "Let me see.\n\nThere are 2 < 3 things [a]."
 TEXT = "Well: 1 < 2, and\n\nthat is it."
 
 
-def read(reader: Reader, text: str, sizes: list[int]) -> tuple[str, str, list[tuple[str, Any]]]:
+def read(parser: ResponseParser, text: str, sizes: list[int]) -> tuple[str, str, list[tuple[str, Any]]]:
     """Feed the text in pieces of these sizes, again and again; return thought, text, calls."""
     pieces, position, turn = [], 0, 0
     while position < len(text):
-        pieces.append(reader.push(text[position : position + sizes[turn % len(sizes)]]))
+        pieces.append(parser.push(text[position : position + sizes[turn % len(sizes)]]))
         position += sizes[turn % len(sizes)]
         turn += 1
-    pieces.append(reader.finish())
+    pieces.append(parser.finish())
     calls: list[list[str]] = []
     for piece in pieces:
         for call in piece.calls:
@@ -90,7 +90,7 @@ def test_pieces_are_read_as_the_whole(templates: dict[str, Any]) -> None:
                 continue
             expected = whole(template.parse(template.thought[0] + text if thinking else text))
             for sizes in ([1], [len(text) or 1], [generator.randint(1, 9) for _ in range(20)]):
-                found = read(ChatReader(template, TOOLS, thinking), text, sizes)
+                found = read(ChatParser(template, TOOLS, thinking), text, sizes)
                 assert found == expected, (name, text, sizes)
             seen["thought"] += bool(expected[0])
             seen["calls"] += bool(expected[2])
@@ -99,34 +99,34 @@ def test_pieces_are_read_as_the_whole(templates: dict[str, Any]) -> None:
 
 def test_without_tools_a_call_is_text(make_template: Callable[[str], Any]) -> None:
     text = '<tool_call>\n{"name": "add", "arguments": {}}\n</tool_call>'
-    assert read(ChatReader(make_template("qwen"), (), False), text, [3]) == ("", text, [])
+    assert read(ChatParser(make_template("qwen"), (), False), text, [3]) == ("", text, [])
 
 
 def test_what_looks_like_a_call_and_is_none_is_text(make_template: Callable[[str], Any]) -> None:
     for text in ("<tool_call> is the mark.", "a <tool", '<tool_call>\n{"name": 3}\n</tool_call>', "trailing \n "):
-        assert read(ChatReader(make_template("qwen"), TOOLS, False), text, [2]) == ("", text, [])
+        assert read(ChatParser(make_template("qwen"), TOOLS, False), text, [2]) == ("", text, [])
 
 
 def test_text_before_a_call_is_not_kept_waiting(make_template: Callable[[str], Any]) -> None:
-    reader = ChatReader(make_template("qwen"), TOOLS, False)
-    assert reader.push("I will look. ").content == "I will look."
-    assert reader.push("Now").content == " Now"
-    assert reader.push('\n<tool_call>\n{"name": "add", "arguments": {"a": 1}').calls == ()
-    (call,) = reader.push("}\n</tool_call>").calls  # as soon as it is whole, not at the end
+    parser = ChatParser(make_template("qwen"), TOOLS, False)
+    assert parser.push("I will look. ").content == "I will look."
+    assert parser.push("Now").content == " Now"
+    assert parser.push('\n<tool_call>\n{"name": "add", "arguments": {"a": 1}').calls == ()
+    (call,) = parser.push("}\n</tool_call>").calls  # as soon as it is whole, not at the end
     assert (call.name, json.loads(call.arguments)) == ("add", {"a": 1})
-    assert reader.finish().content == ""
+    assert parser.finish().content == ""
 
 
 def test_a_thought_that_was_cut_off(make_template: Callable[[str], Any]) -> None:
-    assert read(ChatReader(make_template("qwen3"), (), False), "<think>\nI wonder\n", [4]) == ("I wonder", "", [])
-    assert read(ChatReader(make_template("qwen3"), (), True), "I wonder</thi", [4]) == ("I wonder</thi", "", [])
+    assert read(ChatParser(make_template("qwen3"), (), False), "<think>\nI wonder\n", [4]) == ("I wonder", "", [])
+    assert read(ChatParser(make_template("qwen3"), (), True), "I wonder</thi", [4]) == ("I wonder</thi", "", [])
 
 
 def test_an_empty_thought_is_none(make_template: Callable[[str], Any]) -> None:
-    assert read(ChatReader(make_template("qwen3"), (), False), "<think>\n\n</think>\n\nHi", [3]) == ("", "Hi", [])
+    assert read(ChatParser(make_template("qwen3"), (), False), "<think>\n\n</think>\n\nHi", [3]) == ("", "Hi", [])
 
 
 def test_forced_calls() -> None:
-    assert read(NamedCallReader("f"), '{"a": 1}', [2]) == ("", "", [("f", {"a": 1})])
-    assert read(AnyCallReader(), '{"name": "f", "arguments": {"a": 1}}', [5]) == ("", "", [("f", {"a": 1})])
-    assert read(AnyCallReader(), '{"name": "f", "arg', [5]) == ("", '{"name": "f", "arg', [])
+    assert read(NamedCallParser("f"), '{"a": 1}', [2]) == ("", "", [("f", {"a": 1})])
+    assert read(AnyCallParser(), '{"name": "f", "arguments": {"a": 1}}', [5]) == ("", "", [("f", {"a": 1})])
+    assert read(AnyCallParser(), '{"name": "f", "arg', [5]) == ("", '{"name": "f", "arg', [])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the engine's pieces to the answers of ``/v1/chat/completions`` and ``/v1/completions``, whole and streamed."""
+"""From the engine's pieces to the responses of ``/v1/chat/completions`` and ``/v1/completions``, whole and streamed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..chat.answer_reader import CallPiece, Piece, Reader
+from ..chat.response_parser import DeltaMessage, DeltaToolCall, ResponseParser
 
 if TYPE_CHECKING:
     from ..chat.base_engine import Delta, TokenLogProb
@@ -33,7 +33,7 @@ class Usage:
         return sum(self.prompts.values())
 
     def body(self) -> dict[str, int]:
-        """``usage`` of an answer."""
+        """``usage`` of a response."""
         total = self.prompt + self.completion
         return {"prompt_tokens": self.prompt, "completion_tokens": self.completion, "total_tokens": total}
 
@@ -43,11 +43,11 @@ def dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-class ChatAnswer:
+class ChatChoice:
     """Reads the deltas of one choice of a chat and writes its chunks; keeps the whole message beside."""
 
-    def __init__(self, index: int, reader: Reader) -> None:
-        self._index, self._reader = index, reader
+    def __init__(self, index: int, parser: ResponseParser, several_calls: bool) -> None:
+        self._index, self._parser, self._several_calls = index, parser, several_calls
         self._begun = False
         self._reasoning, self._content = "", ""
         self._calls: list[dict[str, Any]] = []
@@ -59,9 +59,9 @@ class ChatAnswer:
         if not self._begun:
             self._begun = True
             yield self._choice({"role": "assistant", "content": ""})
-        pieces = [self._reader.push(delta.text)]
+        pieces = [self._parser.push(delta.text)]
         if delta.finish_reason:
-            pieces.append(self._reader.finish())
+            pieces.append(self._parser.finish())
         log_probs = _chat_log_probs(delta.log_probs) if delta.log_probs else None
         if log_probs:
             self._log_probs = (self._log_probs or []) + log_probs
@@ -85,10 +85,10 @@ class ChatAnswer:
         return {"index": self._index, "message": message, "logprobs": log_probs, "finish_reason": self._finish}
 
     def _choice(self, delta: dict[str, Any], log_probs: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-        told = None if log_probs is None else {"content": log_probs, "refusal": None}
-        return {"index": self._index, "delta": delta, "logprobs": told, "finish_reason": None}
+        reported = None if log_probs is None else {"content": log_probs, "refusal": None}
+        return {"index": self._index, "delta": delta, "logprobs": reported, "finish_reason": None}
 
-    def _keep(self, piece: Piece) -> dict[str, Any]:
+    def _keep(self, piece: DeltaMessage) -> dict[str, Any]:
         """Add a piece to the message; return what a chunk says of it."""
         changes: dict[str, Any] = {}
         if piece.reasoning:
@@ -97,11 +97,12 @@ class ChatAnswer:
         if piece.content:
             self._content += piece.content
             changes["content"] = piece.content
-        if piece.calls:
-            changes["tool_calls"] = [self._keep_call(call) for call in piece.calls]
+        calls = [call for call in piece.calls if self._several_calls or call.index == 0]
+        if calls:
+            changes["tool_calls"] = [self._keep_call(call) for call in calls]
         return changes
 
-    def _keep_call(self, piece: CallPiece) -> dict[str, Any]:
+    def _keep_call(self, piece: DeltaToolCall) -> dict[str, Any]:
         if piece.name is None:
             self._calls[piece.index]["function"]["arguments"] += piece.arguments
             return {"index": piece.index, "function": {"arguments": piece.arguments}}
@@ -110,13 +111,13 @@ class ChatAnswer:
         return {"index": piece.index, "id": piece.id, "type": "function", "function": function}
 
 
-class TextAnswer:
+class TextChoice:
     """The same for one choice of ``/v1/completions``.
 
     Args:
         index: Number of the choice.
-        echo: Text that stands before the answer.
-        log_probs: Whether they were asked for.
+        echo: Text that stands before the response.
+        log_probs: Whether they were requested.
     """
 
     def __init__(self, index: int, echo: str, log_probs: bool) -> None:
@@ -131,19 +132,19 @@ class TextAnswer:
         text, self._echo = self._echo + delta.text, ""
         self._text += text
         self._finish = delta.finish_reason
-        told = None
+        log_probs = None
         if self._log_probs is not None:
-            told = _no_log_probs()
+            log_probs = _no_log_probs()
             for one in delta.log_probs:
-                told["tokens"].append(one.token)
-                told["token_logprobs"].append(one.log_prob)
-                told["top_logprobs"].append({token: log_prob for _, token, log_prob in one.top})
-                told["text_offset"].append(self._offset)
+                log_probs["tokens"].append(one.token)
+                log_probs["token_logprobs"].append(one.log_prob)
+                log_probs["top_logprobs"].append({token: log_prob for _, token, log_prob in one.top})
+                log_probs["text_offset"].append(self._offset)
                 self._offset += len(one.token)
-            for name, values in told.items():
+            for name, values in log_probs.items():
                 self._log_probs[name] += values
         if text or delta.log_probs or delta.finish_reason:
-            yield {"index": self._index, "text": text, "logprobs": told, "finish_reason": delta.finish_reason}
+            yield {"index": self._index, "text": text, "logprobs": log_probs, "finish_reason": delta.finish_reason}
 
     def choice(self) -> dict[str, Any]:
         """The whole choice."""
@@ -155,18 +156,18 @@ class TextAnswer:
         }
 
 
-Answer = ChatAnswer | TextAnswer
+Choice = ChatChoice | TextChoice
 
 
-def chat_answers(call: Call, count: int) -> dict[tuple[int, int], Answer]:
-    """The answers of a chat, by prompt (there is one) and index."""
-    return {(0, index): ChatAnswer(index, call.reader()) for index in range(count)}
+def chat_choices(call: Call, count: int) -> dict[tuple[int, int], Choice]:
+    """The choices of a chat, by prompt (there is one) and index."""
+    return {(0, index): ChatChoice(index, call.parser(), call.several_calls) for index in range(count)}
 
 
-def text_answers(calls: list[Call], count: int, echoes: list[str]) -> dict[tuple[int, int], Answer]:
-    """The answers of a completion; all answers of the first prompt come first."""
+def text_choices(calls: list[Call], count: int, echoes: list[str]) -> dict[tuple[int, int], Choice]:
+    """The choices of a completion; all choices of the first prompt come first."""
     return {
-        (number, index): TextAnswer(number * count + index, echoes[number], call.overrides["log_probs"] is not None)
+        (number, index): TextChoice(number * count + index, echoes[number], call.overrides["log_probs"] is not None)
         for number, call in enumerate(calls)
         for index in range(count)
     }

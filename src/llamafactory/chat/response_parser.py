@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the text of an answer, as it comes, to thought, text and tool calls."""
+"""From the text of a response, as it comes, to reasoning, content and tool calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CallPiece:
+class DeltaToolCall:
     """A piece of one tool call: its start has a name, the others more of the arguments' JSON text."""
 
     index: int
@@ -28,77 +28,77 @@ class CallPiece:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What became certain."""
+class DeltaMessage:
+    """What became certain of a message."""
 
     reasoning: str = ""
     content: str = ""
-    calls: tuple[CallPiece, ...] = ()
+    calls: tuple[DeltaToolCall, ...] = ()
 
 
-class Reader(Protocol):
-    """Reads one answer."""
+class ResponseParser(Protocol):
+    """Reasoning and tool-call parser of one response."""
 
-    def push(self, text: str) -> Piece:
+    def push(self, text: str) -> DeltaMessage:
         """Take more text."""
         ...
 
-    def finish(self) -> Piece:
-        """The answer is over: give what was held back."""
+    def finish(self) -> DeltaMessage:
+        """The response is over: give what was held back."""
         ...
 
 
-def _call_piece(index: int, name: str, arguments: str) -> CallPiece:
-    return CallPiece(index, arguments, name, f"call_{secrets.token_hex(12)}")
+def _whole_call(index: int, name: str, arguments: str) -> DeltaToolCall:
+    return DeltaToolCall(index, arguments, name, f"call_{secrets.token_hex(12)}")
 
 
-class PlainReader:
-    """An answer whose text is content and nothing else."""
+class PlainParser:
+    """A response whose text is content and nothing else."""
 
-    def push(self, text: str) -> Piece:
-        return Piece(content=text)
+    def push(self, text: str) -> DeltaMessage:
+        return DeltaMessage(content=text)
 
-    def finish(self) -> Piece:
-        return Piece()
+    def finish(self) -> DeltaMessage:
+        return DeltaMessage()
 
 
-class NamedCallReader:
-    """An answer that is the arguments of one known function."""
+class NamedCallParser:
+    """A response that is the arguments of one known function."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._begun = False
 
-    def push(self, text: str) -> Piece:
+    def push(self, text: str) -> DeltaMessage:
         if self._begun:
-            return Piece(calls=(CallPiece(0, text),) if text else ())
+            return DeltaMessage(calls=(DeltaToolCall(0, text),) if text else ())
         self._begun = True
-        return Piece(calls=(_call_piece(0, self._name, text),))
+        return DeltaMessage(calls=(_whole_call(0, self._name, text),))
 
-    def finish(self) -> Piece:
-        return Piece() if self._begun else self.push("")
+    def finish(self) -> DeltaMessage:
+        return DeltaMessage() if self._begun else self.push("")
 
 
-class AnyCallReader:
-    """An answer that is ``{"name": ..., "arguments": {...}}``; one that was cut off is content."""
+class AnyCallParser:
+    """A response that is ``{"name": ..., "arguments": {...}}``; one that was cut off is content."""
 
     def __init__(self) -> None:
         self._text = ""
 
-    def push(self, text: str) -> Piece:
+    def push(self, text: str) -> DeltaMessage:
         self._text += text
-        return Piece()
+        return DeltaMessage()
 
-    def finish(self) -> Piece:
+    def finish(self) -> DeltaMessage:
         try:
             call = json.loads(self._text)
         except json.JSONDecodeError:
-            return Piece(content=self._text)
-        return Piece(calls=(_call_piece(0, call["name"], json.dumps(call["arguments"], ensure_ascii=False)),))
+            return DeltaMessage(content=self._text)
+        return DeltaMessage(calls=(_whole_call(0, call["name"], json.dumps(call["arguments"], ensure_ascii=False)),))
 
 
-class ChatReader:
-    """An answer in a template's own words.
+class ChatParser:
+    """A response in a template's own words.
 
     Text is given out when nothing that follows can make it a mark: of a thought, a call, or the end of the turn.
 
@@ -121,11 +121,11 @@ class ChatReader:
         self._calls = 0
         self._over = False
 
-    def push(self, text: str) -> Piece:
+    def push(self, text: str) -> DeltaMessage:
         self._held += text
         return self._step()
 
-    def finish(self) -> Piece:
+    def finish(self) -> DeltaMessage:
         self._over = True
         for end in self._template.ends:
             self._held = self._held.removesuffix(end)
@@ -133,7 +133,7 @@ class ChatReader:
                 self._text = self._text[: self._shown] + self._text[self._shown :].removesuffix(end)
         return self._step()
 
-    def _start(self) -> Piece:
+    def _start(self) -> DeltaMessage:
         """Whether a thought comes first."""
         text = self._held.lstrip()
         if self._template.thought is not None:
@@ -143,18 +143,18 @@ class ChatReader:
                 self._step = self._thought
                 return self._step()
             if opening.startswith(text) and not self._over:
-                return Piece()
+                return DeltaMessage()
         if not self._over and any(one.startswith(self._held) for one in self._template.openings):
-            return Piece()
+            return DeltaMessage()
         return self._begin_content()
 
-    def _begin_content(self) -> Piece:
+    def _begin_content(self) -> DeltaMessage:
         for opening in self._template.openings:
             self._held = self._held.removeprefix(opening)
         self._step = self._content
         return self._step()
 
-    def _thought(self) -> Piece:
+    def _thought(self) -> DeltaMessage:
         assert self._template.thought is not None
         closing = self._template.thought[1]
         if not self._thought_shown:
@@ -165,21 +165,21 @@ class ChatReader:
             self._held = rest
             self._step = self._after_thought
             after = self._step()
-            return Piece(thought + after.reasoning, after.content, after.calls)
+            return DeltaMessage(thought + after.reasoning, after.content, after.calls)
         keep = 0 if self._over else _beginning(thought, (closing, *self._template.ends))
         shown = thought[: len(thought) - keep].rstrip("\n")
         self._held = self._held[len(shown) :]
         self._thought_shown = self._thought_shown or bool(shown)
-        return Piece(reasoning=shown)
+        return DeltaMessage(reasoning=shown)
 
-    def _after_thought(self) -> Piece:
+    def _after_thought(self) -> DeltaMessage:
         """Line breaks after a thought belong to its marks."""
         self._held = self._held.lstrip("\n")
         if not self._over and any(one.startswith(self._held) for one in ("", *self._template.openings)):
-            return Piece()
+            return DeltaMessage()
         return self._begin_content()
 
-    def _content(self) -> Piece:
+    def _content(self) -> DeltaMessage:
         """Text, until something that may be a call begins."""
         self._text += self._held
         self._held = ""
@@ -208,30 +208,30 @@ class ChatReader:
         found = [at for mark in self._marks if (at := self._text.find(mark, self._shown)) >= 0]
         return min(found, default=None) if self._marks else 0
 
-    def _read_calls(self) -> Piece:
+    def _read_calls(self) -> DeltaMessage:
         text, calls = self._template.tool_format.split(self._text, self._tools)
         if calls:
             new = tuple(_of_tool_call(self._calls + i, call) for i, call in enumerate(calls[self._calls :]))
             content = text[self._shown :] if not self._calls else ""
             self._calls += len(new)
-            return Piece(content=content, calls=new)
-        return self._show(len(self._text)) if self._over else Piece()
+            return DeltaMessage(content=content, calls=new)
+        return self._show(len(self._text)) if self._over else DeltaMessage()
 
-    def _show(self, end: int) -> Piece:
+    def _show(self, end: int) -> DeltaMessage:
         content, self._shown = self._text[self._shown : end], end
-        return Piece(content=content)
+        return DeltaMessage(content=content)
 
 
-def _of_tool_call(index: int, call: ToolCall) -> CallPiece:
+def _of_tool_call(index: int, call: ToolCall) -> DeltaToolCall:
     arguments = call.arguments
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return _call_piece(index, call.name, text)
+    return _whole_call(index, call.name, text)
 
 
 def thinking_begun(
     template: Template, messages: Sequence[Message], tools: Sequence[dict[str, Any]], enable_thinking: bool | None
 ) -> bool:
-    """Whether the prompt of a conversation opens a thought, so that the answer begins inside one."""
+    """Whether the prompt of a conversation opens a thought, so that the response begins inside one."""
     if template.thought is None:
         return False
     flags = {} if enable_thinking is None else {"enable_thinking": enable_thinking}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model as the scheduler sees it: read a prompt, then make one token for every answer in one forward pass."""
+"""Continuous batching, the model's side: read a prompt, then make one token for every sequence in one forward pass."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ..model.families.family import continues_as_text, isolation
 from .kv_pool import Layers, Pools, Slot
 from .ragged_attention import RAGGED, Prompts, Step, register
 
-# Rotary embeddings that look at the longest sequence of the batch: an answer would depend on its neighbours.
+# Rotary embeddings that look at the longest sequence of the batch: a sequence would depend on its neighbours.
 _ROPE_OF_THE_BATCH = {"dynamic", "longrope"}
 
 
 def can_batch(model: Any) -> bool:
-    """Whether answers of different lengths can share a forward pass of this (base) model.
+    """Whether sequences of different lengths can share a forward pass of this (base) model.
 
     It needs an attention that can be replaced in every layer, and ordinary keys and values; recurrent layers, chunked
     attention and the like are answered one at a time.
@@ -86,8 +86,8 @@ class Adapters:
         self._now = name
 
 
-class BatchRunner:
-    """Runs the model for many answers. Lives on one thread.
+class ModelRunner:
+    """Runs the model for many sequences. Lives on one thread.
 
     Args:
         model: A causal language model, or a ``PeftModel`` with named adapters.
@@ -161,26 +161,26 @@ class BatchRunner:
         return [Reading(layers, len(ids), int(deltas[0]) if deltas else 0)], out.logits[0]
 
     def admit(self, owner: Any, reading: Reading, first: int, adapter: str | None) -> None:
-        """Give an answer whose prompt was read a slot; ``first`` is its first token."""
+        """Give a sequence whose prompt was read a slot; ``first`` is its first token."""
         pools = self._pools.setdefault(adapter, Pools())
         slot = Slot(owner, reading.read, first, reading.shift)
         pools.add(slot, reading.layers)
         self._owner[owner] = (pools, slot)
 
     def drop(self, owner: Any) -> None:
-        """Free an answer's slot, if it has one."""
+        """Free a sequence's slot, if it has one."""
         held = self._owner.pop(owner, None)
         if held is not None:
             held[0].remove(held[1])
 
     def groups(self) -> list[str | None]:
-        """Adapters that have answers under way."""
+        """Adapters that have sequences under way."""
         return [adapter for adapter, pools in self._pools.items() if len(pools)]
 
     def step(self, adapter: str | None) -> tuple[list[Any], Tensor]:
-        """Compute what follows the newest token of every answer of an adapter: their owners, and logits ``[rows, V]``.
+        """Compute what follows the newest token of an adapter's sequences: their owners, and logits ``[rows, V]``.
 
-        The caller then says which token was chosen (:meth:`advance`) or drops the answer.
+        The caller then says which token was sampled (:meth:`advance`) or drops the sequence.
         """
         pools = self._pools[adapter]
         step = Step(pools.parts(self._model.device))
@@ -193,7 +193,7 @@ class BatchRunner:
         return [slot.owner for slot in slots], logits[:, -1]
 
     def advance(self, owner: Any, token_id: int) -> None:
-        """Note the token an answer chose."""
+        """Note the token that was sampled for a sequence."""
         self._owner[owner][1].last = token_id
 
     def _forward(self, adapter: str | None, ids: list[list[int]], positions: Tensor, **options: Any) -> Tensor:

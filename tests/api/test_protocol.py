@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every field of a request is obeyed, refused, or listed as one that cannot change an answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin
+
+import httpx2 as httpx
+import pytest
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase as ChatParams
+from openai.types.completion_create_params import CompletionCreateParamsBase as TextParams
+from openai.types.embedding_create_params import EmbeddingCreateParams
+from scripted_engine import ScriptedEngine
+
+from llamafactory.api import protocol
+
+from .conftest import MODEL, Running, running
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+QUESTION: Any = [{"role": "user", "content": "Who are you?"}]
+FUNCTION: Any = {"name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True}
+TOOLS: Any = [{"type": "function", "function": FUNCTION}]
+CALLS: Any = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+# Handed on whole: test_messages_and_tools_reach_the_engine_whole holds each of their fields.
+WHOLE = {"ChatMessage", "ToolCall", "FunctionCall", "Tool", "Function"}
+BODIES: list[tuple[str, dict[str, Any]]] = [
+    (CHAT, {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}}}),
+    (CHAT, {"tools": TOOLS, "logprobs": True, "stream": True, "stream_options": {"include_usage": True}}),
+    (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}}),
+    (CHAT, {"presence_penalty": 1.2}),
+    (TEXT, {"prompt": "Once", "echo": True, "stream": True}),
+    ("/v1/embeddings", {"input": "text"}),
+]
+
+
+@pytest.fixture
+def engine(make_template: Callable[[str], Any]) -> ScriptedEngine:
+    return ScriptedEngine(make_template("qwen3"))
+
+
+def post(server: Running, route: str, **fields: Any) -> httpx.Response:
+    body = {"model": MODEL, **({"messages": QUESTION} if route == CHAT else {}), **fields}
+    return httpx.post(server.url + route, json=body, timeout=30)
+
+
+def models(root: type = protocol._Model) -> set[Any]:
+    return {found for child in root.__subclasses__() for found in {child, *models(child)}}
+
+
+def fields_read(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Ask every route; return what was read of the bodies, as ``Class.field``."""
+    read: set[str] = set()
+
+    def getattribute(self: Any, name: str) -> Any:
+        if name in type(self).model_fields:
+            read.add(f"{type(self).__name__}.{name}")
+        return object.__getattribute__(self, name)
+
+    monkeypatch.setattr(protocol._Model, "__getattribute__", getattribute)
+    with running(engine) as server:
+        for route, fields in BODIES:
+            assert post(server, route, **fields).status_code == 200
+    with running(engine, scores=True) as server:
+        assert post(server, "/v1/score/evaluation", messages=["text"]).status_code == 200
+    return read
+
+
+def test_every_field_is_read_or_cannot_change_an_answer(
+    engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = fields_read(engine, monkeypatch)
+    unread = {
+        f"{model.__name__}.{name}"
+        for model in models() - {protocol.SamplingRequest}
+        if model.__name__ not in WHOLE
+        for name, field in model.model_fields.items()
+        if not (get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1)
+    } - read
+    assert unread == {name for name in protocol.WITHOUT_EFFECT if "." in name}
+
+
+def test_messages_and_tools_reach_the_engine_whole(engine: ScriptedEngine) -> None:
+    turns = [
+        {"role": "user", "content": "a", "name": "ann"},
+        {"role": "assistant", "content": "b", "reasoning_content": "hm", "tool_calls": CALLS},
+        {"role": "tool", "content": "1", "tool_call_id": "c"},
+    ]
+    with running(engine) as server:
+        assert post(server, CHAT, messages=turns, tools=TOOLS).status_code == 200
+    ((prompt, tools, _),) = engine.asked
+    assert [message.to_openai() for message in prompt] == turns
+    assert list(tools) == TOOLS
+
+
+@pytest.mark.parametrize(
+    ("parameters", "model"),
+    [
+        (ChatParams, protocol.ChatRequest),
+        (TextParams, protocol.CompletionRequest),
+        (EmbeddingCreateParams, protocol.EmbeddingRequest),
+    ],
+)
+def test_every_parameter_of_the_openai_package_is_accounted_for(parameters: Any, model: Any) -> None:
+    known = {*model.model_fields, *protocol.WITHOUT_EFFECT, *protocol.NOT_OFFERED}
+    assert set(parameters.__annotations__) - known == set()
+    assert not {*protocol.WITHOUT_EFFECT, *protocol.NOT_OFFERED} & set(model.model_fields)
+
+
+@pytest.mark.parametrize("name", protocol.NOT_OFFERED)
+def test_what_is_not_offered_is_refused_in_one_line(engine: ScriptedEngine, name: str) -> None:
+    with running(engine) as server:
+        for route, fields in ((CHAT, {}), (TEXT, {"prompt": "Once"})):
+            answer = post(server, route, **fields, **{name: [1]})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"]) == (400, name)
+            assert error["message"].startswith(f"{name}: not offered; ") and "\n" not in error["message"]
+            assert post(server, route, **fields, **{name: None}).status_code == 200
+        assert post(server, CHAT, modalities=["text"]).status_code == 200
+
+
+def test_what_cannot_change_an_answer_is_accepted(engine: ScriptedEngine) -> None:
+    fields = {name: "x" for name in protocol.WITHOUT_EFFECT if "." not in name}
+    with running(engine) as server:
+        plain, noted = (post(server, CHAT, **given).json()["choices"] for given in ({}, fields))
+        assert plain == noted
+    assert engine.asked[0] == engine.asked[1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_without_parallel_calls_only_the_first_is_sent(make_template: Callable[[str], Any], stream: bool) -> None:
+    calls = "".join(f'<tool_call>\n{{"name": "f", "arguments": {{"i": {i}}}}}\n</tool_call>\n' for i in (1, 2))
+    engine = ScriptedEngine(make_template("qwen3"), pieces=re.findall(r"(?s).{1,7}", calls.rstrip()))
+    with running(engine) as server:
+        create: Any = server.client().chat.completions.create
+        for parallel, expected in ((True, ['{"i": 1}', '{"i": 2}']), (False, ['{"i": 1}'])):
+            keys = {"messages": QUESTION, "tools": TOOLS, "parallel_tool_calls": parallel, "stream": stream}
+            answer = create(model=MODEL, **keys)
+            choices = [chunk.choices[0] for chunk in answer] if stream else answer.choices
+            pieces = [choice.delta if stream else choice.message for choice in choices]
+            found = [call.function.arguments for piece in pieces for call in piece.tool_calls or ()]
+            assert (found, choices[-1].finish_reason) == (expected, "tool_calls")
