@@ -4,12 +4,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from .field import arg, require
-
-if TYPE_CHECKING:
-    from .args import InferArgs, TrainArgs
+from .field import arg
 
 
 @dataclass(frozen=True)
@@ -26,17 +22,3 @@ class GeneratingArguments:
     repetition_penalty: float = arg(1.0, "Above 1 makes repeated tokens less likely.")
     length_penalty: float = arg(1.0, "Exponent of the length in beam search.")
     skip_special_tokens: bool = arg(True, "Leave special tokens out of the text.")
-
-
-def check(args: TrainArgs | InferArgs) -> None:
-    """Ranges of the generation keys."""
-    generating = args.generating
-    require(generating.temperature >= 0, f"temperature: expected 0 or more, got {generating.temperature}")
-    require(0 < generating.top_p <= 1, f"top_p: expected above 0 and at most 1, got {generating.top_p}")
-    require(generating.num_beams >= 1, f"num_beams: expected 1 or more, got {generating.num_beams}")
-    require(
-        generating.repetition_penalty > 0, f"repetition_penalty: expected above 0, got {generating.repetition_penalty}"
-    )
-    require(
-        generating.max_new_tokens > 0 or generating.max_length > 0, "max_new_tokens and max_length: one must be above 0"
-    )

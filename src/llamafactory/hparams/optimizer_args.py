@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from .field import arg, require
-
-if TYPE_CHECKING:
-    from .args import TrainArgs
+from .field import arg
 
 
 @dataclass(frozen=True)
@@ -59,14 +56,3 @@ class BAdamArguments:
     badam_update_ratio: float = arg(0.05, "Fraction of weights updated (ratio mode).")
     badam_mask_mode: Literal["adjacent", "scatter"] = arg("adjacent", "Contiguous or random mask (ratio mode).")
     badam_verbose: int = arg(0, "0 silent / 1 block name / 2 parameter names.")
-
-
-def check_training(args: TrainArgs) -> None:
-    """At most one of the three, and none with adapters."""
-    sections = {"use_galore": args.galore, "use_apollo": args.apollo, "use_badam": args.badam}
-    chosen = [key for key, section in sections.items() if getattr(section, key)]
-    require(len(chosen) < 2, f"{' and '.join(chosen)}: choose one")
-    if chosen:
-        require(args.finetuning.finetuning_type != "lora", f"{chosen[0]}: not with finetuning_type lora")
-    if chosen and chosen[0] != "use_badam":
-        require(args.training.deepspeed is None, f"{chosen[0]}: not with deepspeed")

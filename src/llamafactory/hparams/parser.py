@@ -10,34 +10,26 @@ from typing import Any
 
 from .. import plugins
 from ..extras.errors import ConfigError
-from . import (
-    data_args,
-    finetuning_args,
-    generating_args,
-    inference_args,
-    model_args,
-    optimizer_args,
-    rlhf_args,
-    training_args,
-)
 from .aliases import apply_aliases
 from .args import SHARED_SECTIONS, TRAINING_SECTIONS, InferArgs, TrainArgs
 from .coercion import coerce
+from .data_args import DataArguments
 from .derive import derive_inference, derive_training
 from .reader import Flat, read_source
+from .rules import data, finetuning, generating, inference, model, optimizer, rlhf, training
 from .schema import keys_of, known_keys, nearest, tuner_arguments
 from .unbuilt import refuse_unbuilt
 
 Source = Mapping[str, Any] | Sequence[str] | None
 
-_CHECKS = (model_args.check, data_args.check, generating_args.check)
+_CHECKS = (model.check, data.check, generating.check)
 _TRAINING_CHECKS = (
-    model_args.check_training,
-    finetuning_args.check_training,
-    rlhf_args.check_training,
-    optimizer_args.check_training,
-    training_args.check,
-    data_args.check_training,
+    model.check_training,
+    finetuning.check_training,
+    rlhf.check_training,
+    optimizer.check_training,
+    training.check,
+    data.check_training,
 )
 
 
@@ -62,14 +54,14 @@ def get_train_args(source: Source = None) -> TrainArgs:
     return args
 
 
-def get_data_args(source: Source = None) -> data_args.DataArguments:
+def get_data_args(source: Source = None) -> DataArguments:
     """Read the keys of the data alone, for what needs no model.
 
     Raises:
         ConfigError: A key is unknown or has the wrong type.
     """
     flat = _read(source)
-    section: data_args.DataArguments = _build(data_args.DataArguments, flat.values, flat)
+    section: DataArguments = _build(DataArguments, flat.values, flat)
     return section
 
 
@@ -90,7 +82,7 @@ def get_infer_args(source: Source = None) -> InferArgs:
     _check_stage(args)
     for check in _CHECKS:
         check(args)
-    inference_args.check(args)
+    inference.check(args)
     _check_tuner(args)
     return args
 

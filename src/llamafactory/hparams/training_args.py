@@ -8,13 +8,9 @@ configuration needs neither torch nor transformers; a test holds both lists toge
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-from .field import arg, require
-
-if TYPE_CHECKING:
-    from .args import TrainArgs
+from .field import arg
 
 SchedulerName = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
@@ -193,80 +189,3 @@ class TrainingArguments:
     deepspeed: dict | str | None = arg(None, "DeepSpeed settings (mapping or JSON file).")
     accelerator_config: dict | str | None = arg(None, "Settings of Accelerate (mapping or JSON file).")
     parallelism_config: dict | None = arg(None, "Sizes of the parallel dimensions, as Accelerate names them.")
-
-
-def check(args: TrainArgs) -> None:
-    """Rules of the training loop."""
-    training = args.training
-    require(
-        not (training.do_train and training.max_steps <= 0 and training.num_train_epochs <= 0),
-        f"num_train_epochs: {training.num_train_epochs} trains nothing; give a positive number or max_steps",
-    )
-    for key in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        require(getattr(training, key) >= 1, f"{key}: expected 1 or more, got {getattr(training, key)}")
-    require(training.learning_rate >= 0, f"learning_rate: expected 0 or more, got {training.learning_rate}")
-    require(training.warmup_steps >= 0, f"warmup_steps: expected 0 or more, got {training.warmup_steps}")
-    require(not (training.bf16 and training.fp16), "bf16 and fp16: choose one of the two")
-    require(
-        not (args.finetuning.pure_bf16 and _zero_stage(training.deepspeed) == 3), "pure_bf16: not with DeepSpeed ZeRO-3"
-    )
-    _check_predict(args)
-    _check_best_model(training)
-    _check_output_dir(training)
-    _check_resume(training)
-
-
-def _check_predict(args: TrainArgs) -> None:
-    training = args.training
-    stage = args.finetuning.stage
-    if training.predict_with_generate:
-        require(stage == "sft", f"predict_with_generate: only for stage sft, not {stage}")
-        require(not args.finetuning.compute_accuracy, "predict_with_generate: not together with compute_accuracy")
-        require(_zero_stage(training.deepspeed) != 3, "predict_with_generate: not with DeepSpeed ZeRO-3")
-    if training.do_predict and stage == "sft":
-        require(training.predict_with_generate, "do_predict: needs predict_with_generate: true in stage sft")
-
-
-def _check_best_model(training: TrainingArguments) -> None:
-    if training.load_best_model_at_end:
-        require(training.eval_strategy != "no", "load_best_model_at_end: needs eval_strategy steps or epoch")
-        require(training.save_strategy != "no", "load_best_model_at_end: needs checkpoints, save_strategy is no")
-
-
-def _check_output_dir(training: TrainingArguments) -> None:
-    """A finished result must not be trained over by accident; an interrupted run (checkpoints there) is resumed."""
-    folder = Path(str(training.output_dir)).expanduser()
-    require(not folder.exists() or folder.is_dir(), f"output_dir: {folder} is a file, not a folder")
-    if not training.do_train or training.overwrite_output_dir or training.resume_from_checkpoint:
-        return
-    if folder.is_dir() and not any(folder.glob("checkpoint-*")):
-        weights = [
-            *folder.glob("*.safetensors"),
-            *folder.glob("pytorch_model*.bin"),
-            *folder.glob("adapter_model*.bin"),
-        ]
-        require(
-            not weights,
-            f"output_dir: {folder} already holds weights; choose another folder or give overwrite_output_dir: true",
-        )
-
-
-def _check_resume(training: TrainingArguments) -> None:
-    path = training.resume_from_checkpoint
-    if path and path.lower() not in ("true", "false"):
-        require(Path(path).expanduser().is_dir(), f"resume_from_checkpoint: no such folder: {path}")
-
-
-def _zero_stage(deepspeed: dict | str | None) -> int | None:
-    """Return the ZeRO stage of a DeepSpeed config, None when there is none or it cannot be read."""
-    import json
-
-    if isinstance(deepspeed, str):
-        path = Path(deepspeed).expanduser()
-        require(path.is_file(), f"deepspeed: no such file: {deepspeed}")
-        try:
-            deepspeed = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            require(False, f"deepspeed: {path}: not JSON: {error}")
-    config: Any = deepspeed or {}
-    return config.get("zero_optimization", {}).get("stage")

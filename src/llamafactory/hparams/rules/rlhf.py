@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of the preference and RL stages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ... import plugins
+from ..field import require
+
+if TYPE_CHECKING:
+    from ..args import TrainArgs
+
+
+_SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot")
+
+
+def check_training(args: TrainArgs) -> None:
+    """Rules between stage and preference keys."""
+    rlhf, stage, training = args.rlhf, args.finetuning.stage, args.training
+    require(
+        rlhf.dpo_label_smoothing == 0 or rlhf.pref_loss in _SMOOTHED,
+        f"dpo_label_smoothing: only with pref_loss {', '.join(_SMOOTHED)}, not {rlhf.pref_loss}",
+    )
+    require(
+        0 <= rlhf.dpo_label_smoothing < 0.5,
+        f"dpo_label_smoothing: expected 0 or more and less than 0.5, got {rlhf.dpo_label_smoothing}",
+    )
+    if stage == "dpo":
+        require(
+            rlhf.dpo_label_smoothing > 0 or rlhf.pref_loss != "exo_pair",
+            "pref_loss: exo_pair needs dpo_label_smoothing above 0, for example 0.001",
+        )
+    if stage in ("dpo", "kto"):
+        require(
+            not (rlhf.cache_ref_log_probs and args.data.streaming),
+            "cache_ref_log_probs: streamed rows are not seen before training; leave it out or set it to false",
+        )
+    if stage in ("rm", "dpo", "kto"):
+        require(rlhf.pref_beta > 0, f"pref_beta: expected more than 0, got {rlhf.pref_beta}")
+        require(not (args.data.packing or args.data.neat_packing), f"packing: not in stage {stage}")
+        require(not training.predict_with_generate, f"predict_with_generate: not in stage {stage}")
+    if stage == "rm":
+        require(
+            rlhf.center_rewards_coefficient >= 0,
+            f"center_rewards_coefficient: expected 0 or more, got {rlhf.center_rewards_coefficient}",
+        )
+    if stage in ("rm", "ppo"):
+        require(not training.load_best_model_at_end, f"load_best_model_at_end: not in stage {stage}")
+    if stage in ("ppo", "grpo"):
+        _check_rl(args)
+
+
+def _check_rl(args: TrainArgs) -> None:
+    """Rules of the stages that reward the model's own answers."""
+    rlhf, stage, training, generating = args.rlhf, args.finetuning.stage, args.training, args.generating
+    require(training.do_train, f"stage: {stage} needs do_train: true")
+    require(
+        bool(rlhf.reward_model or rlhf.reward_funcs), f"reward_model: missing, stage {stage} needs it or reward_funcs"
+    )
+    require(
+        not rlhf.reward_model or rlhf.reward_model_type != "lora" or args.finetuning.finetuning_type == "lora",
+        "reward_model_type: lora needs finetuning_type lora",
+    )
+    engines = plugins.names("rollouts")
+    require(
+        rlhf.rollout_engine in engines,
+        f"rollout_engine: expected one of {', '.join(engines)}, got {rlhf.rollout_engine!r}",
+    )
+    require(generating.do_sample and generating.temperature > 0, f"do_sample: stage {stage} needs draws at random")
+    for key, plain in (("num_beams", 1), ("repetition_penalty", 1.0)):
+        value = getattr(generating, key)
+        require(value == plain, f"{key}: {value} is not possible in stage {stage}, whose answers are drawn as they are")
+    require(generating.max_new_tokens > 0, f"max_new_tokens: stage {stage} needs a number above 0")
+    require(not (args.data.packing or args.data.neat_packing), f"packing: not in stage {stage}")
+    require(not training.predict_with_generate, f"predict_with_generate: not in stage {stage}; do_eval rewards answers")
+    for key in ("rollout_batch_size", "max_tool_rounds", "ppo_buffer_size", "ppo_epochs", "num_iterations"):
+        require(getattr(rlhf, key) >= 1, f"{key}: expected 1 or more, got {getattr(rlhf, key)}")
+    if stage == "grpo":
+        require(rlhf.num_generations >= 2, f"num_generations: expected 2 or more, got {rlhf.num_generations}")
+        require(rlhf.beta >= 0, f"beta: expected 0 or more, got {rlhf.beta}")
+        require(rlhf.epsilon > 0, f"epsilon: expected above 0, got {rlhf.epsilon}")
+        high = rlhf.epsilon if rlhf.epsilon_high is None else rlhf.epsilon_high
+        require(high > 0, f"epsilon_high: expected above 0, got {high}")
+        require(rlhf.delta is None or rlhf.delta > 1 + high, f"delta: expected above {1 + high}, got {rlhf.delta}")
