@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names that people's own scripts import from LLaMA-Factory: each is importable here, or says which room it waits for."""
+"""Names that people's scripts import from LLaMA-Factory: each is importable here, or says which room it waits for."""
 
 from __future__ import annotations
 

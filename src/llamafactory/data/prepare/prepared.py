@@ -47,14 +47,28 @@ def prepare_once(folder: Path, build: Callable[[Path], None], builder: bool, reb
         rebuild: Build even when the folder exists.
 
     Raises:
-        ConfigError: The folder cannot be written.
+        ConfigError: The folder cannot be written, or holds what we did not make.
         RuntimeError: The building process went silent.
     """
+    _require_ours(folder)
     if builder:
         if rebuild or not is_prepared(folder):
             _build(folder, build)
     else:
         _wait(folder)
+
+
+def _require_ours(folder: Path) -> None:
+    """Refuse a place that holds anything but prepared data: whatever lies there would be lost."""
+    if not folder.exists() or is_prepared(folder):
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"tokenized_path: {folder} is a file, not a folder")
+    found = min((path.name for path in folder.iterdir()), default=None)
+    if found is not None:
+        raise ConfigError(
+            f"tokenized_path: {folder} holds {found!r} and is no prepared data; name a new folder, or an empty one"
+        )
 
 
 def _build(folder: Path, build: Callable[[Path], None]) -> None:
@@ -68,7 +82,7 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
     beat.start()
     try:
         build(staging)
-        if folder.exists():
+        if is_prepared(folder):
             # Readers of the old folder keep their memory-mapped files; its content is the same by its key.
             os.replace(folder, staging.with_name(staging.name + "-old"))
             shutil.rmtree(staging.with_name(staging.name + "-old"))
