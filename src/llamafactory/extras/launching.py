@@ -19,6 +19,7 @@ from typing import Any
 
 from .errors import ConfigError
 from .files import write_json
+from .parents import end_with_parent
 from .secrets import mask
 
 _DEFAULT_PORT = 29500  # several nodes cannot agree on a free port, so they share torchrun's usual one
@@ -128,6 +129,7 @@ def record_failures(folder: str) -> None:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
+    end_with_parent()
     write()
     sys.excepthook = hook
     signal.signal(signal.SIGTERM, terminate)
