@@ -28,10 +28,12 @@ def run_exp(args: Source = None, callbacks: list[TrainerCallback] | None = None)
 
     import torch.distributed as dist
 
+    from .checkpoints import own_output_dir
     from .workflow import run
 
     try:
-        run(resolved, callbacks)
+        with own_output_dir(str(resolved.training.output_dir)):
+            run(resolved, callbacks)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

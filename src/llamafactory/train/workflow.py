@@ -29,7 +29,7 @@ from .batching.batches import largest_batch
 from .callbacks.log import LogCallback
 from .callbacks.reporters import ReporterCallback, swanlab_callbacks
 from .callbacks.signals import SignalCallback
-from .checkpoints import clear_leftovers, make_output_dir, resume_point
+from .checkpoints import clear_leftovers, resume_point
 from .outputs import next_commands, save_model, write_model_card
 from .trainer import Trainer
 from .training_arguments import transformers_arguments
@@ -65,7 +65,6 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     resume = resume_point(
         str(args.training.output_dir), args.training.resume_from_checkpoint, args.training.overwrite_output_dir
     )
-    make_output_dir(str(args.training.output_dir))
     set_seed(args.training.seed, args.training.full_determinism)
     args = replace(args, data=resolve_thinking(args.data))
     tokenizer = load_tokenizer(args.model)
