@@ -20,12 +20,12 @@ def main() -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except ValueError as error:
-        code = getattr(
-            error, "exit_code", None
-        )  # only ConfigError has one; importing it here would cost `version` time
+        code = getattr(error, "exit_code", None)  # only ConfigError has one; importing it would cost `version` time
         if code is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        from .extras.secrets import mask
+
+        print(f"error: {mask(str(error))}", file=sys.stderr)
         return code
 
 

@@ -147,13 +147,15 @@ def run_torchrun(words: list[str]) -> int:
     import subprocess
     import tempfile
 
-    from .extras import launching
+    from .extras import launching, parents
 
     with tempfile.TemporaryDirectory(prefix="llamafactory-errors-") as folder:
         environment = {**os.environ, **launching.worker_environment(os.environ), ERROR_DIR: folder}
         argv = launching.torchrun_argv(words, os.environ)
         # A session of its own: a Ctrl-C in the terminal reaches the workers once, through the parent.
-        child = subprocess.Popen(argv, env=environment, start_new_session=True)
+        child = subprocess.Popen(
+            argv, env=environment, start_new_session=True, preexec_fn=parents.ask_to_end_with_parent
+        )
         received = launching.wait_passing_signals(child)
         code = 128 - child.returncode if child.returncode < 0 else child.returncode
         if received is not None:

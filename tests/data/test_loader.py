@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -199,6 +200,32 @@ def test_tokenized_path_is_written_whole_and_read_back(prepare: Prepare, numbere
     os.unlink(numbered)
     assert len(prepare(processor, **keys).train) == 36, "the raw files may be elsewhere"
     assert not list(tmp_path.glob(".tokens*")), "no temporary folder is left"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_tokenized_path_never_takes_the_place_of_what_is_there(
+    prepare: Prepare, numbered: str, tmp_path: Path, overwrite: bool
+) -> None:
+    """A folder of somebody's own, that of the data set itself, and a file: all of them are there afterwards."""
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "thesis.md").write_text("x")
+    data = Path(numbered)
+    before = data.read_bytes()
+    for folder, found in ((own, "thesis.md"), (data.parent, min(path.name for path in data.parent.iterdir()))):
+        with pytest.raises(
+            ConfigError, match=rf"tokenized_path: .* holds '{re.escape(found)}' and is no prepared data"
+        ):
+            prepare(dataset=numbered, tokenized_path=str(folder), overwrite_cache=overwrite)
+    with pytest.raises(ConfigError, match=r"tokenized_path: .* is a file"):
+        prepare(dataset=numbered, tokenized_path=numbered, overwrite_cache=overwrite)
+    assert (own / "thesis.md").read_text() == "x" and data.read_bytes() == before
+    assert [path.name for path in own.iterdir()] == ["thesis.md"]
+
+
+def test_tokenized_path_may_be_an_empty_folder(prepare: Prepare, numbered: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert len(prepare(dataset=numbered, tokenized_path=str(tmp_path / "empty")).train)
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,7 @@ def test_what_to_do_and_where_follows():
 
 
 def test_a_finished_folder_is_not_trained_over(tmp_path):
+    (tmp_path / "run_manifest.json").touch()
     (tmp_path / "adapter_model.safetensors").touch()
     with pytest.raises(ConfigError, match=r"output_dir: .* already holds weights"):
         train(output_dir=str(tmp_path))
@@ -267,6 +268,21 @@ def test_a_finished_folder_is_not_trained_over(tmp_path):
     assert train(output_dir=str(tmp_path), do_eval=True, val_size=0.1)
     (tmp_path / "checkpoint-5").mkdir()
     assert train(output_dir=str(tmp_path))  # interrupted: to be resumed
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors", "config.json", "checkpoint-5", "tokenizer.json"])
+@pytest.mark.parametrize("keys", [{}, {"overwrite_output_dir": True}, {"resume_from_checkpoint": "true"}], ids=str)
+def test_a_folder_that_no_run_made_is_left_alone(tmp_path, name, keys):
+    """A base model, a repository, a result of another program: nothing in it is written over, whatever is asked for."""
+    (tmp_path / name).mkdir() if name == "checkpoint-5" else (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=rf"output_dir: .* holds {name} but no run_manifest.json, .*another folder"):
+        train(output_dir=str(tmp_path), **keys)
+
+
+def test_files_beside_which_a_run_can_write_are_no_hindrance(tmp_path):
+    for name in ("my.yaml", "log.txt", "rows.jsonl"):
+        (tmp_path / name).touch()
+    assert train(output_dir=str(tmp_path))
 
 
 def test_one_file_serves_training_and_inference(tmp_path, capsys):

@@ -36,7 +36,9 @@ def test_the_package_model_is_converted_once(smollm2):
 
 def test_a_changed_gguf_is_another_cache_entry(tmp_path, monkeypatch):
     made: list[Path] = []
-    monkeypatch.setattr("llamafactory.model.gguf._convert", lambda file, folder: (made.append(folder), folder.mkdir()))
+    monkeypatch.setattr(
+        "llamafactory.model.gguf._convert", lambda file, staging, folder: (made.append(folder), folder.mkdir())
+    )
     file = tmp_path / "tiny.gguf"
     file.write_bytes(b"GGUF one")
     first = convert_gguf(file, str(tmp_path / "cache"))

@@ -15,6 +15,7 @@ from llamafactory.hparams import get_train_args
 from llamafactory.train.callbacks.reporters import TRACKERS, trackers
 from llamafactory.train.saving.checkpoints import checkpoints, rotate
 from llamafactory.train.training_arguments import transformers_arguments
+from llamafactory.train.tuner import run_exp
 
 from .conftest import Keys
 from .running import log_of, train
@@ -47,6 +48,20 @@ def test_everything_a_user_looks_for(keys: Keys, capsys: pytest.CaptureFixture[s
     assert last.keys() >= {"remaining_time", "throughput", "total_tokens"} and last["percentage"] == 100
     printed = capsys.readouterr().out
     assert "llamafactory-cli chat" in printed and "llamafactory-cli export" in printed
+
+
+def test_a_token_on_the_command_line_is_repeated_nowhere(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = keys(max_steps=1, hub_token="hf_private_token", report_to="tensorboard")
+    words = [f"{key}={value}" for key, value in given.items()]
+    monkeypatch.setattr("sys.argv", ["llamafactory-cli", "train", *words])
+    run_exp()
+    printed = capfd.readouterr()
+    assert "hf_private" not in printed.out + printed.err and "llamafactory-cli chat" in printed.out
+    files = [path for path in Path(given["output_dir"]).rglob("*") if path.is_file()]
+    assert "run_manifest.json" in {path.name for path in files}
+    assert [path for path in files if b"hf_private" in path.read_bytes()] == []
 
 
 def test_the_saved_tokenizer_renders_what_was_trained(keys: Keys) -> None:

@@ -44,6 +44,22 @@ def test_five_steps_and_kill_and_five_are_ten(keys: Keys, tmp_path: Path, packin
     _assert_bit_equal(whole, run)
 
 
+@pytest.mark.parametrize("kind", [{}, {"streaming": True}], ids=["map", "streaming"])
+def test_the_last_checkpoint_is_the_end(keys: Keys, capfd: pytest.CaptureFixture[str], kind: dict[str, Any]) -> None:
+    """Killed between the last checkpoint and the final save, and started again when all is done: no step is taken."""
+    settings = keys(**_LONG, **kind, lr_scheduler_type="constant")
+    run = train(settings)
+    weights, log = weights_of(run), log_of(run)
+    for name in ("adapter_model.safetensors", "all_results.json"):
+        (run / name).unlink()
+    for _ in range(2):
+        capfd.readouterr()
+        train(settings)
+        assert "all 10 steps were done before: nothing is left to train" in capfd.readouterr().err
+        assert log_of(run) == log and [path.name for path in checkpoints(run)] == ["checkpoint-5", "checkpoint-10"]
+        assert all(torch.equal(weight, weights[name]) for name, weight in weights_of(run).items())
+
+
 class _Signal(TrainerCallback):
     def __init__(self, number: int) -> None:
         self.number = number

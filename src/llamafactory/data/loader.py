@@ -86,8 +86,14 @@ def get_dataset(
     identity = job.identity()
     final = folder or _cache_root(args) / fingerprint(identity)
     prepare_once(
-        final, lambda staging: job.build(staging, identity), _is_builder(data), data.overwrite_cache and not folder
+        final,
+        lambda staging: job.build(staging, identity),
+        _is_builder(data),
+        rebuild=data.overwrite_cache and not folder,
+        wait=not folder,
     )
+    if folder is not None:  # another run may have been faster
+        check_identity(str(folder), (read_manifest(folder) or {})["identity"], identity)
     job.clear_shards()
     return _open(final)
 

@@ -11,10 +11,7 @@ import dataclasses
 import gc
 import os
 import shlex
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +24,7 @@ from ..data.template_loader import get_template
 from ..extras.device import probe
 from ..extras.errors import ConfigError
 from ..extras.files import publish_folder, write_atomic
+from ..extras.locks import staging_folder
 from ..extras.logging import get_logger
 from ..extras.manifest import NAME as MANIFEST
 from ..extras.manifest import write_manifest
@@ -83,7 +81,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
         _check_quantizable(config, head)
         check_packages(args)
         calibration = read_calibration(args, tokenizer, template)
-    with _staging(final) as staging:
+    with staging_folder(final, "export_dir") as staging:
         dtype = _write_model(args, tokenizer, template, staging, head)
         _write_tokenizer(tokenizer, template, staging)
         logger.info("Proving the export: reload, every tensor, logits, chat template")
@@ -132,17 +130,6 @@ def _free_folder(export_dir: str | None) -> Path:
     if not os.access(final.parent, os.W_OK):
         raise ConfigError(f"export_dir: {final.parent} is not writable")
     return final
-
-
-@contextmanager
-def _staging(final: Path) -> Iterator[Path]:
-    """A folder beside the final one, removed when the block does not rename it."""
-    staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.staging-"))
-    try:
-        staging.chmod(0o755)
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase, head: str | None) -> PreTrainedModel | PeftModel:

@@ -19,6 +19,8 @@ from typing import Any
 
 from .errors import ConfigError
 from .files import write_json
+from .parents import end_with_parent
+from .secrets import mask
 
 _DEFAULT_PORT = 29500  # several nodes cannot agree on a free port, so they share torchrun's usual one
 
@@ -117,9 +119,9 @@ def record_failures(folder: str) -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, ConfigError):
-            write(ended=True, user=True, text=f"error: {error}", code=error.exit_code)
+            write(ended=True, user=True, text=mask(f"error: {error}"), code=error.exit_code)
         else:
-            write(ended=True, user=False, text="".join(traceback.format_exception(kind, error, trace)), code=1)
+            write(ended=True, user=False, text=mask("".join(traceback.format_exception(kind, error, trace))), code=1)
 
     def terminate(number: int, _: FrameType | None) -> None:
         # torchrun ends the other ranks this way when one has failed: that is no failure of their own.
@@ -127,6 +129,7 @@ def record_failures(folder: str) -> None:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
+    end_with_parent()
     write()
     sys.excepthook = hook
     signal.signal(signal.SIGTERM, terminate)

@@ -10,6 +10,7 @@ import threading
 from typing import Any, cast
 
 from .errors import ConfigError
+from .secrets import mask
 
 ROOT = "llamafactory"
 _lock = threading.Lock()
@@ -78,6 +79,13 @@ class _Stderr(logging.StreamHandler):
         return sys.stderr
 
 
+class _Formatter(logging.Formatter):
+    """Leaves secrets out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask(super().format(record))
+
+
 def _configure() -> None:
     root = logging.getLogger(ROOT)
     with _lock:
@@ -88,7 +96,7 @@ def _configure() -> None:
         if level not in levels:
             raise ConfigError(f"LLAMAFACTORY_VERBOSITY: expected one of {', '.join(levels)}, got {level!r}")
         handler = _Stderr()
-        handler.setFormatter(logging.Formatter("[%(levelname)s|%(asctime)s] %(message)s", "%H:%M:%S"))
+        handler.setFormatter(_Formatter("[%(levelname)s|%(asctime)s] %(message)s", "%H:%M:%S"))
         root.addHandler(handler)
         root.setLevel(level)
         root.propagate = False

@@ -15,6 +15,7 @@ from typing import Any
 from .device import Device
 from .files import write_json
 from .packages import version_of
+from .secrets import mask_values, mask_words
 
 NAME = "run_manifest.json"
 PACKAGES = (
@@ -36,7 +37,7 @@ def write_manifest(
 
     Args:
         output_dir: The run's folder.
-        config: The resolved configuration, secrets masked (``hparams.to_dict``).
+        config: The resolved configuration.
         fingerprint: Hash of the training data, or one for each set.
         device: What the run computes on.
         seeds: Each source of chance and its seed.
@@ -50,7 +51,7 @@ def write_manifest(
         path,
         {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": sys.argv,
+            "command": mask_words(sys.argv),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "packages": {name: version for name in PACKAGES if (version := version_of(name))},
@@ -60,7 +61,7 @@ def write_manifest(
             "data_fingerprint": fingerprint
             if isinstance(fingerprint, str) or fingerprint is None
             else dict(fingerprint),
-            "config": dict(config),
+            "config": mask_values(config),
             **(extra or {}),
         },
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..extras.secrets import mask_values
 from .backend_args import Fp8Arguments, MegatronBridgeArguments, ProfilerArguments, RayArguments
 from .data_args import DataArguments
 from .evaluation_args import EvaluationArguments
@@ -94,14 +95,8 @@ class TrainArgs(InferArgs):
     megatron: MegatronBridgeArguments
 
 
-_SECRET_ENDINGS = ("_token", "_api_key", "_secret", "_webhook_url")
-
-
 def to_dict(args: InferArgs) -> dict[str, Any]:
     """Return the resolved configuration as ``{section: {key: value}}``, with tokens, passwords and secrets masked."""
     sections = {name: asdict(section) for name, section in vars(args).items() if name != "keys" and section is not None}
-    for section in sections.values():
-        for key, value in section.items():
-            if value and key.endswith(_SECRET_ENDINGS):
-                section[key] = "***"
-    return sections
+    masked: dict[str, Any] = mask_values(sections)
+    return masked

@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import plugins
 from ..extras.errors import ConfigError
+from ..extras.secrets import remember
 from .aliases import apply_aliases
 from .args import SHARED_SECTIONS, TRAINING_SECTIONS, InferArgs, TrainArgs
 from .coercion import coerce
@@ -90,6 +91,7 @@ def get_infer_args(source: Source = None) -> InferArgs:
 def _read(source: Source) -> Flat:
     flat = apply_aliases(read_source(sys.argv[2:] if source is None else source))
     _refuse_unknown(flat)
+    remember(flat.values)
     return flat
 
 

@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 import struct
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from ..extras.errors import ConfigError
 from ..extras.files import publish_folder
+from ..extras.locks import staging_folder
 from ..extras.logging import get_logger
 from .pre_tokenizers import pre_tokenizer
 
@@ -49,22 +47,19 @@ def convert_gguf(file: Path, cache_dir: str | None = None) -> Path:
     if folder.is_dir():
         return folder
 
-    from filelock import FileLock
-
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with staging_folder(folder, "model_name_or_path", wait=True) as staging:
         if not folder.is_dir():
-            _convert(file, folder)
+            _convert(file, staging, folder)
     return folder
 
 
-def _convert(file: Path, folder: Path) -> None:
+def _convert(file: Path, staging: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     started = time.perf_counter()
     logger.info_rank0("Converting %s to safetensors (once; takes a minute per 150M weights)", file.name)
-    staging = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -73,15 +68,12 @@ def _convert(file: Path, folder: Path) -> None:
         dense = GgufConfig(dequantize=True)
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16, quantization_config=dense)
         model.save_pretrained(staging)
-        os.chmod(staging, 0o755)  # mkdtemp made it private
         publish_folder(staging, folder)
     except (ValueError, LookupError, NotImplementedError, struct.error) as error:  # unknown, or cut off
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"model_name_or_path: '{file}' cannot be converted (cut off, or of an unknown kind): {reason}"
         ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     logger.info_rank0("Converted in %.0f s: %s", time.perf_counter() - started, folder)
 
 

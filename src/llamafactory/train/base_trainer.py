@@ -15,6 +15,7 @@ import transformers
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..extras.logging import get_logger
 from ..model.processor import copy_processor
 from .batching.batches import Batches
 from .batching.loaders import count_step, eval_batches, order_seed, train_batches
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from ..data.streaming.rows import StreamRows
     from ..data.template.base import Template
     from ..hparams import TrainArgs
+
+logger = get_logger(__name__)
 
 
 class BaseTrainer(transformers.Trainer):
@@ -106,7 +109,16 @@ class BaseTrainer(transformers.Trainer):
         self, max_steps: int, steps_an_epoch: int, epochs: int, resume: str | None, trial: Any
     ) -> tuple[int, int]:
         found = super()._init_training_state(max_steps, steps_an_epoch, epochs, resume, trial)
+        if resume is not None and self.state.global_step >= max_steps:
+            logger.info_rank0("all %d steps were done before: nothing is left to train", self.state.global_step)
         return found if self.stream is None or resume is None else (self.stream.resume(Path(resume)), 0)
+
+    def _run_epoch(self, *args: Any, **options: Any) -> None:
+        """Train to the end of an epoch; from a checkpoint of the last step transformers would take one step more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **options)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return this rank's batches of one evaluation set, given by name or as rows."""

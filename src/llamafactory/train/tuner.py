@@ -37,10 +37,12 @@ def _training_function(config: dict[str, Any]) -> None:
 
     import torch.distributed as dist
 
+    from .saving.checkpoints import own_output_dir
     from .workflow import run
 
     try:
-        run(args, config.get("callbacks"))
+        with own_output_dir(str(args.training.output_dir)):
+            run(args, config.get("callbacks"))
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback
@@ -17,6 +18,7 @@ from ..data.template_loader import get_template
 from ..extras.device import probe
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
+from ..extras.manifest import NAME as MANIFEST
 from ..extras.manifest import write_manifest
 from ..extras.plotting import plot_loss
 from ..extras.seeds import set_seed
@@ -27,14 +29,12 @@ from .batching.batches import largest_batch
 from .callbacks.log import LogCallback
 from .callbacks.reporters import ReporterCallback, get_swanlab_callback, trackers
 from .callbacks.signals import SignalCallback
-from .saving.checkpoints import clear_leftovers, make_output_dir, resume_point
+from .saving.checkpoints import clear_leftovers, resume_point
 from .saving.outputs import create_modelcard_and_push, next_commands, save_model
 from .trainer import Trainer
 from .training_arguments import transformers_arguments
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from datasets import Dataset
     from transformers import Seq2SeqTrainingArguments
 
@@ -65,7 +65,6 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     resume = resume_point(
         str(args.training.output_dir), args.training.resume_from_checkpoint, args.training.overwrite_output_dir
     )
-    make_output_dir(str(args.training.output_dir))
     set_seed(args.training.seed, args.training.full_determinism)
     args = replace(args, data=resolve_thinking(args.data))
     tokenizer = load_tokenizer(args.model)
@@ -76,6 +75,8 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
         tokens += arguments.train_batch_size * args.generating.max_new_tokens
     model = load_model(tokenizer, args, head=stage.head, batch_tokens=tokens)
     trainer = build_trainer(stage, model, tokenizer, template, dataset, args, arguments, callbacks)
+    if trainer.is_world_process_zero():
+        mark_folder(args, dataset)
     if args.training.do_train:
         train_and_save(trainer, stage, dataset, args, resume)
     if args.training.do_eval and dataset.eval:
@@ -118,6 +119,15 @@ def build_trainer(
     )
     trainer.add_callback(ReporterCallback(args, trainer.callback_handler))
     return trainer
+
+
+def mark_folder(args: TrainArgs, dataset: DatasetModule) -> None:
+    """Write the run's manifest, by which the folder is known as ours; a run that only evaluates keeps an older one."""
+    folder = Path(str(args.training.output_dir))
+    if args.training.do_train or not (folder / MANIFEST).is_file():
+        seeds = {"seed": args.training.seed, "data_seed": args.training.data_seed}
+        device = probe(args.training.use_cpu)
+        write_manifest(folder, to_dict(args), dataset.report.fingerprint, device=device, seeds=seeds)
 
 
 def logs_channels(args: TrainArgs) -> bool:
@@ -177,9 +187,6 @@ def train_and_save(
         raise ConfigError("do_train: there is no training data; give dataset")
     if trainer.is_world_process_zero():
         clear_leftovers(output_dir, old_checkpoints=args.training.overwrite_output_dir and resume is None)
-        seeds = {"seed": args.training.seed, "data_seed": args.training.data_seed}
-        device = probe(args.training.use_cpu)
-        write_manifest(output_dir, to_dict(args), dataset.report.fingerprint, device=device, seeds=seeds)
     if resume is not None:
         logger.info_rank0("resuming from %s", resume)
     result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
 from ...extras.files import publish_folder, write_json
+from ...extras.locks import staging_folder
 from ...extras.logging import get_logger
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def is_prepared(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() or (folder / "dataset_dict.json").is_file()
 
 
-def prepare_once(folder: Path, build: Callable[[Path], None], builder: bool, rebuild: bool) -> None:
+def prepare_once(folder: Path, build: Callable[[Path], None], builder: bool, rebuild: bool, wait: bool = True) -> None:
     """Have a folder of prepared data made by one process while the others wait for the file to appear.
 
     Nobody waits inside a collective operation, so no communication timeout can end a long preparation. The builder
@@ -45,37 +45,57 @@ def prepare_once(folder: Path, build: Callable[[Path], None], builder: bool, reb
         build: Fills the folder it is given.
         builder: Whether this process is the one that builds.
         rebuild: Build even when the folder exists.
+        wait: Wait for another run that builds the same folder; else it is an error.
 
     Raises:
-        ConfigError: The folder cannot be written.
+        ConfigError: The folder cannot be written, holds what we did not make, or is being built by another run.
         RuntimeError: The building process went silent.
     """
+    _require_ours(folder)
     if builder:
         if rebuild or not is_prepared(folder):
-            _build(folder, build)
+            _build(folder, build, rebuild, wait)
     else:
         _wait(folder)
 
 
-def _build(folder: Path, build: Callable[[Path], None]) -> None:
+def _require_ours(folder: Path) -> None:
+    """Refuse a place that holds anything but prepared data: whatever lies there would be lost."""
+    if not folder.exists() or is_prepared(folder):
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"tokenized_path: {folder} is a file, not a folder")
+    found = min((path.name for path in folder.iterdir()), default=None)
+    if found is not None:
+        raise ConfigError(
+            f"tokenized_path: {folder} holds {found!r} and is no prepared data; name a new folder, or an empty one"
+        )
+
+
+def _build(folder: Path, build: Callable[[Path], None], rebuild: bool, wait: bool) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise ConfigError(f"prepared data cannot be written to {folder}: {error.strerror}") from None
-    ended = threading.Event()
-    beat = threading.Thread(target=_beat, args=(_pulse(folder), ended), daemon=True)
-    beat.start()
-    try:
+    with _beating(folder), staging_folder(folder, "tokenized_path", wait) as staging:
+        if is_prepared(folder) and not rebuild:
+            return  # the run that was waited for has made it
         build(staging)
-        if folder.exists():
+        if is_prepared(folder):
             # Readers of the old folder keep their memory-mapped files; its content is the same by its key.
             os.replace(folder, staging.with_name(staging.name + "-old"))
             shutil.rmtree(staging.with_name(staging.name + "-old"))
         publish_folder(staging, folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+
+
+@contextmanager
+def _beating(folder: Path) -> Iterator[None]:
+    """Touch the file by which other processes see that this one lives."""
+    ended = threading.Event()
+    beat = threading.Thread(target=_beat, args=(_pulse(folder), ended), daemon=True)
+    beat.start()
+    try:
+        yield
     finally:
         ended.set()
         beat.join()

@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from ...extras.errors import ConfigError
+from ...extras.parents import end_with_parent
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -95,6 +96,7 @@ def _receive(connection: Connection, process: BaseProcess, job: Any) -> Any:
 
 def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
     """Work until the other side is gone. The processes share the cores, so each keeps to one."""
+    end_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     gc.freeze()  # as above
     while True:

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import IO, Any, NamedTuple, cast
 
 from ...extras.errors import ConfigError, first_line
+from .arrow_rows import rows_of
 from .cloud import list_cloud, open_cloud
 from .dataset_info import DatasetAttr
 from .hubs import open_hub
@@ -272,7 +273,7 @@ def _read_arrow(path: str) -> Iterator[FoundRow]:
 def _rows_of_batches(path: str, batches: Any) -> Iterator[FoundRow]:
     number = 0
     for batch in batches:
-        for row in batch.to_pylist():
+        for row in rows_of(batch):
             number += 1
             yield Place(path, "row", number), row
 

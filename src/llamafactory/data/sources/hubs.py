@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ...extras.errors import ConfigError, first_line
+from .arrow_rows import rows_of
 from .dataset_info import DatasetAttr
 
 _BATCH = 1000
@@ -24,7 +25,7 @@ def open_hub(attr: DatasetAttr) -> Iterable[dict[str, Any]]:
 def _stored_rows(rows: Any) -> Iterator[dict[str, Any]]:
     """Rows as they are stored: an image as ``{"bytes", "path"}``, which costs nothing until it is looked at."""
     for table in rows.with_format("arrow").iter(_BATCH):
-        yield from table.to_pylist()
+        yield from rows_of(table)
 
 
 def _load_hugging_face(attr: DatasetAttr) -> Any:

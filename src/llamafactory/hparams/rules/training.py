@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...extras.manifest import NAME as MARKER
 from ..field import require
 from ..training_args import TrainingArguments
 
@@ -51,20 +53,34 @@ def _check_best_model(training: TrainingArguments) -> None:
         require(training.save_strategy != "no", "load_best_model_at_end: needs checkpoints, save_strategy is no")
 
 
+# What a run writes, renames over or removes there.
+_WRITTEN = (
+    "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "adapter_config.json", "config.json",
+    "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "chat_template.jin*", "*processor_config.json", "README.md", "*_results.json", "trainer_*.json*",
+    "training_*.png", "rollouts.jsonl", "generated_predictions*", "checkpoint-*",
+)  # fmt: skip
+
+
 def _check_output_dir(training: TrainingArguments) -> None:
-    """A finished result must not be trained over by accident; an interrupted run (checkpoints there) is resumed."""
+    """Nothing that we did not make is written over, and a finished result is not trained over by accident."""
     folder = Path(str(training.output_dir)).expanduser()
     require(not folder.exists() or folder.is_dir(), f"output_dir: {folder} is a file, not a folder")
+    if not folder.is_dir():
+        return
+    if not (folder / MARKER).is_file():
+        names = sorted(path.name for path in folder.iterdir())
+        strange = [name for name in names if any(fnmatch(name, pattern) for pattern in _WRITTEN)]
+        require(
+            not strange,
+            f"output_dir: {folder} holds {', '.join(strange[:3])}{' …' if strange[3:] else ''} but no {MARKER}, so it "
+            "was not made by a run of this program and would be written over; choose another folder",
+        )
     if not training.do_train or training.overwrite_output_dir or training.resume_from_checkpoint:
         return
-    if folder.is_dir() and not any(folder.glob("checkpoint-*")):
-        weights = [
-            *folder.glob("*.safetensors"),
-            *folder.glob("pytorch_model*.bin"),
-            *folder.glob("adapter_model*.bin"),
-        ]
+    if not any(folder.glob("checkpoint-*")):
         require(
-            not weights,
+            not any(folder.glob("*.safetensors")),
             f"output_dir: {folder} already holds weights; choose another folder or give overwrite_output_dir: true",
         )
 

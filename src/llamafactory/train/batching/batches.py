@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ...data.streaming.rows import StreamRows
+from ...extras.parents import end_with_parent
 
 
 def largest_batch(rows: Any, batch_size: int) -> int:
@@ -108,6 +109,7 @@ class Batches(DataLoader):
             batch_sampler=sampler,
             collate_fn=Collate(collator),
             generator=torch.Generator().manual_seed(0),
+            worker_init_fn=_watched,
             **options,
         )
         self.micro_batches = sampler
@@ -115,6 +117,10 @@ class Batches(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration follows."""
         self.micro_batches.set_epoch(epoch)
+
+
+def _watched(worker: int) -> None:
+    end_with_parent()
 
 
 class Collate:

@@ -19,6 +19,7 @@ from ...data.streaming.rows import StreamRows
 from ...data.template.thinking import resolve_thinking
 from ...data.template_loader import get_template, render
 from ...extras.errors import ConfigError
+from ...extras.secrets import mask_words
 from ...hparams import get_train_args
 from ...hparams.data_args import DataArguments
 from ...hparams.parser import get_data_args
@@ -72,7 +73,7 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
 def next_command(words: Sequence[str]) -> str:
     """Return what to type to train what was shown."""
     kept = [word for word in words if not word.lstrip("-").startswith("preview_")]
-    return shlex.join(["llamafactory-cli", "train", *kept])
+    return shlex.join(["llamafactory-cli", "train", *mask_words(kept)])
 
 
 def _written_out(data: DataArguments) -> str:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from transformers.trainer_callback import ExportableState
 
 from ...extras.errors import ConfigError
 from ...extras.files import publish_folder
+from ...extras.locks import locked
+from ...extras.logging import is_rank0
 
 if TYPE_CHECKING:
     from transformers import TrainerState, TrainingArguments
@@ -74,6 +76,27 @@ def make_output_dir(output_dir: str | os.PathLike[str]) -> None:
         raise ConfigError(f"output_dir: {folder} cannot be made ({error.strerror})") from None
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"output_dir: {folder} is not writable")
+
+
+@contextmanager
+def own_output_dir(output_dir: str | os.PathLike[str]) -> Iterator[None]:
+    """Make the run's folder and keep other runs out of it.
+
+    Raises:
+        ConfigError: The folder cannot be made or written, or another run is writing there.
+    """
+    is_new = not Path(output_dir).exists()
+    make_output_dir(output_dir)
+    if not is_rank0():  # the first process stands for all
+        yield
+        return
+    try:
+        with locked(Path(output_dir) / ".llamafactory.lock", f"output_dir: {output_dir}"):
+            yield
+    finally:
+        if is_new:  # a run that could not start leaves no empty folder
+            with suppress(OSError):
+                Path(output_dir).rmdir()
 
 
 def clear_leftovers(output_dir: str | os.PathLike[str], old_checkpoints: bool) -> None:

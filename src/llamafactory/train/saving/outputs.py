@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...extras.files import write_atomic
+from ...extras.secrets import mask_values, mask_words
 from ...plugins import resolve
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def model_card(args: TrainArgs, metrics: dict[str, float], adapter: bool) -> str
     sets = ", ".join(name for name in (args.data.dataset, args.data.eval_dataset) if name)
     tags = ["llama-factory", args.finetuning.finetuning_type, args.finetuning.stage]
     base = str(args.model.model_name_or_path)
-    keys = "\n".join(f"- {key}: {_public(key, value)}" for key, value in sorted(args.keys.items()))
+    keys = "\n".join(f"- {key}: {value}" for key, value in sorted(mask_values(args.keys).items()))
     results = "\n".join(f"| {key} | {value:.6g} |" for key, value in sorted(metrics.items()) if _is_number(value))
     return f"""---
 library_name: {"peft" if adapter else "transformers"}
@@ -85,7 +86,7 @@ Versions, seeds and the fingerprint of the data are in `run_manifest.json`.
 
 def next_commands(args: TrainArgs) -> str:
     """Return what to type after training: the same configuration serves chat and export (a reward model: export)."""
-    words = sys.argv[2:] if sys.argv[1:2] == ["train"] else []
+    words = mask_words(sys.argv[2:]) if sys.argv[1:2] == ["train"] else []
     output_dir = str(args.training.output_dir)
     if words and words[0].endswith((".yaml", ".yml", ".json")):
         source = shlex.join(words)  # overrides too: one of them may be the folder
@@ -106,7 +107,3 @@ def next_commands(args: TrainArgs) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _public(key: str, value: Any) -> Any:
-    return "***" if key.endswith(("_token", "_api_key", "_secret", "_webhook_url")) else value
