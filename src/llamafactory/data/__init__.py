@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .loader import get_dataset
-    from .template_loader import get_template, render
+    from .template_loader import TEMPLATES, get_template, get_template_and_fix_tokenizer, render
 
-__all__ = ["get_dataset", "get_template", "render"]
-
-_HOMES = {"get_dataset": ".loader", "get_template": ".template_loader", "render": ".template_loader"}
+__all__ = ["TEMPLATES", "get_dataset", "get_template", "get_template_and_fix_tokenizer", "render"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name], __name__), name)
+    home = ".loader" if name == "get_dataset" else ".template_loader"
+    return getattr(import_module(home, __name__), name)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
-from ..plugins import resolve
+from ..plugins import names, resolve
 from .messages import Message
 from .template.base import Options
 from .template.chat_template import ChatTemplate, read_literals, read_text
@@ -23,6 +24,25 @@ if TYPE_CHECKING:
     from .template.base import Template
 
 _logger = logging.getLogger(__name__)
+
+
+class _Templates(Mapping[str, ChatTemplate]):
+    """Templates by name; each is imported when it is looked up."""
+
+    def __getitem__(self, name: str) -> ChatTemplate:
+        if name not in names("templates"):
+            raise KeyError(name)
+        chat: ChatTemplate = resolve("templates", name)
+        return chat
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(names("templates"))
+
+    def __len__(self) -> int:
+        return len(names("templates"))
+
+
+TEMPLATES = _Templates()
 
 
 def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Template:
@@ -53,6 +73,10 @@ def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Tem
     chat: ChatTemplate = read_literals(name) if name and written else resolve("templates", name or "default")
     tool_format = resolve("tool_formats", args.tool_format or chat.tool_format)
     return LiteralTemplate(tokenizer, chat, tool_format, default_system=args.default_system, **flags)
+
+
+# The name that scripts written for LLaMA-Factory import.
+get_template_and_fix_tokenizer = get_template
 
 
 def render(
