@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,64 @@ def test_other_families_train_the_whole_answer(name: str) -> None:
     trained = tokenizer.decode([token for token, weight in zip(ids, weights, strict=True) if weight])
     assert A["content"] in trained and A2["content"] in trained
     assert U["content"] not in trained and U2["content"] not in trained and S["content"] not in trained
+
+
+END = "{{ eos_token }}"
+LAST_ONLY = {
+    "behind the last message": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% if loop.last and m.role == 'assistant' %}"
+        "{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    ),
+    "in the else of the generation prompt": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% else %}{{ eos_token }}{% endif %}"
+    ),
+    "behind the loop": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+        "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("source", LAST_ONLY.values(), ids=LAST_ONLY)
+def test_an_end_token_of_the_last_turn_alone_is_trained(source: str) -> None:
+    """Without it the model would never learn to stop; the ids are what transformers renders."""
+    tokenizer = build_tokenizer("qwen3")
+    tokenizer.chat_template = source
+    template = JinjaTemplate(tokenizer, "tokenizer", source)
+    messages = [U, A, U2, A2]
+    ids, weights = ids_and_weights(template, sample(messages))
+    wanted = tokenizer.apply_chat_template(messages, return_dict=False)
+    assert ids == wanted and ids[-1] == tokenizer.eos_token_id and weights[-1] == 1
+    trained = tokenizer.decode([token for token, weight in zip(ids, weights, strict=True) if weight])
+    assert trained.endswith(f"{A2['content']}\n{tokenizer.eos_token}")
+    assert tokenizer.eos_token_id in template.stop_token_ids and tokenizer.eos_token in template.ends
+
+
+@pytest.mark.parametrize(
+    ("end", "mark", "warned"),
+    [
+        ("", "", True),
+        ("{{eos_token}}", "", False),
+        ("{{eos_token}}", "inside", False),
+        ("{{eos_token}}", "outside", True),
+    ],
+)
+def test_a_template_that_never_ends_a_turn_is_named(
+    end: str, mark: str, warned: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, stop = ("{% generation %}", "{% endgeneration %}") if mark else ("", "")
+    tail = f"{stop}{end}" if mark == "outside" else f"{end}{stop}"
+    source = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}assistant: " + start + "{{ m.content }}" + tail + "\n"
+        "{% else %}{{ m.role }}: {{ m.content }}\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    monkeypatch.setattr("llamafactory.extras.logging._said", set())
+    monkeypatch.setattr(logging.getLogger("llamafactory"), "propagate", True)
+    ids_and_weights(JinjaTemplate(build_tokenizer("qwen3"), "tokenizer", source), sample([U, A, U2, A2]))
+    assert ("no end token is trained behind an assistant turn" in caplog.text) == warned
 
 
 def test_special_tokens_in_data_stay_text() -> None:

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
+from ...extras.logging import get_logger
 from ...plugins import resolve
 from ..media.families import MediaFamily, probe_family
 from ..messages import Message, Part
@@ -26,6 +27,8 @@ from .renderer import split_thought
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = get_logger(__name__)
 
 _SENTINEL = "q7Zx9Wk3"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -75,20 +78,23 @@ class JinjaTemplate(EncodingTemplate):
         self._wants_parts = False
         self._wants_parts = self._loses_text()
         self._turn_end: str | ConfigError
+        self._last_end = ""
         try:
-            self._turn_end = self._find_turn_end()
+            self._turn_end, self._last_end = self._find_turn_ends()
         except _SyntaxError:
             raise
         except ConfigError as error:
             self._turn_end = error  # good enough to chat with; training says why not
         else:
-            if self._special.fullmatch(self._turn_end):
-                end = int(tokenizer.convert_tokens_to_ids(self._turn_end))
-                self.stop_token_ids += [] if end in self.stop_token_ids else [end]
+            for token in (self._turn_end, self._last_end):
+                if self._special.fullmatch(token):
+                    end = int(tokenizer.convert_tokens_to_ids(token))
+                    self.stop_token_ids += [] if end in self.stop_token_ids else [end]
         dialect = next((name for mark, name in _DIALECTS.items() if mark in source), "default")
         self.tool_format = resolve("tool_formats", dialect)
         self.thought = (_THOUGHT[0].strip(), _THOUGHT[1].strip())
-        self.ends = tuple(end for end in (tokenizer.eos_token, self._turn_end) if isinstance(end, str) and end)
+        ends = (tokenizer.eos_token, self._turn_end, self._last_end)
+        self.ends = tuple(dict.fromkeys(end for end in ends if isinstance(end, str) and end))
         self.openings = ()
 
     def jinja(self) -> str:
@@ -169,8 +175,11 @@ class JinjaTemplate(EncodingTemplate):
                 shown.append(False)
         return shown == [False, True]
 
-    def _find_turn_end(self) -> str:
-        """What ends an assistant turn that is followed by another turn, up to its last special token."""
+    def _find_turn_ends(self) -> tuple[str, str]:
+        """What ends an assistant turn, up to its last special token: any turn, and the last of a conversation.
+
+        Some templates write the token only behind the last message. There the model learns it, or it never stops.
+        """
         chat = [{"role": "user", "content": "A"}, {"role": "assistant", "content": _SENTINEL}]
         tails = []
         for more in ([], [{"role": "user", "content": "B"}]):
@@ -179,9 +188,13 @@ class JinjaTemplate(EncodingTemplate):
             if not found or _SENTINEL in tail:
                 raise self._uncertain("an assistant turn's text is not in the rendered text just once")
             tails.append(tail)
-        common = _common_start(*tails)
-        last = list(self._special.finditer(common))
-        return common[: last[-1].end()] if last else common
+        common = self._to_last_special(_common_start(*tails))
+        return common, common if self._special.search(common) else self._to_last_special(tails[0]) or common
+
+    def _to_last_special(self, text: str) -> str:
+        """The text up to the end of its last special token; all of it if there is none."""
+        last = list(self._special.finditer(text))
+        return text[: last[-1].end()] if last else text
 
     def _uncertain(self, why: str) -> ConfigError:
         return ConfigError(
@@ -198,6 +211,7 @@ class JinjaTemplate(EncodingTemplate):
         if self._marked:
             if len(marked) != len(turns):
                 raise self._uncertain(f"{len(marked)} marked spans for {len(turns)} assistant turns")
+            self._warn_of_open_ends([text[start:end] for start, end in marked[-1:]])
             return text, [(start, end, index) for (start, end), index in zip(marked, turns, strict=True)]
         if turns and isinstance(self._turn_end, ConfigError):
             raise self._turn_end
@@ -207,7 +221,17 @@ class JinjaTemplate(EncodingTemplate):
             spans.append((start, self._end(text, chat, index, tools, options), index))
         if any(start > end for start, end, _ in spans) or any(a[1] > b[0] for a, b in pairwise(spans)):
             raise self._uncertain("the turns overlap")
+        self._warn_of_open_ends([text[start:end] for start, end, _ in spans[-1:]])
         return text, spans
+
+    def _warn_of_open_ends(self, last: Sequence[str]) -> None:
+        """Say it when the last turn that is trained does not end in a special token."""
+        found = [token.end() for text in last for token in self._special.finditer(text)]
+        if last and (not found or found[-1] < len(last[0].rstrip())):
+            logger.warning_once(
+                f"template {self.name}: no end token is trained behind an assistant turn, so the model does not learn "
+                "to stop; put it between the {% generation %} marks of a Jinja of your own, or choose a named template"
+            )
 
     def _start(
         self, text: str, chat: list[dict[str, Any]], index: int, tools: list[dict[str, Any]], options: Options
@@ -235,7 +259,7 @@ class JinjaTemplate(EncodingTemplate):
     ) -> int:
         """Where an assistant turn ends, its end-of-turn token included."""
         before = self._find(text, chat, index, tools, options, at_end=True)
-        end = str(self._turn_end)
+        end = self._last_end if index == len(chat) - 1 else str(self._turn_end)
         if chat[index].get("tool_calls"):
             position = text.find(end, before) if end else -1
         else:
