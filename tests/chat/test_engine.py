@@ -150,6 +150,44 @@ def test_a_prompt_longer_than_the_context_is_refused_and_a_long_answer_ends_at_i
     assert response.finish_reason == "length"
 
 
+def test_text_that_cannot_fit_is_refused_before_it_is_tokenized(
+    model: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound holds for every text: no token stands for more characters than the longest one has."""
+    engine: Any = model.engine
+    longest = max(map(len, engine.tokenizer.get_vocab()))
+    fits = max(engine.tokenizer.get_vocab(), key=len).replace("Ġ", " ") * 10
+    assert len(engine.tokenizer(fits)["input_ids"]) * longest >= len(fits)
+    monkeypatch.setattr(engine, "prompt_ids", lambda *_: pytest.fail("it was tokenized"))
+    text = "a" * (engine.context * longest + 1)
+    for prompt in (text, to_messages([{"role": "user", "content": text}], None)):
+        with pytest.raises(
+            ConfigError, match=rf"has {len(text)} characters, far more than the {engine.context} tokens"
+        ):
+            asyncio.run(engine.read_prompt(prompt, (), None))
+
+
+def test_a_long_prompt_does_not_stop_the_event_loop(model: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tokenized elsewhere: the loop goes round while the tokenizer waits to be let go on by it."""
+    engine: Any = model.engine
+    let_go, tokenize = threading.Event(), engine.prompt_ids
+
+    def held(*given: Any) -> list[int]:
+        assert let_go.wait(60), "the loop stood still"
+        return tokenize(*given)
+
+    monkeypatch.setattr(engine, "prompt_ids", held)
+
+    async def ask() -> int:
+        reading = asyncio.create_task(engine.read_prompt("some text", (), None))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        let_go.set()
+        return len((await reading).ids)
+
+    assert asyncio.run(ask()) == len(tokenize("some text", (), None))
+
+
 def test_closing_the_stream_ends_the_generation(long_model: ChatModel) -> None:
     answer = long_model.stream_chat(QUESTION)
     assert next(answer)

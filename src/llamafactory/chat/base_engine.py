@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .. import plugins
@@ -126,6 +128,7 @@ class EngineBase:
     tokenizer: Any
     template: Template
     encoder: MediaEncoder | None = None  # of a model that takes media
+    context: int | None = None  # most tokens of prompt and response, where that is known
 
     @property
     def media(self) -> tuple[str, ...]:
@@ -163,18 +166,42 @@ class EngineBase:
     async def read_prompt(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], enable_thinking: bool | None
     ) -> MediaPrompt:
-        """Return the tokens of a prompt, and its media, which are decoded on another thread.
+        """Return the tokens of a prompt, and its media; other requests go on meanwhile.
 
         Raises:
-            ConfigError: It has no tokens, or some that the tokenizer does not know, or a medium that cannot be used.
+            ConfigError: It has no tokens, or some that the tokenizer does not know, or a medium that cannot be used, or
+                it is certain to be too long.
         """
         if isinstance(prompt, str) or all(isinstance(item, int) or is_text(item) for item in prompt):
-            ids = self.prompt_ids(prompt, tools, enable_thinking)
+            self._refuse_long(prompt)
+            run = asyncio.get_running_loop().run_in_executor
+            ids = await run(self._tokenizing, self.prompt_ids, prompt, tools, enable_thinking)
             return MediaPrompt(ids, {}, ids, {})
         if self.encoder is None:
             raise ConfigError("messages: images, videos and sound are not taken; this model is for text")
         encode = self.template.encode_media_prompt
         return await asyncio.to_thread(encode, prompt, self.encoder, tools, enable_thinking)  # type: ignore[arg-type]
+
+    @cached_property
+    def _tokenizing(self) -> ThreadPoolExecutor:
+        """One thread: long prompts stop neither the loop of a server nor each other's settings of the tokenizer."""
+        return ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Characters of the longest token; no token stands for more of a text."""
+        return max(map(len, self.template.tokenizer.get_vocab()))
+
+    def _refuse_long(self, prompt: Sequence[Message] | str | Sequence[int]) -> None:
+        """Refuse by its length alone what no tokenizing could bring into the context: that could take minutes."""
+        if self.context is None or (prompt and isinstance(prompt[0], int)):
+            return
+        texts = [prompt] if isinstance(prompt, str) else [message.text for message in prompt]  # type: ignore[union-attr]
+        length = sum(map(len, texts))
+        if length > self.context * self._longest_token:
+            raise ConfigError(
+                f"the conversation has {length} characters, far more than the {self.context} tokens the model takes"
+            )
 
     def prompt_ids(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], enable_thinking: bool | None

@@ -48,7 +48,7 @@ class HuggingfaceEngine(EngineBase):
         lay_out_for_rows(self.model)
         # transformers fills what a call leaves open from here; only our own keys shall decide.
         self.model.generation_config = GenerationConfig()
-        self._context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        self.context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self._batches = args.model.use_kv_cache and not self._scores and can_batch(self.model)
         self._joins = self._batches and can_join(self.model)
         self.adapters = self._load_adapters()
@@ -100,9 +100,7 @@ class HuggingfaceEngine(EngineBase):
         _refuse_media(texts, "scores")
         for name in overrides.keys() - {"max_length"}:
             raise ConfigError(f"{name}: unknown option of scoring; known: max_length")
-        job = partial(
-            score_texts, self.model, self.tokenizer, list(texts), overrides.get("max_length") or self._context
-        )
+        job = partial(score_texts, self.model, self.tokenizer, list(texts), overrides.get("max_length") or self.context)
         return await asyncio.wrap_future(self._scheduler.run_alone(job))
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
@@ -110,7 +108,7 @@ class HuggingfaceEngine(EngineBase):
         from .embedding import embed_texts
 
         _refuse_media(texts, "embeddings")
-        job = partial(embed_texts, self.model, self.tokenizer, list(texts), self._context)
+        job = partial(embed_texts, self.model, self.tokenizer, list(texts), self.context)
         return await asyncio.wrap_future(self._scheduler.run_alone(job))
 
     def close(self) -> None:
@@ -145,7 +143,7 @@ class HuggingfaceEngine(EngineBase):
         ids = prompt.ids
         if prompt.inputs and sampling.num_beams > 1:
             raise ConfigError(f"num_beams: {sampling.num_beams} cannot be combined with media")
-        limit = sampling.new_tokens(len(ids), self._context)
+        limit = sampling.new_tokens(len(ids), self.context)
         request = Request(ids, sampling, limit, frozenset(self._ends), prompt.inputs)
         grammar = None if sampling.json_schema is None else self._grammars.check(sampling.json_schema)
         seed = random.getrandbits(64) if sampling.seed is None else sampling.seed

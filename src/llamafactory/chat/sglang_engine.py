@@ -55,6 +55,7 @@ class SglangEngine(EngineBase):
         self.adapters = tuple(named_adapters(args.model.lora_modules))
         port = _free_port()
         words = (command or server_command)(args, port)
+        self.context = args.sglang.sglang_maxlen
         self._url = f"http://127.0.0.1:{port}"
         self._server = subprocess.Popen(words)
         try:
@@ -82,7 +83,7 @@ class SglangEngine(EngineBase):
         """Yield the pieces of all responses as they are made; see :class:`Engine`."""
         sampling = get_sampling(self._args, overrides, self.vocabulary)
         read = await self.read_prompt(prompt, tools, sampling.enable_thinking)
-        limit = sampling.new_tokens(len(read.ids), self._args.sglang.sglang_maxlen)
+        limit = sampling.new_tokens(len(read.ids), self.context)
         prompt_fields = await asyncio.to_thread(sglang_prompt, read, self._args.media.audio_sampling_rate)
         bodies = [prompt_fields | self._body(sampling, limit, index) for index in range(sampling.num_return_sequences)]
         queue: asyncio.Queue[Delta | BaseException] = asyncio.Queue()

@@ -45,7 +45,7 @@ class VllmEngine(EngineBase):
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
         self._llm = asyncio.run_coroutine_threadsafe(self._load(), self._loop).result()
-        self._context: int = self._llm.model_config.max_model_len
+        self.context: int = self._llm.model_config.max_model_len
 
     async def _load(self) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -65,7 +65,7 @@ class VllmEngine(EngineBase):
         lora = self._lora(sampling.adapter)
         read = await self.read_prompt(prompt, tools, sampling.enable_thinking)
         ids = read.ids
-        parameters = sampling_parameters(sampling, sampling.new_tokens(len(ids), self._context), self._ends)
+        parameters = sampling_parameters(sampling, sampling.new_tokens(len(ids), self.context), self._ends)
         here = asyncio.get_running_loop()
         queue: asyncio.Queue[Any] = asyncio.Queue()
 
