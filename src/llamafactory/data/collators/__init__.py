@@ -3,19 +3,15 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from ...extras.lazy import exports
 
-_WHERE = {
-    "PaddingFreeCollator": "padding_free",
-    "PaddedCollator": "padded",
-    "PromptCollator": "padded",
-    "PairCollator": "completions",
-    "FeedbackCollator": "completions",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+__getattr__ = exports(
+    __name__,
+    {
+        "PaddingFreeCollator": "padding_free",
+        "PaddedCollator": "padded",
+        "PromptCollator": "padded",
+        "PairCollator": "completions",
+        "FeedbackCollator": "completions",
+    },
+)
