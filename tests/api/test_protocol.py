@@ -141,3 +141,41 @@ def test_without_parallel_calls_only_the_first_is_sent(make_template: Callable[[
             pieces = [choice.delta if stream else choice.message for choice in choices]
             found = [call.function.arguments for piece in pieces for call in piece.tool_calls or ()]
             assert (found, choices[-1].finish_reason) == (expected, "tool_calls")
+
+
+@pytest.mark.parametrize(
+    ("route", "name"),
+    [
+        (route, name)
+        for route, model in ((CHAT, protocol.ChatRequest), (TEXT, protocol.CompletionRequest))
+        for name, field in model.model_fields.items()
+        if not field.is_required()
+    ]
+    + [(CHAT, name) for name in (*protocol.NOT_OFFERED, *protocol.WITHOUT_EFFECT) if "." not in name],
+)
+def test_null_is_as_good_as_left_out(engine: ScriptedEngine, route: str, name: str) -> None:
+    needed = {"prompt": "Once"} if route == TEXT else {}
+    with running(engine) as server:
+        assert post(server, route, **needed, **{name: None}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        (CHAT, '{"model": "%s", "messages": [{"role": "user", "content": "cut \\ud83d"}]}'),
+        (CHAT, '{"model": "%s", "messages": [{"role": "user", "content": "x", "name": "\\uDC00"}]}'),
+        (TEXT, '{"model": "%s", "prompt": "cut \\ud83d"}'),
+        ("/v1/embeddings", '{"model": "%s", "input": "cut \\ud83d"}'),
+    ],
+)  # fmt: skip
+def test_half_characters_are_refused(engine: ScriptedEngine, route: str, body: str) -> None:
+    with running(engine) as server:
+        answer = httpx.post(
+            server.url + route, content=body % MODEL, headers={"Content-Type": "application/json"}, timeout=30
+        )
+        assert answer.status_code == 400 and "half a character" in answer.json()["error"]["message"]
+        whole = body.replace("\\ud83d", "\\ud83d\\ude00").replace("\\uDC00", "\\ud800\\uDC00")
+        answer = httpx.post(
+            server.url + route, content=whole % MODEL, headers={"Content-Type": "application/json"}, timeout=30
+        )
+        assert answer.status_code == 200

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from llamafactory.data.sources.dataset_info import DatasetAttr
+from llamafactory.data.sources.dataset_info import DatasetAttr, find_datasets
 from llamafactory.data.sources.files import read_rows
 from llamafactory.data.sources.sniff import sniff
 
@@ -102,3 +102,10 @@ def test_sharegpt_roles_called_user_and_assistant_are_seen() -> None:
     row = {"conversations": [{"from": "user", "value": "q"}, {"from": "assistant", "value": "a"}]}
     tags = sniff(DatasetAttr("x", "file", "x", formatting="auto"), [row]).tags
     assert (tags.user_tag, tags.assistant_tag) == ("user", "assistant")
+
+
+def test_whole_pairs_and_spelled_escapes_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": "\\ud83d\\ude00", "b": "\\\\ud83d"}\n')
+    [attr] = find_datasets([str(path)], str(tmp_path))
+    assert [row for _, row in read_rows(attr)] == [{"a": "\U0001f600", "b": "\\ud83d"}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import re
 import time
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from starlette.datastructures import Headers
 from ..extras.environment import host_name, is_loopback
 from ..extras.logging import get_logger
 from ..extras.serving import replay
+from ..extras.surrogates import lone_surrogate
 from .errors import ApiError
 from .metrics import Metrics
 from .settings import ServerSettings
@@ -27,6 +29,7 @@ logger = get_logger(__name__)
 # Neither tells anything about the model or its users; load balancers and people come without a key.
 _OPEN_PATHS = ("/health", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BRACKET = re.compile(rb"[\[{\]}]")
 
 
@@ -114,9 +117,22 @@ class Guard:
             raise ApiError(408, "the body took too long to arrive", code="timeout") from None
         if depth_of(body, self._settings.max_depth) > self._settings.max_depth:
             raise ApiError(400, f"the JSON is nested deeper than {self._settings.max_depth}", code="too_deep")
+        _refuse_half_characters(body)
         if self._settings.verbose and body:
             logger.info("request: %s", body.decode(errors="replace"))
         return bytes(body)
+
+
+def _refuse_half_characters(body: bytes | bytearray) -> None:
+    if not _ESCAPE.search(body):
+        return
+    text = body.decode(errors="replace")
+    try:
+        half = lone_surrogate(text, json.loads(text))
+    except ValueError:
+        return  # no JSON: the route says so
+    if half:
+        raise ApiError(400, f"{half} is half a character and no text; its other half was cut off", code="invalid_text")
 
 
 def depth_of(body: bytes | bytearray, enough: int) -> int:

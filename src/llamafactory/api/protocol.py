@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.\-]{1,64}$")]
@@ -53,7 +53,14 @@ NOT_OFFERED = {
 
 
 class _Model(BaseModel):
+    """A field that is null is as good as left out: the clients of OpenAI write those that were not set."""
+
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        return {key: value for key, value in values.items() if value is not None} if type(values) is dict else values
 
 
 class FunctionCall(_Model):

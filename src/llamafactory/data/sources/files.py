@@ -14,6 +14,7 @@ from itertools import islice
 from typing import IO, Any, NamedTuple, cast
 
 from ...extras.errors import ConfigError, first_line
+from ...extras.surrogates import lone_surrogate
 from .arrow_rows import rows_of
 from .cloud import list_cloud, open_cloud
 from .dataset_info import DatasetAttr
@@ -165,7 +166,7 @@ def _parse_json(line: str, place: Place) -> Row | ConfigError:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         return ConfigError(f"{place}: bad JSON: {error.msg} at column {error.colno}")
-    return _checked(row, place)
+    return _checked(row, place, line)
 
 
 def _read_jsonl(path: str) -> Iterator[FoundRow]:
@@ -181,7 +182,8 @@ def _read_json(path: str) -> Iterator[FoundRow]:
         return
     with open_bytes(path) as file:
         try:
-            rows = json.loads(file.read().decode("utf-8-sig"))
+            text = file.read().decode("utf-8-sig")
+            rows = json.loads(text)
         except UnicodeDecodeError as error:
             raise ConfigError(
                 f"{path}: not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start + 1})"
@@ -190,9 +192,10 @@ def _read_json(path: str) -> Iterator[FoundRow]:
             raise ConfigError(f"{path} line {error.lineno}: bad JSON: {error.msg} at column {error.colno}") from None
     if not isinstance(rows, list):
         raise ConfigError(f"{path}: the top level is {_name(rows)}, expected a list of objects or one object a line")
+    suspect = text if lone_surrogate(text, rows) else ""
     for number, row in enumerate(rows, start=1):
         place = Place(path, "row", number)
-        yield place, _checked(row, place)
+        yield place, _checked(row, place, suspect)
 
 
 def _one_object_a_line(path: str) -> bool:
@@ -278,9 +281,12 @@ def _rows_of_batches(path: str, batches: Any) -> Iterator[FoundRow]:
             yield Place(path, "row", number), row
 
 
-def _checked(row: Any, place: Place) -> Row | ConfigError:
+def _checked(row: Any, place: Place, text: str) -> Row | ConfigError:
+    """The row, if it is one; ``text`` is what it was read from."""
     if not isinstance(row, dict):
         return ConfigError(f"{place}: is {_name(row)}, expected an object with named fields")
+    if half := lone_surrogate(text, row):
+        return ConfigError(f"{place}: {half} is half a character and no text; its other half was cut off")
     return row
 
 
