@@ -86,6 +86,11 @@ def test_killed_and_started_again_each_row_comes_once(keys: dict[str, Any]) -> N
         assert line in path.read_bytes().splitlines()
 
 
+def test_a_folder_is_no_file_of_answers(keys: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^save_name: .* is a folder; name a file$"):
+        run_infer({**keys, "save_name": str(tmp_path)})
+
+
 def test_other_settings_are_refused(keys: dict[str, Any]) -> None:
     run_infer({**keys, "max_samples": 2})
     with pytest.raises(ConfigError, match=r"max_new_tokens: 7, but the answers in .*answers.jsonl were made with 6"):

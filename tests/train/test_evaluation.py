@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,13 @@ def test_early_stopping_and_best_model(keys: Keys) -> None:
     assert losses[-1] == pytest.approx(min(losses)) and losses[-2] > min(losses), "the best model is loaded at the end"
     kept = sorted(path.name for path in run.glob("checkpoint-*"))
     assert len(kept) == 2, "the best and the newest"
+
+
+def test_early_stopping_watches_the_loss_unless_told_otherwise(keys: Keys) -> None:
+    ruin = {"learning_rate": 30.0, "lr_scheduler_type": "constant", "max_steps": 20, "val_size": 6}
+    run = train(keys(**ruin, eval_strategy="steps", eval_steps=2, early_stopping_steps=1))
+    losses = [row["eval_loss"] for row in log_of(run) if "eval_loss" in row]
+    assert losses[-1] >= losses[-2] and all(b < a for a, b in pairwise(losses[:-1])) and len(losses) < 10
 
 
 def test_text_scores() -> None:

@@ -98,6 +98,8 @@ def _resume(path: Path, settings: Row) -> set[tuple[str, int]]:
     Raises:
         ConfigError: The file is not ours, or was made with other settings.
     """
+    if path.is_dir():
+        raise ConfigError(f"save_name: {path} is a folder; name a file")
     notes = path.with_name(f".{path.name}.settings.json")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

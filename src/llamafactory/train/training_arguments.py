@@ -48,6 +48,7 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
     training, device = args.training, probe(args.training.use_cpu)
     dtypes = resolve_dtypes(args, device)
     on_cpu = device.type == "cpu"
+    waits = training.load_best_model_at_end or args.finetuning.early_stopping_steps is not None
     return {
         # Autocast only where the weights are wider than the arithmetic; LoRA on bf16 weights needs none.
         "bf16": dtypes.autocast and dtypes.compute == "bfloat16",
@@ -57,6 +58,8 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters),
         "dataloader_pin_memory": training.dataloader_pin_memory and not on_cpu,
         "average_tokens_across_devices": True,
+        # Early stopping watches a metric, and the loss is what nobody has to name.
+        "metric_for_best_model": training.metric_for_best_model or ("loss" if waits else None),
         "report_to": [name for name in trackers(args) if name != "swanlab"],  # it brings its own callback
         # Features carry more than the model's own inputs; the trainer picks what it passes on.
         "remove_unused_columns": False,
