@@ -21,7 +21,6 @@ ALLOWED = {
     "save_steps": "as eval_steps",
     "tf32": "TrainingArguments sets torch's switch when it is made",
     "torch_compile": "TrainingArguments makes torch_compile_backend of it when it is made, which the trainer reads",
-    "local_rank": "older launchers pass it beside the variable LOCAL_RANK, which is what is read",
 }
 
 # Handed on to transformers, where nothing comes of it in a run of ours.
@@ -120,11 +119,20 @@ def test_a_name_holds_a_section_only_in_its_function() -> None:
 
 
 def test_what_an_object_holds_counts_in_all_its_methods() -> None:
-    code = "class A:\n def __init__(self, args: DataArguments): self.held = args\n def f(self): return self.held.packing"
+    code = (
+        "class A:\n def __init__(self, args: DataArguments): self.held = args\n def f(self): return self.held.packing"
+    )
     assert reads_of(ast.parse(code)) == {("data", "packing")}
 
 
 def test_what_transformers_reads_only_in_code_that_ours_replaces_does_not_count() -> None:
     reads = transformers_reads()
-    assert {"learning_rate", "max_grad_norm", "hub_strategy", "log_level", "warmup_steps", "logging_first_step"} <= reads
+    assert {
+        "learning_rate",
+        "max_grad_norm",
+        "hub_strategy",
+        "log_level",
+        "warmup_steps",
+        "logging_first_step",
+    } <= reads
     assert not {"prediction_loss_only", "eval_accumulation_steps", "dataloader_in_order", "length_column_name"} & reads

@@ -20,8 +20,10 @@ ANY = object()
 # (key, value that asks for it; ANY = every value but the default, what it asks for). Asked of every command.
 ALWAYS: tuple[tuple[str, Any, str], ...] = (
     ("finetuning_type", "oft", "OFT"),
+    ("quantization_bit", ANY, "quantization"),
     ("ref_model_quantization_bit", ANY, "quantization"),
     ("reward_model_quantization_bit", ANY, "quantization"),
+    ("double_quantization", ANY, "quantization"),
     ("mixture_of_depths", ANY, "mixture of depths"),
     ("use_unsloth", ANY, "loading through Unsloth"),
     ("kt_config", ANY, "KTransformers"),
@@ -62,7 +64,6 @@ TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("bf16_full_eval", ANY, "another number format in evaluation"),
     ("fp16_full_eval", ANY, "another number format in evaluation"),
     ("prediction_loss_only", ANY, "evaluation without metrics"),
-    ("include_for_metrics", ANY, "metrics of inputs or losses"),
     ("eval_do_concat_batches", ANY, "predictions that are kept batch by batch"),
     ("eval_use_gather_object", ANY, "predictions that are gathered as objects"),
     ("sortish_sampler", ANY, "evaluation rows sorted by length"),
@@ -71,7 +72,6 @@ TRAINING: tuple[tuple[str, Any, str], ...] = (
 
 # Sections that belong to one part each: every value but the default asks for it. Asked of every command that has them.
 SECTIONS: dict[str, str] = {
-    "quantization": "quantization",
     "kt": "KTransformers",
     "galore": "GaLore",
     "apollo": "APOLLO",
@@ -90,12 +90,14 @@ SPEED_ONLY: dict[str, str] = {
     "use_v1_kernels": "kernel plug-ins",
 }
 
-# What these ask for is always done -> how; a value other than the default is obeyed without being read, and said.
+# What these ask for is always done -> how. Values other than the default are said, so that nobody waits for a change.
 DONE_ANYWAY: dict[str, str] = {
     "batch_eval_metrics": "evaluation adds its metrics up batch by batch",
     "enable_jit_checkpoint": "a run that is asked to end saves a checkpoint",
-    "eval_accumulation_steps": "evaluation keeps sums on the device, no predictions",
-    "logging_nan_inf_filter": "on_nonfinite decides what happens at a loss that is no number",
+    "eval_accumulation_steps": "evaluation keeps sums, and no predictions that could fill the memory",
+    "include_for_metrics": "metrics have the whole batch at hand",
+    "local_rank": "the variable LOCAL_RANK says it",
+    "logging_nan_inf_filter": "no loss is left out of the mean; on_nonfinite says what happens at NaN",
     "remove_unused_columns": "the collator takes the columns it needs",
     "restore_callback_states_from_checkpoint": "a resumed run restores its callbacks",
     "upcast_lmhead_output": "the softmax is taken in float32",
@@ -139,7 +141,7 @@ def _say_what_is_done_otherwise(values: dict[str, tuple[Any, Any]]) -> None:
             logger.warning_once(f"{key}: {part} are not built yet in this version; going on without them")
     for key, how in DONE_ANYWAY.items():
         if key in values and _differs(*values[key]):
-            logger.info_once(f"{key}: nothing to switch; {how} anyway")
+            logger.info_once(f"{key}: makes no difference; {how}")
 
 
 def _rows_of_sections(args: InferArgs) -> tuple[tuple[str, Any, str], ...]:
