@@ -134,7 +134,7 @@ def test_what_is_done_anyway_is_said(
     keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(logging, "_said", set())
-    [(key, value)] = keys.items()
+    [key] = keys
     args = train(**keys)
     assert key in args.keys and f"{key}: makes no difference; {unbuilt.DONE_ANYWAY[key]}" in capsys.readouterr().err
 
