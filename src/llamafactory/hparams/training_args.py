@@ -168,7 +168,7 @@ class TrainingArguments:
     dataloader_pin_memory: bool = arg(True, "Put batches in pinned host memory.")
     dataloader_drop_last: bool = arg(False, "Drop the last batch when it is not full.")
     dataloader_in_order: bool = arg(True, "Take batches in the order they were asked for.")
-    dataloader_multiprocessing_context: str | None = arg(
+    dataloader_multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = arg(
         None, "Start method of loading processes: fork, spawn, forkserver."
     )
     remove_unused_columns: bool = arg(True, "Drop columns that the model's forward does not take.")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import UsageError
@@ -23,42 +23,90 @@ ALWAYS: tuple[tuple[str, Any, str], ...] = (
     ("quantization_bit", ANY, "quantization"),
     ("ref_model_quantization_bit", ANY, "quantization"),
     ("reward_model_quantization_bit", ANY, "quantization"),
+    ("double_quantization", ANY, "quantization"),
     ("mixture_of_depths", ANY, "mixture of depths"),
     ("use_unsloth", ANY, "loading through Unsloth"),
-    ("use_kt", ANY, "KTransformers"),
+    ("kt_config", ANY, "KTransformers"),
     ("shift_attn", ANY, "shifted attention"),
+    ("low_cpu_mem_usage", ANY, "weights that are held twice while loading"),
+    ("download_mode", ANY, "downloading benchmarks anew"),
 )
 
 # Asked of training only: a model that was trained this way elsewhere can still be served.
 TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("use_dft_loss", ANY, "the DFT loss"),
     ("use_asft_loss", ANY, "the ASFT loss"),
+    ("asft_alpha", ANY, "the ASFT loss"),
     ("use_eaft_loss", ANY, "the EAFT loss"),
+    ("eaft_alpha", ANY, "the EAFT loss"),
     ("use_llama_pro", ANY, "LLaMA-Pro"),
-    ("use_galore", ANY, "GaLore"),
-    ("use_apollo", ANY, "APOLLO"),
-    ("use_badam", ANY, "BAdam"),
     ("use_adam_mini", ANY, "Adam-mini"),
     ("use_muon", ANY, "Muon"),
     ("use_mca", ANY, "Megatron-core training"),
     ("use_megatron_bridge", ANY, "Megatron Bridge training"),
     ("use_hyper_parallel", ANY, "HyperParallel training"),
+    ("hyper_parallel_args", ANY, "HyperParallel training"),
+    ("hyper_parallel_cp_size", ANY, "HyperParallel training"),
     ("use_unsloth_gc", ANY, "activation offloading"),
     ("freeze_language_model", ANY, "training parts of multimodal models"),
-    ("fp8", ANY, "FP8 training"),
-    ("enable_torch_profiler", ANY, "the profiler"),
-    ("profile_modules", ANY, "the module profiler"),
+    ("freeze_vision_tower", ANY, "training parts of multimodal models"),
+    ("freeze_multi_modal_projector", ANY, "training parts of multimodal models"),
+    ("deepspeed", ANY, "DeepSpeed"),
+    ("fsdp", ANY, "fully sharded data parallelism"),
+    ("fsdp_config", ANY, "fully sharded data parallelism"),
+    ("parallelism_config", ANY, "parallel dimensions of a model"),
+    ("accelerator_config", ANY, "Accelerate's own handling of batches"),
+    ("average_tokens_across_devices", ANY, "a loss that each device weighs by itself"),
+    ("ignore_pad_token_for_loss", ANY, "a loss on padding"),
+    ("label_names", ANY, "labels from other columns"),
+    ("length_column_name", ANY, "lengths from a column"),
+    ("dataloader_in_order", ANY, "batches in the order they get ready"),
+    ("bf16_full_eval", ANY, "another number format in evaluation"),
+    ("fp16_full_eval", ANY, "another number format in evaluation"),
+    ("prediction_loss_only", ANY, "evaluation without metrics"),
+    ("eval_do_concat_batches", ANY, "predictions that are kept batch by batch"),
+    ("eval_use_gather_object", ANY, "predictions that are gathered as objects"),
+    ("sortish_sampler", ANY, "evaluation rows sorted by length"),
+    ("generation_config", ANY, "generation settings from a file"),
 )
+
+# Sections that belong to one part each: every value but the default asks for it. Asked of every command that has them.
+SECTIONS: dict[str, str] = {
+    "kt": "KTransformers",
+    "galore": "GaLore",
+    "apollo": "APOLLO",
+    "badam": "BAdam",
+    "fp8": "FP8 training",
+    "profiler": "the profiler",
+    "megatron": "Megatron Bridge training",
+    "ray": "training with Ray",
+}
 
 # Switches of speed alone: a run without them is right, only slower, so they are said and not refused.
 SPEED_ONLY: dict[str, str] = {
     "enable_liger_kernel": "Liger kernels",
     "use_liger_kernel": "Liger kernels",
+    "liger_kernel_config": "Liger kernels",
     "use_v1_kernels": "kernel plug-ins",
+}
+
+# What these ask for is always done -> how. Values other than the default are said, so that nobody waits for a change.
+DONE_ANYWAY: dict[str, str] = {
+    "batch_eval_metrics": "evaluation adds its metrics up batch by batch",
+    "enable_jit_checkpoint": "a run that is asked to end saves a checkpoint",
+    "eval_accumulation_steps": "evaluation keeps sums, and no predictions that could fill the memory",
+    "include_for_metrics": "metrics have the whole batch at hand",
+    "local_rank": "the variable LOCAL_RANK says it",
+    "logging_nan_inf_filter": "no loss is left out of the mean; on_nonfinite says what happens at NaN",
+    "remove_unused_columns": "the collator takes the columns it needs",
+    "restore_callback_states_from_checkpoint": "a resumed run restores its callbacks",
+    "upcast_lmhead_output": "the softmax is taken in float32",
 }
 
 # Environment switch -> what it asks for.
 ENVIRONMENT: dict[str, str] = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "fully sharded data parallelism",
     "USE_RAY": "training with Ray",
     "USE_KT": "KTransformers",
     "USE_MCA": "Megatron-core training",
@@ -80,16 +128,40 @@ def refuse_unbuilt(args: InferArgs, *, training: bool) -> None:
         if training and os.environ.get(name, "0").lower() in ("1", "true", "y", "yes"):
             raise UsageError(f"{name}: asks for {part}, which is not built yet in this version")
     values = _values(args)
-    for key, asking, part in ALWAYS + (TRAINING if training else ()):
+    for key, asking, part in ALWAYS + (TRAINING if training else ()) + _rows_of_sections(args):
         value, default = values[key]
-        if value == asking or (asking is ANY and value != default):
+        if value == asking or (asking is ANY and _differs(value, default)):
             raise UsageError(f"{key}: {value} asks for {part}, which is not built yet in this version")
+    _say_what_is_done_otherwise(values)
+
+
+def _say_what_is_done_otherwise(values: dict[str, tuple[Any, Any]]) -> None:
     for key, part in SPEED_ONLY.items():
         if key in values and values[key][0]:
             logger.warning_once(f"{key}: {part} are not built yet in this version; going on without them")
+    for key, how in DONE_ANYWAY.items():
+        if key in values and _differs(*values[key]):
+            logger.info_once(f"{key}: makes no difference; {how}")
+
+
+def _rows_of_sections(args: InferArgs) -> tuple[tuple[str, Any, str], ...]:
+    sections = [(getattr(args, name), part) for name, part in SECTIONS.items() if hasattr(args, name)]
+    return tuple((item.name, ANY, part) for section, part in sections for item in fields(section))
+
+
+def _differs(value: Any, default: Any) -> bool:
+    """Whether a value asks for something: an empty text or mapping, and ``false`` for nothing, are nothing too."""
+    return value != default and not (default is None and value in ("", False, {}, []))
 
 
 def _values(args: InferArgs) -> dict[str, tuple[Any, Any]]:
-    """Return value and default of every key of every section."""
+    """Return value and default of every key of every section, and of the keys that have no section yet."""
     sections = [section for section in vars(args).values() if is_dataclass(section)]
-    return {item.name: (getattr(section, item.name), item.default) for section in sections for item in fields(section)}
+    found = {key: (args.keys.get(key), None) for key in PLUGIN_KEYS}
+    return found | {
+        item.name: (getattr(section, item.name), _default(item)) for section in sections for item in fields(section)
+    }
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()

@@ -191,7 +191,8 @@ class Trainer(BaseTrainer):
         if "loss" in logs:
             logs |= self.tokens.rates() | self.derived(self.means.take())
             logs |= self.channels.take() if self.channels else {}
-            self.state.num_input_tokens_seen = self.tokens.total(self.state.num_input_tokens_seen)
+            if self.args.include_num_input_tokens_seen == "no":  # else transformers counts, as that key says
+                self.state.num_input_tokens_seen = self.tokens.total(self.state.num_input_tokens_seen)
         super().log(logs, start_time)
 
     def run_metrics(self) -> dict[str, float]:

@@ -35,6 +35,7 @@ def batches_of(rows: Any, sampler: MicroBatches, collator: Any, args: TrainingAr
         pin_memory=args.dataloader_pin_memory,
         persistent_workers=args.dataloader_persistent_workers and workers > 0,
         prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
+        multiprocessing_context=args.dataloader_multiprocessing_context if workers > 0 else None,
     )
 
 
@@ -62,6 +63,7 @@ def train_batches(
             epochs=args.num_train_epochs if args.max_steps <= 0 else None,
             workers=args.dataloader_num_workers,
             ahead=args.dataloader_prefetch_factor,
+            context=args.dataloader_multiprocessing_context,
         )
     by_length = args.train_sampling_strategy == "group_by_length"
     sampler = MicroBatches(

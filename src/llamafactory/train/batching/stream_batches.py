@@ -56,6 +56,7 @@ class StreamBatches:
         epochs: How many there are; the last one may be a part. None = as many as are asked for.
         workers: Processes that encode; 0 = one thread.
         ahead: Blocks that each of these processes encodes in advance.
+        context: How these processes start: fork, spawn, forkserver; None = the system's usual way.
     """
 
     def __init__(
@@ -69,10 +70,11 @@ class StreamBatches:
         epochs: float | None,
         workers: int,
         ahead: int | None,
+        context: str | None = None,
     ) -> None:
         self.rows, self.collate, self.batch = rows, Collate(collator), batch
         self.rank, self.ranks, self.seed, self.epochs = rank, ranks, seed, epochs
-        self.workers, self.ahead = workers, ahead
+        self.workers, self.ahead, self.context = workers, ahead, context
         self.start = StreamPosition()
         self.tally = Tally()
         # The encoder in use by a thread must not be the one that evaluation uses.
@@ -144,6 +146,7 @@ class StreamBatches:
             sampler=blocks,
             num_workers=self.workers,
             prefetch_factor=self.ahead,
+            multiprocessing_context=self.context,
             collate_fn=_same,
             worker_init_fn=_alone,
             generator=torch.Generator().manual_seed(0),  # so that nothing is drawn from the global random state
