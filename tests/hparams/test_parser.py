@@ -96,7 +96,7 @@ def test_wrong_type_in_a_file_names_the_line(tmp_path):
 
 
 def test_keys_of_another_tuner_are_known_but_not_built():
-    args = train(finetuning_type="full", lora_rank="not even a number", freeze_trainable_layers=3)
+    args = train(finetuning_type="full", lora_rank="not even a number", freeze_trainable_layers=2)
     assert not hasattr(args.tuner, "lora_rank")
     assert train(finetuning_type="freeze", freeze_trainable_layers="3").tuner.freeze_trainable_layers == 3
 

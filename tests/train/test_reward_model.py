@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from llamafactory.data.messages import Message
 from llamafactory.data.template_loader import get_template
 from llamafactory.extras.errors import ConfigError
-from llamafactory.hparams import get_train_args
+from llamafactory.hparams import TrainArgs, get_train_args
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.rl.rewards.completion import Completion
 from llamafactory.train.rl.rewards.reward_model import ServiceReward, load_reward_model
@@ -46,15 +46,20 @@ def _ids(folder: Path) -> list[Tensor]:
     return [torch.tensor([tokenizer.apply_chat_template(talk, tokenize=True, return_dict=False)]) for talk in talks]
 
 
+def _args(given: dict[str, Any]) -> TrainArgs:
+    """Only the stages that reward answers take a reward model."""
+    return get_train_args({"stage": "ppo", **given} if "reward_model" in given else given)
+
+
 def _reward(given: dict[str, Any], policy: Any = None) -> Tensor:
-    args = get_train_args(given)
+    args = _args(given)
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, args.data)
     return load_reward_model(args, tokenizer, template, policy)(_completions())
 
 
 def _policy(given: dict[str, Any]) -> Any:
-    args = get_train_args(given)
+    args = _args(given)
     return load_model(load_tokenizer(args.model), args)
 
 
@@ -256,9 +261,8 @@ def test_what_is_no_reward_model_is_refused(
     plain = keys(reward_model=str(adapter("CAUSAL_LM")), reward_model_type="lora")
     with pytest.raises(ConfigError, match=r"^reward_model: .* is no reward adapter: it has no score"):
         _reward(plain, _policy(plain))
-    full = keys(reward_model=str(adapter("SEQ_CLS")), finetuning_type="full")
     with pytest.raises(ConfigError, match=r"^reward_model_type: lora needs a policy with an adapter"):
-        _reward(full, _policy(full))
+        _reward(keys(reward_model=str(adapter("SEQ_CLS"))), _policy(keys(finetuning_type="full")))
     _value_head(causal, 32)
     with pytest.raises(ConfigError, match=r"value_head.safetensors: its hidden size is 32, that of the model 64$"):
         _reward(keys(reward_model=str(causal), reward_model_type="full"))
@@ -309,7 +313,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_service(keys: Keys, tiny_llama: Path, service: str) -> None:
     given = keys(reward_model=f"{service}/v1/score/evaluation", reward_model_type="api", reward_funcs="length",
                  reward_weights="10,2")  # fmt: skip
-    args = get_train_args(given)
+    args = _args(given)
     tokenizer = load_tokenizer(args.model)
     rewards = load_rewards(args, tokenizer, get_template(tokenizer, args.data))
     texts = [tokenizer.decode(ids[0]) for ids in _ids(tiny_llama)]

@@ -22,12 +22,8 @@ from .running import curve, log_of, train, train_elsewhere, weights_of
 STAGES = pytest.mark.parametrize("given", [GRPO, PPO], ids=["grpo", "ppo"])
 # Everything that could depend on how a step is cut: several passes, the reference, norms over tokens.
 FULL = {
-    "learning_rate": 3e-4,
-    "num_iterations": 2,
-    "beta": 0.05,
-    "ppo_whiten_rewards": True,
-    "ppo_score_norm": True,
-    "max_steps": 4,
+    "grpo": {"learning_rate": 3e-4, "max_steps": 4, "num_iterations": 2, "beta": 0.05},
+    "ppo": {"learning_rate": 3e-4, "max_steps": 4, "ppo_whiten_rewards": True, "ppo_score_norm": True},
 }
 
 
@@ -56,7 +52,7 @@ def test_a_step_may_be_cut_in_any_way(rl: Keys, tmp_path: Path, given: dict[str,
     runs = [
         train(
             rl(**given)
-            | FULL
+            | FULL[given["stage"]]
             | {"output_dir": str(tmp_path / str(batch)), "padding_free": free, "loss_type": "grpo"}
             | {"per_device_train_batch_size": batch, "gradient_accumulation_steps": 8 // batch}
         )
@@ -67,7 +63,7 @@ def test_a_step_may_be_cut_in_any_way(rl: Keys, tmp_path: Path, given: dict[str,
 
 @STAGES
 def test_two_ranks_are_one(rl: Keys, tmp_path: Path, given: dict[str, Any]) -> None:
-    settings = rl(**given) | FULL | {"val_size": 5, "do_train": True, "do_eval": True}
+    settings = rl(**given) | FULL[given["stage"]] | {"val_size": 5, "do_train": True, "do_eval": True}
     one = train(settings | {"output_dir": str(tmp_path / "one")})
     two = settings | {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     done = train_elsewhere(two, ranks=2)
@@ -85,7 +81,7 @@ def test_five_steps_and_kill_and_five_are_ten(rl: Keys, tmp_path: Path, given: d
     """The checkpoint falls between two passes over a rollout."""
     more = {"max_steps": 10, "save_strategy": "steps", "save_steps": 5, "finetuning_type": kind, "val_size": 4}
     more |= {"do_train": True, "learning_rate": 1e-2, "eval_strategy": "steps", "eval_steps": 4}
-    settings = rl(**given) | FULL | more
+    settings = rl(**given) | FULL[given["stage"]] | more
     whole = train(settings | {"output_dir": str(tmp_path / "whole")})
     killed = train_elsewhere(settings, KILL_AT="7")
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
@@ -105,7 +101,7 @@ def test_five_steps_and_kill_and_five_are_ten(rl: Keys, tmp_path: Path, given: d
 @STAGES
 def test_the_reward_rises(rl: Keys, given: dict[str, Any]) -> None:
     more = {"max_steps": 24, "max_new_tokens": 8, "per_device_train_batch_size": 16, "learning_rate": 1e-2}
-    more |= {"ppo_epochs": 2, "ppo_score_norm": True}
+    more |= {"ppo_epochs": 2, "ppo_score_norm": True} if given is PPO else {}
     run = train(rl(**given) | more)
     rewards = [row["reward"] for row in log_of(run) if "reward" in row]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.15, rewards
@@ -117,7 +113,8 @@ def test_what_a_run_leaves(
     rl: Keys, given: dict[str, Any], kind: str, capfd: pytest.CaptureFixture[str], tiny_llama: Path
 ) -> None:
     more = {"finetuning_type": kind, "val_size": 4, "do_train": True, "do_eval": True, "plot_loss": True}
-    run = train(rl(**given) | more | {"eval_rollouts": "sample", "freeze_trainable_layers": 1})
+    more |= {"freeze_trainable_layers": 1} if kind == "freeze" else {}
+    run = train(rl(**given) | more | {"eval_rollouts": "sample"})
     names = {path.name for path in run.iterdir()}
     assert {"rollouts.jsonl", "eval_results.json", "trainer_log.jsonl"} <= names
     assert {"training_loss.png", "training_reward.png", "training_entropy.png"} <= names

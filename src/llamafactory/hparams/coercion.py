@@ -166,9 +166,10 @@ def _dict(value: Any) -> dict[str, Any]:
 
 
 def _means_null(value: str, options: tuple[Any, ...]) -> bool:
-    """``none`` is null for numbers and choices, but may be an ordinary word of a text key (``report_to: none``)."""
+    """``none`` is null for numbers and choices, but may be a word of a text key (``report_to: none``) or a choice."""
     word = value.strip().lower()
-    return word in ("null", "~") or (word in NULL_WORDS and str not in options)
+    is_choice = any(word in get_args(option) for option in options if get_origin(option) is Literal)
+    return word in ("null", "~") or (word in NULL_WORDS and str not in options and not is_choice)
 
 
 def _is_list_text(value: Any) -> bool:

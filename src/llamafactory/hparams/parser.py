@@ -17,7 +17,7 @@ from .coercion import coerce
 from .data_args import DataArguments
 from .derive import derive_inference, derive_training
 from .reader import Flat, read_source
-from .rules import data, finetuning, generating, inference, model, optimizer, rlhf, training
+from .rules import data, finetuning, generating, inference, model, optimizer, rlhf, training, unread
 from .schema import keys_of, known_keys, nearest, tuner_arguments
 from .unbuilt import refuse_unbuilt
 
@@ -31,6 +31,7 @@ _TRAINING_CHECKS = (
     optimizer.check_training,
     training.check,
     data.check_training,
+    unread.check_training,
 )
 
 

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys that nothing in a run reads, because they belong to another tuner, stage or switch than the chosen ones.
+
+A key that asks for a feature is refused: the run would be another than the one asked for. A key that only tunes a
+feature is named in a warning instead, since files that people pass on often carry such numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ... import plugins
+from ...extras.errors import ConfigError
+from ...extras.logging import get_logger
+from ..coercion import coerce
+from ..field import require
+from ..model_args import QuantizationArguments
+from ..schema import all_sections, keys_of, plugin_sections
+
+if TYPE_CHECKING:
+    from ..args import TrainArgs
+
+logger = get_logger(__name__)
+
+# Stages -> the keys of preferences, rewards and rollouts that they read.
+STAGES: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("rm",): ("center_rewards_coefficient",),
+    ("rm", "dpo"): ("share_prompt",),
+    ("dpo",): ("pref_loss", "pref_bco_weight", "dpo_label_smoothing", "simpo_gamma", "ld_alpha"),
+    ("kto",): ("kto_chosen_weight", "kto_rejected_weight"),
+    ("dpo", "kto"): ("pref_beta", "pref_ftx", "cache_ref_log_probs"),
+    ("dpo", "kto", "ppo", "grpo"): ("ref_model", "ref_model_adapters", "ref_model_quantization_bit"),
+    ("ppo",): ("ppo_buffer_size", "ppo_epochs", "ppo_score_norm", "ppo_target", "ppo_whiten_rewards"),
+    ("grpo",): (
+        "loss_type", "num_generations", "num_iterations", "beta", "epsilon", "epsilon_high", "delta", "scale_rewards",
+        "mask_truncated_completions", "dynamic_sampling",
+    ),
+    ("ppo", "grpo"): (
+        "reward_model", "reward_model_adapters", "reward_model_quantization_bit", "reward_model_type", "reward_funcs",
+        "reward_weights", "rollout_engine", "rollout_batch_size", "rollout_tools", "max_tool_rounds", "eval_rollouts",
+    ),
+}  # fmt: skip
+
+# Keys of a tuner that has no file yet, so that no section declares them.
+OFT_KEYS = ("module_dropout", "oft_rank", "oft_block_size", "oft_target")
+
+# Keys that tune a feature and ask for none; every other key of a part that is not chosen is refused.
+TUNING = frozenset((
+    "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "loraplus_lr_embedding", "pissa_iter", *OFT_KEYS,
+    "pref_beta", "simpo_gamma", "kto_chosen_weight", "kto_rejected_weight", "share_prompt", "cache_ref_log_probs",
+    "ppo_buffer_size", "ppo_epochs", "ppo_target", "reward_model_type", "reward_weights", "rollout_engine",
+    "rollout_batch_size", "max_tool_rounds", "eval_rollouts", "num_generations", "num_iterations", "epsilon",
+    "epsilon_high", "delta",
+))  # fmt: skip
+
+
+def check_training(args: TrainArgs) -> None:
+    """Refuse the first key that asks for a feature of a part which is not chosen; warn of those that tune one.
+
+    A key that is switched off, or written with its default, is never refused.
+    """
+    said: dict[str, list[str]] = {}
+    unread = {**_of_other_tuners(args), **_of_other_stages(args), **_of_quantization(args)}
+    for key in args.keys:
+        value, default = _typed(key, args.keys[key]) if key in unread else (None, None)
+        if value:
+            require(key in TUNING or value == default, f"{key}: {unread[key]}")
+            said.setdefault(unread[key], []).append(key)
+    for reason, keys in said.items():
+        logger.warning_once(f"{', '.join(keys)}: no effect in this run; {reason}")
+
+
+def _of_other_tuners(args: TrainArgs) -> dict[str, str]:
+    """Return each key that only other tuners declare, and why it is not read."""
+    chosen = args.finetuning.finetuning_type
+    owners: dict[str, list[str]] = {key: ["oft"] for key in OFT_KEYS}
+    for title, section in plugin_sections().items():
+        for key in keys_of(section):
+            owners.setdefault(key, []).append(title.removeprefix("tuner "))
+    return {
+        key: f"only for finetuning_type {' or '.join(names)}, not {chosen}"
+        for key, names in owners.items()
+        if chosen not in names
+    }
+
+
+def _of_other_stages(args: TrainArgs) -> dict[str, str]:
+    """Return each key that only other stages read, and why it is not read."""
+    chosen = args.finetuning.stage
+    if chosen not in plugins.STAGES:  # a stage of another package may read any of them
+        return {}
+    return {
+        key: f"only for stage {' or '.join(stages)}, not {chosen}"
+        for stages, keys in STAGES.items()
+        if chosen not in stages
+        for key in keys
+    }
+
+
+def _of_quantization(args: TrainArgs) -> dict[str, str]:
+    """Return the keys that say how to quantize when nothing says that the model shall be."""
+    if args.quantization.quantization_bit is not None:
+        return {}
+    return dict.fromkeys(keys_of(QuantizationArguments), "needs quantization_bit, which is not given")
+
+
+def _typed(key: str, value: Any) -> tuple[Any, Any]:
+    """Return a value with the type its key declares, and the key's default; a value of a wrong type stays as it is."""
+    declared = next((keys_of(section)[key] for section in all_sections().values() if key in keys_of(section)), None)
+    if declared is None:
+        return value, None
+    try:
+        return coerce(key, value, declared.hint, comma=declared.comma), declared.default
+    except ConfigError:
+        return value, declared.default
