@@ -53,7 +53,8 @@ def test_a_step_may_be_cut_in_any_way(rl: Keys, tmp_path: Path, given: dict[str,
         train(
             rl(**given)
             | FULL[given["stage"]]
-            | {"output_dir": str(tmp_path / str(batch)), "padding_free": free, "loss_type": "grpo"}
+            | {"output_dir": str(tmp_path / str(batch)), "padding_free": free}
+            | ({"loss_type": "grpo"} if given is GRPO else {})
             | {"per_device_train_batch_size": batch, "gradient_accumulation_steps": 8 // batch}
         )
         for batch in (8, 2)
