@@ -48,6 +48,9 @@ TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("fp8", ANY, "FP8 training"),
     ("enable_torch_profiler", ANY, "the profiler"),
     ("profile_modules", ANY, "the module profiler"),
+    ("deepspeed", ANY, "DeepSpeed"),
+    ("fsdp", ANY, "fully sharded data parallelism"),
+    ("fsdp_config", ANY, "fully sharded data parallelism"),
 )
 
 # Switches of speed alone: a run without them is right, only slower, so they are said and not refused.
@@ -64,6 +67,8 @@ ENVIRONMENT: dict[str, str] = {
     "USE_MCA": "Megatron-core training",
     "USE_MEGATRON_BRIDGE": "Megatron Bridge training",
     "USE_V1": "the v1 engine",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "fully sharded data parallelism",
 }
 
 # Keys of parts that have no file yet; they are known, so that a configuration that only carries them is read.
@@ -82,7 +87,7 @@ def refuse_unbuilt(args: InferArgs, *, training: bool) -> None:
     values = _values(args)
     for key, asking, part in ALWAYS + (TRAINING if training else ()):
         value, default = values[key]
-        if value == asking or (asking is ANY and value != default):
+        if value == asking or (asking is ANY and value and value != default):
             raise UsageError(f"{key}: {value} asks for {part}, which is not built yet in this version")
     for key, part in SPEED_ONLY.items():
         if key in values and values[key][0]:
