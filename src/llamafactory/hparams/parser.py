@@ -83,7 +83,7 @@ def read_args(source: Source = None) -> dict[str, Any]:
     """Read a configuration as it was written: flat keys, neither renamed nor typed nor checked.
 
     Args:
-        source: Flat keys as a dict, command-line words (a YAML or JSON file, ``key=value``), or None for ``sys.argv[2:]``.
+        source: A dict, command-line words (a YAML or JSON file, ``key=value``), or None for ``sys.argv[2:]``.
 
     Raises:
         ConfigError: The file or a word cannot be read.
