@@ -115,6 +115,7 @@ def _wants_torchrun(command: str) -> bool:
     """
     if command in ("env", "version", "help") or "LOCAL_RANK" in os.environ:  # LOCAL_RANK: already a worker
         return False
+    from .extras.environment import is_env_enabled
     from .hparams import get_infer_args, get_train_args
 
     if command in ("api", "chat", "infer", "eval", "export", "webchat"):
@@ -129,7 +130,7 @@ def _wants_torchrun(command: str) -> bool:
     if command != "train":
         return False
     several_nodes = os.environ.get("NNODES", "1") not in ("", "1") or bool(os.environ.get("RDZV_ID"))
-    if several_nodes or os.environ.get("FORCE_TORCHRUN", "0").strip().lower() in ("1", "true", "yes", "y", "on"):
+    if several_nodes or is_env_enabled("FORCE_TORCHRUN"):
         return True
     if args.training.use_cpu:
         return False

@@ -4,11 +4,29 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 
 from .errors import ConfigError
 
 _TRUE, _FALSE = ("1", "true", "yes", "y", "on"), ("0", "false", "no", "n", "off", "")
+
+
+def is_env_enabled(name: str, default: str = "0", variables: Mapping[str, str] | None = None) -> bool:
+    """Whether an environment variable is switched on; the one reading of such switches.
+
+    Args:
+        name: The variable.
+        default: Its text when it is not set; an empty text is off.
+        variables: Where to look instead of this process's environment.
+
+    Raises:
+        ConfigError: It says neither yes nor no.
+    """
+    text = (os.environ if variables is None else variables).get(name, default).strip().lower()
+    if text not in _TRUE + _FALSE:
+        raise ConfigError(f"{name}: expected 1 or 0, got {text!r}")
+    return text in _TRUE
 
 
 class Environment:
@@ -38,10 +56,7 @@ class Environment:
         Raises:
             ConfigError: It is neither.
         """
-        text = self._variables.get(name, str(int(default))).strip().lower()
-        if text not in _TRUE + _FALSE:
-            raise ConfigError(f"{name}: expected 1 or 0, got {text!r}")
-        return text in _TRUE
+        return is_env_enabled(name, str(int(default)), self._variables)
 
 
 def is_loopback(host: str) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from .environment import is_env_enabled
 from .errors import ConfigError
 from .files import write_json
 from .parents import end_with_parent
@@ -69,7 +70,7 @@ def worker_environment(env: Mapping[str, str]) -> dict[str, str]:
     shared among the workers of a node.
     """
     added = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes_per_node(env)))}
-    if env.get("OPTIM_TORCH", "1").lower() in ("1", "true", "yes", "y", "on"):
+    if is_env_enabled("OPTIM_TORCH", "1", env):
         added |= {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_AVOID_RECORD_STREAMS": "1"}
     return {name: value for name, value in added.items() if name not in env}
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -14,6 +15,7 @@ from ..extras.errors import ConfigError
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
 NULL_WORDS = ("null", "none", "~")
+_MOST_CHOICES = 20
 
 
 class _Refused(Exception):
@@ -44,7 +46,18 @@ def coerce(key: str, value: Any, hint: Any, *, comma: bool = False) -> Any:
             return _convert(value, option)
         except _Refused:
             continue
-    raise ConfigError(f"{key}: expected {describe(hint)}, got {value!r}")
+    raise ConfigError(f"{key}: expected {_near(hint, value) or describe(hint)}, got {value!r}")
+
+
+def _near(hint: Any, value: Any) -> str | None:
+    """Name the choices most like a wrong one, where all of them would be too many to read."""
+    choices = get_args(hint) if get_origin(hint) is Literal else ()
+    if len(choices) <= _MOST_CHOICES:
+        return None
+    word = str(value).lower()
+    alike = [choice for choice in choices if word in choice]
+    near = list(dict.fromkeys([*alike, *difflib.get_close_matches(word, choices)]))[:5]
+    return f"one of {', '.join(near)} ({len(choices) - len(near)} more: see -h)" if near else None
 
 
 def describe(hint: Any) -> str:

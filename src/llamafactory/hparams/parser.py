@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import plugins
+from ..extras.environment import is_env_enabled
 from ..extras.errors import ConfigError
 from ..extras.secrets import remember
 from .aliases import apply_aliases
 from .args import SHARED_SECTIONS, TRAINING_SECTIONS, InferArgs, TrainArgs
+from .backend_args import RayArguments
 from .coercion import coerce
 from .data_args import DataArguments
 from .derive import derive_inference, derive_training
@@ -67,6 +68,29 @@ def get_data_args(source: Source = None) -> DataArguments:
     return section
 
 
+def get_ray_args(source: Source = None) -> RayArguments:
+    """Read the keys of Ray alone.
+
+    Raises:
+        ConfigError: A key is unknown or has the wrong type.
+    """
+    flat = _read(source)
+    section: RayArguments = _build(RayArguments, flat.values, flat)
+    return section
+
+
+def read_args(source: Source = None) -> dict[str, Any]:
+    """Read a configuration as it was written: flat keys, neither renamed nor typed nor checked.
+
+    Args:
+        source: A dict, command-line words (a YAML or JSON file, ``key=value``), or None for ``sys.argv[2:]``.
+
+    Raises:
+        ConfigError: The file or a word cannot be read.
+    """
+    return read_source(sys.argv[2:] if source is None else source).values
+
+
 def get_infer_args(source: Source = None) -> InferArgs:
     """Read what chat, a server or export is asked to do; keys of training are accepted and not used.
 
@@ -89,6 +113,9 @@ def get_infer_args(source: Source = None) -> InferArgs:
     return args
 
 
+get_eval_args = get_infer_args  # benchmarks read what every command of inference reads
+
+
 def _read(source: Source) -> Flat:
     flat = apply_aliases(read_source(sys.argv[2:] if source is None else source))
     _refuse_unknown(flat)
@@ -101,7 +128,7 @@ def _refuse_unknown(flat: Flat) -> None:
     unknown = [key for key in flat.values if key not in known_keys()]
     if not unknown:
         return
-    if os.environ.get("ALLOW_EXTRA_ARGS", "0").lower() in ("1", "true", "y", "yes"):
+    if is_env_enabled("ALLOW_EXTRA_ARGS"):
         for key in unknown:
             del flat.values[key]
         return

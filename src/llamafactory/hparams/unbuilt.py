@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..extras.environment import is_env_enabled
 from ..extras.errors import UsageError
 from ..extras.logging import get_logger
 
@@ -125,7 +125,7 @@ def refuse_unbuilt(args: InferArgs, *, training: bool) -> None:
         UsageError: ``key: value asks for PART, which is not built yet in this version``.
     """
     for name, part in ENVIRONMENT.items():
-        if training and os.environ.get(name, "0").lower() in ("1", "true", "y", "yes"):
+        if training and is_env_enabled(name):
             raise UsageError(f"{name}: asks for {part}, which is not built yet in this version")
     values = _values(args)
     for key, asking, part in ALWAYS + (TRAINING if training else ()) + _rows_of_sections(args):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError, first_line
 from ..extras.logging import get_logger
-from .config import has_talker, language_class, read_config
+from .config import has_talker, language_class, read_config, refuse_untrainable
 from .paths import resolve_model_path
 from .tokenizer import hub_options
 
@@ -128,10 +128,8 @@ def _load_base(
     path = resolve_model_path(str(args.model.model_name_or_path), args.model)
     options = hub_options(args.model)
     config = read_config(args.model)
-    if trainable and has_talker(config):
-        raise ConfigError(
-            f"model_name_or_path: '{path}' also speaks; models of type {config.model_type} only answer here"
-        )
+    if trainable:
+        refuse_untrainable(config, path)
     config = config.thinker_config if has_talker(config) else config
     auto = language_class(config)
     if type(config) not in auto._model_mapping and "auto_map" not in config.to_dict():

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..extras.environment import is_env_enabled
 from ..extras.errors import ConfigError, first_line
 from ..hparams.model_args import ModelArguments
 
@@ -94,14 +94,14 @@ def _file_in_package(address: str) -> str:
 
 def _from_hub(name: str, args: ModelArguments, key: str, filename: str) -> str:
     """Check that ``filename`` of a hub repository can be had; other hubs are downloaded whole."""
-    if is_on("USE_MODELSCOPE_HUB"):
+    if is_env_enabled("USE_MODELSCOPE_HUB"):
         try:
             from modelscope import snapshot_download
         except ImportError:
             raise ConfigError("USE_MODELSCOPE_HUB needs the package modelscope: pip install modelscope") from None
         revision = "master" if args.model_revision == "main" else args.model_revision
         return str(snapshot_download(name, revision=revision, cache_dir=args.cache_dir, token=args.ms_hub_token))
-    if is_on("USE_OPENMIND_HUB"):
+    if is_env_enabled("USE_OPENMIND_HUB"):
         try:
             from openmind.utils.hub import snapshot_download
         except ImportError:
@@ -180,8 +180,3 @@ def _refuse_unpinned_code(name: str, args: ModelArguments, key: str) -> None:
                 f"trust_remote_code: '{name}' has code of its own and model_revision '{args.model_revision}' can move; "
                 f"read the code, then write model_revision: {path.parent.name}"
             )
-
-
-def is_on(variable: str) -> bool:
-    """Whether an environment switch is set to 1, true, yes, y or on."""
-    return os.environ.get(variable, "0").lower() in {"1", "true", "yes", "y", "on"}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ... import plugins
+from ...extras.environment import is_env_enabled
 from ...extras.errors import ConfigError, first_line
 from .registry import LISTING, public_datasets
 
@@ -216,7 +217,7 @@ def hub_in_use() -> Place:
     """Return the hub that ``USE_MODELSCOPE_HUB`` or ``USE_OPENMIND_HUB`` asks for, else Hugging Face."""
     hubs: dict[str, Place] = {"USE_MODELSCOPE_HUB": "ms", "USE_OPENMIND_HUB": "om"}
     for variable, place in hubs.items():
-        if os.environ.get(variable, "0").lower() in ("1", "true", "y"):
+        if is_env_enabled(variable):
             return place
     return "hf"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...extras.manifest import NAME as MARKER
 from ..field import require
@@ -27,9 +27,6 @@ def check(args: TrainArgs) -> None:
     require(training.learning_rate >= 0, f"learning_rate: expected 0 or more, got {training.learning_rate}")
     require(training.warmup_steps >= 0, f"warmup_steps: expected 0 or more, got {training.warmup_steps}")
     require(not (training.bf16 and training.fp16), "bf16 and fp16: choose one of the two")
-    require(
-        not (args.finetuning.pure_bf16 and _zero_stage(training.deepspeed) == 3), "pure_bf16: not with DeepSpeed ZeRO-3"
-    )
     _check_predict(args)
     _check_best_model(training)
     _check_output_dir(training)
@@ -42,7 +39,6 @@ def _check_predict(args: TrainArgs) -> None:
     if training.predict_with_generate:
         require(stage == "sft", f"predict_with_generate: only for stage sft, not {stage}")
         require(not args.finetuning.compute_accuracy, "predict_with_generate: not together with compute_accuracy")
-        require(_zero_stage(training.deepspeed) != 3, "predict_with_generate: not with DeepSpeed ZeRO-3")
     if training.do_predict and stage == "sft":
         require(training.predict_with_generate, "do_predict: needs predict_with_generate: true in stage sft")
 
@@ -89,18 +85,3 @@ def _check_resume(training: TrainingArguments) -> None:
     path = training.resume_from_checkpoint
     if path and path.lower() not in ("true", "false"):
         require(Path(path).expanduser().is_dir(), f"resume_from_checkpoint: no such folder: {path}")
-
-
-def _zero_stage(deepspeed: dict | str | None) -> int | None:
-    """Return the ZeRO stage of a DeepSpeed config, None when there is none or it cannot be read."""
-    import json
-
-    if isinstance(deepspeed, str):
-        path = Path(deepspeed).expanduser()
-        require(path.is_file(), f"deepspeed: no such file: {deepspeed}")
-        try:
-            deepspeed = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            require(False, f"deepspeed: {path}: not JSON: {error}")
-    config: Any = deepspeed or {}
-    return config.get("zero_optimization", {}).get("stage")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from ...extras.environment import is_env_enabled
 from ...extras.files import write_atomic
 
 FILE_NAME = "trainer_log.jsonl"
@@ -100,8 +100,7 @@ def _is_progress(logs: dict[str, float]) -> bool:
 
 def _memory() -> dict[str, float]:
     """Return peak device memory in GiB when RECORD_VRAM asks for it and there is a device."""
-    wanted = os.environ.get("RECORD_VRAM", "0").lower() in ("1", "true", "y", "yes")
-    if not wanted or not torch.cuda.is_available():
+    if not is_env_enabled("RECORD_VRAM") or not torch.cuda.is_available():
         return {}
     return {
         "vram_allocated": round(torch.cuda.max_memory_allocated() / 2**30, 2),
