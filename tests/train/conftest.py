@@ -61,7 +61,7 @@ def keys(tiny_llama: Path, alpaca: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))  # read once, at its import
 
     def build(**more: Any) -> dict[str, Any]:
-        return quick_keys(tiny_llama, alpaca, tmp_path / "run", **more)
+        return quick_keys(tiny_llama, alpaca, tmp_path / "run") | more
 
     return build
 

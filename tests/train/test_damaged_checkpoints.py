@@ -12,7 +12,7 @@ from llamafactory.extras.errors import ConfigError
 from llamafactory.train.saving.checkpoints import checkpoints, resume_point
 
 from .conftest import SAVED, Keys, Saved
-from .running import assert_bit_equal, copied, rates_of, train
+from .running import assert_bit_equal, copied, rates_of, train, train_elsewhere
 
 _FILES = (
     "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "checkpoint_files.json", "optimizer.pt",
@@ -102,3 +102,18 @@ def test_weights_alone_are_no_checkpoint_to_go_on_from(keys: Keys) -> None:
     train(settings)  # all was done before
     with pytest.raises(ConfigError, match=r"checkpoint-6 has no optimizer.pt.*save_only_model"):
         train(settings | {"max_steps": 8})
+
+
+@pytest.mark.parametrize("name", ["rng_state_1.pth", "stream-1.json"])
+def test_all_ranks_go_on_from_the_same_checkpoint(keys: Keys, name: str) -> None:
+    """A file that only the second process reads is damaged."""
+    settings = keys(max_steps=4, save_strategy="steps", save_steps=2, streaming=True)
+    first = train_elsewhere(settings, ranks=2)
+    assert first.returncode == 0, first.stderr[-2000:]
+    run = Path(settings["output_dir"])
+    _cut(run / "checkpoint-4" / name)
+    again = train_elsewhere(settings | {"max_steps": 5}, ranks=2)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert f"checkpoint-4 is damaged ({name}" in again.stderr
+    assert f"resuming from {run / 'checkpoint-2'}" in again.stderr
+    assert max(rates_of(run)) == 5

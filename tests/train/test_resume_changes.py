@@ -184,3 +184,12 @@ def test_an_older_checkpoint_goes_on_with_a_warning(
     train(settings)
     assert capfd.readouterr().err.count("has no run_config.json") == 1
     assert max(rates_of(tmp_path / "run")) == 7
+
+
+def test_evaluating_alone_resumes_nothing(saved: Saved, tmp_path: Path, alpaca: Path) -> None:
+    """Neither changed settings nor a damaged checkpoint keep a trained adapter from being evaluated."""
+    settings = copied(saved, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-6" / "optimizer.pt").unlink()
+    alone = {"do_train": False, "do_eval": True, "dataset": None, "eval_dataset": str(alpaca), "template": "llama3"}
+    train(settings | alone | {"adapter_name_or_path": str(tmp_path / "run")})
+    assert json.loads((tmp_path / "run" / "eval_results.json").read_text("utf-8"))["eval_loss"] > 0

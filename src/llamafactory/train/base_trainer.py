@@ -56,6 +56,7 @@ class BaseTrainer(transformers.Trainer):
 
     optimizer: Any  # transformers sets these without saying what they are
     control: Any
+    lr_scheduler: Any
     train_dataset: Any
     eval_dataset: Any
 

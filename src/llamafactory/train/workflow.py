@@ -63,8 +63,12 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     """
     stage: Stage = resolve("stages", args.finetuning.stage)
     arguments = transformers_arguments(args)
-    resume = resume_point(
-        str(args.training.output_dir), args.training.resume_from_checkpoint, args.training.overwrite_output_dir
+    resume = (
+        resume_point(
+            str(args.training.output_dir), args.training.resume_from_checkpoint, args.training.overwrite_output_dir
+        )
+        if args.training.do_train
+        else None
     )
     set_seed(args.training.seed, args.training.full_determinism)
     args = replace(args, data=resolve_thinking(args.data))

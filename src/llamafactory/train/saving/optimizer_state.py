@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch._weights_only_unpickler import UnpicklingError
 from torch.optim.lr_scheduler import LambdaLR
 
 from ...extras.errors import ConfigError, first_line
@@ -85,7 +85,7 @@ def readable(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(
