@@ -13,7 +13,7 @@ from transformers.training_args import OptimizerNames
 from llamafactory.hparams.schema import keys_of
 from llamafactory.hparams.training_args import OptimizerName, SchedulerName, TrainingArguments
 
-OWN_KEYS = {"overwrite_output_dir", "on_nonfinite"}
+OWN_KEYS = {"overwrite_output_dir", "on_nonfinite", "resume_changed"}
 # Unset means: ask the device.
 OTHER_DEFAULTS = {"bf16": None, "fp16": None}
 

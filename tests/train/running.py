@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -91,3 +92,28 @@ def weights_of(folder: Path) -> dict[str, Any]:
 
     adapter = folder / "adapter_model.safetensors"
     return load_file(adapter if adapter.exists() else folder / "model.safetensors")
+
+
+def copied(saved: tuple[dict[str, Any], Path], place: Path) -> dict[str, Any]:
+    """Copy a run and return its keys, to go on in the copy."""
+    settings, run = saved
+    shutil.copytree(run, place)
+    return settings | {"output_dir": str(place)}
+
+
+def rates_of(run: Path) -> dict[int, float]:
+    """Return the learning rate logged at each step."""
+    return {row["current_steps"]: row["lr"] for row in log_of(run) if "loss" in row and row["loss"] is not None}
+
+
+def assert_bit_equal(one: Path, other: Path) -> None:
+    """Two runs have the same weights and the same log, times apart."""
+    import torch
+
+    theirs = weights_of(other)
+    for name, weight in weights_of(one).items():
+        assert torch.equal(weight, theirs[name]), name
+    assert curve(one) == curve(other)
+    times = ("elapsed_time", "remaining_time", "throughput", "data_wait")
+    ours, others = ([{k: v for k, v in row.items() if k not in times} for row in log_of(run)] for run in (one, other))
+    assert ours == others

@@ -16,19 +16,9 @@ from llamafactory.extras.errors import ConfigError
 from llamafactory.train.saving.checkpoints import checkpoints, clear_leftovers, resume_point
 
 from .conftest import Keys
-from .running import curve, log_of, train, train_elsewhere, weights_of
+from .running import assert_bit_equal, log_of, rates_of, train, train_elsewhere, weights_of
 
 _LONG = {"max_steps": 10, "save_strategy": "steps", "save_steps": 5, "lora_dropout": 0.2, "logging_steps": 3}
-
-
-def _assert_bit_equal(one: Path, other: Path) -> None:
-    theirs = weights_of(other)
-    for name, weight in weights_of(one).items():
-        assert torch.equal(weight, theirs[name]), name
-    assert curve(one) == curve(other)
-    times = ("elapsed_time", "remaining_time", "throughput", "data_wait")
-    ours, others = ([{k: v for k, v in row.items() if k not in times} for row in log_of(run)] for run in (one, other))
-    assert ours == others
 
 
 @pytest.mark.parametrize("packing", [False, True])
@@ -41,7 +31,7 @@ def test_five_steps_and_kill_and_five_are_ten(keys: Keys, tmp_path: Path, packin
     run = Path(settings["output_dir"])
     assert [path.name for path in checkpoints(run)] == ["checkpoint-5"]
     train(settings)
-    _assert_bit_equal(whole, run)
+    assert_bit_equal(whole, run)
 
 
 @pytest.mark.parametrize("kind", [{}, {"streaming": True}], ids=["map", "streaming"])
@@ -132,3 +122,16 @@ def test_leftovers_go_and_checkpoints_stay(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5", "keep"]
     clear_leftovers(tmp_path, old_checkpoints=True)
     assert [path.name for path in tmp_path.iterdir()] == ["keep"]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "warmup_stable_decay"])
+def test_more_epochs_follow_the_longer_schedule(keys: Keys, tmp_path: Path, schedule: str) -> None:
+    settings = keys(
+        max_steps=-1, save_strategy="epoch", per_device_train_batch_size=12, lr_scheduler_type=schedule, warmup_steps=1
+    )
+    run = train(settings | {"num_train_epochs": 1})
+    train(settings | {"num_train_epochs": 2})
+    whole = train(settings | {"num_train_epochs": 2, "output_dir": str(tmp_path / "whole")})
+    rates, expected = rates_of(run), rates_of(whole)
+    assert rates.keys() == expected.keys() == set(range(1, 9))
+    assert all(rates[step] == expected[step] for step in range(5, 9)) and rates[5] > 0

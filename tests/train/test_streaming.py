@@ -135,7 +135,7 @@ def test_a_checkpoint_of_other_batches_is_refused(keys: Keys, tmp_path: Path) ->
     settings = keys(max_steps=2, save_strategy="steps", save_steps=1)
     train(settings)
     with pytest.raises(ConfigError, match=r"^resume_from_checkpoint: .*checkpoint-2 has no stream-0.json"):
-        train(settings | {"streaming": True, "max_steps": 4})
+        train(settings | {"streaming": True, "max_steps": 4, "resume_changed": True})
 
 
 @pytest.mark.parametrize("stage", ["pt", "rm", "dpo", "kto"])

@@ -17,7 +17,7 @@ from ..extras.logging import is_rank0
 from ..hparams import split_list
 from .prepare.assembly import hold_out, mixed_order, row_lengths, write_rows
 from .prepare.encoding import EncodedSet, encode_set
-from .prepare.fingerprint import check_identity, fingerprint, identify, shard_key
+from .prepare.fingerprint import check_identity, fingerprint, identify, shard_key, train_fingerprint
 from .prepare.prepared import is_prepared, load, prepare_once, read_manifest, save
 from .prepare.report import DatasetReport, SourceReport
 from .prepare.shards import Encoder
@@ -46,6 +46,7 @@ class DatasetModule:
         report: What became of every row.
         folder: Where the features lie.
         channels: Names of the training sets if there are several; the column ``channels`` numbers them.
+        fingerprint: Hash of what the training rows depend on; "" = unknown.
     """
 
     train: Dataset | StreamRows | None
@@ -53,6 +54,7 @@ class DatasetModule:
     report: DatasetReport = field(default_factory=DatasetReport)
     folder: Path | None = None
     channels: list[str] = field(default_factory=list)
+    fingerprint: str = ""
 
 
 def get_dataset(
@@ -125,7 +127,7 @@ def _stream(job: _Job) -> DatasetModule:
         evals.report, cutoff_len=data.cutoff_len, overlong=data.overlong, fingerprint=fingerprint(identity)
     )
     report.train_rows = len(rows)
-    return DatasetModule(rows, held, report, channels=rows.channels)
+    return DatasetModule(rows, held, report, channels=rows.channels, fingerprint=train_fingerprint(identity))
 
 
 def resolve_stage(processor: Processor, args: TrainArgs) -> DataArguments:
@@ -160,7 +162,7 @@ def _open(folder: Path) -> DatasetModule:
     report = DatasetReport.from_dict(manifest["report"])
     if is_rank0():
         report.show()
-    return DatasetModule(train, evals, report, folder, manifest["channels"])
+    return DatasetModule(train, evals, report, folder, manifest["channels"], train_fingerprint(manifest["identity"]))
 
 
 def _is_builder(data: DataArguments) -> bool:

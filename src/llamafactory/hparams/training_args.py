@@ -44,6 +44,7 @@ class TrainingArguments:
     resume_from_checkpoint: str | None = arg(
         None, "Checkpoint folder to continue from; unset = the last in output_dir."
     )
+    resume_changed: bool = arg(False, "Go on from a checkpoint that was made with other settings, with the new ones.")
     on_nonfinite: Literal["stop", "skip", "continue"] = arg(
         "stop", "At a NaN or infinite loss or gradient: stop the run, skip that step, or go on."
     )

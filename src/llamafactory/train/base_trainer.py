@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -15,6 +16,7 @@ import transformers
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..model.processor import copy_processor
 from .batching.batches import Batches
@@ -23,7 +25,8 @@ from .batching.stream_batches import StreamBatches
 from .batching.stream_run import StreamRun
 from .metrics.token_meter import TokenMeter
 from .optim import create_optimizer
-from .saving import checkpoints
+from .saving import checkpoints, optimizer_state
+from .saving.run_config import Start, write_run_config
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,6 +56,7 @@ class BaseTrainer(transformers.Trainer):
 
     optimizer: Any  # transformers sets these without saying what they are
     control: Any
+    lr_scheduler: Any
     train_dataset: Any
     eval_dataset: Any
 
@@ -73,6 +77,8 @@ class BaseTrainer(transformers.Trainer):
         self.run_args, self.template, self.collator = run_args, template, collator
         self.keep_template = keep_template
         self.save_total_limit = run_args.training.save_total_limit
+        self.start = Start({})
+        self.steps_an_epoch = self.shift = 0  # see Start.shift
         self.tokens = TokenMeter()
         self.stream: StreamRun | None = None
         super().__init__(
@@ -101,9 +107,15 @@ class BaseTrainer(transformers.Trainer):
         return batches
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
-        if self.stream is None:
-            return super().set_initial_training_values(args, dataloader)
-        return self.stream.training_values(self.get_total_train_batch_size(args))
+        if self.stream is not None:
+            return self.stream.training_values(self.get_total_train_batch_size(args))
+        epochs, self.steps_an_epoch, *counts, max_steps = super().set_initial_training_values(args, dataloader)
+        self.shift = self.start.shift(self.steps_an_epoch)
+        if args.max_steps > 0:
+            epochs = math.ceil((max_steps - self.shift) / self.steps_an_epoch)
+        else:
+            max_steps += self.shift
+        return epochs, self.steps_an_epoch, *counts, max_steps
 
     def _init_training_state(
         self, max_steps: int, steps_an_epoch: int, epochs: int, resume: str | None, trial: Any
@@ -111,7 +123,12 @@ class BaseTrainer(transformers.Trainer):
         found = super()._init_training_state(max_steps, steps_an_epoch, epochs, resume, trial)
         if resume is not None and self.state.global_step >= max_steps:
             logger.info_rank0("all %d steps were done before: nothing is left to train", self.state.global_step)
-        return found if self.stream is None or resume is None else (self.stream.resume(Path(resume)), 0)
+        if resume is None:
+            return found
+        if self.stream is not None:
+            return self.stream.resume(Path(resume)), 0
+        epochs_done, steps_done = divmod(self.state.global_step - self.shift, steps_an_epoch)
+        return epochs_done, 0 if self.args.ignore_data_skip else steps_done * self.args.gradient_accumulation_steps
 
     def _run_epoch(self, *args: Any, **options: Any) -> None:
         """Train to the end of an epoch; from a checkpoint of the last step transformers would take one step more."""
@@ -188,12 +205,14 @@ class BaseTrainer(transformers.Trainer):
             if not args.save_only_model:
                 self._save_progress(folder)
             if args.should_save:
+                write_run_config(folder, self.start.config, self.steps_an_epoch, self.shift)
                 state.stateful_callbacks = checkpoints.callback_states([*self.callback_handler.callbacks, self.control])
                 state.save_to_json(str(folder / checkpoints.STATE))
         if args.push_to_hub:
             self._push_from_checkpoint(str(checkpoints.checkpoint_folder(args.output_dir, state.global_step)))
         if args.should_save:
-            checkpoints.rotate(Path(str(args.output_dir)), self.save_total_limit, state.best_model_checkpoint)
+            latest = checkpoints.checkpoint_folder(args.output_dir, state.global_step)
+            checkpoints.rotate(latest.parent, self.save_total_limit, state.best_model_checkpoint, latest)
 
     def _save_progress(self, folder: Path) -> None:
         """Write what a resumed run goes on from besides the weights."""
@@ -202,6 +221,42 @@ class BaseTrainer(transformers.Trainer):
         self._save_rng_state(str(folder))
         if self.stream is not None:
             self.stream.save(folder)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        optimizer, scheduler = self.optimizer, self.lr_scheduler
+        made = optimizer_state.Settings(optimizer, scheduler)
+        unread = self._without_state(Path(checkpoint)) or self.start.new_optimizer
+        new_schedule = unread or self.start.new_schedule
+        self.optimizer = optimizer_state.Unread() if unread else optimizer
+        self.lr_scheduler = optimizer_state.Unread() if new_schedule else scheduler
+        if unread:
+            logger.warning_rank0("the optimizer begins anew: %s holds no state for it", checkpoint)
+        with optimizer_state.readable(Path(checkpoint)):
+            super()._load_optimizer_and_scheduler(checkpoint)
+        self.optimizer, self.lr_scheduler = optimizer, scheduler
+        made.put_back(self.state.global_step, new_schedule)
+
+    def _without_state(self, folder: Path) -> bool:
+        """Whether a checkpoint of weights alone may do: when no step is left, or by the user's word.
+
+        Raises:
+            ConfigError: It may not.
+        """
+        lacking = optimizer_state.check_state(folder)
+        done = self.state.global_step >= self.state.max_steps
+        if lacking and not done and not self.run_args.training.resume_changed:
+            raise ConfigError(
+                f"resume_from_checkpoint: {folder} has no {lacking}, so training cannot go on as it was "
+                "(save_only_model leaves it out); resume_changed: true goes on with a new optimizer"
+            )
+        return lacking in ("optimizer.pt", "scheduler.pt")
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with optimizer_state.readable(Path(str(checkpoint))):
+            super()._load_rng_state(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Write weights (safetensors), config, tokenizer and chat template; nothing is pickled."""

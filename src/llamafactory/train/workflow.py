@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from ..data.collators import PaddedCollator, PaddingFreeCollator, PairCollator
-from ..data.loader import get_dataset
+from ..data.loader import get_dataset, resolve_stage
 from ..data.streaming.rows import StreamRows
 from ..data.template.thinking import resolve_thinking
 from ..data.template_loader import get_template
@@ -29,8 +29,9 @@ from .batching.batches import largest_batch
 from .callbacks.log import LogCallback
 from .callbacks.reporters import ReporterCallback, get_swanlab_callback, trackers
 from .callbacks.signals import SignalCallback
-from .saving.checkpoints import clear_leftovers, resume_point
+from .saving.checkpoints import clear_leftovers, is_restarted, resume_point
 from .saving.outputs import create_modelcard_and_push, next_commands, save_model
+from .saving.run_config import check_start, run_config
 from .trainer import Trainer
 from .training_arguments import transformers_arguments
 
@@ -62,19 +63,26 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     """
     stage: Stage = resolve("stages", args.finetuning.stage)
     arguments = transformers_arguments(args)
-    resume = resume_point(
-        str(args.training.output_dir), args.training.resume_from_checkpoint, args.training.overwrite_output_dir
+    resume = (
+        resume_point(
+            str(args.training.output_dir), args.training.resume_from_checkpoint, args.training.overwrite_output_dir
+        )
+        if args.training.do_train
+        else None
     )
     set_seed(args.training.seed, args.training.full_determinism)
     args = replace(args, data=resolve_thinking(args.data))
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, args.data)
     dataset = get_dataset(stage.processor, template, tokenizer, args)
+    config = run_config(args, resolve_stage(stage.processor, args), dataset.fingerprint, arguments.world_size)
+    start = check_start(config, resume, args.training.resume_changed or is_restarted())
     tokens = largest_batch(dataset.train, arguments.train_batch_size) if dataset.train else None
     if tokens and stage.generates:
         tokens += arguments.train_batch_size * args.generating.max_new_tokens
     model = load_model(tokenizer, args, head=stage.head, batch_tokens=tokens)
     trainer = build_trainer(stage, model, tokenizer, template, dataset, args, arguments, callbacks)
+    trainer.start = start
     if trainer.is_world_process_zero():
         mark_folder(args, dataset)
     if args.training.do_train:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
+from ...hparams import split_list
 from ..sources.cloud import cloud_version
 from ..sources.dataset_info import DatasetAttr
 from ..sources.files import list_files
@@ -35,6 +36,7 @@ _AFTER_ENCODING = (
     "dataset", "eval_dataset", "files", "max_samples", "mix_strategy", "interleave_probs", "val_size",
     "eval_on_each_dataset", "deduplicate", "packing", "seed",
 )  # fmt: skip
+_OF_EVALUATION = ("eval_dataset", "eval_on_each_dataset")
 # Not compared for a folder that the user names, when the run does not name the sets again.
 _OF_THE_SETS = ("dataset", "eval_dataset", "files", "max_samples", "mix_strategy", "interleave_probs", "val_size")
 
@@ -75,6 +77,13 @@ def identify(
 def fingerprint(identity: Mapping[str, Any]) -> str:
     """Hash of an identity: 32 hexadecimal digits."""
     return _hash(json.dumps(identity, sort_keys=True, default=str).encode())
+
+
+def train_fingerprint(identity: Mapping[str, Any]) -> str:
+    """Hash of what the training rows depend on: other evaluation sets leave it as it is."""
+    names = split_list(identity["dataset"])
+    files = {name: value for name, value in (identity["files"] or {}).items() if name in names}
+    return fingerprint({key: value for key, value in identity.items() if key not in _OF_EVALUATION} | {"files": files})
 
 
 def shard_key(identity: Mapping[str, Any], attr: DatasetAttr) -> str:

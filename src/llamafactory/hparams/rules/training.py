@@ -67,6 +67,8 @@ def _check_output_dir(training: TrainingArguments) -> None:
     if not (folder / MARKER).is_file():
         names = sorted(path.name for path in folder.iterdir())
         strange = [name for name in names if any(fnmatch(name, pattern) for pattern in _WRITTEN)]
+        # A checkpoint of ours may have been brought here to go on from.
+        strange = [name for name in strange if not (folder / name / "run_config.json").is_file()]
         require(
             not strange,
             f"output_dir: {folder} holds {', '.join(strange[:3])}{' …' if strange[3:] else ''} but no {MARKER}, so it "

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,11 +18,14 @@ from transformers.trainer_callback import ExportableState
 from ...extras.errors import ConfigError
 from ...extras.files import publish_folder
 from ...extras.locks import locked
-from ...extras.logging import is_rank0
+from ...extras.logging import get_logger, is_rank0
+from .file_list import find_damage, write_file_list
+from .run_config import NAME as RUN_CONFIG
 
 if TYPE_CHECKING:
     from transformers import TrainerState, TrainingArguments
 
+logger = get_logger(__name__)
 _NAME = re.compile(r"checkpoint-(\d+)")
 STATE = "trainer_state.json"
 _STAGING = ".staging-"
@@ -30,15 +34,25 @@ _TRASH = ".trash-"
 
 def checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
     """Return the resumable checkpoint folders in ``output_dir``, oldest step first."""
+    return [path for path in _numbered(output_dir) if (path / STATE).is_file()]
+
+
+def _numbered(output_dir: str | os.PathLike[str]) -> list[Path]:
+    """Return everything that is called a checkpoint, oldest step first."""
     folder = Path(output_dir)
     if not folder.is_dir():
         return []
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found) if (path / STATE).is_file()]
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def resume_point(output_dir: str, wanted: str | None, overwrite: bool) -> Path | None:
-    """Return the checkpoint to continue from, None to start anew.
+    """Return the checkpoint to continue from, None to start anew; all ranks call this together.
+
+    A damaged checkpoint is named; unless it was asked for by its name, the newest whole one before it is taken.
 
     Args:
         output_dir: The run's folder.
@@ -49,18 +63,80 @@ def resume_point(output_dir: str, wanted: str | None, overwrite: bool) -> Path |
     Raises:
         ConfigError: The checkpoint asked for is not there or not whole.
     """
-    last = next(iter(reversed(checkpoints(output_dir))), None)
     if wanted is not None and wanted.lower() not in ("true", "false"):
-        folder = Path(wanted).expanduser()
-        if not (folder / STATE).is_file():
-            raise ConfigError(f"resume_from_checkpoint: {folder} is not a checkpoint (it has no {STATE})")
-        return folder
+        return _named(Path(wanted).expanduser())
     if wanted is not None and wanted.lower() == "true":
-        if last is None:
+        if not _numbered(output_dir):
             raise ConfigError(f"resume_from_checkpoint: no checkpoint in {output_dir}")
-        return last
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    return last if restarted or not (overwrite or wanted is not None) else None
+        return _newest_whole(output_dir)
+    return None if (overwrite or wanted is not None) and not is_restarted() else _newest_whole(output_dir)
+
+
+def is_restarted() -> bool:
+    """Whether this process stands for one that died in an elastic launch."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def _named(folder: Path) -> Path:
+    if not (folder / STATE).is_file():
+        raise ConfigError(f"resume_from_checkpoint: {folder} is not a checkpoint (it has no {STATE})")
+    damage = next((found for found in _gathered(_damage(folder)) if found), None)
+    if damage is None:
+        return folder
+    others = [path for path in reversed(_numbered(folder.parent)) if path.name != folder.name]
+    whole = next((path for path in others if _damage(path) is None), None)
+    cure = f"the newest whole one beside it is {whole}" if whole else "there is no whole one beside it"
+    raise ConfigError(f"resume_from_checkpoint: {folder} is damaged ({damage}); {cure}")
+
+
+def _newest_whole(output_dir: str) -> Path | None:
+    """Return the newest checkpoint that is whole for every rank; each damaged one is named.
+
+    Raises:
+        ConfigError: There are checkpoints, but none is whole, or not all ranks find one.
+    """
+    bound, damaged = sys.maxsize, dict[str, str]()
+    while True:
+        step = _newest_step(output_dir, bound, damaged)
+        steps = _gathered(step)
+        if len(set(steps)) == 1:
+            break
+        bound = min(steps)
+    said = "; ".join(f"{name} is damaged ({damage})" for name, damage in damaged.items())
+    if step < 0:
+        if not any(_gathered(bool(_numbered(output_dir)))):
+            return None
+        raise ConfigError(
+            f"output_dir: {output_dir} has no whole checkpoint: {said or 'other processes see none'}; "
+            "overwrite_output_dir: true starts anew"
+        )
+    if damaged:
+        logger.warning_rank0("%s: %s; the newest whole one is checkpoint-%d", output_dir, said, step)
+    return checkpoint_folder(output_dir, step)
+
+
+def _newest_step(output_dir: str, bound: int, damaged: dict[str, str]) -> int:
+    """Return the newest whole step up to ``bound``, -1 if there is none; take down those that are damaged."""
+    for path in reversed(_numbered(output_dir)):
+        if _step(path) <= bound and path.name not in damaged:
+            damage = _damage(path)
+            if damage is None:
+                return _step(path)
+            damaged[path.name] = damage
+    return -1
+
+
+def _damage(folder: Path) -> str | None:
+    return find_damage(folder, (STATE,), RUN_CONFIG)
+
+
+def _gathered(value: Any) -> list[Any]:
+    """Return a value of each rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def make_output_dir(output_dir: str | os.PathLike[str]) -> None:
@@ -107,7 +183,7 @@ def clear_leftovers(output_dir: str | os.PathLike[str], old_checkpoints: bool) -
             if path.name.startswith((_STAGING, _TRASH)):
                 shutil.rmtree(path)
     if old_checkpoints:
-        for path in checkpoints(output_dir):
+        for path in _numbered(output_dir):
             _remove(path)
 
 
@@ -154,18 +230,22 @@ def callback_states(callbacks: Iterable[Any]) -> dict[str, Any]:
 
 
 def _publish(staging: Path, final: Path) -> None:
+    write_file_list(staging)
     if final.exists():  # saved again at the same step, for example by Ctrl-C right after a scheduled save
         _remove(final)
     publish_folder(staging, final)
 
 
-def rotate(output_dir: Path, limit: int | None, best: str | None) -> None:
-    """Keep the newest ``limit`` checkpoints, the best one among them."""
+def rotate(output_dir: Path, limit: int | None, best: str | None, latest: Path | None = None) -> None:
+    """Keep the newest ``limit`` checkpoints, the best one and the ``latest`` among them.
+
+    A run that resumed from an older checkpoint saves steps before those that are there.
+    """
     if limit is None or limit <= 0:
         return
     kept = checkpoints(output_dir)
-    newest = kept[-1:]
-    spare = [path for path in kept[:-1] if best is None or path != Path(best)]
+    newest = [path for path in kept if path == latest] or kept[-1:]
+    spare = [path for path in kept if path not in newest and (best is None or path != Path(best))]
     room = limit - len(newest) - (len(kept) - len(newest) - len(spare))
     for path in spare[: max(0, len(spare) - max(0, room))]:
         _remove(path)
