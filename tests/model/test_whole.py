@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from llamafactory.extras.errors import ConfigError
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.model.adapters import load_adapter, load_named_adapters
+from llamafactory.model.reference import make_reference
 
 
 def edit(folder: Path, change: Any, name: str = "adapter_model.safetensors") -> Path:
@@ -111,3 +112,17 @@ def test_a_reward_model_without_its_score_is_refused(tiny_llama, infer_args, tmp
     args = infer_args(folder)
     with pytest.raises(ConfigError, match=r"score\.weight"):
         load_model(load_tokenizer(args.model), args, trainable=False, head="reward")
+
+
+def test_a_reference_with_another_vocabulary_is_refused(tiny_llama, train_args, tmp_path):
+    other = shutil.copytree(tiny_llama, tmp_path / "other")
+    file = other / "tokenizer.json"
+    values = json.loads(file.read_text())
+    vocab = values["model"]["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    file.write_text(json.dumps(values))
+    args = train_args(tiny_llama, ref_model=str(other), stage="dpo")
+    tokenizer = load_tokenizer(args.model)
+    policy = load_model(tokenizer, args)
+    with pytest.raises(ConfigError, match="another vocabulary"):
+        make_reference(policy, tokenizer, args)

@@ -181,6 +181,7 @@ def _no_hints() -> Iterator[None]:
     """Keep back what PEFT and transformers tell each other's developers; nobody who trains can act on it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # check_adapter refuses them
         yield
 
 
