@@ -32,6 +32,7 @@ from ..hparams import InferArgs, get_infer_args, split_list, to_dict
 from ..model import load_model, load_tokenizer, resolve_model_path
 from ..model.adapters import load_adapter
 from ..model.config import has_talker, media_class, read_config
+from ..model.generation_config import make_savable
 from ..model.merging import merge
 from ..model.paths import resolve_adapter_path
 from ..model.processor import copy_processor
@@ -196,9 +197,9 @@ def _generation_config(
         eos_token_id=list(dict.fromkeys([*template.stop_token_ids, *(end for end in ends if end is not None)])),
         pad_token_id=tokenizer.pad_token_id,
     )
-    if any(key in values for key in ("temperature", "top_p", "top_k")):
-        values["do_sample"] = True  # else transformers refuses to save the values, which mean nothing without
-    return GenerationConfig(**values)
+    config = GenerationConfig(**values)
+    make_savable(config)
+    return config
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path) -> None:

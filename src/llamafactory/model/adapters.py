@@ -18,8 +18,6 @@ from peft import (
     PeftModel,
     get_peft_model,
     get_peft_model_state_dict,
-    load_peft_weights,
-    set_peft_model_state_dict,
 )
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
@@ -29,6 +27,7 @@ from ..extras.files import write_atomic
 from ..extras.logging import get_logger
 from .lora_linear import use_exact_add
 from .merging import merge
+from .whole import check_adapter, read_adapter_config, read_adapter_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
     from ..hparams import Dtypes
 
 logger = get_logger(__name__)
+
+_MISFITS = (ValueError, RuntimeError, KeyError)  # a KeyError: PEFT looked for a tensor of modules_to_save
 
 
 def new_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
@@ -55,17 +56,19 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool) -> PeftMo
     Raises:
         ConfigError: It was made for another model.
     """
-    if PeftConfig.from_pretrained(folder).task_type == "SEQ_CLS" and not hasattr(model, "score"):
+    config, state = read_adapter_config(folder), read_adapter_weights(folder)
+    if config.task_type == "SEQ_CLS" and not hasattr(model, "score"):
         raise ConfigError(f"adapter_name_or_path: '{folder}' is a reward model; add stage: rm")
     try:
         with _same_svd(model), _no_hints():
-            config = PeftConfig.from_pretrained(folder)
             if hasattr(model, "score") and config.task_type == "CAUSAL_LM":
-                return _onto_reward_model(model, folder, config, trainable)
-            return PeftModel.from_pretrained(model, folder, config=config, is_trainable=trainable)
-    except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"adapter_name_or_path: '{folder}' does not fit this model: {reason[:300]}") from error
+                tuned, state = _onto_reward_model(model, state, config, trainable)
+            else:
+                tuned = PeftModel.from_pretrained(model, folder, config=config, is_trainable=trainable)
+        check_adapter(tuned, "default", state, folder)
+    except _MISFITS as error:
+        raise _misfit("adapter_name_or_path", folder, error) from error
+    return tuned
 
 
 def load_named_adapters(model: PreTrainedModel, folders: dict[str, str]) -> PeftModel:
@@ -80,26 +83,36 @@ def load_named_adapters(model: PreTrainedModel, folders: dict[str, str]) -> Peft
     """
     named: PeftModel | None = None
     for name, folder in folders.items():
+        read_adapter_config(folder, "lora_modules")
+        state = read_adapter_weights(folder, "lora_modules")
         try:
             with _no_hints():
                 if named is None:
                     named = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=False)
                 else:
                     named.load_adapter(folder, adapter_name=name, is_trainable=False)
-        except (ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"lora_modules: '{folder}' does not fit this model: {reason[:300]}") from error
+            check_adapter(named, name, state, folder, "lora_modules")
+        except _MISFITS as error:
+            raise _misfit("lora_modules", folder, error) from error
     assert named is not None, "at least one adapter"
     return named.eval()
 
 
-def _onto_reward_model(model: PreTrainedModel, folder: str, config: PeftConfig, trainable: bool) -> PeftModel:
+def _misfit(key: str, folder: str, error: Exception) -> ConfigError:
+    if isinstance(error, ConfigError):
+        return error
+    reason = f"it has no {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return ConfigError(f"{key}: '{folder}' does not fit this model: {reason[:300]}")
+
+
+def _onto_reward_model(
+    model: PreTrainedModel, state: dict[str, Tensor], config: PeftConfig, trainable: bool
+) -> tuple[PeftModel, dict[str, Tensor]]:
     """Put a language model's adapter on sequence classification; the score is trained and saved with it."""
     score = {f"base_model.model.score.{name}": value.clone() for name, value in model.score.named_parameters()}
     config.task_type, config.inference_mode = "SEQ_CLS", not trainable
     tuned = get_peft_model(model, config)
-    set_peft_model_state_dict(tuned, load_peft_weights(folder, device="cpu") | score)
-    return tuned
+    return tuned, state | score  # check_adapter puts them in
 
 
 def merge_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
@@ -168,6 +181,7 @@ def _no_hints() -> Iterator[None]:
     """Keep back what PEFT and transformers tell each other's developers; nobody who trains can act on it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # check_adapter refuses them
         yield
 
 

@@ -10,6 +10,7 @@ from ..extras.logging import get_logger
 from .config import has_talker, language_class, read_config, refuse_untrainable
 from .paths import resolve_model_path
 from .tokenizer import hub_options
+from .whole import check_base, quiet_report
 
 if TYPE_CHECKING:
     from torch import nn
@@ -152,17 +153,22 @@ def _load_base(
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
         return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
     try:
-        return auto.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention,
-            device_map=_device_map(device, in_training),
-            offload_folder=args.model.offload_folder,
-            **options,
-        )
+        with quiet_report():
+            model, info = auto.from_pretrained(
+                path,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attention,
+                device_map=_device_map(device, in_training),
+                offload_folder=args.model.offload_folder,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # check_base refuses them, by name
+                **options,
+            )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"model_name_or_path: '{path}' cannot be loaded: {first_line(error)}") from error
+    check_base(model, info, path, head)
+    return model
 
 
 def choose_attention(model_class: type | None, config: Any, flash_attn: str, trainable: bool) -> str:

@@ -14,13 +14,14 @@ from ..plugins import resolve
 from .attention import implementation
 from .loader import load_model
 from .modes import eval_mode
-from .tokenizer import adapter_names
+from .tokenizer import adapter_names, load_tokenizer
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     from ..hparams import TrainArgs
+    from ..hparams.model_args import ModelArguments
 
 
 def make_reference(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: TrainArgs) -> nn.Module | None:
@@ -54,6 +55,19 @@ def without_adapter(policy: Any) -> Iterator[Any]:
         yield policy
 
 
+def _require_same_tokens(its: ModelArguments, ours: ModelArguments) -> None:
+    """The reference reads the ids of the policy's tokenizer: each must mean the same to it."""
+    if its.model_name_or_path == ours.model_name_or_path:
+        return
+    known, wanted = load_tokenizer(its).get_vocab(), load_tokenizer(ours).get_vocab()
+    others = sorted(token for token, number in wanted.items() if known.get(token) != number)
+    if others:
+        raise ConfigError(
+            f"ref_model: '{its.model_name_or_path}' has another vocabulary than the trained model: "
+            f"{len(others)} of {len(wanted)} tokens differ, such as {others[0]!r}"
+        )
+
+
 def _load(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: TrainArgs) -> nn.Module:
     adapters = args.rlhf.ref_model_adapters
     kind = "lora" if adapters else "full"
@@ -67,6 +81,7 @@ def _load(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: TrainArgs
         finetuning=dataclasses.replace(args.finetuning, finetuning_type=kind),
         tuner=resolve("tuners", kind).Arguments(),
     )
+    _require_same_tokens(own.model, args.model)
     model: Any = load_model(tokenizer, own, trainable=False, beside_training=True)
     wanted = implementation(policy)
     if implementation(model) != wanted:

@@ -31,6 +31,7 @@ from .callbacks.reporters import ReporterCallback, get_swanlab_callback, tracker
 from .callbacks.signals import SignalCallback
 from .saving.checkpoints import clear_leftovers, is_restarted, resume_point
 from .saving.outputs import create_modelcard_and_push, next_commands, save_model
+from .saving.rehearsal import rehearse_saving
 from .saving.run_config import check_start, run_config
 from .trainer import Trainer
 from .training_arguments import transformers_arguments
@@ -195,6 +196,7 @@ def train_and_save(
         raise ConfigError("do_train: there is no training data; give dataset")
     if trainer.is_world_process_zero():
         clear_leftovers(output_dir, old_checkpoints=args.training.overwrite_output_dir and resume is None)
+    rehearse_saving(trainer)
     if resume is not None:
         logger.info_rank0("resuming from %s", resume)
     result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))

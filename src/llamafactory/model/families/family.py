@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,3 +90,27 @@ def isolation(model_class: type, config: Any) -> Capability:
     if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", None):
         return Capability(False, "its attention is not causal")
     return family_of(config).isolates
+
+
+# What a checkpoint may hold that the class of its language model leaves out on purpose.
+_LEFT_OUT = re.compile(
+    r"rotary_emb\.inv_freq$"  # computed; older versions of transformers saved it
+    r"|(^|\.)mtp(\.|_)"  # heads that predict several tokens
+    r"|^v_head\."  # TRL's value head beside a language model
+    r"|^(talker|token2wav|code2wav|code_predictor)\."  # the voice of a model that speaks
+)
+
+
+def may_be_left_out(name: str, head: str | None) -> bool:
+    """Whether a tensor of a checkpoint may go unused; a reward model has no use for the output head."""
+    return bool(_LEFT_OUT.search(name)) or (head == "reward" and name.endswith("lm_head.weight"))
+
+
+def may_be_absent(name: str, config: Any, head: str | None) -> bool:
+    """Whether a tensor may lack in a checkpoint: tied, computed, or a score that a language model cannot have."""
+    if name.endswith("rotary_emb.inv_freq"):
+        return True
+    if name.endswith("lm_head.weight"):
+        return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
+    classifier = any(made.endswith("ForSequenceClassification") for made in config.architectures or ())
+    return head == "reward" and name.startswith("score.") and not classifier

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nothing is loaded by halves: every tensor has its place, every place its tensor, and all of them are numbers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..extras.errors import ConfigError, first_line
+from .families.family import may_be_absent, may_be_left_out
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from torch import Tensor, nn
+
+_SHOWN = 3  # names in a message: enough to see whose they are
+
+
+def check_base(model: Any, info: Mapping[str, Any], place: str, head: str | None) -> None:
+    """Refuse a base model that was loaded in part, or whose weights are not numbers.
+
+    Args:
+        model: As ``from_pretrained`` gave it.
+        info: Its ``output_loading_info``, read with ``ignore_mismatched_sizes=True``.
+        place: Folder or hub name, for the message.
+        head: ``"reward"``: a language model may lack the score, which is made new or read from elsewhere.
+
+    Raises:
+        ConfigError: Tensors are missing, left over or of another shape, or one holds NaN or infinity.
+    """
+    missing = [name for name in info["missing_keys"] if not may_be_absent(name, model.config, head)]
+    quantized = getattr(model.config, "quantization_config", None) is not None  # scales have names of their own
+    beyond = [] if quantized else [name for name in info["unexpected_keys"] if not may_be_left_out(name, head)]
+    shapes = [f"{name} {list(there)} for {list(here)}" for name, there, here in info["mismatched_keys"]]
+    trouble = _trouble(missing, beyond, shapes)
+    if trouble:
+        raise ConfigError(f"model_name_or_path: '{place}' does not hold the whole model: {trouble}")
+    _require_numbers(model.named_parameters(), f"model_name_or_path: '{place}'")
+
+
+@contextmanager
+def quiet_report() -> Iterator[None]:
+    """Keep back transformers' table of what did not fit: :func:`check_base` says it in one line."""
+    own = logging.getLogger("transformers.modeling_utils")
+
+    def unless_report(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in str(record.msg)
+
+    own.addFilter(unless_report)
+    try:
+        yield
+    finally:
+        own.removeFilter(unless_report)
+
+
+def read_adapter_config(folder: str, key: str = "adapter_name_or_path") -> PeftConfig:
+    """Read an adapter's configuration.
+
+    Raises:
+        ConfigError: It cannot be read, or is of a type that PEFT does not know.
+    """
+    from peft import PeftConfig
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    file = Path(folder) / "adapter_config.json"
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{key}: {file} cannot be read: {first_line(error)}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{key}: {file} is not an object of keys and values")
+    kind = values.get("peft_type")
+    if kind not in list(PEFT_TYPE_TO_CONFIG_MAPPING):
+        raise ConfigError(f"{key}: '{folder}' is an adapter of type {kind!r}, which is not known")
+    try:
+        return PeftConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{key}: {file} cannot be used: {first_line(error)}") from None
+
+
+def read_adapter_weights(folder: str, key: str = "adapter_name_or_path") -> dict[str, Tensor]:
+    """Read an adapter's tensors onto the CPU.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds something else than finite floating numbers.
+    """
+    from peft import load_peft_weights
+    from safetensors import SafetensorError
+
+    try:
+        state: dict[str, Tensor] = load_peft_weights(folder, device="cpu")
+    except (SafetensorError, OSError, ValueError, RuntimeError, EOFError) as error:
+        raise ConfigError(f"{key}: the weights in '{folder}' cannot be read: {first_line(error)}") from None
+    for name, value in state.items():
+        if not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise ConfigError(f"{key}: '{folder}': {name} is of type {kind}; an adapter holds floating numbers")
+    _require_numbers(state.items(), f"{key}: '{folder}'")
+    return state
+
+
+def check_adapter(
+    model: PeftModel, name: str, state: Mapping[str, Tensor], folder: str, key: str = "adapter_name_or_path"
+) -> None:
+    """Refuse an adapter whose tensors are not exactly those that the model has room for.
+
+    The tensors are put in once more, for that is how PEFT says what it made of their names.
+
+    Args:
+        model: With the adapter in place.
+        name: What the adapter is called in it.
+        state: Its tensors, as they were read.
+        folder: For the message.
+        key: The key that named the folder.
+
+    Raises:
+        ConfigError: Tensors are missing or left over.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    if model.peft_config[name].is_prompt_learning:  # kept apart from the state dict; PEFT asks for its one tensor
+        return
+    result = set_peft_model_state_dict(model, dict(state), adapter_name=name)
+    saved = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    missing = [there for there in result.missing_keys if _without(there, name) in saved]
+    # PEFT writes a whole embedding twice when it was resized; the second copy has no place of its own.
+    beyond = [there for there in result.unexpected_keys if there.replace(".modules_to_save.", ".") not in {*saved}]
+    trouble = _trouble(missing, beyond, [])
+    if trouble:
+        raise ConfigError(f"{key}: '{folder}' does not fit this model: {trouble}")
+
+
+def _without(key: str, name: str) -> str:
+    """The name in a file of a tensor that is called ``key`` in a model with the adapter ``name``."""
+    return re.sub(rf"\.{re.escape(name)}(?=\.|$)", "", key).replace(".modules_to_save.", ".")
+
+
+def _trouble(missing: Iterable[str], beyond: Iterable[str], shapes: Iterable[str]) -> str:
+    groups = {"missing": missing, "without a place in it": beyond, "of another shape": shapes}
+    found = {what: sorted(names) for what, names in groups.items()}
+    return "; ".join(f"{len(names)} tensors {what} ({_few(names)})" for what, names in found.items() if names)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+
+
+def _require_numbers(tensors: Iterable[tuple[str, Tensor | nn.Parameter]], place: str) -> None:
+    """A sum reads memory once and is infinite or NaN with any of its parts: a hundredth of the time to load."""
+    for name, value in tensors:
+        if not value.is_floating_point() or value.is_meta or value.element_size() < 2:
+            continue
+        if not value.detach().sum().isfinite() and not value.detach().isfinite().all():
+            raise ConfigError(f"{place}: {name} holds NaN or infinity")

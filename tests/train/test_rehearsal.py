@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What keeps a model from being saved is mended or said before the first step."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import GenerationConfig
+
+from llamafactory.extras.errors import ConfigError
+
+from .conftest import Keys
+from .running import train
+
+
+def base_with(tiny_llama: Path, folder: Path, **advice: Any) -> str:
+    base = shutil.copytree(tiny_llama, folder / "base")
+    file = base / "generation_config.json"
+    file.write_text(json.dumps({"eos_token_id": 1} | advice))
+    return str(base)
+
+
+@pytest.mark.parametrize("method", ["full", "freeze"])
+@pytest.mark.parametrize("advice", [{"temperature": 0.6, "top_p": 0.9}, {"length_penalty": 2.0}], ids=str)
+def test_sampling_advice_does_not_cost_the_weights(keys: Keys, tiny_llama, tmp_path, method, advice) -> None:
+    base = base_with(tiny_llama, tmp_path, **advice)
+    run = train(keys(model_name_or_path=base, finetuning_type=method, freeze_trainable_layers=1, max_steps=1))
+    assert (run / "model.safetensors").is_file()
+    assert GenerationConfig.from_pretrained(run).temperature == advice.get("temperature")
+    assert not [path for path in run.iterdir() if path.name.startswith(".rehearsal")]
+
+
+def test_what_cannot_be_saved_is_said_before_the_first_step(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llamafactory.train.trainer import Trainer
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("no\nshell")
+
+    monkeypatch.setattr(GenerationConfig, "save_pretrained", refuse)
+    monkeypatch.setattr(Trainer, "train", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match=r"could not be saved: no$"):
+        train(keys(finetuning_type="full"))
