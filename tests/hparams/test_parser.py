@@ -278,6 +278,32 @@ def test_a_folder_that_no_run_made_is_left_alone(tmp_path, name, keys):
         train(output_dir=str(tmp_path), **keys)
 
 
+def test_the_base_model_is_not_trained_over(tmp_path):
+    """Also where it is an export of ours."""
+    (tmp_path / "run_manifest.json").touch()
+    keys = {"model_name_or_path": str(tmp_path), "output_dir": f"{tmp_path}/.", "overwrite_output_dir": True}
+    with pytest.raises(ConfigError, match=r"output_dir: .* is the model that training starts from"):
+        train(**keys)
+    assert train(**keys, do_eval=True, val_size=0.1)
+
+
+@pytest.mark.parametrize("action", ["do_eval", "do_predict"])
+@pytest.mark.parametrize("value", [False, "false"])
+def test_an_action_that_is_off_is_none(action, value):
+    assert train(**{action: value}).training.do_train
+
+
+def test_a_run_that_only_evaluates_takes_what_was_trained(tmp_path):
+    keys = {"output_dir": str(tmp_path), "eval_dataset": "e", "dataset": None}
+    (tmp_path / "run_manifest.json").touch()
+    assert train(**keys, do_eval=True).model.adapter_name_or_path is None
+    (tmp_path / "adapter_config.json").touch()
+    assert train(**keys, do_eval=True).model.adapter_name_or_path == str(tmp_path)
+    assert train(**keys, do_eval=True, adapter_name_or_path=None).model.adapter_name_or_path is None
+    both = {**keys, "dataset": "d", "do_eval": True, "do_train": True, "overwrite_output_dir": True}
+    assert train(**both).model.adapter_name_or_path is None
+
+
 def test_files_beside_which_a_run_can_write_are_no_hindrance(tmp_path):
     for name in ("my.yaml", "log.txt", "rows.jsonl"):
         (tmp_path / name).touch()

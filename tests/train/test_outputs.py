@@ -160,3 +160,8 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     rotate(tmp_path, 1, None)
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-12"]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-12"]
+
+
+def test_a_run_that_would_do_nothing_is_refused(keys: Keys) -> None:
+    with pytest.raises(ConfigError, match=r"^do_train: false, and neither do_eval nor do_predict"):
+        train(keys(do_train=False))

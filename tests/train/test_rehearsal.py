@@ -28,7 +28,8 @@ def base_with(tiny_llama: Path, folder: Path, **advice: Any) -> str:
 @pytest.mark.parametrize("advice", [{"temperature": 0.6, "top_p": 0.9}, {"length_penalty": 2.0}], ids=str)
 def test_sampling_advice_does_not_cost_the_weights(keys: Keys, tiny_llama, tmp_path, method, advice) -> None:
     base = base_with(tiny_llama, tmp_path, **advice)
-    run = train(keys(model_name_or_path=base, finetuning_type=method, freeze_trainable_layers=1, max_steps=1))
+    layers = {"freeze_trainable_layers": 1} if method == "freeze" else {}
+    run = train(keys(model_name_or_path=base, finetuning_type=method, max_steps=1, **layers))
     assert (run / "model.safetensors").is_file()
     assert GenerationConfig.from_pretrained(run).temperature == advice.get("temperature")
     assert not [path for path in run.iterdir() if path.name.startswith(".rehearsal")]

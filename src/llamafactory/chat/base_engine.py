@@ -68,6 +68,11 @@ class Response:
     finish_reason: FinishReason
     log_probs: tuple[TokenLogProb, ...] = ()
 
+    @property
+    def response_text(self) -> str:
+        """``text`` by the name that scripts written for LLaMA-Factory read."""
+        return self.text
+
 
 class Engine(Protocol):
     """A loaded model that answers conversations. Built as ``Engine(args: InferArgs)``.

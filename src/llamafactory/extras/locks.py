@@ -66,6 +66,8 @@ def _take(path: Path, what: str, wait: bool) -> int:
                 raise ConfigError(f"{what} is being written by {owner}; wait for it, or choose another place") from None
             logger.info_rank0("%s is being made by %s; waiting for it", what, owner)
             fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            logger.warning_once(f"{path} cannot be locked here ({error.strerror}); take care that nobody else writes")
         try:
             if os.path.samestat(os.fstat(handle), os.stat(path)):
                 return handle

@@ -11,6 +11,7 @@ from ..extras.device import Device
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from .args import InferArgs, TrainArgs
+from .coercion import coerce
 from .reader import Flat
 
 logger = get_logger(__name__)
@@ -19,10 +20,16 @@ _ACTIONS = ("do_train", "do_eval", "do_predict")
 
 
 def derive_training(flat: Flat) -> dict[str, Any]:
-    """Return the keys of a training run with the output folder and the action filled in."""
+    """Return the keys of a training run with the output folder and the action filled in.
+
+    A run that only evaluates or predicts looks at what the same configuration has trained, as inference does.
+    """
     values = dict(flat.values)
-    if not any(action in values for action in _ACTIONS):
+    asked = [action for action in _ACTIONS if action in values and coerce(action, values[action], bool)]
+    if not asked and "do_train" not in values:
         values["do_train"] = True
+    elif asked and "do_train" not in asked:
+        values = _pointed_at_trained(values)
     if values.get("output_dir") is None:
         values["output_dir"] = default_output_dir(values)
     values["output_dir"] = str(Path(str(values["output_dir"])).expanduser())
@@ -42,7 +49,10 @@ def derive_inference(flat: Flat) -> dict[str, Any]:
     Only a configuration of training (it names ``output_dir`` or ``dataset``) is looked at, and a given
     ``adapter_name_or_path``, null too, is obeyed.
     """
-    values = dict(flat.values)
+    return _pointed_at_trained(dict(flat.values))
+
+
+def _pointed_at_trained(values: dict[str, Any]) -> dict[str, Any]:
     if "adapter_name_or_path" in values or not values.get("model_name_or_path"):
         return values
     if not (values.get("output_dir") or values.get("dataset")):

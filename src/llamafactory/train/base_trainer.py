@@ -78,6 +78,7 @@ class BaseTrainer(transformers.Trainer):
         self.keep_template = keep_template
         self.save_total_limit = run_args.training.save_total_limit
         self.start = Start({})
+        self.was_done = False  # the run was resumed after its last step
         self.steps_an_epoch = self.shift = 0  # see Start.shift
         self.tokens = TokenMeter()
         self.stream: StreamRun | None = None
@@ -122,6 +123,7 @@ class BaseTrainer(transformers.Trainer):
     ) -> tuple[int, int]:
         found = super()._init_training_state(max_steps, steps_an_epoch, epochs, resume, trial)
         if resume is not None and self.state.global_step >= max_steps:
+            self.was_done = True
             logger.info_rank0("all %d steps were done before: nothing is left to train", self.state.global_step)
         if resume is None:
             return found

@@ -31,9 +31,12 @@ def _training_function(config: dict[str, Any]) -> None:
     Args:
         config: ``args`` and ``callbacks``, as for :func:`run_exp`.
     """
+    from ..extras.errors import ConfigError
     from ..hparams import get_train_args
 
     args = get_train_args(config.get("args"))  # before torch is imported: a mistyped key is an error at once
+    if not (args.training.do_train or args.training.do_eval or args.training.do_predict):
+        raise ConfigError("do_train: false, and neither do_eval nor do_predict: there is nothing to do")
 
     import torch.distributed as dist
 

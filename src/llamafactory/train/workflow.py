@@ -30,7 +30,7 @@ from .callbacks.log import LogCallback
 from .callbacks.reporters import ReporterCallback, get_swanlab_callback, trackers
 from .callbacks.signals import SignalCallback
 from .saving.checkpoints import clear_leftovers, is_restarted, resume_point
-from .saving.outputs import create_modelcard_and_push, next_commands, save_model
+from .saving.outputs import create_modelcard_and_push, next_commands, save_model, train_results
 from .saving.rehearsal import rehearse_saving
 from .saving.run_config import check_start, run_config
 from .trainer import Trainer
@@ -201,7 +201,7 @@ def train_and_save(
         logger.info_rank0("resuming from %s", resume)
     result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     _leave_if_interrupted(trainer)
-    metrics = {**result.metrics, **trainer.run_metrics()}
+    metrics = {**result.metrics, **trainer.run_metrics(), **(train_results(output_dir) if trainer.was_done else {})}
     save_model(trainer)
     trainer.report("train", metrics)
     trainer.save_state()

@@ -30,6 +30,11 @@ def check(args: TrainArgs) -> None:
     _check_predict(args)
     _check_best_model(training)
     _check_output_dir(training)
+    require(
+        not training.do_train or not _is_same_folder(training.output_dir, args.model.model_name_or_path),
+        f"output_dir: {training.output_dir} is the model that training starts from, and would be written over; "
+        "choose another folder",
+    )
     _check_resume(training)
 
 
@@ -81,6 +86,11 @@ def _check_output_dir(training: TrainingArguments) -> None:
             not any(folder.glob("*.safetensors")),
             f"output_dir: {folder} already holds weights; choose another folder or give overwrite_output_dir: true",
         )
+
+
+def _is_same_folder(one: str | None, other: str | None) -> bool:
+    paths = [Path(str(path)).expanduser() for path in (one, other)]
+    return all(path.is_dir() for path in paths) and paths[0].samefile(paths[1])
 
 
 def _check_resume(training: TrainingArguments) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from ..trainer import Trainer
 
 _STAGING = ".staging-model"
+
+
+def train_results(output_dir: str) -> dict[str, float]:
+    """Return the figures that an earlier session left; none if it was killed before."""
+    path = Path(output_dir) / "train_results.json"
+    found: dict[str, float] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return found
 
 
 def save_model(trainer: Trainer) -> None:
