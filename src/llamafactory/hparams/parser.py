@@ -63,8 +63,7 @@ def get_data_args(source: Source = None) -> DataArguments:
     Raises:
         ConfigError: A key is unknown or has the wrong type.
     """
-    flat = _read(source)
-    section: DataArguments = _build(DataArguments, flat.values, flat)
+    section: DataArguments = _read_section(DataArguments, source)
     return section
 
 
@@ -74,9 +73,13 @@ def get_ray_args(source: Source = None) -> RayArguments:
     Raises:
         ConfigError: A key is unknown or has the wrong type.
     """
-    flat = _read(source)
-    section: RayArguments = _build(RayArguments, flat.values, flat)
+    section: RayArguments = _read_section(RayArguments, source)
     return section
+
+
+def _read_section(section: type, source: Source) -> Any:
+    flat = _read(source)
+    return _build(section, flat.values, flat)
 
 
 def read_args(source: Source = None) -> dict[str, Any]:

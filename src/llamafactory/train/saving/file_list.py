@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from ...extras.files import write_json
@@ -60,8 +61,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
 
 
-def _first(found: object) -> str | None:
-    return next((damage for damage in found if damage), None)  # type: ignore[attr-defined]
+def _first(found: Iterable[str | None]) -> str | None:
+    return next((damage for damage in found if damage), None)
 
 
 def _changed(path: Path, size: int, known: str) -> str | None:
