@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart test test-slow test-llamacpp test-vllm quality style audit sbom clean
+.PHONY: help quickstart test test-slow test-llamacpp test-vllm test-engines quality style audit sbom clean
 
 help:
 	@echo "make quickstart   install, fine-tune a real 135M model on this machine and talk to it"
 	@echo "make test         install with the dev extra and run the tests"
 	@echo "make test-slow    the longer checks as well"
 	@echo "make test-llamacpp   GGUF files that we write, in llama.cpp (compiles it first)"
+	@echo "make test-engines    folders that we write, in transformers 4 and sentence-transformers (.cache/readers)"
 	@echo "make test-vllm    the vLLM engine, in an environment of its own (.cache/vllm-env)"
 	@echo "make quality      formatter, linter, type checker and the search for repeated code, without changing files"
 	@echo "make style        format the code and mend what the linter can mend"
@@ -47,7 +48,7 @@ test: $(VENV)/.dev
 	$(PYTEST)
 
 test-slow: $(VENV)/.dev
-	$(PYTEST) -m "not llamacpp and not vllm"
+	$(PYTEST) -m "not llamacpp and not vllm and not engines"
 
 # Compiles llama.cpp (about ten minutes) into an environment of its own.
 .cache/llamacpp-env/.done: | $(VENV)/bin/python
@@ -61,6 +62,15 @@ test-llamacpp: $(VENV)/.dev .cache/llamacpp-env/.done
 test-vllm: $(VENV)/bin/python
 	$(BIN)/python scripts/vllm_env.py
 	VLLM_CPU_KVCACHE_SPACE=2 .cache/vllm-env/bin/python -m pytest -m vllm tests/vllm_engine
+
+# Beside our own packages, each in a folder that goes in front of them.
+.cache/readers/.done: | $(VENV)/bin/python
+	$(PIP) install --quiet --no-deps --target .cache/readers/transformers4 transformers==4.57.6 huggingface-hub==0.36.0 tokenizers==0.22.1
+	$(PIP) install --quiet --no-deps --target .cache/readers/sentence-transformers sentence-transformers==6.2.0
+	touch $@
+
+test-engines: $(VENV)/.dev .cache/readers/.done
+	$(BIN)/python -m pytest -m engines tests/engines
 
 quality: $(VENV)/.dev
 	$(BIN)/ruff format --check .

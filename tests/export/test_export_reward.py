@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from llamafactory.export.export import run_export
 from llamafactory.extras.errors import ConfigError
@@ -80,6 +80,9 @@ def test_the_export_scores_as_training_did(trained: dict[str, Any], tmp_path: Pa
     wanted = (results["eval_rewards/chosen"], results["eval_rewards/rejected"])
     assert _means(found) == pytest.approx(wanted, abs=1e-5)
     assert wanted[0] - wanted[1] > 0.1
+    classify = pipeline("text-classification", model=str(out), device="cpu", dtype=torch.float32)
+    piped = [classify(text)[0]["score"] for text in _texts(tokenizer)]
+    assert piped == pytest.approx(found, abs=1e-5)  # the reward itself, not its sigmoid
     served = get_infer_args({**trained["keys"], "model_name_or_path": str(out), "adapter_name_or_path": None})
     ours = load_model(load_tokenizer(served.model), served, trainable=False, head="reward")
     assert score_texts(ours, tokenizer, _texts(tokenizer)) == pytest.approx(found, abs=1e-5)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Advice on sampling that cannot be written again is mended, or refused in one line."""
 
+import json
+
 import pytest
 from transformers import GenerationConfig
 
 from llamafactory.extras.errors import ConfigError
-from llamafactory.model.generation_config import make_savable
+from llamafactory.model.generation_config import make_savable, sampling_advice
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,24 @@ def test_what_cannot_be_saved_is_refused():
     config.max_new_tokens = -1
     with pytest.raises(ConfigError, match="max_new_tokens"):
         make_savable(config)
+
+
+def test_advice_to_sample_is_whole(tmp_path):
+    """Without top_k transformers takes 50 and vLLM all tokens: what transformers does with the base is written down."""
+    config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9)
+    make_savable(config)
+    config.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "generation_config.json").read_text())
+    assert {name: written[name] for name in ("do_sample", "temperature", "top_p", "top_k")} == {
+        "do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 50,
+    }  # fmt: skip
+    assert sampling_advice(config) == "temperature 0.6, top_k 50, top_p 0.9"
+
+
+def test_no_advice_stays_none(tmp_path):
+    config = GenerationConfig(eos_token_id=2)
+    make_savable(config)
+    config.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "generation_config.json").read_text())
+    assert not written.keys() & {"do_sample", "temperature", "top_p", "top_k"}
+    assert sampling_advice(config).startswith("no advice")

@@ -32,13 +32,15 @@ from ..hparams import InferArgs, get_infer_args, split_list, to_dict
 from ..model import load_model, load_tokenizer, resolve_model_path
 from ..model.adapters import load_adapter
 from ..model.config import has_talker, media_class, read_config
-from ..model.generation_config import make_savable
+from ..model.generation_config import make_savable, sampling_advice
 from ..model.merging import merge
+from ..model.older_readers import add_older_names
 from ..model.paths import resolve_adapter_path
 from ..model.processor import copy_processor
 from ..model.tokenizer import hub_options
+from .cross_encoder import write_cross_encoder
 from .gguf.writer import check_types, write_gguf
-from .ollama import modelfile
+from .ollama import context_length, modelfile
 from .proof import ExportFailure, Proof, prove, prove_template
 from .quantization.calibration import read_calibration
 from .quantization.quantizer import QuantizationReport, check_packages, quantize_folder
@@ -94,7 +96,12 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
             write_gguf(staging, staging / _gguf_name(final, kind), kind)
         if head is None and (kinds or calibration is None):  # Ollama reads no quantized safetensors
             weights = f"./{_gguf_name(final, kinds[0])}" if kinds else "."
-            write_atomic(staging / "Modelfile", modelfile(template, weights=weights))
+            text = modelfile(
+                template, context_length(config), weights, _end_ids(GenerationConfig.from_pretrained(staging))
+            )
+            write_atomic(staging / "Modelfile", text)
+        if head is not None:
+            write_cross_encoder(staging)
         figures = {"export_proof": dataclasses.asdict(proof)}
         quantization = None
         if calibration is not None:
@@ -189,17 +196,21 @@ def _generation_config(
     base: GenerationConfig, tokenizer: PreTrainedTokenizerBase, template: Template
 ) -> GenerationConfig:
     """The base's advice on sampling, with the tokens at which the trained template ends."""
-    ends = base.eos_token_id if isinstance(base.eos_token_id, list) else [base.eos_token_id]
     values = base.to_diff_dict()
     for name in ("transformers_version", "_from_model_config"):
         values.pop(name, None)
     values.update(
-        eos_token_id=list(dict.fromkeys([*template.stop_token_ids, *(end for end in ends if end is not None)])),
+        eos_token_id=list(dict.fromkeys([*template.stop_token_ids, *_end_ids(base)])),
         pad_token_id=tokenizer.pad_token_id,
     )
     config = GenerationConfig(**values)
     make_savable(config)
     return config
+
+
+def _end_ids(config: GenerationConfig) -> list[int]:
+    ends = config.eos_token_id
+    return [end for end in (ends if isinstance(ends, list) else [ends]) if end is not None]
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path) -> None:
@@ -214,6 +225,7 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template, fol
     if not keep:
         tokenizer.chat_template = template.jinja()
     tokenizer.save_pretrained(folder)
+    add_older_names(folder)
 
 
 def _gguf_name(final: Path, kind: str) -> str:
@@ -245,6 +257,8 @@ def _print_summary(
         ),
         ("template", f"{template.name}: equal ids in {proof.conversations} conversations"),
     ]
+    if head is None:
+        rows.append(("sampling", sampling_advice(GenerationConfig.from_pretrained(final))))
     rows += [("gguf", f"{file.name}, {file.stat().st_size / GIGABYTE:.3g} GB") for file in sorted(final.glob("*.gguf"))]
     if proof.effect:
         lost = min(1.0, proof.logits / proof.effect)

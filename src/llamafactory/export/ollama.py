@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..data.template.chat_template import slots
 from ..data.template.literal_template import LiteralTemplate
@@ -12,7 +13,25 @@ if TYPE_CHECKING:
     from ..data.template.base import Template
 
 
-def modelfile(template: Template, num_ctx: int = 4096, weights: str = ".") -> str:
+_CACHE_BYTES = 2 * 2**30
+_LEAST_CONTEXT = 4096
+
+
+def context_length(config: Any) -> int:
+    """The model's own length in tokens; less where its key/value cache in half precision would take over 2 GiB.
+
+    Args:
+        config: A transformers config.
+    """
+    text = config.get_text_config()
+    longest = int(getattr(text, "max_position_embeddings", None) or _LEAST_CONTEXT)
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    token_bytes = 2 * 2 * text.num_hidden_layers * heads * width
+    return min(longest, max(_LEAST_CONTEXT, _CACHE_BYTES // token_bytes // 1024 * 1024))
+
+
+def modelfile(template: Template, num_ctx: int = 4096, weights: str = ".", end_ids: Sequence[int] = ()) -> str:
     """The Modelfile of a model whose weights lie beside it.
 
     Tools are left out: Ollama reads and writes calls in its own way. For a template that is Jinja there is no TEMPLATE;
@@ -22,9 +41,10 @@ def modelfile(template: Template, num_ctx: int = 4096, weights: str = ".") -> st
         template: The template that the model was trained with.
         num_ctx: Context length in tokens.
         weights: A GGUF file, or the folder of the weights.
+        end_ids: Tokens that end an answer beside those of the template.
     """
     lines = [f"FROM {weights}", ""]
-    stops = template.tokenizer.convert_ids_to_tokens(template.stop_token_ids)
+    stops = template.tokenizer.convert_ids_to_tokens(list(dict.fromkeys([*template.stop_token_ids, *end_ids])))
     if isinstance(template, LiteralTemplate):
         lines += [f'TEMPLATE """{_go_template(template)}"""', ""]
         if template.chat.default_system:

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig
 
 _SAMPLING = ("temperature", "top_p", "min_p", "top_h", "typical_p", "top_k", "epsilon_cutoff", "eta_cutoff")
+_SAID_IN_FULL = ("temperature", "top_k", "top_p")
 _BEAMS = ("early_stopping", "length_penalty")
 
 
 def make_savable(config: GenerationConfig) -> None:
     """Change, in place, what transformers reads from a checkpoint but refuses to write once anything was changed.
 
-    Sampling values without ``do_sample`` were meant for sampling; values for beams without beams mean nothing.
+    Sampling values without ``do_sample`` were meant for sampling; values for beams without beams mean nothing. Advice
+    to sample is made whole: who reads no ``top_k`` takes 50 in transformers and all tokens in vLLM.
 
     Raises:
         ConfigError: It cannot be written for another reason.
@@ -25,6 +27,10 @@ def make_savable(config: GenerationConfig) -> None:
     given = config.to_diff_dict()
     if any(given.get(name) is not None for name in _SAMPLING):
         config.do_sample = True
+    if config.do_sample:
+        for name in _SAID_IN_FULL:
+            if getattr(config, name) is None:
+                setattr(config, name, config._get_default_generation_params()[name])
     if config.num_beams in (None, 1):
         for name in _BEAMS:
             setattr(config, name, None)
@@ -34,3 +40,11 @@ def make_savable(config: GenerationConfig) -> None:
         raise ConfigError(
             f"model_name_or_path: its generation_config.json cannot be saved: {first_line(error)}"
         ) from None
+
+
+def sampling_advice(config: GenerationConfig) -> str:
+    """What a reader of the saved file does unless it is told otherwise, in a few words."""
+    if not config.do_sample:
+        return "no advice in generation_config.json: each program takes its own default"
+    given = {name: value for name, value in config.to_diff_dict().items() if name in (*_SAMPLING, "repetition_penalty")}
+    return ", ".join(f"{name} {value:g}" for name, value in given.items())

@@ -143,6 +143,9 @@ def _load_base(
         if type(config) not in AutoModelForSequenceClassification._model_mapping:
             raise ConfigError(f"stage: transformers has no reward head for {config.model_type} models")
         config.num_labels = 1
+        # The score is meant as it is; without these, pipelines and cross-encoders give its sigmoid.
+        config.problem_type = "regression"
+        config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
 
     full = args.finetuning.finetuning_type == "full"
     dtype = getattr(torch, dtypes.trainable if trainable and full else dtypes.frozen)

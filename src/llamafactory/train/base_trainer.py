@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
+from ..model.older_readers import add_older_names
 from ..model.processor import copy_processor
 from .batching.batches import Batches
 from .batching.loaders import count_step, eval_batches, order_seed, train_batches
@@ -274,6 +275,7 @@ class BaseTrainer(transformers.Trainer):
         if self.keep_template:  # so that any loader renders what was trained
             self.processing_class.chat_template = self.template.jinja()
         self.processing_class.save_pretrained(folder)
+        add_older_names(folder)
 
 
 @contextmanager
