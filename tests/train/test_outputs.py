@@ -50,6 +50,19 @@ def test_everything_a_user_looks_for(keys: Keys, capsys: pytest.CaptureFixture[s
     assert "llamafactory-cli chat" in printed and "llamafactory-cli export" in printed
 
 
+def test_figures_are_of_all_steps(keys: Keys, tmp_path: Path) -> None:
+    """Steps after the last multiple of logging_steps count too: with a log a step, the mean of the same losses."""
+    every = train(keys(max_steps=5, logging_steps=1, save_strategy="no"))
+    wanted = json.loads((every / "train_results.json").read_text())
+    losses = [line["loss"] for line in log_of(every)]
+    assert len(losses) == 5 and wanted["train_loss"] == pytest.approx(sum(losses) / 5, rel=1e-5)
+    for steps in (3, 10):
+        run = train(keys(max_steps=5, logging_steps=steps, save_strategy="no", output_dir=str(tmp_path / f"{steps}")))
+        found = json.loads((run / "train_results.json").read_text())
+        assert found["train_loss"] == pytest.approx(wanted["train_loss"], rel=1e-4)
+        assert found["total_tokens"] == wanted["total_tokens"] > 0
+
+
 def test_a_token_on_the_command_line_is_repeated_nowhere(
     keys: Keys, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
