@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,36 @@ def test_text_scores() -> None:
     )
     chinese = text_scores("我是一个小模型", "我是一个大模型")
     assert 0 < chinese["bleu-4"] < 100 and 0 < chinese["rouge-1"] < 100
+
+
+RIGHT = "the river is long and wide ."
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("Oslo", "Oslo"), ("Oslo .", "Oslo ."), ("Oslo", "Bergen"), ("it is Oslo", "it is Oslo"),
+        ("the cat sat on a mat", "the cat is on the mat"), (f"{RIGHT} " * 20, RIGHT), ("yes yes yes", "yes"),
+        ("a b", "a b c d e f"),
+    ],
+)  # fmt: skip
+def test_text_scores_against_sacrebleu_and_counting(answer: str, reference: str) -> None:
+    from sacrebleu.metrics import BLEU
+
+    found = text_scores(answer, reference)
+    bleu = BLEU(effective_order=True, tokenize="none").sentence_score(answer.strip(), [reference]).score
+    shared = Counter(answer.split()) & Counter(reference.split())
+    wanted = 200 * shared.total() / (len(answer.split()) + len(reference.split()))
+    assert found["bleu-4"] == pytest.approx(bleu, abs=0.01) and found["rouge-1"] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_text_scores_do_not_flatter() -> None:
+    assert text_scores("Oslo", "Oslo")["bleu-4"] == 100
+    looped = text_scores(f"{RIGHT} " * 20, RIGHT)
+    assert looped["rouge-1"] == looped["rouge-l"] == pytest.approx(9.5238, abs=1e-3)
+    legacy = text_scores(f"{RIGHT} " * 20, RIGHT, legacy=True)
+    assert legacy["rouge-1"] == pytest.approx(100, abs=1e-3)
+    assert text_scores("Oslo", "Oslo", legacy=True)["bleu-4"] == pytest.approx(35.36, abs=0.01)
 
 
 def test_stage_without_predictions(keys: Keys, tmp_path: Path) -> None:

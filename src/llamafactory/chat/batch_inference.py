@@ -84,12 +84,10 @@ def _settings(args: InferArgs) -> Row:
         key: getattr(args.data, key)
         for key in ("dataset", "eval_dataset", "dataset_dir", "template", "enable_thinking", "max_samples", "media_dir")
     }
-    return json.loads(
-        json.dumps(
-            {**model, **data, **asdict(args.media), **asdict(args.generating), "seed": args.evaluation.seed},
-            default=str,
-        )
-    )
+    generating = asdict(args.generating)
+    del generating["legacy_text_scores"]  # how answers are judged changes none of them
+    settings = {**model, **data, **asdict(args.media), **generating, "seed": args.evaluation.seed}
+    return json.loads(json.dumps(settings, default=str))
 
 
 def _resume(path: Path, settings: Row) -> set[tuple[str, int]]:
@@ -187,7 +185,8 @@ async def _generate(model: ChatModel, key: tuple[str, int], sample: Sample, seed
 
 def _report(rows: list[Row], path: Path, args: InferArgs) -> None:
     print(f"{len(rows)} answers in {path}")
-    judged = [text_scores(row["predict"], row["label"]) for row in rows if row["label"]]
+    legacy = args.generating.legacy_text_scores
+    judged = [text_scores(row["predict"], row["label"], legacy) for row in rows if row["label"]]
     if judged:
         scores = mean_of(judged)
         print("\n".join(f"  {name:<11} {value:.2f}" for name, value in scores.items()))

@@ -14,30 +14,67 @@ _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
-def text_scores(answer: str, reference: str) -> dict[str, float]:
+def text_scores(answer: str, reference: str, legacy: bool = False) -> dict[str, float]:
     """Return BLEU-4 (smoothing 3 of Chen & Cherry 2014), the F-measures of ROUGE-1, -2 and -L, and exact match.
 
     Text with Chinese or Japanese is cut into characters for BLEU and into words by jieba for ROUGE; other text into
-    words and punctuation. An empty side scores 0.
+    words and punctuation. An empty side scores 0. ROUGE counts an n-gram as often as it stands there (Lin 2004), and
+    BLEU of an answer shorter than four units takes the orders that it has.
+
+    Args:
+        answer: What the model wrote.
+        reference: What was wanted.
+        legacy: Figures as LLaMA-Factory gives them: ROUGE takes each n-gram once, however often it is repeated, and
+            BLEU always four orders.
 
     Raises:
         ConfigError: A package is missing.
     """
-    try:
-        from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
-        from rouge_chinese import Rouge
-    except ImportError as error:
-        raise _missing(error) from error
     east_asian = bool(_CJK.search(answer + reference))
     hypothesis, target = _words(answer, east_asian), _words(reference, east_asian)
     if not hypothesis or not target:
         return dict.fromkeys(NAMES, 0.0)
     units = (list(answer), list(reference)) if east_asian else (hypothesis, target)
-    bleu = sentence_bleu([units[1]], units[0], smoothing_function=SmoothingFunction().method3)
-    rouge = Rouge().get_scores(" ".join(hypothesis), " ".join(target))[0]
+    bleu = _bleu(*units, orders=4 if legacy else min(4, len(units[0])))
+    rouge = (_rouge_of_sets if legacy else _rouge)(hypothesis, target)
     same = answer.strip() == reference.strip()
-    values = (bleu, rouge["rouge-1"]["f"], rouge["rouge-2"]["f"], rouge["rouge-l"]["f"], same)
-    return {name: round(100 * float(value), 4) for name, value in zip(NAMES, values, strict=True)}
+    return {name: round(100 * float(value), 4) for name, value in zip(NAMES, (bleu, *rouge, same), strict=True)}
+
+
+def _bleu(hypothesis: list[str], target: list[str], orders: int) -> float:
+    try:
+        from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+    except ImportError as error:
+        raise _missing(error) from error
+    weights = (1 / orders,) * orders
+    return float(sentence_bleu([target], hypothesis, weights, SmoothingFunction().method3))
+
+
+class _Words:
+    """A tokenizer for rouge_score, which is handed the words themselves."""
+
+    @staticmethod
+    def tokenize(words: list[str]) -> list[str]:
+        return words
+
+
+def _rouge(hypothesis: list[str], target: list[str]) -> list[float]:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise _missing(error) from error
+    kinds = ["rouge1", "rouge2", "rougeL"]
+    scores = RougeScorer(kinds, tokenizer=_Words()).score(target, hypothesis)
+    return [scores[kind].fmeasure for kind in kinds]
+
+
+def _rouge_of_sets(hypothesis: list[str], target: list[str]) -> list[float]:
+    try:
+        from rouge_chinese import Rouge
+    except ImportError as error:
+        raise _missing(error) from error
+    scores = Rouge().get_scores(" ".join(hypothesis), " ".join(target))[0]
+    return [scores[kind]["f"] for kind in ("rouge-1", "rouge-2", "rouge-l")]
 
 
 def mean_of(scores: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -57,7 +94,5 @@ def _words(text: str, east_asian: bool) -> list[str]:
 
 
 def _missing(error: ImportError) -> ConfigError:
-    package = {"rouge_chinese": "rouge-chinese"}.get(error.name or "", error.name)
-    return ConfigError(
-        f"scoring answers needs the package {package}, which is missing: pip install nltk jieba rouge-chinese"
-    )
+    package = (error.name or "").split(".")[0].replace("_", "-")
+    return ConfigError(f"scoring answers needs the package {package}, which is missing: pip install {package}")

@@ -22,3 +22,4 @@ class GeneratingArguments:
     repetition_penalty: float = arg(1.0, "Above 1 makes repeated tokens less likely.")
     length_penalty: float = arg(1.0, "Exponent of the length in beam search.")
     skip_special_tokens: bool = arg(True, "Leave special tokens out of the text.")
+    legacy_text_scores: bool = arg(False, "BLEU and ROUGE as LLaMA-Factory counts them: repeated words once.")

@@ -185,7 +185,8 @@ class Trainer(BaseTrainer):
             seed=self.args.seed,
             autocast=self.accelerator.autocast,
         )
-        return prediction.score(responses, self.args, prefix, path)
+        legacy = self.run_args.generating.legacy_text_scores
+        return prediction.score(responses, self.args, prefix, path, legacy)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

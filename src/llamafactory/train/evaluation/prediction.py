@@ -108,7 +108,7 @@ def generation_config(args: TrainArgs, tokenizer: Any, template: Template) -> Ge
 
 
 def score(
-    responses: Iterable[Response], args: TrainingArguments, prefix: str, path: Path | None = None
+    responses: Iterable[Response], args: TrainingArguments, prefix: str, path: Path | None = None, legacy: bool = False
 ) -> dict[str, float]:
     """Return mean BLEU-4 and ROUGE over the responses of all ranks.
 
@@ -117,12 +117,13 @@ def score(
         args: Process, processes, device.
         prefix: Of the metrics' names.
         path: Where the responses go, row by row as they come; None = they are only scored.
+        legacy: Count as LLaMA-Factory does.
     """
     scores: list[dict[str, float]] = []
     part = None if path is None else path if args.world_size == 1 else _part(path, args.process_index)
     with nullcontext() if part is None else part.open("w", encoding="utf-8") as file:
         for response in responses:
-            scores.append(text_scores(response.text, response.label))
+            scores.append(text_scores(response.text, response.label, legacy))
             if file is not None:
                 row: dict[str, Any] = {"prompt": response.prompt, "predict": response.text, "label": response.label}
                 row = row if args.world_size == 1 else {"index": response.row, **row}
