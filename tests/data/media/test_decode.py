@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from transformers.image_transforms import convert_to_rgb
 
 from llamafactory.data.media.decode import MediaError, MediaLimits, read_audio, read_image, read_video
 from llamafactory.hparams import get_infer_args
@@ -40,6 +41,22 @@ def test_every_form_gives_the_pixels_that_pillow_gives(form: str) -> None:
     data = image_bytes(gradient(60, 40), form)
     expected = Image.open(io.BytesIO(data)).convert("RGB")
     assert np.array_equal(np.asarray(read_image(data, LIMITS)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_shines_through_lies_on_white(mode: str) -> None:
+    """The oracle is what transformers' own processors do with it."""
+    picture = gradient(40, 30).convert("RGBA")
+    picture.putalpha(Image.linear_gradient("L").resize((40, 30)))
+    if mode == "P":
+        picture = gradient(40, 30).quantize(8)
+        picture.info["transparency"] = 3
+    picture = picture if mode == "P" else picture.convert(mode)
+    data = image_bytes(picture, "PNG")
+    expected = convert_to_rgb(Image.open(io.BytesIO(data)))
+    found = read_image(data, LIMITS)
+    assert np.array_equal(np.asarray(found), np.asarray(expected))
+    assert not np.array_equal(np.asarray(found), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 40), (7, 300), (31, 32), (10, 10), (32, 32), (64, 36)])

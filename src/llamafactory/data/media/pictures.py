@@ -76,7 +76,7 @@ def open_picture(source: Source, limits: MediaLimits) -> Iterator[Image]:
 
 
 def fit(picture: Image, most: int, least: int) -> Image:
-    """Return the image as RGB, upright as its EXIF data say, and scaled so that its pixels are within bounds.
+    """Return the image as RGB on white, upright as its EXIF data say, and scaled so that its pixels are within bounds.
 
     Sides are scaled by sqrt(bound / pixels) and rounded down.
     """
@@ -84,7 +84,7 @@ def fit(picture: Image, most: int, least: int) -> Image:
     turn = _turn(picture)
     if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255 instead of scaling them
         picture = picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    picture = picture.convert("RGB")
+    picture = _on_white(picture).convert("RGB")
     for wrong, bound in ((lambda pixels: pixels > most, most), (lambda pixels: pixels < least, least)):
         pixels = picture.width * picture.height
         if wrong(pixels):
@@ -93,6 +93,15 @@ def fit(picture: Image, most: int, least: int) -> Image:
             height = min(height, bound // min(width, bound))  # a line of pixels keeps its one: only its length shrinks
             picture = picture.resize((min(width, bound // height), height))
     return picture if turn is None else picture.transpose(image.Transpose(turn))
+
+
+def _on_white(picture: Image) -> Image:
+    """Lay what shines through on white, as every processor of transformers does; the hidden colours are not shown."""
+    if "A" not in picture.getbands() and picture.info.get("transparency") is None:
+        return picture
+    seen = picture.convert("RGBA")
+    image = pillow()
+    return image.alpha_composite(image.new("RGBA", seen.size, (255, 255, 255, 255)), seen)
 
 
 def _turn(picture: Image) -> int | None:
