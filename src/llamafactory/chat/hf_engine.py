@@ -64,7 +64,7 @@ class HuggingfaceEngine(EngineBase):
             from ..model.adapters import load_named_adapters
             from ..model.paths import resolve_adapter_path
 
-            folders = {name: resolve_adapter_path(path, self._args.model) for name, path in named.items()}
+            folders = {n: resolve_adapter_path(path, self._args.model, "lora_modules") for n, path in named.items()}
             self.model = load_named_adapters(self.model, folders)
         return tuple(named)
 

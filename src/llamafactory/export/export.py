@@ -33,7 +33,7 @@ from ..model import load_model, load_tokenizer, resolve_model_path
 from ..model.adapters import load_adapter
 from ..model.config import has_talker, media_class, read_config
 from ..model.generation_config import make_savable, sampling_advice
-from ..model.merging import merge
+from ..model.merging import hold_biases, merge
 from ..model.older_readers import add_older_names
 from ..model.paths import resolve_adapter_path
 from ..model.processor import copy_processor
@@ -182,6 +182,7 @@ def _write_model(
     wanted = args.model.infer_dtype
     dtype = getattr(torch, _stored_dtype(args) if wanted == "auto" else wanted)
     model = merge(_load(args, tokenizer, head), dtype)
+    hold_biases(model)
     if head is None:
         model.generation_config = _generation_config(model.generation_config, tokenizer, template)
     model.config.use_cache = True

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
@@ -241,39 +242,79 @@ def expected_weights(module: nn.Module, name: str = "") -> Iterator[tuple[str, T
         return
     if isinstance(module, TrainableTokensWrapper | TrainableTokensLayer):
         layer = module.token_adapter if isinstance(module, TrainableTokensWrapper) else module
-        weight = layer.get_base_layer().weight
-        rows = weight.float().clone()
-        for adapter in layer.active_adapters:
-            rows[layer.token_indices[adapter]] = layer.trainable_tokens_delta[adapter].float()
-        yield f"{name}.weight", rows, weight
+        yield f"{name}.weight", _with_rows(layer), layer.get_base_layer().weight
         return
     if _is_unknown(module):
         return
-    own = module.get_base_layer() if isinstance(module, LoraLayer) else module
-    for key, tensor in [*own.named_parameters(recurse=False), *own.named_buffers(recurse=False)]:
-        if key in own._non_persistent_buffers_set:
-            continue
-        if isinstance(module, LoraLayer) and key in ("weight", "bias"):
-            yield f"{name}.{key}", _with_lora(module, key), tensor
-        else:
-            yield f"{name}.{key}".lstrip("."), tensor, None
-    if not isinstance(module, LoraLayer):
-        for key, child in module.named_children():
-            yield from expected_weights(child, f"{name}.{key}".lstrip("."))
+    if isinstance(module, LoraLayer):
+        yield from _adapted(module, name)
+        return
+    for key, tensor in _tensors(module):
+        yield f"{name}.{key}".lstrip("."), tensor, None
+    for key, child in module.named_children():
+        yield from expected_weights(child, f"{name}.{key}".lstrip("."))
 
 
-def _with_lora(layer: Any, key: str) -> Tensor:
+def _adapted(layer: LoraLayer, name: str) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """The same of what LoRA layers stand around: one layer, or fused experts with one of them for each parameter."""
+    around = {getattr(layer, "parameter_name", "weight"): layer}
+    while isinstance(layer.base_layer, LoraLayer):
+        layer = layer.base_layer
+        around[getattr(layer, "parameter_name", "weight")] = layer
+    own = layer.base_layer
+    if isinstance(own, TrainableTokensWrapper):
+        own = own.token_adapter.get_base_layer()
+    tensors = dict(_tensors(own))
+    for key, tensor in tensors.items():
+        if key in around:
+            yield f"{name}.{key}", _with_lora(around[key]), tensor
+        elif key != "bias":
+            yield f"{name}.{key}", tensor, None
+    bias = _with_bias(layer, tensors.get("bias"))
+    if bias is not None:
+        yield f"{name}.bias", bias, tensors.get("bias")
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    found = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return [(key, tensor) for key, tensor in found if key not in module._non_persistent_buffers_set]
+
+
+def _with_rows(layer: Any) -> Tensor:
+    """An embedding whose rows of new tokens are trained ones."""
+    rows: Tensor = layer.get_base_layer().weight.float().clone()
+    for adapter in layer.active_adapters:
+        rows[layer.token_indices[adapter]] = layer.trainable_tokens_delta[adapter].float()
+    return rows
+
+
+def _with_bias(layer: Any, bias: Tensor | None) -> Tensor | None:
+    """``b + s b'``; the base may have none."""
+    value = None if bias is None else bias.float()
+    for adapter in layer.active_adapters:
+        if layer.lora_bias.get(adapter):
+            added = layer.scaling[adapter] * layer.lora_B[adapter].bias.float()
+            value = added if value is None else value + added
+    return value
+
+
+def _with_lora(layer: Any) -> Tensor:
     """``W + s B A`` (LoRA, arXiv:2106.09685), ``m (W + s B A) / |W + s B A|`` (DoRA, arXiv:2402.09353), in float32."""
-    value = getattr(layer.get_base_layer(), key).float()
+    base = layer.base_layer
+    if isinstance(base, TrainableTokensWrapper):
+        value = _with_rows(base.token_adapter)
+    else:
+        value = getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight")).float()
     for adapter in layer.active_adapters:
         scale = layer.scaling.get(adapter)
-        if key == "bias":
-            if layer.lora_bias.get(adapter):
-                value = value + scale * layer.lora_B[adapter].bias.float()
+        if isinstance(layer, ParamWrapper):
+            if adapter in layer.lora_A:
+                value = value + scale * _of_experts(layer, adapter)
         elif adapter in layer.lora_embedding_A:
-            value = (
-                value + scale * (layer.lora_embedding_B[adapter].float() @ layer.lora_embedding_A[adapter].float()).T
-            )
+            delta = layer.lora_embedding_B[adapter].float() @ layer.lora_embedding_A[adapter].float()
+            value = value + scale * delta.T
+            if layer.use_dora[adapter]:  # here each column has a magnitude, over all of the vocabulary
+                value = value * (layer.lora_magnitude_vector[adapter].weight.float() / value.norm(dim=0))
         elif adapter in layer.lora_A:
             delta = scale * (layer.lora_B[adapter].weight.float() @ layer.lora_A[adapter].weight.float())
             value = value + (delta.T if layer.fan_in_fan_out else delta)
@@ -284,8 +325,20 @@ def _with_lora(layer: Any, key: str) -> Tensor:
     return value
 
 
+def _of_experts(layer: ParamWrapper, adapter: str) -> Tensor:
+    """``B_e A_e`` of each expert; row ``e r + j`` of what is stored of A is row j of A_e, column ``j E + e`` of B."""
+    experts, down, up = layer.num_experts, layer.lora_A[adapter].weight.float(), layer.lora_B[adapter].weight.float()
+    if experts == 1:
+        return up @ down
+    rank = len(down) // experts
+    deltas = torch.stack([up[:, e::experts] @ down[e * rank : (e + 1) * rank] for e in range(experts)])
+    return deltas.transpose(1, 2) if deltas.shape != layer.get_param().shape else deltas
+
+
 def _is_unknown(module: nn.Module) -> bool:
     """An adapter layer whose equation is not written here."""
+    if isinstance(module, ParamWrapper):
+        return bool(module.lora_variant)
     if isinstance(module, LoraLayer):
         base = module.get_base_layer()
         plain = isinstance(base, nn.Embedding) or (base.weight.ndim == 2 and hasattr(module, "fan_in_fan_out"))

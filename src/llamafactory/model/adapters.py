@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from ..extras.errors import ConfigError
 from ..extras.files import write_atomic
 from ..extras.logging import get_logger
+from .adapter_config import read_adapter_config
 from .lora_linear import use_exact_add
 from .merging import merge
-from .whole import check_adapter, read_adapter_config, read_adapter_weights
+from .whole import check_adapter, read_adapter_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-_MISFITS = (ValueError, RuntimeError, KeyError)  # a KeyError: PEFT looked for a tensor of modules_to_save
+# KeyError: PEFT looked for a tensor of modules_to_save; TypeError, AttributeError: for another value in the config.
+_MISFITS = (ValueError, RuntimeError, KeyError, TypeError, AttributeError)
 
 
 def new_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
@@ -56,7 +58,7 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool) -> PeftMo
     Raises:
         ConfigError: It was made for another model.
     """
-    config, state = read_adapter_config(folder), read_adapter_weights(folder)
+    config, state = read_adapter_config(folder, model), read_adapter_weights(folder)
     if config.task_type == "SEQ_CLS" and not hasattr(model, "score"):
         raise ConfigError(f"adapter_name_or_path: '{folder}' is a reward model; add stage: rm")
     try:
@@ -83,14 +85,15 @@ def load_named_adapters(model: PreTrainedModel, folders: dict[str, str]) -> Peft
     """
     named: PeftModel | None = None
     for name, folder in folders.items():
-        read_adapter_config(folder, "lora_modules")
+        config = read_adapter_config(folder, named or model, "lora_modules")
         state = read_adapter_weights(folder, "lora_modules")
+        config.inference_mode = True
         try:
             with _no_hints():
                 if named is None:
-                    named = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=False)
+                    named = PeftModel.from_pretrained(model, folder, adapter_name=name, config=config)
                 else:
-                    named.load_adapter(folder, adapter_name=name, is_trainable=False)
+                    named.add_adapter(name, config)
             check_adapter(named, name, state, folder, "lora_modules")
         except _MISFITS as error:
             raise _misfit("lora_modules", folder, error) from error

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, first_line
 from ..extras.logging import get_logger
+from .adapter_config import read_adapter_values
 from .paths import resolve_adapter_path, resolve_model_path
 from .tokenizer import adapter_names, hub_options, token_descriptions, tokens_to_add
 
@@ -87,17 +87,24 @@ def _round_output(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) ->
 def _rows_of_adapter(name: str, args: ModelArguments) -> tuple[int, int]:
     """Rows of the whole embedding that an adapter carries (0: none), and the least number its single rows need."""
     folder = Path(resolve_adapter_path(name, args))
-    indices = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("trainable_token_indices")
-    lists = indices.values() if isinstance(indices, dict) else [indices or []]
+    indices = read_adapter_values(folder).get("trainable_token_indices")
+    lists = list(indices.values()) if isinstance(indices, dict) else [indices or []]
+    if not all(isinstance(ids, list) and all(type(index) is int and index >= 0 for index in ids) for ids in lists):
+        raise ConfigError(f"adapter_name_or_path: '{folder}': trainable_token_indices are no lists of token ids")
     least = 1 + max((index for ids in lists for index in ids), default=-1)
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         return 0, least
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(weights, framework="pt") as file:
-        whole = [key for key in file.keys() if key.endswith(_WHOLE_EMBEDDING)]  # noqa: SIM118 (no mapping)
-        return max((file.get_slice(key).get_shape()[0] for key in whole), default=0), least
+    try:
+        with safe_open(weights, framework="pt") as file:
+            whole = [key for key in file.keys() if key.endswith(_WHOLE_EMBEDDING)]  # noqa: SIM118 (no mapping)
+            return max((file.get_slice(key).get_shape()[0] for key in whole), default=0), least
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(
+            f"adapter_name_or_path: the weights in '{folder}' cannot be read: {first_line(error)}"
+        ) from None
 
 
 @torch.no_grad()

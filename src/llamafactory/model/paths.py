@@ -12,6 +12,7 @@ from pathlib import Path
 from ..extras.environment import is_env_enabled
 from ..extras.errors import ConfigError, first_line
 from ..hparams.model_args import ModelArguments
+from .adapter_config import read_adapter_values
 
 _PACKAGE_SCHEME = "pkg://"
 
@@ -41,11 +42,11 @@ def resolve_model_path(name_or_path: str, args: ModelArguments) -> str:
     return _from_hub(name_or_path, args, "model_name_or_path", "config.json")
 
 
-def resolve_adapter_path(name_or_path: str, args: ModelArguments) -> str:
+def resolve_adapter_path(name_or_path: str, args: ModelArguments, key: str = "adapter_name_or_path") -> str:
     """Find the folder of one adapter, local or on the hub, with ``adapter_folder`` applied.
 
     Raises:
-        ConfigError: The folder does not exist or has no ``adapter_config.json``.
+        ConfigError: The folder does not exist, or its adapter is of a kind that cannot be used.
     """
     folder = Path(name_or_path).expanduser()
     if not folder.exists() and not name_or_path.startswith((".", "/", "~")):
@@ -55,7 +56,8 @@ def resolve_adapter_path(name_or_path: str, args: ModelArguments) -> str:
         folder = folder / args.adapter_folder
     if not (folder / "adapter_config.json").is_file():
         what = "has no adapter_config.json" if folder.is_dir() else "does not exist"
-        raise ConfigError(f"adapter_name_or_path: '{folder}' {what}")
+        raise ConfigError(f"{key}: '{folder}' {what}")
+    read_adapter_values(folder, key)
     return str(folder)
 
 

@@ -7,7 +7,6 @@ in a file beside it. Put on as the ``score`` of sequence classification it gives
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
+from .adapter_config import read_adapter_values
 from .paths import resolve_adapter_path
 from .tokenizer import adapter_names
 
@@ -120,5 +120,4 @@ def _is_classifier(model: PreTrainedModel) -> bool:
 
 def _adds_score(adapter: str) -> bool:
     """Whether an adapter is one of sequence classification, which brings the score along."""
-    config = json.loads((Path(adapter) / "adapter_config.json").read_text("utf-8"))
-    return config.get("task_type") == "SEQ_CLS"
+    return read_adapter_values(adapter).get("task_type") == "SEQ_CLS"

@@ -3,21 +3,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError, first_line
 from .families.family import may_be_absent, may_be_left_out
 
 if TYPE_CHECKING:
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
     from torch import Tensor, nn
 
+_PLACES = re.compile(r"_(indices|size)(\.|$)")  # where in a weight a sparse adapter acts: the only integers
 _SHOWN = 3  # names in a message: enough to see whose they are
 
 
@@ -58,31 +57,6 @@ def quiet_report() -> Iterator[None]:
         own.removeFilter(unless_report)
 
 
-def read_adapter_config(folder: str, key: str = "adapter_name_or_path") -> PeftConfig:
-    """Read an adapter's configuration.
-
-    Raises:
-        ConfigError: It cannot be read, or is of a type that PEFT does not know.
-    """
-    from peft import PeftConfig
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    file = Path(folder) / "adapter_config.json"
-    try:
-        values = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{key}: {file} cannot be read: {first_line(error)}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{key}: {file} is not an object of keys and values")
-    kind = values.get("peft_type")
-    if kind not in list(PEFT_TYPE_TO_CONFIG_MAPPING):
-        raise ConfigError(f"{key}: '{folder}' is an adapter of type {kind!r}, which is not known")
-    try:
-        return PeftConfig.from_pretrained(folder)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{key}: {file} cannot be used: {first_line(error)}") from None
-
-
 def read_adapter_weights(folder: str, key: str = "adapter_name_or_path") -> dict[str, Tensor]:
     """Read an adapter's tensors onto the CPU.
 
@@ -97,7 +71,7 @@ def read_adapter_weights(folder: str, key: str = "adapter_name_or_path") -> dict
     except (SafetensorError, OSError, ValueError, RuntimeError, EOFError) as error:
         raise ConfigError(f"{key}: the weights in '{folder}' cannot be read: {first_line(error)}") from None
     for name, value in state.items():
-        if not value.is_floating_point():
+        if not value.is_floating_point() and not _PLACES.search(name):
             kind = str(value.dtype).removeprefix("torch.")
             raise ConfigError(f"{key}: '{folder}': {name} is of type {kind}; an adapter holds floating numbers")
     _require_numbers(state.items(), f"{key}: '{folder}'")
@@ -123,8 +97,6 @@ def check_adapter(
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    if model.peft_config[name].is_prompt_learning:  # kept apart from the state dict; PEFT asks for its one tensor
-        return
     result = set_peft_model_state_dict(model, dict(state), adapter_name=name)
     saved = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     missing = [there for there in result.missing_keys if _without(there, name) in saved]

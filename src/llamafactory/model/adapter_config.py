@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an adapter says of itself: which kinds can be used, and a configuration whose patterns are resolved."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..extras.errors import ConfigError, first_line
+from .patterns import resolve_patterns
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+
+# Types whose merged weights compute what their adapter computes beside the base; tests/model/test_adapter_types.py
+# compares each with the live PEFT model.
+MERGED = frozenset({
+    "ADALORA", "ADAMSS", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "IA3",
+    "LN_TUNING", "LOHA", "LOKR", "LORA", "MISS", "OFT", "PEANUT", "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHIRA",
+    "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA", "VERA", "WAVEFT",
+})  # fmt: skip
+
+_ADDS_TOKENS = "it puts tokens of its own before the prompt, which no weight can hold"
+_REFUSED = {
+    "PROMPT_TUNING": _ADDS_TOKENS,
+    "MULTITASK_PROMPT_TUNING": _ADDS_TOKENS,
+    "P_TUNING": _ADDS_TOKENS,
+    "PREFIX_TUNING": _ADDS_TOKENS,
+    "CPT": _ADDS_TOKENS,
+    "CARTRIDGE": _ADDS_TOKENS,
+    "ADAPTION_PROMPT": _ADDS_TOKENS,
+    "OSF": "what PEFT merges of it is not what it computes",
+    "BEFT": "PEFT merges it only into layers that have a bias",
+    "LILY": "its layers share parts, which PEFT cannot merge",
+    "POLY": "it computes differently for each task",
+    "XLORA": "it chooses among adapters at each token",
+}
+# Keys of LoRA configurations that make the layer compute what no weight does.
+_VARIANTS = {
+    "alora_invocation_tokens": "it acts only after its invocation tokens",
+    "arrow_config": "it chooses among adapters at each token",
+    "layer_replication": "it repeats layers of the base",
+}
+
+
+def read_adapter_values(folder: str | Path, key: str = "adapter_name_or_path") -> dict[str, Any]:
+    """Read ``adapter_config.json`` and see that the adapter is one that can be used.
+
+    Raises:
+        ConfigError: The file cannot be read, is of a type that PEFT does not know, or of one that cannot be merged.
+    """
+    file = Path(folder) / "adapter_config.json"
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{key}: {file} cannot be read: {first_line(error)}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{key}: {file} is not an object of keys and values")
+    kind = values.get("peft_type")
+    variants = [name for name in _VARIANTS if values.get(name)]
+    why = _VARIANTS[variants[0]] if variants else _REFUSED.get(str(kind))
+    if why is None and kind in MERGED:
+        return values
+    if why is None:
+        raise ConfigError(f"{key}: '{folder}' is an adapter of type {kind!r}, which is not known")
+    name = f"{kind} with {variants[0]}" if variants else kind
+    raise ConfigError(
+        f"{key}: '{folder}' is an adapter of type {name}, which cannot be used: {why}; "
+        f"types that can be: {', '.join(sorted(MERGED))}"
+    )
+
+
+def read_adapter_config(folder: str, model: nn.Module, key: str = "adapter_name_or_path") -> PeftConfig:
+    """Read an adapter's configuration for this model; PEFT finds no pattern in it that is still to be matched.
+
+    Args:
+        folder: Of the adapter.
+        model: The plain base model, or one with other adapters on it.
+        key: The key that named the folder.
+
+    Raises:
+        ConfigError: It cannot be used, or a pattern in it cannot be matched.
+    """
+    from peft import PeftConfig
+
+    read_adapter_values(folder, key)
+    try:
+        config = PeftConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        file = Path(folder) / "adapter_config.json"
+        raise ConfigError(f"{key}: {file} cannot be used: {first_line(error)}") from None
+    resolve_patterns(config, model, f"{key}: '{folder}'")
+    _keep_scale_of_experts(config, model, f"{key}: '{folder}'")
+    return config
+
+
+def _keep_scale_of_experts(config: Any, model: nn.Module, place: str) -> None:
+    """Move an adapter of single experts onto fused ones, at its own scale.
+
+    PEFT does the moving and doubles rank and alpha of gate_up_proj, which holds two adapters side by side. That keeps
+    ``alpha / r``, but not the ``alpha / sqrt(r)`` of rsLoRA, and it takes no notice of patterns for single experts.
+    """
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    if config.peft_type != "LORA":
+        return
+    before = dict(config.alpha_pattern or {}), dict(config.rank_pattern or {})
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+    except ValueError as error:
+        raise ConfigError(f"{place} does not fit this model: {first_line(error)}") from None
+    fused = [name for name in config.alpha_pattern or {} if name not in before[0]]
+    single = [name for pattern in before for name in pattern if _names_an_expert(name)]
+    if fused and single:
+        raise ConfigError(
+            f"{place} has ranks or alphas of its own for {single[0]}, which this version of transformers keeps fused "
+            "with others; merge it with the version it was trained with"
+        )
+    if config.use_rslora:
+        for name in fused:
+            config.alpha_pattern[name] = config.lora_alpha * math.sqrt(config.rank_pattern[name] / config.r)
+
+
+def _names_an_expert(pattern: str) -> bool:
+    return any(word in pattern for word in ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"))
