@@ -14,7 +14,6 @@ from ..extras.secrets import remember
 from .aliases import apply_aliases
 from .args import SHARED_SECTIONS, TRAINING_SECTIONS, InferArgs, TrainArgs
 from .backend_args import RayArguments
-from .coercion import coerce
 from .data_args import DataArguments
 from .derive import derive_inference, derive_training
 from .reader import Flat, read_source
@@ -157,7 +156,7 @@ def _build(section: type, values: dict[str, Any], flat: Flat) -> Any:
     for name, key in keys_of(section).items():
         if name in values:
             try:
-                given[name] = coerce(name, values[name], key.hint, comma=key.comma)
+                given[name] = key.read(values[name])
             except ConfigError as error:
                 raise ConfigError(f"{flat.place(name)}{error}") from None
     return section(**given)

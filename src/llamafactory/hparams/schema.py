@@ -9,8 +9,11 @@ from functools import cache
 from typing import Any, get_type_hints
 
 from .. import plugins
+from ..extras.errors import ConfigError
 from .aliases import DROPPED, RENAMED, SWITCHED
 from .args import SHARED_SECTIONS, TRAINING_SECTIONS
+from .coercion import coerce
+from .ranges import ANY, Range
 from .unbuilt import PLUGIN_KEYS
 
 
@@ -23,6 +26,7 @@ class Key:
         default: Its value when it is not given.
         help: One line of meaning.
         comma: It keeps a comma list as one string.
+        within: The numbers that it takes.
     """
 
     name: str
@@ -30,6 +34,18 @@ class Key:
     default: Any
     help: str
     comma: bool
+    within: Range = ANY
+
+    def read(self, value: Any) -> Any:
+        """Return a value with the key's type.
+
+        Raises:
+            ConfigError: It has another type, or is a number that the key does not take.
+        """
+        typed = coerce(self.name, value, self.hint, comma=self.comma)
+        if isinstance(typed, int | float) and not isinstance(typed, bool) and typed not in self.within:
+            raise ConfigError(self.within.refusal(self.name, typed))
+        return typed
 
 
 @cache
@@ -40,7 +56,14 @@ def keys_of(section: type) -> dict[str, Key]:
     for item in fields(section):
         default = item.default_factory() if item.default_factory is not MISSING else item.default
         meta = item.metadata
-        found[item.name] = Key(item.name, hints[item.name], default, meta.get("help", ""), meta.get("comma", False))
+        found[item.name] = Key(
+            item.name,
+            hints[item.name],
+            default,
+            meta.get("help", ""),
+            meta.get("comma", False),
+            meta.get("within", ANY),
+        )
     return found
 
 

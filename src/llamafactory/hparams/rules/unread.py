@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from ... import plugins
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
-from ..coercion import coerce
 from ..field import require
 from ..model_args import QuantizationArguments
 from ..schema import all_sections, keys_of, plugin_sections
@@ -110,6 +109,6 @@ def _typed(key: str, value: Any) -> tuple[Any, Any]:
     if declared is None:
         return value, None
     try:
-        return coerce(key, value, declared.hint, comma=declared.comma), declared.default
+        return declared.read(value), declared.default
     except ConfigError:
         return value, declared.default
