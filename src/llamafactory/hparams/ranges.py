@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 # Beyond it libraries underneath fail in ways of their own; no count of rows, tokens or steps comes near.
 MOST_WHOLE = 2**31 - 1
@@ -61,7 +62,7 @@ class Range:
 
     def _borders(self) -> str:
         if self.least is not None and self.most is not None:
-            return f"from {self.least:.10g} to {self.most:.10g}"
+            return f"a number from {self.least:.10g} to {self.most:.10g}"
         low = None if self.above is None else f"above {self.above:g}"
         high = None if self.below is None else f"below {self.below:g}"
         if self.most is not None:
@@ -70,12 +71,12 @@ class Range:
             low = f"at least {self.least:g}" if high else f"{self.least:g} or more"
         return " and ".join(word for word in (low, high) if word)
 
-    def refusal(self, key: str, value: float) -> str:
-        """The one line for a number that is not among them."""
+    def refusal(self, key: str, value: float, written: Any) -> str:
+        """The one line for a number that is not among them, with the number as it was written."""
         expected = str(self) or "a finite number"
         if isinstance(value, int) and self.most is None and not self.only and abs(value) > MOST_WHOLE:
             expected = f"at most {MOST_WHOLE}" if value > 0 else str(self) or f"at least -{MOST_WHOLE}"
-        return f"{key}: expected {expected}, got {value}{self.hint and '; ' + self.hint}"
+        return f"{key}: expected {expected}, got {written}{self.hint and '; ' + self.hint}"
 
 
 def _or(words: list[str]) -> str:

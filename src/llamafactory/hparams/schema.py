@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from .. import plugins
 from ..extras.errors import ConfigError
@@ -36,6 +36,11 @@ class Key:
     comma: bool
     within: Range = ANY
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether any text is a value of it."""
+        return str in (self.hint, *get_args(self.hint))
+
     def read(self, value: Any) -> Any:
         """Return a value with the key's type.
 
@@ -44,7 +49,7 @@ class Key:
         """
         typed = coerce(self.name, value, self.hint, comma=self.comma)
         if isinstance(typed, int | float) and not isinstance(typed, bool) and typed not in self.within:
-            raise ConfigError(self.within.refusal(self.name, typed))
+            raise ConfigError(self.within.refusal(self.name, typed, value))
         return typed
 
 
@@ -82,16 +87,25 @@ def all_sections() -> dict[str, type]:
     return {**SHARED_SECTIONS, **TRAINING_SECTIONS, **plugin_sections()}
 
 
+def declared_keys() -> dict[str, Key]:
+    """Return every key that a section or a tuner declares; of a key of several, the first."""
+    found: dict[str, Key] = {}
+    for section in all_sections().values():
+        for name, key in keys_of(section).items():
+            found.setdefault(name, key)
+    return found
+
+
 def known_keys() -> set[str]:
     """Return every key that some command knows."""
-    return {key for section in all_sections().values() for key in keys_of(section)} | set(PLUGIN_KEYS)
+    return {*declared_keys(), *PLUGIN_KEYS}
 
 
 def nearest(key: str) -> str | None:
     """Return the known key most like a mistyped one, or None when none is near."""
     # An older name may be the nearest too; then the key it became is what to write.
     candidates = {name: name for name in known_keys()}
-    candidates |= {**RENAMED, **{old: new for old, (new, _) in SWITCHED.items()}}
+    candidates |= {**RENAMED, **{old: next(iter(new)) for old, new in SWITCHED.items()}}
     found = difflib.get_close_matches(
         key.lower(), [name for name in candidates if name not in DROPPED], n=1, cutoff=0.6
     )

@@ -33,7 +33,6 @@ def check_training(args: TrainArgs) -> None:
             "cache_ref_log_probs: streamed rows are not seen before training; leave it out or set it to false",
         )
     if stage in ("rm", "dpo", "kto"):
-        require(not (args.data.packing or args.data.neat_packing), f"packing: not in stage {stage}")
         require(not training.predict_with_generate, f"predict_with_generate: not in stage {stage}")
     if stage in ("rm", "ppo"):
         require(not training.load_best_model_at_end, f"load_best_model_at_end: not in stage {stage}")
@@ -62,7 +61,6 @@ def _check_rl(args: TrainArgs) -> None:
         value = getattr(generating, key)
         require(value == plain, f"{key}: {value} is not possible in stage {stage}, whose answers are drawn as they are")
     require(generating.max_new_tokens > 0, f"max_new_tokens: stage {stage} needs a number above 0")
-    require(not (args.data.packing or args.data.neat_packing), f"packing: not in stage {stage}")
     require(not training.predict_with_generate, f"predict_with_generate: not in stage {stage}; do_eval rewards answers")
     if stage == "grpo":
         high = rlhf.epsilon if rlhf.epsilon_high is None else rlhf.epsilon_high
