@@ -12,6 +12,7 @@ from key_reads import SECTIONS, decided_here, our_reads, reads_of, transformers_
 
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_train_args, unbuilt
+from llamafactory.hparams.ranges import Range
 from llamafactory.hparams.schema import Key, keys_of, plugin_sections
 
 # Read in a way that the walk over the sources does not see.
@@ -54,7 +55,8 @@ def silent_keys(sections: dict[str, type]) -> set[str]:
 
 def is_refused(key: Key) -> bool:
     """Whether each value that is not the default ends a run before it begins, in one line that names the key."""
-    return all(_refusal({key.name: value}).startswith(f"{key.name}: ") for value in other_values(key.hint, key.default))
+    values = other_values(key.hint, key.default, key.within)
+    return all(_refusal({key.name: value}).startswith(f"{key.name}: ") for value in values)
 
 
 def _refusal(keys: dict[str, Any]) -> str:
@@ -65,13 +67,15 @@ def _refusal(keys: dict[str, Any]) -> str:
     return ""
 
 
-def other_values(hint: Any, default: Any) -> list[Any]:
-    """Return some values of a type that are not the default: all choices where they are listed."""
+def other_values(hint: Any, default: Any, within: Range) -> list[Any]:
+    """Return some values of a type that are not the default: all choices where they are listed, a number in range."""
     if get_origin(hint) is Literal:
         return [value for value in get_args(hint) if value != default]
     if get_args(hint) and get_origin(hint) not in (list, dict):
-        return [value for option in get_args(hint) for value in other_values(option, default)]
-    examples = {bool: [not default], int: [97], float: [0.97], str: ["x"], list: [["x"]], dict: [{"x": 1}]}
+        return [value for option in get_args(hint) for value in other_values(option, default, within)]
+    numbers = [number for number in (97, 4, 1, 0) if number in within and number != default][:1]
+    shares = [number for number in (0.97, 0.3, 97.0) if number in within and number != default][:1]
+    examples = {bool: [not default], int: numbers, float: shares, str: ["x"], list: [["x"]], dict: [{"x": 1}]}
     return examples.get(get_origin(hint) or hint, [])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Older names of keys, and keys that no longer do anything: mapped or dropped, and said once."""
+"""Older names of keys, older words for values, and keys that do nothing any more: mapped or dropped, and said once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
+from .coercion import TRUE_WORDS, coerce
+from .ranges import BELOW_1, Range
 from .reader import Flat
 
 logger = get_logger(__name__)
@@ -36,12 +38,23 @@ RENAMED: dict[str, str] = {
     "train_last_turn_only": "mask_history",
 }
 
-# A switch became a value: (key, value of the switch) -> (new key, new value); switched off it meant the default.
-SWITCHED: dict[str, tuple[str, Any]] = {
-    "adafactor": ("optim", "adafactor"),
-    "group_by_length": ("train_sampling_strategy", "group_by_length"),
-    "include_inputs_for_metrics": ("include_for_metrics", ["inputs"]),
-    "include_tokens_per_second": ("include_num_input_tokens_seen", "all"),
+# What an older name took, where the newer one takes more.
+RENAMED_WITHIN: dict[str, Range] = {"warmup_ratio": BELOW_1}
+
+# A switch became a value: switch -> the keys and values that it stood for; switched off it meant their defaults.
+SWITCHED: dict[str, dict[str, Any]] = {
+    "adafactor": {"optim": "adafactor"},
+    "group_by_length": {"train_sampling_strategy": "group_by_length"},
+    "include_inputs_for_metrics": {"include_for_metrics": ["inputs"]},
+    "include_tokens_per_second": {"include_num_input_tokens_seen": "all"},
+    "train_mm_proj_only": {"freeze_language_model": True, "freeze_multi_modal_projector": False},
+}
+
+# Older words for a value: key -> older word -> what it is called now.
+REWORDED: dict[str, dict[Any, str]] = {
+    "export_device": {"cuda": "auto", "gpu": "auto"},
+    "flash_attn": {"false": "disabled", "off": "disabled", "true": "fa2"},
+    "quantization_method": {"bitsandbytes": "bnb"},
 }
 
 # Nothing reads these any more -> what to know instead.
@@ -57,9 +70,15 @@ DROPPED: dict[str, str] = {
     "logging_dir": "trackers write below output_dir; TENSORBOARD_LOGGING_DIR moves TensorBoard's files",
     "mp_parameters": "it belonged to SageMaker",
     "past_index": "no model here uses it",
+    "placement_strategy": "it belonged to training with Ray",
+    "ppo_logger": "see report_to",
     "push_to_hub_organization": "write the organization in hub_model_id",
+    "ray_run_name": "it belonged to training with Ray; see run_name",
     "ray_scope": "it belonged to hyper-parameter search",
+    "ray_storage_filesystem": "it belonged to training with Ray",
+    "ray_storage_path": "it belonged to training with Ray; see output_dir",
     "reserved_label_len": "see overlong",
+    "resources_per_worker": "it belonged to training with Ray",
     "save_safetensors": "weights are always safetensors",
     "split_batches": "give it in accelerator_config",
     "torchdynamo": "see torch_compile_backend",
@@ -69,6 +88,7 @@ DROPPED: dict[str, str] = {
     "use_legacy_prediction_loop": "there is one prediction loop",
     "use_mps_device": "the device is found by itself",
     "video_resolution": "see video_max_pixels",
+    "visual_inputs": "the model says whether it takes images",
 }
 
 
@@ -78,21 +98,21 @@ def apply_aliases(flat: Flat) -> Flat:
     Raises:
         ConfigError: An older and a newer name of one key are both given and differ.
     """
-    result = Flat({}, dict(flat.origin))
+    result = Flat({}, dict(flat.origin), {RENAMED.get(key, key) for key in flat.empty})
     moved: dict[str, Any] = {}
     for key, value in flat.values.items():
         if key in RENAMED:
             _move(flat, result, moved, key, RENAMED[key], value)
         elif key in SWITCHED:
-            new, meaning = SWITCHED[key]
-            if value is True or str(value).lower() in ("true", "yes", "1"):
-                _move(flat, result, moved, key, new, meaning)
-            else:
-                _say(f"{key}: off is the default of {new}, the key is not needed any more")
+            for new, meaning in SWITCHED[key].items():
+                if str(value).lower() in TRUE_WORDS:
+                    _move(flat, result, moved, key, new, meaning)
+                else:
+                    _say(f"{key}: off is the default of {new}, the key is not needed any more")
         elif key in DROPPED:
             _say(f"{key}: has no effect any more ({DROPPED[key]})")
         else:
-            result.values[key] = value
+            result.values[key] = _reworded(key, value)
     result.values.update(moved)
     return result
 
@@ -104,11 +124,21 @@ def _move(flat: Flat, result: Flat, moved: dict[str, Any], old: str, new: str, v
             _say(f"{old}: left aside, {new} is given too")
             return
         raise ConfigError(f"{flat.place(old)}{old} is the older name of {new}, and both are given; keep {new}")
-    shown = f" = {value}" if old in SWITCHED else ""
+    if old in RENAMED_WITHIN and (number := coerce(old, value, float)) not in RENAMED_WITHIN[old]:
+        raise ConfigError(flat.place(old) + RENAMED_WITHIN[old].refusal(old, number, value))
+    shown = f" = {str(value).lower() if isinstance(value, bool) else value}" if old in SWITCHED else ""
     _say(f"{old}: now called {new}{shown}")
     moved[new] = value
     if old in flat.origin:
         result.origin[new] = flat.origin[old]
+
+
+def _reworded(key: str, value: Any) -> Any:
+    newer = REWORDED.get(key, {}).get(str(value).lower())
+    if newer is None:
+        return value
+    _say(f"{key}: {value} is now called {newer}")
+    return newer
 
 
 def _say(text: str) -> None:

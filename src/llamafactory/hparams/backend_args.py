@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .field import arg
+from .ranges import AT_LEAST_0, AT_LEAST_1
 
 
 @dataclass(frozen=True)
 class RayArguments:
     """Ray workers."""
 
-    ray_num_workers: int = arg(1, "Number of Ray workers that train.")
+    ray_num_workers: int = arg(1, "Number of Ray workers that train.", within=AT_LEAST_1)
     ray_init_kwargs: dict | str | None = arg(None, "Settings of ray.init (mapping or JSON).")
     master_addr: str | None = arg(None, "Host where the processes meet.")
     master_port: str | None = arg(None, "Port where the processes meet.")
@@ -25,10 +26,10 @@ class ProfilerArguments:
 
     enable_torch_profiler: bool = arg(False, "Record traces with torch's profiler.")
     profiler_output_dir: str | None = arg(None, "Folder of traces; unset = <output_dir>/profiler.")
-    profiler_wait_steps: int = arg(1, "Steps of a cycle that are not looked at.")
-    profiler_warmup_steps: int = arg(1, "Steps of a cycle that warm the profiler up.")
-    profiler_active_steps: int = arg(1, "Steps of a cycle that are recorded.")
-    profiler_repeat: int = arg(1, "Number of cycles; 0 = without end.")
+    profiler_wait_steps: int = arg(1, "Steps of a cycle that are not looked at.", within=AT_LEAST_0)
+    profiler_warmup_steps: int = arg(1, "Steps of a cycle that warm the profiler up.", within=AT_LEAST_0)
+    profiler_active_steps: int = arg(1, "Steps of a cycle that are recorded.", within=AT_LEAST_1)
+    profiler_repeat: int = arg(1, "Number of cycles; 0 = without end.", within=AT_LEAST_0)
     profiler_record_shapes: bool = arg(True, "Keep tensor shapes.")
     profiler_profile_memory: bool = arg(True, "Keep allocations.")
     profiler_with_stack: bool = arg(True, "Keep Python stacks.")
@@ -50,17 +51,19 @@ class Fp8Arguments:
 class MegatronBridgeArguments:
     """Megatron Bridge."""
 
-    tensor_model_parallel_size: int = arg(1, "Devices a layer is split over.")
-    pipeline_model_parallel_size: int = arg(1, "Groups of layers in a pipeline.")
-    expert_model_parallel_size: int = arg(1, "Devices the experts are split over.")
-    context_parallel_size: int = arg(1, "Devices a sequence is split over.")
-    virtual_pipeline_model_parallel_size: int | None = arg(None, "Interleaved groups of layers on a device.")
+    tensor_model_parallel_size: int = arg(1, "Devices a layer is split over.", within=AT_LEAST_1)
+    pipeline_model_parallel_size: int = arg(1, "Groups of layers in a pipeline.", within=AT_LEAST_1)
+    expert_model_parallel_size: int = arg(1, "Devices the experts are split over.", within=AT_LEAST_1)
+    context_parallel_size: int = arg(1, "Devices a sequence is split over.", within=AT_LEAST_1)
+    virtual_pipeline_model_parallel_size: int | None = arg(
+        None, "Interleaved groups of layers on a device.", within=AT_LEAST_1
+    )
     sequence_parallel: bool = arg(
         False, "Split norms and dropout along the sequence; needs tensor_model_parallel_size above 1."
     )
     recompute_granularity: str | None = arg(None, "What is recomputed: full or selective.")
     recompute_method: Literal["uniform", "block"] | None = arg(None, "Layer selection for recompute.")
-    recompute_num_layers: int | None = arg(None, "Layers per recompute unit.")
+    recompute_num_layers: int | None = arg(None, "Layers per recompute unit.", within=AT_LEAST_1)
     account_for_embedding_in_pipeline_split: bool | None = arg(None, "Count embedding as a layer.")
     account_for_loss_in_pipeline_split: bool | None = arg(None, "Count loss as a layer.")
     bias_activation_fusion: bool | None = arg(None, "Fused bias and activation.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .field import arg
+from .ranges import AT_LEAST_1, Range
 
 
 @dataclass(frozen=True)
@@ -20,19 +21,21 @@ class DataArguments:
         "data", "Folder of dataset_info.json; or ONLINE, REMOTE:<repo>, or a mapping of dataset entries."
     )
     media_dir: str | None = arg(None, "Folder of relative image, video and audio paths; unset = dataset_dir.")
-    max_samples: int | None = arg(None, "Use at most this many rows of each set.")
+    max_samples: int | None = arg(None, "Use at most this many rows of each set.", within=AT_LEAST_1)
     mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = arg(
         "concat", "How sets are mixed: joined, or interleaved until the first / the last / each is used up."
     )
     interleave_probs: str | None = arg(None, "Share of each set when interleaving, comma list.", comma=True)
     deduplicate: bool = arg(False, "Leave out training rows whose tokens equal those of an earlier row.")
-    val_size: float = arg(0.0, "Rows held out for evaluation: a share below 1 or a count.")
+    val_size: float = arg(
+        0.0, "Rows held out for evaluation: a share below 1 or a count.", within=Range(least=0, share=True)
+    )
     eval_on_each_dataset: bool = arg(False, "Report metrics of each evaluation set apart.")
     channel_loss: bool | None = arg(
         None, "Log the loss of each training set apart; unset = where there are several (stages pt, sft)."
     )
     streaming: bool = arg(False, "Encode the training rows while training instead of all before.")
-    buffer_size: int = arg(16384, "Streaming: rows that are shuffled among each other.")
+    buffer_size: int = arg(16384, "Streaming: rows that are shuffled among each other.", within=AT_LEAST_1)
 
     # Template.
     template: str | None = arg(None, "Chat template: a name, a .jinja or .yaml file; unset = the tokenizer's own.")
@@ -46,7 +49,7 @@ class DataArguments:
     preserve_thinking: bool = arg(False, "Keep the thoughts of earlier turns.")
 
     # Length, masks, packing.
-    cutoff_len: int = arg(2048, "Most tokens of one sample.")
+    cutoff_len: int = arg(2048, "Most tokens of one sample.", within=Range(least=2))
     overlong: Literal["truncate", "drop", "error", "split"] = arg(
         "truncate", "A sample beyond cutoff_len is cut, left out, an error, or split at turns."
     )
@@ -57,13 +60,15 @@ class DataArguments:
     padding_free: bool | None = arg(None, "Batches without padding; unset = where the attention isolates samples.")
 
     # Preprocessing.
-    preprocessing_batch_size: int = arg(1000, "Rows tokenized at once.")
-    preprocessing_num_workers: int | None = arg(None, "Processes that tokenize; unset = one.")
+    preprocessing_batch_size: int = arg(1000, "Rows tokenized at once.", within=AT_LEAST_1)
+    preprocessing_num_workers: int | None = arg(
+        None, "Processes that tokenize; unset = one.", within=Range(least=1, most=1024)
+    )
     overwrite_cache: bool = arg(False, "Tokenize again even when a cached result fits.")
     tokenized_path: str | None = arg(None, "Folder of tokenized data: loaded when it exists, else written.")
     data_shared_file_system: bool = arg(False, "Nodes share a disk: only the very first process tokenizes.")
     ignore_pad_token_for_loss: bool = arg(True, "Known from older files; padding is never trained.")
-    eval_num_beams: int | None = arg(None, "Beams of answers generated in evaluation.")
+    eval_num_beams: int | None = arg(None, "Beams of answers generated in evaluation.", within=AT_LEAST_1)
 
     # Preview and check-data.
     report_format: Literal["text", "json"] = arg("text", "check-data prints a report, or one JSON object.")
@@ -71,4 +76,4 @@ class DataArguments:
     messages: str | None = arg(
         None, "preview: JSON file of one conversation to write out (messages; or an object of messages and tools)."
     )
-    preview_samples: int = arg(3, "Rows that preview shows.")
+    preview_samples: int = arg(3, "Rows that preview shows.", within=AT_LEAST_1)

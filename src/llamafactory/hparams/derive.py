@@ -16,6 +16,7 @@ from .reader import Flat
 
 logger = get_logger(__name__)
 
+PAIRED = ("rm", "dpo", "kto", "ppo", "grpo")  # stages whose rows are more than one sequence, or are answered
 _ACTIONS = ("do_train", "do_eval", "do_predict")
 
 
@@ -30,6 +31,9 @@ def derive_training(flat: Flat) -> dict[str, Any]:
         values["do_train"] = True
     elif asked and "do_train" not in asked:
         values = _pointed_at_trained(values)
+    if values.get("stage", "sft") in PAIRED and coerce("packing", values.get("packing"), bool | None):
+        logger.warning_once(f"packing: left out, stage {values['stage']} has no packs")
+        values["packing"] = None
     if values.get("output_dir") is None:
         values["output_dir"] = default_output_dir(values)
     values["output_dir"] = str(Path(str(values["output_dir"])).expanduser())

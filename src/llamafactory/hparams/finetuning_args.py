@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .field import arg
+from .ranges import AT_LEAST_0, AT_LEAST_1
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,9 @@ class FinetuningArguments:
     finetuning_type: str = arg("lora", "Which weights are trained: lora, oft, freeze, full.")
     pure_bf16: bool = arg(False, "Everything in bfloat16, trained weights too.")
     disable_shuffling: bool = arg(False, "Take the rows in the order they are stored.")
-    early_stopping_steps: int | None = arg(None, "Stop after this many evaluations without a better metric.")
+    early_stopping_steps: int | None = arg(
+        None, "Stop after this many evaluations without a better metric.", within=AT_LEAST_1
+    )
     compute_accuracy: bool = arg(False, "Report token accuracy in evaluation.")
     plot_loss: bool = arg(False, "Draw the loss curve as a picture.")
     include_effective_tokens_per_second: bool = arg(False, "Report trained tokens per second.")
@@ -25,9 +28,9 @@ class FinetuningArguments:
     # Losses of stage sft.
     use_dft_loss: bool = arg(False, "DFT loss: cross-entropy weighted by the token's probability.")
     use_asft_loss: bool = arg(False, "ASFT loss: DFT plus a pull to the reference model.")
-    asft_alpha: float = arg(0.1, "Weight of ASFT's pull.")
+    asft_alpha: float = arg(0.1, "Weight of ASFT's pull.", within=AT_LEAST_0)
     use_eaft_loss: bool = arg(False, "EAFT loss: cross-entropy weighted by entropy.")
-    eaft_alpha: float = arg(1.0, "Exponent of EAFT's entropy.")
+    eaft_alpha: float = arg(1.0, "Exponent of EAFT's entropy.", within=AT_LEAST_0)
 
     # Parts of multimodal models.
     freeze_vision_tower: bool = arg(True, "Leave the vision encoder as it is.")
@@ -42,7 +45,7 @@ class FinetuningArguments:
     use_megatron_bridge: bool = arg(False, "Train with Megatron Bridge; also by USE_MEGATRON_BRIDGE=1.")
     use_hyper_parallel: bool = arg(False, "Train with HyperParallel.")
     hyper_parallel_args: str | None = arg(None, "JSON file of HyperParallel's strategy.")
-    hyper_parallel_cp_size: int = arg(1, "HyperParallel's context-parallel size.")
+    hyper_parallel_cp_size: int = arg(1, "HyperParallel's context-parallel size.", within=AT_LEAST_1)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from .args import SHARED_SECTIONS, TRAINING_SECTIONS
 from .coercion import describe
-from .schema import keys_of, plugin_sections
+from .schema import Key, keys_of, plugin_sections
 
 # Sections that each command reads; "tuners" stands for those of every tuner.
 _SECTIONS: dict[str, tuple[str, ...]] = {
@@ -58,8 +58,13 @@ def _section_lines(title: str, section: type) -> list[str]:
         return []
     lines = ["", f"{title}: {(section.__doc__ or '').strip().splitlines()[0]}"]
     for key in keys.values():
-        lines += [f"  {key.name}: {describe(key.hint)} = {_shown(key.default)}", f"      {key.help}"]
+        lines += [f"  {key.name}: {_kind(key)} = {_shown(key.default)}", f"      {key.help}"]
     return lines
+
+
+def _kind(key: Key) -> str:
+    """The type in words, and for a number which ones."""
+    return f"{describe(key.hint)} ({key.within})" if str(key.within) else describe(key.hint)
 
 
 def _shown(value: Any) -> str:

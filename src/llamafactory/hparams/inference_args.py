@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .field import arg, require
+from .ranges import AT_LEAST_1, BITS, PART, POSITIVE, Range
 
 
 @dataclass(frozen=True)
@@ -15,23 +16,25 @@ class ExportArguments:
     """What export writes."""
 
     export_dir: str | None = arg(None, "Folder to write the merged model to.")
-    export_size: float = arg(5, "Largest file of weights, in GB.")
+    export_size: float = arg(5, "Largest file of weights, in GB.", within=POSITIVE)
     export_device: Literal["cpu", "auto"] = arg("cpu", "Merge on the CPU or on the best device.")
     export_gguf: str | None = arg(
         None,
         "Also write GGUF files of these types (f16, q8_0, ... in a comma list), for llama.cpp and Ollama.",
         comma=True,
     )
-    export_quantization_bit: int | None = arg(None, "Quantize the exported weights to 4 or 8 bits.")
+    export_quantization_bit: int | None = arg(None, "Quantize the exported weights to 4 or 8 bits.", within=BITS)
     export_quantization_method: Literal["gptq", "awq", "rtn", "fp8"] = arg(
         "gptq", "How export quantizes; rtn rounds to nearest, fp8 writes 8-bit floats."
     )
-    export_quantization_group_size: int = arg(128, "Weights that share a scale: 32, 64 or 128.")
+    export_quantization_group_size: int = arg(
+        128, "Weights that share a scale: 32, 64 or 128.", within=Range(only=(32, 64, 128))
+    )
     export_quantization_dataset: str | None = arg(
         None, "Calibration file or set (required with export_quantization_bit)."
     )
-    export_quantization_nsamples: int = arg(128, "Rows used for calibration.")
-    export_quantization_maxlen: int = arg(1024, "Tokens of one calibration row.")
+    export_quantization_nsamples: int = arg(128, "Rows used for calibration.", within=AT_LEAST_1)
+    export_quantization_maxlen: int = arg(1024, "Tokens of one calibration row.", within=Range(least=2))
     export_legacy_format: bool = arg(False, "Write .bin files; newer libraries write safetensors only.")
     export_hub_model_id: str | None = arg(None, "Push the result to this hub repository.")
 
@@ -42,33 +45,37 @@ class BatchInferenceArguments:
 
     save_name: str = arg("generated_predictions.jsonl", "File of the answers; a stopped run goes on in it.")
     matrix_save_name: str | None = arg(None, "Also write the mean BLEU and ROUGE of the answers to this JSON file.")
-    infer_concurrency: int = arg(64, "Rows asked for at once; the engine shares forward passes among them.")
+    infer_concurrency: int = arg(
+        64, "Rows asked for at once; the engine shares forward passes among them.", within=AT_LEAST_1
+    )
 
 
 @dataclass(frozen=True)
 class ProcessorArguments:
     """Limits of images, videos and sound."""
 
-    image_max_pixels: int = arg(768 * 768, "Larger images are scaled down to this many pixels.")
-    image_min_pixels: int = arg(32 * 32, "Smaller images are scaled up to this many pixels.")
+    image_max_pixels: int = arg(768 * 768, "Larger images are scaled down to this many pixels.", within=AT_LEAST_1)
+    image_min_pixels: int = arg(32 * 32, "Smaller images are scaled up to this many pixels.", within=AT_LEAST_1)
     image_do_pan_and_scan: bool = arg(False, "Also cut out details of large images (Gemma 3).")
     crop_to_patches: bool = arg(False, "Cut images into tiles (InternVL).")
-    video_max_pixels: int = arg(256 * 256, "Largest video frame, in pixels.")
-    video_min_pixels: int = arg(16 * 16, "Smallest video frame, in pixels.")
-    video_fps: float = arg(2.0, "Frames taken per second of video.")
-    video_maxlen: int = arg(128, "Most frames of one video.")
+    video_max_pixels: int = arg(256 * 256, "Largest video frame, in pixels.", within=AT_LEAST_1)
+    video_min_pixels: int = arg(16 * 16, "Smallest video frame, in pixels.", within=AT_LEAST_1)
+    video_fps: float = arg(2.0, "Frames taken per second of video.", within=POSITIVE)
+    video_maxlen: int = arg(128, "Most frames of one video.", within=AT_LEAST_1)
     use_audio_in_video: bool = arg(False, "Use the sound of videos (Omni models).")
-    audio_sampling_rate: int = arg(16000, "Samples per second that sound is converted to.")
+    audio_sampling_rate: int = arg(
+        16000, "Samples per second that sound is converted to.", within=Range(least=1, most=768000)
+    )
 
 
 @dataclass(frozen=True)
 class VllmArguments:
     """The vLLM engine."""
 
-    vllm_maxlen: int = arg(4096, "Most tokens of one sequence.")
-    vllm_gpu_util: float = arg(0.7, "Share of device memory to use.")
+    vllm_maxlen: int = arg(4096, "Most tokens of one sequence.", within=AT_LEAST_1)
+    vllm_gpu_util: float = arg(0.7, "Share of device memory to use.", within=PART)
     vllm_enforce_eager: bool = arg(False, "Do without CUDA graphs.")
-    vllm_max_lora_rank: int = arg(32, "Largest rank of an adapter.")
+    vllm_max_lora_rank: int = arg(32, "Largest rank of an adapter.", within=AT_LEAST_1)
     vllm_config: dict | str | None = arg(None, "Further engine settings (mapping or JSON).")
 
 
@@ -76,9 +83,9 @@ class VllmArguments:
 class SGLangArguments:
     """The SGLang engine."""
 
-    sglang_maxlen: int = arg(4096, "Most tokens of one sequence.")
-    sglang_mem_fraction: float = arg(0.7, "Share of device memory to use.")
-    sglang_tp_size: int = arg(-1, "Devices a model is split over; -1 = all.")
+    sglang_maxlen: int = arg(4096, "Most tokens of one sequence.", within=AT_LEAST_1)
+    sglang_mem_fraction: float = arg(0.7, "Share of device memory to use.", within=PART)
+    sglang_tp_size: int = arg(-1, "Devices a model is split over; -1 = all.", within=Range(least=1, also=(-1,)))
     sglang_config: dict | str | None = arg(None, "Further server settings (mapping or JSON).")
     sglang_lora_backend: Literal["triton", "flashinfer"] = arg("triton", "Kernels of the adapters.")
 
@@ -95,8 +102,8 @@ class KTransformersArguments:
     kt_non_expert_weight_path: str | None = arg(None, "Cached bfloat16 weights of everything else.")
     kt_expert_checkpoint_path: str | None = arg(None, "Expert weights as safetensors, converted when loaded.")
     kt_use_lora_experts: bool | None = arg(None, "Add LoRA experts on the GPU.")
-    kt_lora_expert_num: int | None = arg(None, "How many LoRA experts.")
-    kt_lora_expert_intermediate_size: int | None = arg(None, "Width of the LoRA experts.")
+    kt_lora_expert_num: int | None = arg(None, "How many LoRA experts.", within=AT_LEAST_1)
+    kt_lora_expert_intermediate_size: int | None = arg(None, "Width of the LoRA experts.", within=AT_LEAST_1)
 
 
 def engine_settings(key: str, value: dict | str | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .field import arg, require, split_list
+from .ranges import AT_LEAST_0, AT_LEAST_1, Range
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ModelArguments:
     rope_scaling: Literal["linear", "dynamic", "yarn", "llama3"] | None = arg(None, "How the context is stretched.")
     shift_attn: bool = arg(False, "LongLoRA's shifted short attention.")
     mixture_of_depths: Literal["convert", "load"] | None = arg(None, "Make or load a mixture-of-depths model.")
-    moe_aux_loss_coef: float | None = arg(None, "Weight of the router's balance loss.")
+    moe_aux_loss_coef: float | None = arg(None, "Weight of the router's balance loss.", within=AT_LEAST_0)
     use_unsloth: bool = arg(False, "Load the model through Unsloth.")
     use_unsloth_gc: bool = arg(False, "Keep checkpointed activations in host memory.")
     enable_liger_kernel: bool = arg(False, "Fused Liger kernels.")
@@ -67,7 +68,9 @@ class ModelArguments:
     infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = arg("auto", "Number format of inference.")
     offload_folder: str = arg("offload", "Folder for weights that fit in no memory.")
     use_kv_cache: bool = arg(True, "Keep keys and values while generating.")
-    max_batch_size: int = arg(32, "Most answers the huggingface engine makes together; each holds keys and values.")
+    max_batch_size: int = arg(
+        32, "Most answers the huggingface engine makes together; each holds keys and values.", within=AT_LEAST_1
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,9 @@ class QuantizationArguments:
     quantization_method: Literal["bnb", "gptq", "awq", "aqlm", "quanto", "eetq", "hqq", "mxfp4", "fp8"] = arg(
         "bnb", "Method of quantizing at load time."
     )
-    quantization_bit: int | None = arg(None, "Bits a weight; unset = no quantization.")
+    quantization_bit: int | None = arg(
+        None, "Bits a weight; unset = no quantization.", within=Range(only=(1, 2, 3, 4, 5, 6, 8))
+    )
     quantization_type: Literal["fp4", "nf4"] = arg("nf4", "Number format of 4-bit bnb.")
     double_quantization: bool = arg(True, "Quantize the scales too (4-bit bnb).")
     quantization_device_map: Literal["auto"] | None = arg(None, "Device map of 4-bit bnb inference.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .field import arg
+from .ranges import AT_LEAST_0, AT_LEAST_1, PART, POSITIVE, Range
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,9 @@ class GaloreArguments:
     galore_target: str = arg(
         "all", "Modules whose gradients are projected, comma list; all = every linear layer.", comma=True
     )
-    galore_rank: int = arg(16, "Projection rank.")
-    galore_update_interval: int = arg(200, "Steps between new projections.")
-    galore_scale: float = arg(2.0, "Factor of the update.")
+    galore_rank: int = arg(16, "Projection rank.", within=AT_LEAST_1)
+    galore_update_interval: int = arg(200, "Steps between new projections.", within=AT_LEAST_1)
+    galore_scale: float = arg(2.0, "Factor of the update.", within=POSITIVE)
     galore_proj_type: Literal["std", "reverse_std", "right", "left", "full"] = arg("std", "Which side is projected.")
     galore_layerwise: bool = arg(False, "Per-layer optimizer hooks (single device).")
 
@@ -32,9 +33,9 @@ class ApolloArguments:
     apollo_target: str = arg(
         "all", "Modules whose gradients are projected, comma list; all = every linear layer.", comma=True
     )
-    apollo_rank: int = arg(16, "Auxiliary rank.")
-    apollo_update_interval: int = arg(200, "Steps between new projections.")
-    apollo_scale: float = arg(32.0, "Factor of the update.")
+    apollo_rank: int = arg(16, "Auxiliary rank.", within=AT_LEAST_1)
+    apollo_update_interval: int = arg(200, "Steps between new projections.", within=AT_LEAST_1)
+    apollo_scale: float = arg(32.0, "Factor of the update.", within=POSITIVE)
     apollo_proj: Literal["svd", "random"] = arg("random", "SVD or random projection.")
     apollo_proj_type: Literal["std", "right", "left"] = arg("std", "Which side is projected.")
     apollo_scale_type: Literal["channel", "tensor"] = arg("channel", "Per channel or per tensor scale.")
@@ -48,11 +49,13 @@ class BAdamArguments:
 
     use_badam: bool = arg(False, "Train with BAdam.")
     badam_mode: Literal["layer", "ratio"] = arg("layer", "Block-wise or ratio-wise update.")
-    badam_start_block: int | None = arg(None, "First active block.")
+    badam_start_block: int | None = arg(None, "First active block.", within=AT_LEAST_0)
     badam_switch_mode: Literal["ascending", "descending", "random", "fixed"] | None = arg(
         "ascending", "Block visiting order."
     )
-    badam_switch_interval: int | None = arg(50, "Steps per block, -1 = never switch.")
-    badam_update_ratio: float = arg(0.05, "Fraction of weights updated (ratio mode).")
+    badam_switch_interval: int | None = arg(
+        50, "Steps per block, -1 = never switch.", within=Range(least=1, also=(-1,))
+    )
+    badam_update_ratio: float = arg(0.05, "Fraction of weights updated (ratio mode).", within=PART)
     badam_mask_mode: Literal["adjacent", "scatter"] = arg("adjacent", "Contiguous or random mask (ratio mode).")
-    badam_verbose: int = arg(0, "0 silent / 1 block name / 2 parameter names.")
+    badam_verbose: int = arg(0, "0 silent / 1 block name / 2 parameter names.", within=Range(least=0, most=2))

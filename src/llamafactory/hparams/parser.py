@@ -10,17 +10,19 @@ from typing import Any
 from .. import plugins
 from ..extras.environment import is_env_enabled
 from ..extras.errors import ConfigError
+from ..extras.logging import get_logger
 from ..extras.secrets import remember
 from .aliases import apply_aliases
 from .args import SHARED_SECTIONS, TRAINING_SECTIONS, InferArgs, TrainArgs
 from .backend_args import RayArguments
-from .coercion import coerce
 from .data_args import DataArguments
 from .derive import derive_inference, derive_training
 from .reader import Flat, read_source
 from .rules import data, finetuning, generating, inference, model, optimizer, rlhf, training, unread
-from .schema import keys_of, known_keys, nearest, tuner_arguments
+from .schema import declared_keys, keys_of, known_keys, nearest, tuner_arguments
 from .unbuilt import refuse_unbuilt
+
+logger = get_logger(__name__)
 
 Source = Mapping[str, Any] | Sequence[str] | None
 
@@ -122,6 +124,7 @@ get_eval_args = get_infer_args  # benchmarks read what every command of inferenc
 def _read(source: Source) -> Flat:
     flat = apply_aliases(read_source(sys.argv[2:] if source is None else source))
     _refuse_unknown(flat)
+    _drop_empty(flat)
     remember(flat.values)
     return flat
 
@@ -141,6 +144,16 @@ def _refuse_unknown(flat: Flat) -> None:
     raise ConfigError(f"{flat.place(key)}unknown key {key}; {hint}")
 
 
+def _drop_empty(flat: Flat) -> None:
+    """Take keys that were left empty away, so that their defaults count; where the default is null, they are null."""
+    declared = declared_keys()
+    for key in [name for name in flat.values if name in declared]:
+        nothing = flat.values[key] is None and key in flat.empty and declared[key].default is not None
+        if nothing or (flat.values[key] == "" and not declared[key].takes_text):
+            del flat.values[key]
+            logger.warning_once(f"{flat.place(key)}{key}: left empty, so its default is used")
+
+
 def _sections(values: dict[str, Any], flat: Flat, sections: dict[str, type]) -> dict[str, Any]:
     """Build each section from the keys it declares; ``flat`` says where a key was written."""
     built = {name: _build(section, values, flat) for name, section in sections.items()}
@@ -157,7 +170,7 @@ def _build(section: type, values: dict[str, Any], flat: Flat) -> Any:
     for name, key in keys_of(section).items():
         if name in values:
             try:
-                given[name] = coerce(name, values[name], key.hint, comma=key.comma)
+                given[name] = key.read(values[name])
             except ConfigError as error:
                 raise ConfigError(f"{flat.place(name)}{error}") from None
     return section(**given)

@@ -26,10 +26,12 @@ class Flat:
     Attributes:
         values: Key to value; words of a command line stay text.
         origin: Key to where it was written (``cfg.yaml:12``); a key from the command line or a dict has none.
+        empty: Keys after which a YAML file has nothing; ``null`` is something.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
+    empty: set[str] = field(default_factory=set)
 
     def place(self, key: str) -> str:
         """Return ``"cfg.yaml:12: "``, or nothing when the key came from no file."""
@@ -43,6 +45,7 @@ class Flat:
         else:
             self.values[name] = _nested(key, self.values.get(name), inner, value)
         self.origin.pop(name, None)
+        self.empty.discard(name)
 
 
 def read_source(source: Mapping[str, Any] | Sequence[str]) -> Flat:
@@ -110,7 +113,12 @@ def _read_yaml(name: str, text: str) -> Flat:
         raise
     except (yaml.YAMLError, ValueError) as error:  # an unprintable character; a date that is none
         raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
-    return Flat(values, {key: f"{name}:{line}" for key, line in lines.items()})
+    empty = {key.value for key, value in node.value if isinstance(value, yaml.ScalarNode) and _is_empty(value)}
+    return Flat(values, {key: f"{name}:{line}" for key, line in lines.items()}, empty)
+
+
+def _is_empty(node: yaml.ScalarNode) -> bool:
+    return node.value == "" and node.tag == "tag:yaml.org,2002:null"
 
 
 def _key_lines(name: str, node: yaml.MappingNode) -> dict[str, int]:

@@ -6,11 +6,14 @@ from __future__ import annotations
 import difflib
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from .. import plugins
+from ..extras.errors import ConfigError
 from .aliases import DROPPED, RENAMED, SWITCHED
 from .args import SHARED_SECTIONS, TRAINING_SECTIONS
+from .coercion import coerce
+from .ranges import ANY, Range
 from .unbuilt import PLUGIN_KEYS
 
 
@@ -23,6 +26,7 @@ class Key:
         default: Its value when it is not given.
         help: One line of meaning.
         comma: It keeps a comma list as one string.
+        within: The numbers that it takes.
     """
 
     name: str
@@ -30,6 +34,23 @@ class Key:
     default: Any
     help: str
     comma: bool
+    within: Range = ANY
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether any text is a value of it."""
+        return str in (self.hint, *get_args(self.hint))
+
+    def read(self, value: Any) -> Any:
+        """Return a value with the key's type.
+
+        Raises:
+            ConfigError: It has another type, or is a number that the key does not take.
+        """
+        typed = coerce(self.name, value, self.hint, comma=self.comma)
+        if isinstance(typed, int | float) and not isinstance(typed, bool) and typed not in self.within:
+            raise ConfigError(self.within.refusal(self.name, typed, value))
+        return typed
 
 
 @cache
@@ -40,7 +61,14 @@ def keys_of(section: type) -> dict[str, Key]:
     for item in fields(section):
         default = item.default_factory() if item.default_factory is not MISSING else item.default
         meta = item.metadata
-        found[item.name] = Key(item.name, hints[item.name], default, meta.get("help", ""), meta.get("comma", False))
+        found[item.name] = Key(
+            item.name,
+            hints[item.name],
+            default,
+            meta.get("help", ""),
+            meta.get("comma", False),
+            meta.get("within", ANY),
+        )
     return found
 
 
@@ -59,16 +87,25 @@ def all_sections() -> dict[str, type]:
     return {**SHARED_SECTIONS, **TRAINING_SECTIONS, **plugin_sections()}
 
 
+def declared_keys() -> dict[str, Key]:
+    """Return every key that a section or a tuner declares; of a key of several, the first."""
+    found: dict[str, Key] = {}
+    for section in all_sections().values():
+        for name, key in keys_of(section).items():
+            found.setdefault(name, key)
+    return found
+
+
 def known_keys() -> set[str]:
     """Return every key that some command knows."""
-    return {key for section in all_sections().values() for key in keys_of(section)} | set(PLUGIN_KEYS)
+    return {*declared_keys(), *PLUGIN_KEYS}
 
 
 def nearest(key: str) -> str | None:
     """Return the known key most like a mistyped one, or None when none is near."""
     # An older name may be the nearest too; then the key it became is what to write.
     candidates = {name: name for name in known_keys()}
-    candidates |= {**RENAMED, **{old: new for old, (new, _) in SWITCHED.items()}}
+    candidates |= {**RENAMED, **{old: next(iter(new)) for old, new in SWITCHED.items()}}
     found = difflib.get_close_matches(
         key.lower(), [name for name in candidates if name not in DROPPED], n=1, cutoff=0.6
     )

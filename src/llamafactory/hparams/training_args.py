@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .field import arg
+from .ranges import AT_LEAST_0, AT_LEAST_1, BELOW_1, SEED, SHARE, Range
 
 SchedulerName = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
@@ -50,11 +51,13 @@ class TrainingArguments:
     )
 
     # Length and batches.
-    num_train_epochs: float = arg(3.0, "Passes over the training data.")
-    max_steps: int = arg(-1, "Optimizer steps to do; when positive it wins over num_train_epochs.")
-    per_device_train_batch_size: int = arg(8, "Rows per device and micro-batch in training.")
-    per_device_eval_batch_size: int = arg(8, "Rows per device in evaluation.")
-    gradient_accumulation_steps: int = arg(1, "Micro-batches summed into one optimizer step.")
+    num_train_epochs: float = arg(3.0, "Passes over the training data.", within=Range(least=0, most=1_000_000))
+    max_steps: int = arg(
+        -1, "Optimizer steps to do; when positive it wins over num_train_epochs.", within=Range(least=-1)
+    )
+    per_device_train_batch_size: int = arg(8, "Rows per device and micro-batch in training.", within=AT_LEAST_1)
+    per_device_eval_batch_size: int = arg(8, "Rows per device in evaluation.", within=AT_LEAST_1)
+    gradient_accumulation_steps: int = arg(1, "Micro-batches summed into one optimizer step.", within=AT_LEAST_1)
     auto_find_batch_size: bool = arg(False, "Halve the batch and start again when memory runs out.")
     train_sampling_strategy: Literal["random", "sequential", "group_by_length", "batch_rebalance"] = arg(
         "random", "Order of training rows: shuffled, as stored, alike lengths together, or balanced batches."
@@ -62,20 +65,24 @@ class TrainingArguments:
     length_column_name: str = arg("length", "Column with ready-made lengths for sampling by length.")
 
     # Optimizer and schedule.
-    learning_rate: float = arg(5e-5, "Peak learning rate.")
+    learning_rate: float = arg(5e-5, "Peak learning rate.", within=AT_LEAST_0)
     lr_scheduler_type: SchedulerName = arg("linear", "Shape of the learning-rate curve.")
     lr_scheduler_kwargs: dict | str | None = arg(None, "Extra settings of the schedule (mapping or JSON).")
-    warmup_steps: float = arg(0, "Warm-up steps; a value below 1 is a share of all steps.")
+    warmup_steps: float = arg(
+        0, "Warm-up steps; a value below 1 is a share of all steps.", within=Range(least=0, share=True)
+    )
     optim: OptimizerName = arg("adamw_torch_fused", "Optimizer.")
     optim_args: str | None = arg(None, "Extra optimizer settings, name=value separated by commas.")
     optim_target_modules: str | list[str] | None = arg(None, "Modules that a low-rank optimizer projects.")
-    weight_decay: float = arg(0.0, "Decay of weights; biases and norms are left out.")
-    adam_beta1: float = arg(0.9, "Decay of Adam's first moment.")
-    adam_beta2: float = arg(0.999, "Decay of Adam's second moment.")
-    adam_epsilon: float = arg(1e-8, "Adam's guard against division by zero.")
-    max_grad_norm: float = arg(1.0, "Clip the gradient norm at this; 0 = never.")
-    label_smoothing_factor: float = arg(0.0, "Share of probability spread over all labels.")
-    neftune_noise_alpha: float | None = arg(None, "NEFTune: size of the noise added to input embeddings.")
+    weight_decay: float = arg(0.0, "Decay of weights; biases and norms are left out.", within=AT_LEAST_0)
+    adam_beta1: float = arg(0.9, "Decay of Adam's first moment.", within=BELOW_1)
+    adam_beta2: float = arg(0.999, "Decay of Adam's second moment.", within=BELOW_1)
+    adam_epsilon: float = arg(1e-8, "Adam's guard against division by zero.", within=AT_LEAST_0)
+    max_grad_norm: float = arg(1.0, "Clip the gradient norm at this; 0 = never.", within=AT_LEAST_0)
+    label_smoothing_factor: float = arg(0.0, "Share of probability spread over all labels.", within=SHARE)
+    neftune_noise_alpha: float | None = arg(
+        None, "NEFTune: size of the noise added to input embeddings.", within=AT_LEAST_0
+    )
     average_tokens_across_devices: bool = arg(True, "Weigh the loss by the trained tokens of all devices.")
 
     # Precision, speed, memory.
@@ -94,12 +101,18 @@ class TrainingArguments:
     use_liger_kernel: bool = arg(False, "Fused Liger kernels (same as enable_liger_kernel).")
     liger_kernel_config: dict | None = arg(None, "Which Liger kernels to apply, name: true or false.")
     use_cache: bool = arg(False, "Keep the key/value cache in the training forward pass.")
-    torch_empty_cache_steps: int | None = arg(None, "Free the device's cached memory every so many steps.")
+    torch_empty_cache_steps: int | None = arg(
+        None, "Free the device's cached memory every so many steps.", within=AT_LEAST_1
+    )
     use_cpu: bool = arg(False, "Train on the CPU even when there is an accelerator.")
 
     # Logging.
     logging_strategy: Literal["no", "steps", "epoch"] = arg("steps", "When to log.")
-    logging_steps: float = arg(500, "Steps between logs; a value below 1 is a share of all steps.")
+    logging_steps: float = arg(
+        500,
+        "Steps between logs; a value below 1 is a share of all steps.",
+        within=Range(above=0, share=True, hint="logging_strategy: no logs nothing"),
+    )
     logging_first_step: bool = arg(False, "Log the first step too.")
     logging_nan_inf_filter: bool = arg(True, "Leave NaN and infinite losses out of the logged mean.")
     log_on_each_node: bool = arg(True, "Each node's first process logs, not only the first node's.")
@@ -122,10 +135,16 @@ class TrainingArguments:
 
     # Evaluation.
     eval_strategy: Literal["no", "steps", "epoch"] = arg("no", "When to evaluate during training.")
-    eval_steps: float | None = arg(None, "Steps between evaluations; unset = logging_steps.")
-    eval_delay: float = arg(0, "Epochs or steps before the first evaluation.")
+    eval_steps: float | None = arg(
+        None,
+        "Steps between evaluations; unset = logging_steps.",
+        within=Range(above=0, share=True, hint="eval_strategy: no evaluates never"),
+    )
+    eval_delay: float = arg(0, "Epochs or steps before the first evaluation.", within=AT_LEAST_0)
     eval_on_start: bool = arg(False, "Evaluate once before the first step.")
-    eval_accumulation_steps: int | None = arg(None, "Move predictions to the CPU every so many steps.")
+    eval_accumulation_steps: int | None = arg(
+        None, "Move predictions to the CPU every so many steps.", within=AT_LEAST_1
+    )
     eval_do_concat_batches: bool = arg(True, "Join predictions over batches; false = a list of batches.")
     eval_use_gather_object: bool = arg(False, "Gather nested objects from all processes.")
     batch_eval_metrics: bool = arg(False, "Compute metrics batch by batch to save memory.")
@@ -135,15 +154,21 @@ class TrainingArguments:
     metric_for_best_model: str | None = arg(None, "Metric that decides which is best; unset = loss.")
     greater_is_better: bool | None = arg(None, "Whether a higher metric is better; unset = by its name.")
     predict_with_generate: bool = arg(False, "Generate answers in evaluation and score them (BLEU, ROUGE).")
-    generation_max_length: int | None = arg(None, "Length cap of answers generated in evaluation.")
-    generation_num_beams: int | None = arg(None, "Beams of answers generated in evaluation.")
+    generation_max_length: int | None = arg(None, "Length cap of answers generated in evaluation.", within=AT_LEAST_1)
+    generation_num_beams: int | None = arg(None, "Beams of answers generated in evaluation.", within=AT_LEAST_1)
     generation_config: str | None = arg(None, "Folder, file or hub id of a generation config.")
     sortish_sampler: bool = arg(False, "Roughly sort evaluation rows by length.")
 
     # Checkpoints and the hub.
     save_strategy: Literal["no", "steps", "epoch", "best"] = arg("steps", "When to save a checkpoint.")
-    save_steps: float = arg(500, "Steps between checkpoints; a value below 1 is a share of all steps.")
-    save_total_limit: int | None = arg(None, "Checkpoints to keep; older ones are deleted.")
+    save_steps: float = arg(
+        500,
+        "Steps between checkpoints; a value below 1 is a share of all steps.",
+        within=Range(above=0, share=True, hint="save_strategy: no saves no checkpoint"),
+    )
+    save_total_limit: int | None = arg(
+        None, "Checkpoints to keep; older ones are deleted.", within=Range(least=0, also=(-1,))
+    )
     save_only_model: bool = arg(False, "Save weights without optimizer state: such a checkpoint cannot be resumed.")
     save_on_each_node: bool = arg(False, "Every node saves, for nodes that share no disk.")
     enable_jit_checkpoint: bool = arg(False, "Save at once when the process is asked to end (SIGTERM).")
@@ -160,11 +185,15 @@ class TrainingArguments:
     hub_revision: str | None = arg(None, "Branch, tag or commit to push to.")
 
     # Seeds and data loading.
-    seed: int = arg(42, "Seed of weights, dropout and order.")
-    data_seed: int | None = arg(None, "Seed of the data order alone; unset = seed.")
+    seed: int = arg(42, "Seed of weights, dropout and order.", within=SEED)
+    data_seed: int | None = arg(None, "Seed of the data order alone; unset = seed.", within=SEED)
     full_determinism: bool = arg(False, "Only deterministic kernels; slower.")
-    dataloader_num_workers: int = arg(0, "Processes that load data; 0 = in the main one.")
-    dataloader_prefetch_factor: int | None = arg(None, "Batches each loading process prepares ahead.")
+    dataloader_num_workers: int = arg(
+        0, "Processes that load data; 0 = in the main one.", within=Range(least=0, most=1024)
+    )
+    dataloader_prefetch_factor: int | None = arg(
+        None, "Batches each loading process prepares ahead.", within=AT_LEAST_1
+    )
     dataloader_persistent_workers: bool = arg(False, "Keep loading processes between epochs.")
     dataloader_pin_memory: bool = arg(True, "Put batches in pinned host memory.")
     dataloader_drop_last: bool = arg(False, "Drop the last batch when it is not full.")
@@ -176,13 +205,13 @@ class TrainingArguments:
     label_names: list[str] | None = arg(None, "Columns that hold labels.")
 
     # Several devices.
-    local_rank: int = arg(-1, "Set by older launchers; not to be given by hand.")
+    local_rank: int = arg(-1, "Set by older launchers; not to be given by hand.", within=Range(least=-1))
     ddp_backend: Literal["nccl", "mpi", "xccl", "gloo", "hccl", "cncl", "mccl"] | None = arg(
         None, "Communication backend; unset = by device."
     )
-    ddp_timeout: int = arg(1800, "Seconds a collective may take.")
+    ddp_timeout: int = arg(1800, "Seconds a collective may take.", within=AT_LEAST_1)
     ddp_find_unused_parameters: bool | None = arg(None, "DDP looks for weights without gradient.")
-    ddp_bucket_cap_mb: int | None = arg(None, "DDP bucket size in MB.")
+    ddp_bucket_cap_mb: int | None = arg(None, "DDP bucket size in MB.", within=AT_LEAST_1)
     ddp_broadcast_buffers: bool | None = arg(None, "DDP sends buffers from the first process.")
     ddp_static_graph: bool | None = arg(None, "DDP may assume the same graph in each step.")
     fsdp: str | bool | None = arg(None, "Fully sharded data parallelism: true, or options of older releases.")

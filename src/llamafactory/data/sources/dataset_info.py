@@ -14,7 +14,10 @@ from typing import Any, Literal
 from ... import plugins
 from ...extras.environment import is_env_enabled
 from ...extras.errors import ConfigError, first_line
+from ...extras.logging import get_logger
 from .registry import LISTING, public_datasets
+
+logger = get_logger(__name__)
 
 CONFIG_NAME = "dataset_info.json"
 Place = Literal["file", "cloud", "hf", "ms", "om"]
@@ -100,7 +103,7 @@ _OPTIONS: dict[str, type[bool] | type[str] | type[int] | type[float]] = {
     "weight": float,
     "repeat": int,
 }
-_KEYS = [*_PLACES, "script_url", "formatting", *_OPTIONS, "columns", "tags"]
+_KEYS = [*_PLACES, "script_url", "file_sha1", "formatting", *_OPTIONS, "columns", "tags"]
 
 
 def find_media_datasets(
@@ -179,6 +182,8 @@ def parse_entry(name: str, entry: Any, listing: str, root: str) -> DatasetAttr:
         raise ConfigError(
             f"{where}: script_url is refused, data set scripts are not run; convert it to json, jsonl or parquet"
         )
+    if "file_sha1" in entry:
+        logger.info_once(f"{where}: file_sha1 is not compared; the file is read as it is")
     place, location = _place(entry, where, root)
     formatting = entry.get("formatting", "alpaca")
     if formatting not in plugins.names("formats"):

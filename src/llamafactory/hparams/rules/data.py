@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..data_args import DataArguments
 from ..field import require, split_list
+from ..ranges import POSITIVE
 
 if TYPE_CHECKING:
     from ..args import InferArgs, TrainArgs
@@ -16,12 +17,7 @@ if TYPE_CHECKING:
 def check(args: TrainArgs | InferArgs) -> None:
     """Rules of the data that hold for every command."""
     data = args.data
-    require(data.cutoff_len >= 2, f"cutoff_len: expected 2 or more, got {data.cutoff_len}")
     require(not (data.train_on_prompt and data.mask_history), "mask_history: cannot be combined with train_on_prompt")
-    require(data.preview_samples >= 1, f"preview_samples: expected 1 or more, got {data.preview_samples}")
-    require(
-        data.max_samples is None or data.max_samples >= 1, f"max_samples: expected 1 or more, got {data.max_samples}"
-    )
 
 
 def check_training(args: TrainArgs) -> None:
@@ -49,19 +45,13 @@ def _check_streaming(args: TrainArgs) -> None:
     }
     for key, value in refused.items():
         require(not value, f"{key}: needs all rows encoded, so not with streaming")
-    require(args.data.buffer_size >= 1, f"buffer_size: expected 1 or more, got {args.data.buffer_size}")
 
 
 def _check_sets(args: TrainArgs) -> None:
     data, training = args.data, args.training
-    require(data.val_size >= 0, f"val_size: expected 0 or more, got {data.val_size}")
     if data.val_size > 0:
         require(bool(data.dataset), "val_size: needs dataset")
         require(not data.eval_dataset, "val_size: cannot be combined with eval_dataset")
-        require(
-            data.val_size < 1 or data.val_size == int(data.val_size),
-            f"val_size: expected a share below 1 or a whole number of rows, got {data.val_size}",
-        )
     if training.do_train:
         require(bool(data.dataset or data.tokenized_path), "dataset: missing, training needs at least one set")
     evaluates = training.do_eval or training.do_predict or training.eval_strategy != "no"
@@ -91,6 +81,6 @@ def _check_mix(data: DataArguments) -> None:
 
 def _is_share(text: str) -> bool:
     try:
-        return float(text) > 0
+        return float(text) in POSITIVE
     except ValueError:
         return False

@@ -21,8 +21,4 @@ def check_training(args: TrainArgs) -> None:
     require(not (finetuning.pure_bf16 and training.fp16), "pure_bf16: cannot be combined with fp16")
     require(not (finetuning.pure_bf16 and training.bf16 is False), "pure_bf16: cannot be combined with bf16: false")
     if finetuning.early_stopping_steps is not None:
-        require(
-            finetuning.early_stopping_steps >= 1,
-            f"early_stopping_steps: expected 1 or more, got {finetuning.early_stopping_steps}",
-        )
         require(training.eval_strategy != "no", "early_stopping_steps: needs eval_strategy steps or epoch")

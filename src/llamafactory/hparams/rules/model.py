@@ -16,7 +16,6 @@ def check(args: TrainArgs | InferArgs) -> None:
     """Rules of the model that hold for every command."""
     model, quantization = args.model, args.quantization
     named_adapters(model.lora_modules)
-    require(model.max_batch_size >= 1, f"max_batch_size: expected 1 or more, got {model.max_batch_size}")
     require(bool(model.model_name_or_path), "model_name_or_path: missing, every command needs a model")
     adapters = split_list(model.adapter_name_or_path)
     kind = args.finetuning.finetuning_type

@@ -22,10 +22,6 @@ def check(args: TrainArgs) -> None:
         not (training.do_train and training.max_steps <= 0 and training.num_train_epochs <= 0),
         f"num_train_epochs: {training.num_train_epochs} trains nothing; give a positive number or max_steps",
     )
-    for key in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        require(getattr(training, key) >= 1, f"{key}: expected 1 or more, got {getattr(training, key)}")
-    require(training.learning_rate >= 0, f"learning_rate: expected 0 or more, got {training.learning_rate}")
-    require(training.warmup_steps >= 0, f"warmup_steps: expected 0 or more, got {training.warmup_steps}")
     require(not (training.bf16 and training.fp16), "bf16 and fp16: choose one of the two")
     _check_predict(args)
     _check_best_model(training)

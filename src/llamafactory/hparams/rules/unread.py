@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ... import plugins
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
-from ..coercion import coerce
 from ..field import require
 from ..model_args import QuantizationArguments
-from ..schema import all_sections, keys_of, plugin_sections
+from ..schema import declared_keys, keys_of, plugin_sections
 
 if TYPE_CHECKING:
     from ..args import TrainArgs
@@ -106,10 +105,10 @@ def _of_quantization(args: TrainArgs) -> dict[str, str]:
 
 def _typed(key: str, value: Any) -> tuple[Any, Any]:
     """Return a value with the type its key declares, and the key's default; a value of a wrong type stays as it is."""
-    declared = next((keys_of(section)[key] for section in all_sections().values() if key in keys_of(section)), None)
+    declared = declared_keys().get(key)
     if declared is None:
         return value, None
     try:
-        return coerce(key, value, declared.hint, comma=declared.comma), declared.default
+        return declared.read(value), declared.default
     except ConfigError:
         return value, declared.default

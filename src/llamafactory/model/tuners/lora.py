@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
 from ...hparams.field import arg, require, split_list
+from ...hparams.ranges import AT_LEAST_0, AT_LEAST_1, BELOW_1, POSITIVE, Range
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,32 +26,24 @@ class Arguments:
     """Keys of ``finetuning_type: lora``."""
 
     additional_target: str | None = arg(None, "Extra fully trained modules saved with the adapter.", comma=True)
-    lora_alpha: int | None = arg(None, "Scale; None = 2 x rank.")
-    lora_dropout: float = arg(0.0, "Adapter dropout.")
-    lora_rank: int = arg(8, "Adapter rank.")
+    lora_alpha: int | None = arg(None, "Scale; None = 2 x rank.", within=AT_LEAST_1)
+    lora_dropout: float = arg(0.0, "Adapter dropout.", within=BELOW_1)
+    lora_rank: int = arg(8, "Adapter rank.", within=AT_LEAST_1)
     lora_target: str = arg("all", "Modules to adapt; all = every linear layer.", comma=True)
-    loraplus_lr_ratio: float | None = arg(None, "LoRA+: lr(B)/lr(A).")
-    loraplus_lr_embedding: float = arg(1e-06, "LoRA+: lr of embedding adapters.")
+    loraplus_lr_ratio: float | None = arg(None, "LoRA+: lr(B)/lr(A).", within=POSITIVE)
+    loraplus_lr_embedding: float = arg(1e-06, "LoRA+: lr of embedding adapters.", within=AT_LEAST_0)
     use_rslora: bool = arg(False, "Rank-stabilised scaling.")
     use_dora: bool = arg(False, "Weight-decomposed LoRA.")
     pissa_init: bool = arg(False, "Initialise from principal singular vectors.")
-    pissa_iter: int = arg(16, "Fast-SVD iterations, -1 = exact SVD.")
+    pissa_iter: int = arg(16, "Fast-SVD iterations, -1 = exact SVD.", within=Range(least=1, also=(-1,)))
     pissa_convert: bool = arg(False, "Write PiSSA result back as ordinary LoRA.")
     create_new_adapter: bool = arg(False, "Merge the loaded adapters and start a fresh one.")
 
 
 def check(args: TrainArgs | InferArgs) -> None:
-    """Ranges, and keys that exclude each other."""
+    """Keys that exclude each other."""
     tuner: Arguments = args.tuner
-    require(tuner.lora_rank >= 1, f"lora_rank: expected 1 or more, got {tuner.lora_rank}")
-    require(0 <= tuner.lora_dropout < 1, f"lora_dropout: expected at least 0 and below 1, got {tuner.lora_dropout}")
-    require(
-        tuner.lora_alpha is None or tuner.lora_alpha >= 1, f"lora_alpha: expected 1 or more, got {tuner.lora_alpha}"
-    )
     require(bool(split_list(tuner.lora_target)), "lora_target: empty; give module names or all")
-    require(
-        tuner.pissa_iter >= 1 or tuner.pissa_iter == -1, f"pissa_iter: expected 1 or more or -1, got {tuner.pissa_iter}"
-    )
     require(not (tuner.pissa_init and tuner.use_dora), "pissa_init: cannot be combined with use_dora")
     require(tuner.pissa_init or not tuner.pissa_convert, "pissa_convert: needs pissa_init")
     continued = bool(args.model.adapter_name_or_path) and not tuner.create_new_adapter
