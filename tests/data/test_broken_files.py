@@ -86,8 +86,9 @@ FILES = [
     Broken("folder/notes.md", "x", ("folder", "no data file")),
 ]  # fmt: skip
 CHAT = {"formatting": "sharegpt"}
-PAIR = {"ranking": True, "columns": {"chosen": "c", "rejected": "r"}}
-KTO = {"columns": {"kto_tag": "k"}}
+NAMED = {"prompt": "instruction", "response": "output"}
+PAIR = {"ranking": True, "columns": {"prompt": "instruction", "chosen": "c", "rejected": "r"}}
+KTO = {"columns": {**NAMED, "kto_tag": "k"}}
 U = {"from": "human", "value": "q"}
 A = {"from": "gpt", "value": "a"}
 ROWS = [
@@ -102,15 +103,15 @@ ROWS = [
     Broken("x.jsonl", [{"messages": "hello"}], ("x.jsonl", "'messages'", "no list of turns")),
     Broken("x.jsonl", [{"instruction": 3, "output": "a"}], ("x.jsonl line 1", "'instruction'", "3", "text"), {}),
     Broken("x.jsonl", [{"instruction": "q", "output": "a", "h": [["a"]]}],
-           ("x.jsonl line 1", "'h', turn 1", "[question, answer]"), {"columns": {"history": "h"}}),
+           ("x.jsonl line 1", "'h', turn 1", "[question, answer]"), {"columns": {**NAMED, "history": "h"}}),
     Broken("x.jsonl", [{"instruction": "q", "output": "a", "t": "[{"}],
-           ("x.jsonl line 1", "'t'", "not JSON"), {"columns": {"tools": "t"}}),
+           ("x.jsonl line 1", "'t'", "not JSON"), {"columns": {**NAMED, "tools": "t"}}),
     Broken("x.jsonl", [{"instruction": "q", "output": "a", "t": [{"x": 1}]}],
-           ("x.jsonl line 1", "tool 1", "function name"), {"columns": {"tools": "t"}}),
+           ("x.jsonl line 1", "tool 1", "function name"), {"columns": {**NAMED, "tools": "t"}}),
     Broken("x.jsonl", [{"instruction": "q", "output": "a", "t": '{"name": "f"}'}],
-           ("x.jsonl line 1", "'t'", "expected a list"), {"columns": {"tools": "t"}}),
+           ("x.jsonl line 1", "'t'", "expected a list"), {"columns": {**NAMED, "tools": "t"}}),
     Broken("x.jsonl", [{"instruction": "q", "output": "a", "i": ["p.png"]}],
-           ("x.jsonl line 1", "'i'"), {"columns": {"images": "i"}}),
+           ("x.jsonl line 1", "'i'"), {"columns": {**NAMED, "images": "i"}}),
     Broken("x.jsonl", [{"conversations": []}], ("x.jsonl line 1", "holds no turn"), CHAT),
     Broken("x.jsonl", [{"conversations": U}], ("x.jsonl line 1", "expected a list"), CHAT),
     Broken("x.jsonl", [{"conversations": ["hi"]}], ("x.jsonl line 1", "turn 1", "'from'", "'value'"), CHAT),
@@ -148,6 +149,9 @@ ENTRIES: list[tuple[Any, str, tuple[str, ...]]] = [
     ({"a": {"file_name": "gone.jsonl"}}, "a", ("'a'", "gone.jsonl does not exist")),
     ({"a": {"file_nam": "x"}}, "a", ("'a'", "'file_nam'", "did you mean file_name")),
     ({"a": {"file_name": "x", "columns": {"promt": "q"}}}, "a", ("columns", "'promt'", "did you mean prompt?")),
+    ({"a": {"file_name": "x", "columns": {"system": "s", "response": "a"}}}, "a", ("columns", "names no prompt")),
+    ({"a": {"file_name": "x", "ranking": True, "columns": {"prompt": "q", "chosen": "c"}}}, "a",
+     ("columns", "chosen and rejected", "ranking")),
     ({"a": {"file_name": "x", "columns": ["prompt"]}}, "a", ("columns", "list", "expected an object")),
     ({"a": {"file_name": "x", "tags": {"user": "q"}}}, "a", ("tags", "'user'", "user_tag")),
     ({"a": {"file_name": "x", "tags": {"user_tag": 1}}}, "a", ("user_tag", "1")),

@@ -18,7 +18,7 @@ def listing(folder: Path, entries: Any) -> str:
     return str(folder)
 
 
-def test_an_entry_is_read_with_defaults_for_what_it_does_not_list(tmp_path: Path) -> None:
+def test_columns_are_the_whole_list_and_tags_are_not(tmp_path: Path) -> None:
     entry = {
         "file_name": "a/b.json", "formatting": "sharegpt", "num_samples": 5, "split": "test", "subset": "en",
         "columns": {"tools": "tools"}, "tags": {"user_tag": "user"},
@@ -26,14 +26,14 @@ def test_an_entry_is_read_with_defaults_for_what_it_does_not_list(tmp_path: Path
     (attr,) = find_datasets(["mine"], listing(tmp_path, {"mine": entry}))
     assert (attr.place, attr.location) == ("file", str(tmp_path / "a/b.json"))
     assert (attr.formatting, attr.num_samples, attr.split, attr.subset) == ("sharegpt", 5, "test", "en")
-    assert attr.columns == Columns(tools="tools")
+    assert attr.columns == Columns(None, None, None, messages="conversations", tools="tools")
     assert attr.tags == Tags(user_tag="user")
 
 
-def test_a_column_is_read_once(tmp_path: Path) -> None:
+def test_a_column_that_is_not_listed_does_not_exist(tmp_path: Path) -> None:
     entry = {"file_name": "x.json", "columns": {"prompt": "input", "response": "target"}}
     (attr,) = find_datasets(["mine"], listing(tmp_path, {"mine": entry}))
-    assert attr.columns == Columns(prompt="input", query=None, response="target")
+    assert attr.columns == Columns("input", None, "target", messages=None)
 
 
 def test_hub_in_use_decides_between_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from llamafactory.data.sources.dataset_info import DatasetAttr, parse_entry
 from llamafactory.extras.errors import ConfigError
 from llamafactory.plugins import resolve
 
+NAMED = {"prompt": "instruction", "query": "input", "response": "output"}
 U, A, S = (lambda text, role=role, **more: Message.of(role, text, **more) for role in ("user", "assistant", "system"))
 
 
@@ -22,17 +23,51 @@ def convert(row: dict[str, Any], **entry: Any) -> Sample:
 
 def test_alpaca_joins_question_parts_and_reads_history_and_system() -> None:
     row = {"instruction": "Add.", "input": "1 2", "output": "3", "past": [["hi", "hello"]], "sys": "Be brief."}
-    sample = convert(row, columns={"history": "past", "system": "sys"})
+    sample = convert(row, columns={**NAMED, "history": "past", "system": "sys"})
     assert sample.messages == (S("Be brief."), U("hi"), A("hello"), U("Add.\n1 2"), A("3"))
 
 
 def test_alpaca_without_answer_pair_and_label() -> None:
     assert convert({"text": "once"}, columns={"prompt": "text"}).messages == (U("once"),)
     pair = convert(
-        {"instruction": "q", "good": "yes", "bad": "no"}, ranking=True, columns={"chosen": "good", "rejected": "bad"}
+        {"instruction": "q", "good": "yes", "bad": "no"},
+        ranking=True,
+        columns={"prompt": "instruction", "chosen": "good", "rejected": "bad"},
     )
     assert (pair.messages, pair.chosen, pair.rejected) == ((U("q"),), (A("yes"),), (A("no"),))
-    assert convert({"instruction": "q", "output": "a", "tag": False}, columns={"kto_tag": "tag"}).label is False
+    assert convert({"instruction": "q", "output": "a", "tag": False}, columns={**NAMED, "kto_tag": "tag"}).label is False
+
+
+ROW = {"instruction": "q", "input": "i", "output": "a", "history": [["x", "y"]], "system": "s"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (None, (U("q\ni"), A("a"))),
+        ({"prompt": "instruction", "response": "output"}, (U("q"), A("a"))),
+        ({"prompt": "instruction"}, (U("q"),)),
+        ({"query": "input", "response": "output"}, (U("i"), A("a"))),
+        ({"prompt": "output"}, (U("a"),)),
+    ],
+)
+def test_columns_are_the_whole_list(columns: dict[str, str] | None, expected: tuple[Message, ...]) -> None:
+    assert convert(ROW, columns=columns).messages == expected
+
+
+def test_ranking_without_columns_and_the_answers_as_a_list_of_two() -> None:
+    row = {"instruction": "q", "input": "", "chosen": "yes", "rejected": "no", "output": "old"}
+    for entry in ({}, {"columns": {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}}):
+        pair = convert(row, ranking=True, **entry)
+        assert (pair.messages, pair.chosen, pair.rejected) == ((U("q"),), (A("yes"),), (A("no"),))
+    both = {"instruction": "q", "output": ["yes", "no"]}
+    for entry in ({}, {"columns": {"prompt": "instruction", "response": "output"}}):
+        pair = convert(both, ranking=True, **entry)
+        assert (pair.messages, pair.chosen, pair.rejected) == ((U("q"),), (A("yes"),), (A("no"),))
+    with pytest.raises(ConfigError, match="'output' is \\['a'\\], expected \\[better, worse\\]"):
+        convert({"instruction": "q", "output": ["a"]}, ranking=True)
+    with pytest.raises(ConfigError, match="missing column 'chosen'"):
+        convert({"instruction": "q", "output": "a"}, ranking=True)
 
 
 def test_sharegpt_takes_any_order_of_roles_and_parallel_calls() -> None:

@@ -22,6 +22,7 @@ from llamafactory.extras.errors import ConfigError
 from .conftest import Prepare
 
 ALL = {"images": "images", "videos": "videos", "audios": "audios"}
+ALPACA = {"prompt": "instruction"}
 CHAT = {"formatting": "sharegpt", "columns": {"messages": "conversations", **ALL}}
 OPENAI = {"formatting": "openai", "columns": {"messages": "messages", "images": "images"}}
 
@@ -70,7 +71,7 @@ def test_media_stand_where_their_markers_are(folder: Path) -> None:
 
 def test_alpaca_and_pairs_have_media_too(folder: Path) -> None:
     row = {"instruction": "<image>Which?", "input": "<image>", "output": "a", "images": ["a.png", "b.png"]}
-    sample = read(folder, row, columns={"images": "images"})
+    sample = read(folder, row, columns={**ALPACA, "query": "input", "images": "images"})
     assert [part.type for part in sample.messages[0].parts] == ["image", "text", "image"]
     row = {
         "conversations": [{"from": "human", "value": "<image>?"}],
@@ -87,15 +88,14 @@ def test_alpaca_and_pairs_have_media_too(folder: Path) -> None:
 
 def test_columns_hold_one_or_several_as_lists_or_json_and_frames_or_objects(folder: Path) -> None:
     ask = {"instruction": "<image>", "output": "a"}
-    columns = {"columns": {"images": "images"}}
+    columns = {"columns": {**ALPACA, "images": "images"}}
     for value in ("a.png", ["a.png"], '["a.png"]', [{"path": "a.png", "bytes": None}]):
         (part,) = read(folder, {**ask, "images": value}, **columns).messages[0].parts
         assert part == Part("image", str(folder / "a.png"))
-    (video,) = (
-        read(folder, {"instruction": "<video>", "v": [["a.png", "b.png"]]}, columns={"videos": "v"}).messages[0].parts
-    )
+    row = {"instruction": "<video>", "v": [["a.png", "b.png"]]}
+    (video,) = read(folder, row, columns={**ALPACA, "videos": "v"}).messages[0].parts
     assert video.value == [str(folder / "a.png"), str(folder / "b.png")]
-    assert read(folder, {"instruction": "<video>", "images": None}, columns={"images": "images"}).messages == (
+    assert read(folder, {"instruction": "<video>", "images": None}, columns=columns["columns"]).messages == (
         Message.of("user", "<video>"),  # a set without that column: the user's own words
     )
 
@@ -126,7 +126,7 @@ def test_parts_of_the_openai_schema_are_media(folder: Path) -> None:
 def test_other_markers_by_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGE_PLACEHOLDER", "[[img]]")
     row = {"instruction": "[[img]] is no <image>", "images": ["a.png"]}
-    parts = read(folder, row, columns={"images": "images"}).messages[0].parts
+    parts = read(folder, row, columns={**ALPACA, "images": "images"}).messages[0].parts
     assert parts == (Part("image", str(folder / "a.png")), Part("text", " is no <image>"))
 
 
@@ -144,7 +144,7 @@ def test_other_markers_by_environment(folder: Path, monkeypatch: pytest.MonkeyPa
 )
 def test_what_does_not_fit_names_file_and_row(folder: Path, row: dict[str, Any], expected: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        read(folder, row, columns={name: name for name in ("images", "videos") if name in row})
+        read(folder, row, columns={**ALPACA, **{name: name for name in ("images", "videos") if name in row}})
     assert str(caught.value).startswith(f"{folder}/rows.json row 1: ") and "\n" not in str(caught.value)
     for word in expected:
         assert word in str(caught.value)
@@ -154,7 +154,7 @@ def test_where_relative_paths_begin(folder: Path, tmp_path_factory: pytest.TempP
     other = tmp_path_factory.mktemp("other")
     (other / "a.png").write_bytes(b"")
     row = {"instruction": "<image>", "output": "x", "images": ["a.png"]}
-    found = [read(folder, row, columns={"images": "images"}, media_dir=each) for each in (None, str(other))]
+    found = [read(folder, row, columns={**ALPACA, "images": "images"}, media_dir=each) for each in (None, str(other))]
     assert [sample.messages[0].parts[0].value for sample in found] == [str(folder / "a.png"), str(other / "a.png")]
     # A file named by its path has its media beside it; its columns are found out.
     (sample,) = samples(find_media_datasets([str(folder / "rows.json")], "elsewhere", None))
@@ -169,7 +169,7 @@ def test_a_set_of_a_hub_keeps_its_media_packed(monkeypatch: pytest.MonkeyPatch) 
         [{"instruction": "<image>", "images": [{"bytes": data.getvalue(), "path": None}]}], features=features
     )
     monkeypatch.setattr(datasets, "load_dataset", lambda path, **keys: rows)
-    sets = find_media_datasets(["a"], {"a": {"hf_hub_url": "o/r", "columns": {"images": "images"}}}, None)
+    sets = find_media_datasets(["a"], {"a": {"hf_hub_url": "o/r", "columns": {**ALPACA, "images": "images"}}}, None)
     (part,) = samples(sets)[0].messages[0].parts
     assert part == Part("image", {"bytes": data.getvalue(), "path": None})
 

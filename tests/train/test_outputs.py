@@ -114,9 +114,16 @@ def test_loraplus_and_accumulated_padding_free_false(keys: Keys) -> None:
     assert rates == {1e-3, 16e-3}
 
 
-def test_packing_needs_isolation(keys: Keys) -> None:
+@pytest.mark.parametrize("why", [{"flash_attn": "sdpa"}, {"padding_free": False}])
+def test_packing_needs_isolation_and_is_refused_before_any_row_is_read(keys: Keys, why: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="packing: packed rows need isolating attention"):
-        train(keys(packing=True, flash_attn="sdpa"))
+        train(keys(packing=True, dataset="/no/such/file.jsonl", **why))
+
+
+def test_packing_by_default_falls_back_and_says_so(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+    run = train(keys(stage="pt", flash_attn="sdpa", max_steps=1))
+    assert "packing: off for this run, one sequence a row: this model's attention cannot keep" in caplog.text
+    assert (run / "train_results.json").is_file()
 
 
 def test_no_training_data(keys: Keys, alpaca: Path) -> None:

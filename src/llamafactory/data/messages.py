@@ -16,6 +16,7 @@ from ..extras.errors import ConfigError
 
 Role = Literal["system", "user", "assistant", "tool"]
 PartType = Literal["text", "image", "video", "audio"]
+Weight = float | None
 
 _ROLES = {
     **{role: role for role in get_args(Role)},
@@ -93,6 +94,7 @@ class Message:
         tool_calls: Calls of an assistant turn, after its text.
         reasoning: The thought before the text; ``None`` when the data keeps none apart (it may stand in the text).
         weight: Factor of this turn's loss; ``None`` is the role's default (assistant 1, others 0).
+        call_weight: The same of its calls and its end, where the data gave them a turn of their own.
         name: Speaker or tool name.
         tool_call_id: The call that a tool turn answers.
     """
@@ -101,7 +103,8 @@ class Message:
     parts: tuple[Part, ...]
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning: str | None = None
-    weight: float | None = None
+    weight: Weight = None
+    call_weight: Weight | Literal["as the text"] = "as the text"
     name: str | None = None
     tool_call_id: str | None = None
 

@@ -17,6 +17,7 @@ __getattr__ = exports(
         "load_tokenizer": "tokenizer",
         "make_reference": "reference",
         "resolve_model_path": "paths",
+        "will_isolate": "loader",
         "without_adapter": "reference",
     },
 )

@@ -22,7 +22,7 @@ from . import small_sequence_attention, varlen_attention
 from .shared_prefix import unshare
 
 ISOLATED = "isolated"
-_FLASH = frozenset({"flash_attention_2", "flash_attention_3", "flash_attention_4"})
+ISOLATING = frozenset({ISOLATED, "flash_attention_2", "flash_attention_3", "flash_attention_4"})
 _VARLEN_DTYPES = (torch.float16, torch.bfloat16)
 _VARLEN_MAX_HEAD_DIM = 256
 
@@ -38,7 +38,7 @@ def register() -> None:
 
 def is_isolating(model: nn.Module) -> bool:
     """Whether the model's attention keeps packed sequences apart, so that padding-free batches are allowed."""
-    return implementation(model) in {ISOLATED, *_FLASH}
+    return implementation(model) in ISOLATING
 
 
 def can_share_prefixes(model: nn.Module) -> bool:

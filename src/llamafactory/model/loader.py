@@ -149,9 +149,7 @@ def _load_base(
 
     full = args.finetuning.finetuning_type == "full"
     dtype = getattr(torch, dtypes.trainable if trainable and full else dtypes.frozen)
-    attention = choose_attention(
-        language_class(config)._model_mapping.get(type(config), None), config, args.model.flash_attn, in_training
-    )
+    attention = _attention_of(config, args.model.flash_attn, in_training)
     if args.model.train_from_scratch and trainable:
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
         return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
@@ -174,6 +172,21 @@ def _load_base(
     return model
 
 
+def will_isolate(args: ModelArguments) -> bool:
+    """Whether the model, once loaded for training, keeps packed sequences apart; only its configuration is read."""
+    from .attention import ISOLATING
+
+    config = read_config(args)
+    config = config.thinker_config if has_talker(config) else config
+    return _attention_of(config, args.flash_attn, trainable=True) in ISOLATING
+
+
+def _attention_of(config: Any, flash_attn: str, trainable: bool) -> str:
+    return choose_attention(
+        language_class(config)._model_mapping.get(type(config), None), config, flash_attn, trainable
+    )
+
+
 def choose_attention(model_class: type | None, config: Any, flash_attn: str, trainable: bool) -> str:
     """Name of the attention implementation transformers shall use.
 
@@ -193,7 +206,7 @@ def choose_attention(model_class: type | None, config: Any, flash_attn: str, tra
         return ordinary
     capability = isolation(model_class, text)
     if not capability.works:
-        logger.info_rank0("Sequences are padded, not packed end to end: %s", capability.reason)
+        logger.info_once("Sequences are padded, not packed end to end: %s", capability.reason)
         return ordinary
     attention.register()
     return attention.ISOLATED

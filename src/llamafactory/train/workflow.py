@@ -26,6 +26,7 @@ from ..hparams import to_dict
 from ..model import can_share_prefixes, is_isolating, load_model, load_tokenizer
 from ..plugins import resolve
 from .batching.batches import largest_batch
+from .batching.packing import settle_packing
 from .callbacks.log import LogCallback
 from .callbacks.reporters import ReporterCallback, get_swanlab_callback, trackers
 from .callbacks.signals import SignalCallback
@@ -72,7 +73,7 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
         else None
     )
     set_seed(args.training.seed, args.training.full_determinism)
-    args = replace(args, data=resolve_thinking(args.data))
+    args = settle_packing(stage.processor, replace(args, data=resolve_thinking(args.data)))
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, args.data)
     dataset = get_dataset(stage.processor, template, tokenizer, args)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...extras.errors import ConfigError
 from ..messages import Message, Sample
-from ..sources.dataset_info import DatasetAttr
+from ..sources.dataset_info import Columns, DatasetAttr
 from .fields import label_field, list_field, margin_field, require_columns, short, text_field, tools_field
 from .media import attach_media, has_media_columns
 
@@ -32,14 +32,24 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
     messages.append(Message.of("user", question))
     chosen = rejected = None
     if attr.ranking:
-        require_columns(row, columns.chosen, columns.rejected)
-        chosen = (Message.of("assistant", _completion(row, columns.chosen)),)
-        rejected = (Message.of("assistant", _completion(row, columns.rejected)),)
+        better, worse = _pair(row, columns)
+        chosen, rejected = (Message.of("assistant", better),), (Message.of("assistant", worse),)
     elif response := text_field(row, columns.response):
         messages.append(Message.of("assistant", response))
     margin, label = margin_field(row, columns.margin), label_field(row, columns.kto_tag)
     sample = Sample(tuple(messages), tools_field(row, columns.tools), chosen, rejected, margin, label)
     return attach_media(sample, row, attr) if has_media_columns(attr) else sample
+
+
+def _pair(row: Mapping[str, Any], columns: Columns) -> tuple[str, str]:
+    """The better and the worse answer: in columns of their own, or as a list of two in the column of the answer."""
+    both = row.get(columns.response) if columns.response else None
+    if isinstance(both, list) and not (columns.chosen in row and columns.rejected in row):
+        if len(both) != 2 or not all(isinstance(text, str) for text in both):
+            raise ConfigError(f"field {columns.response!r} is {short(both)}, expected [better, worse] (ranking: true)")
+        return both[0], both[1]
+    require_columns(row, *([columns.chosen, columns.rejected] if columns.chosen else [columns.response]))
+    return _completion(row, columns.chosen), _completion(row, columns.rejected)
 
 
 def _completion(row: Mapping[str, Any], column: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...extras.errors import ConfigError
@@ -29,21 +30,18 @@ def read_turns(turns: list[Any], attr: DatasetAttr, column: str) -> tuple[Messag
         except ConfigError as error:
             raise ConfigError(f"field {column!r}, turn {number}: {error}") from None
         last = messages[-1] if messages else None
-        follows = (
-            last is not None and last.role == "assistant" and not last.tool_calls and last.weight == message.weight
-        )
-        if (
-            last is not None
-            and follows
-            and isinstance(turn, Mapping)
-            and turn.get(attr.tags.role_tag) == attr.tags.function_tag
-        ):
-            messages[-1] = Message(
-                "assistant", last.parts + message.parts, message.tool_calls, last.reasoning, last.weight
-            )
+        is_call = isinstance(turn, Mapping) and turn.get(attr.tags.role_tag) == attr.tags.function_tag
+        if is_call and last is not None and last.role == "assistant" and not last.tool_calls:
+            messages[-1] = _joined(last, message)
         else:
             messages.append(message)
     return tuple(messages)
+
+
+def _joined(text: Message, calls: Message) -> Message:
+    """Text and calls of one response; what is trained of each never changes what is written."""
+    joined = replace(text, parts=text.parts + calls.parts, tool_calls=calls.tool_calls)
+    return joined if text.weight == calls.weight else replace(joined, call_weight=calls.weight)
 
 
 def _read_turn(turn: Any, attr: DatasetAttr) -> Message:

@@ -85,4 +85,4 @@ def require_completion(completion: Completion, what: str, sample: Sample) -> Non
 
 def _weighted(messages: tuple[Message, ...], weight: float | None) -> tuple[Message, ...]:
     """Completions are compared as a whole: weights of their messages' own are not looked at."""
-    return tuple(replace(message, weight=weight) for message in messages)
+    return tuple(replace(message, weight=weight, call_weight="as the text") for message in messages)

@@ -43,6 +43,9 @@ class Columns:
     kto_tag: str | None = None
 
 
+NO_COLUMNS = Columns(prompt=None, query=None, response=None, messages=None)
+
+
 @dataclass(frozen=True)
 class Tags:
     """Keys inside one message, and the names its roles have."""
@@ -169,7 +172,11 @@ def find_datasets(names: list[str], dataset_dir: str | Mapping[str, Any]) -> lis
 
 
 def parse_entry(name: str, entry: Any, listing: str, root: str) -> DatasetAttr:
-    """Read one entry of ``dataset_info.json``. Columns and tags that are not listed keep their defaults."""
+    """Read one entry of ``dataset_info.json``.
+
+    ``columns`` is the whole list: without it the columns have their usual names, with it those that it does not name
+    do not exist. Tags that are not listed keep their defaults.
+    """
     where = f"{listing}, {name!r}"
     if not isinstance(entry, Mapping):
         raise ConfigError(
@@ -188,20 +195,29 @@ def parse_entry(name: str, entry: Any, listing: str, root: str) -> DatasetAttr:
     formatting = entry.get("formatting", "alpaca")
     if formatting not in plugins.names("formats"):
         raise ConfigError(f"{where}: formatting is {formatting!r}, expected {', '.join(plugins.names('formats'))}")
-    base_columns, base_tags = Columns(), Tags()
-    if formatting == "openai":
-        base_columns, base_tags = replace(base_columns, messages="messages", tools="tools"), OPENAI_TAGS
     options = {
         key: _option(key, kind, entry[key], where) for key, kind in _OPTIONS.items() if entry.get(key) is not None
     }
-    columns = _override(base_columns, entry.get("columns"), f"{where}, columns")
-    tags = _override(base_tags, entry.get("tags"), f"{where}, tags")
-    named = entry.get("columns") or {}
-    listed = frozenset(column for column in named.values() if column)
-    # `prompt: input` takes that column away from query, whose default it is.
-    taken = [item.name for item in fields(columns) if item.name not in named and getattr(columns, item.name) in listed]
-    columns = replace(columns, **dict.fromkeys(taken))
+    columns = _columns(entry.get("columns"), formatting, bool(options.get("ranking")), f"{where}, columns")
+    tags = _override(OPENAI_TAGS if formatting == "openai" else Tags(), entry.get("tags"), f"{where}, tags")
+    listed = frozenset(column for column in (entry.get("columns") or {}).values() if column)
     return DatasetAttr(name, place, location, formatting, columns=columns, tags=tags, listed=listed, **options)
+
+
+def _columns(given: Any, formatting: str, ranking: bool, where: str) -> Columns:
+    usual = Columns() if formatting != "openai" else replace(Columns(), messages="messages", tools="tools")
+    if not given:
+        _override(usual, given, where)
+        return replace(usual, chosen="chosen", rejected="rejected") if ranking else usual
+    columns: Columns = _override(NO_COLUMNS, given, where)
+    if formatting != "alpaca":  # there is no conversation without its turns
+        columns = replace(columns, messages=columns.messages or usual.messages)
+    elif not (columns.prompt or columns.query or columns.history):
+        raise ConfigError(f"{where}: names no prompt; a column that it does not name is not read")
+    pairs = (columns.chosen and columns.rejected) or (formatting == "alpaca" and columns.response)
+    if ranking and not pairs:
+        raise ConfigError(f"{where}: names no chosen and rejected, which ranking: true needs")
+    return columns
 
 
 def _option(key: str, kind: type, value: Any, where: str) -> Any:

@@ -28,12 +28,14 @@ class Piece(NamedTuple):
         message: Index of the message it belongs to, or ``GLUE``.
         trained: The assistant wrote it.
         literal: The template wrote it, so special tokens in it are meant; else it is data, and they are mere text.
+        is_call: It belongs to the calls of its turn, or comes after them.
     """
 
     text: str
     message: int
     trained: bool
     literal: bool
+    is_call: bool = False
 
 
 class TextSpan(NamedTuple):

@@ -10,7 +10,7 @@ refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -134,8 +134,14 @@ class JinjaTemplate(EncodingTemplate):
         chat = [_mark(message.to_openai(), self._special) for message in messages]
         described = [_mark(tool, self._special) for tool in tools]
         if options.add_generation_prompt:
-            return list(_split(self._render(chat, described, options)[0], []))
-        return list(_split(*self._spans(chat, described, options)))
+            return list(_split(self._render(chat, described, options)[0], [], {}))
+        text, spans = self._spans(chat, described, options)
+        calls = {
+            index: self._calls_start(text, chat, index, described, options)
+            for index, message in enumerate(messages)
+            if message.call_weight != "as the text"
+        }
+        return list(_split(text, spans, calls))
 
     def _render(
         self, chat: list[dict[str, Any]], tools: list[dict[str, Any]], options: Options
@@ -286,6 +292,21 @@ class JinjaTemplate(EncodingTemplate):
         raise self._uncertain(f"turn {index} is not rendered as it stands")
 
 
+    def _calls_start(
+        self, text: str, chat: list[dict[str, Any]], index: int, tools: list[dict[str, Any]], options: Options
+    ) -> int:
+        """Where the calls of a turn start: behind its text, or where it starts if its text is not written."""
+        for changed in _with_sentinel({**chat[index], "tool_calls": None}, at_end=True):
+            changed = {**changed, "tool_calls": chat[index]["tool_calls"]}
+            probe = self._render([*chat[:index], changed, *chat[index + 1 :]], tools, options)[0]
+            before, found, after = probe.partition(_SENTINEL)
+            if not found:
+                return 0
+            if before + after == text:
+                return len(before)
+        raise self._uncertain(f"the text of turn {index} is not rendered as it stands")
+
+
 def _with_sentinel(message: dict[str, Any], at_end: bool) -> Iterator[dict[str, Any]]:
     """The message with a sentinel in it: before or after its text (stripped or not), or after the last call's name."""
     content = message["content"]
@@ -319,12 +340,18 @@ def _mark(value: Any, special: re.Pattern[str]) -> Any:
     return value
 
 
-def _split(text: str, spans: list[tuple[int, int, int]]) -> Iterator[Piece]:
-    """Cut the text into pieces at the spans, and take the marks around special tokens out."""
+def _split(text: str, spans: list[tuple[int, int, int]], calls: Mapping[int, int]) -> Iterator[Piece]:
+    """Cut the text into pieces at the spans and where calls start; take the marks around special tokens out."""
     position = 0
     for start, end, message in [*spans, (len(text), len(text), GLUE)]:
-        for stretch, index, trained in ((text[position:start], GLUE, False), (text[start:end], message, True)):
+        middle = min(max(calls.get(message, end), start), end)
+        stretches = (
+            (text[position:start], GLUE, False, False),
+            (text[start:middle], message, True, False),
+            (text[middle:end], message, True, True),
+        )
+        for stretch, index, trained, is_call in stretches:
             for number, part in enumerate(re.split(f"{_MARKS[0]}(.*?){_MARKS[1]}", stretch, flags=re.DOTALL)):
                 if part:
-                    yield Piece(part, index, trained, literal=number % 2 == 0)
+                    yield Piece(part, index, trained, literal=number % 2 == 0, is_call=is_call)
         position = end

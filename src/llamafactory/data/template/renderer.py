@@ -182,8 +182,9 @@ class _Renderer:
         body += _data(text, index, True)
         if message.tool_calls:
             joined = self.tool_format.content_join if text else ""
-            body += fill(joined, index, True, {})
-            body += self.tool_format.call_pieces(message.tool_calls, index, self.calls)
+            body += [piece._replace(is_call=True) for piece in fill(joined, index, True, {})]
+            calls = self.tool_format.call_pieces(message.tool_calls, index, self.calls)
+            body += [piece._replace(is_call=True) for piece in calls]
             self.calls += len(message.tool_calls)
         before, _, after = slots(self.chat.assistant)
         last = index == len(self.messages) - 1 and not self.options.add_generation_prompt
@@ -191,7 +192,8 @@ class _Renderer:
         self.names = [call.name for call in message.tool_calls]
         self.write(before, index, True)
         self.out += body
-        self.write((self.chat.calls_end or "") if ends_calls else (last and self.chat.end) or after, index, True)
+        end = (self.chat.calls_end or "") if ends_calls else (last and self.chat.end) or after
+        self.out += [piece._replace(is_call=bool(message.tool_calls)) for piece in fill(end, index, True, {})]
         self.write("" if ends_calls else self.chat.gap, index)
 
     def thought(self, index: int, message: Message) -> tuple[list[Piece], str]:

@@ -20,16 +20,21 @@ def weigh(
 ) -> list[tuple[Piece, float]]:
     """Give each piece its loss weight."""
     context = 1.0 if train_on_prompt else 0.0
-    trained, untrained = [], []
+    trained, calls, untrained = [], [], []
     last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=GLUE)
     for index, message in enumerate(messages):
         given = message.weight
         default = 0.0 if mask_history and index != last else 1.0
         trained.append(default if given is None else given)
+        of_calls = given if message.call_weight == "as the text" else message.call_weight
+        calls.append(default if of_calls is None else of_calls)
         untrained.append(context if given is None or message.role == "assistant" else given)
-    trained.append(context)  # GLUE == -1
-    untrained.append(context)
-    return [(piece, (trained if piece.trained else untrained)[piece.message]) for piece in pieces]
+    for weights in (trained, calls, untrained):
+        weights.append(context)  # GLUE == -1
+    return [
+        (piece, (untrained if not piece.trained else calls if piece.is_call else trained)[piece.message])
+        for piece in pieces
+    ]
 
 
 def join(pieces: Iterable[tuple[Piece, float]]) -> list[TextSpan]:

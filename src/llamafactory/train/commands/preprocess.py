@@ -22,6 +22,7 @@ from ...data.template_loader import get_template
 from ...extras.errors import ConfigError
 from ...hparams import get_train_args
 from ...model.tokenizer import load_tokenizer
+from ..batching.packing import settle_packing
 
 
 def run_preprocess(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
@@ -37,9 +38,11 @@ def run_preprocess(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
     """
     train_args = get_train_args(args)
     train_args = replace(train_args, data=replace(resolve_thinking(train_args.data), streaming=False))
+    processor = stage_processor(train_args.finetuning.stage)
+    train_args = settle_packing(processor, train_args)
     tokenizer = load_tokenizer(train_args.model)
     template = get_template(tokenizer, train_args.data)
-    dataset = get_dataset(stage_processor(train_args.finetuning.stage), template, tokenizer, train_args)
+    dataset = get_dataset(processor, template, tokenizer, train_args)
     splits = {"train": dataset.train, **{f"evaluation {name}".rstrip(): rows for name, rows in dataset.eval.items()}}
     counts = ", ".join(f"{name} {len(rows):,} rows" for name, rows in splits.items() if rows is not None)
     print(f"prepared: {counts}, in {dataset.folder}")

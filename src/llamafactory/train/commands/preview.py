@@ -24,6 +24,7 @@ from ...hparams import get_train_args
 from ...hparams.data_args import DataArguments
 from ...hparams.parser import get_data_args
 from ...model.tokenizer import load_tokenizer
+from ..batching.packing import settle_packing
 from .preprocess import stage_processor
 
 
@@ -48,9 +49,11 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
         return
     train_args = get_train_args(words)
     train_args = replace(train_args, data=replace(resolve_thinking(train_args.data), streaming=False))
+    processor = stage_processor(train_args.finetuning.stage)
+    train_args = settle_packing(processor, train_args)
     tokenizer = load_tokenizer(train_args.model)
     template = get_template(tokenizer, train_args.data)
-    dataset = get_dataset(stage_processor(train_args.finetuning.stage), template, tokenizer, train_args)
+    dataset = get_dataset(processor, template, tokenizer, train_args)
     rows = dataset.train if dataset.train is not None else next(iter(dataset.eval.values()))
     assert not isinstance(rows, StreamRows)
     shown = islice(rows, train_args.data.preview_samples)
