@@ -118,6 +118,9 @@ def test_sampling_is_reproducible_by_seed_and_off_at_temperature_zero(model: Cha
 def test_several_answers_and_beams(model: ChatModel) -> None:
     drawn = model.chat(QUESTION, do_sample=True, temperature=2.0, top_p=1.0, num_return_sequences=3, seed=0)
     assert len({response.text for response in drawn}) == 3
+    likeliest = model.chat(QUESTION, num_return_sequences=20, log_probs=1)  # more than run at the same time
+    assert [response for response in likeliest if response != likeliest[0]] == []
+    assert likeliest[0] == model.chat(QUESTION, log_probs=1)[0] and len(likeliest) == 20
     beams = model.chat(QUESTION, num_beams=3, num_return_sequences=2, max_new_tokens=6)
     assert len(beams) == 2 and beams[0].response_length == 6
     assert "".join(model.stream_chat(QUESTION, num_beams=3, max_new_tokens=6)) == beams[0].text
@@ -165,6 +168,30 @@ def test_text_that_cannot_fit_is_refused_before_it_is_tokenized(
             ConfigError, match=rf"has {len(text)} characters, far more than the {engine.context} tokens"
         ):
             asyncio.run(engine.read_prompt(prompt, (), None))
+
+
+@pytest.mark.parametrize("tools", [False, True])
+def test_a_long_text_is_tokenized_no_further_than_refusing_it_needs(
+    model: ChatModel, monkeypatch: pytest.MonkeyPatch, tools: bool
+) -> None:
+    engine: Any = model.engine
+    text = "we are " * 20_000
+    monkeypatch.setattr(engine, "context", 20_000)
+    assert len(text) < 20_000 * max(map(len, engine.tokenizer.get_vocab()))  # so its length alone does not tell
+    assert len(engine.tokenizer(text)["input_ids"]) > 40_000
+    given: list[int] = []
+    inner = type(engine.tokenizer).__call__
+    monkeypatch.setattr(
+        type(engine.tokenizer), "__call__", lambda self, one, **keys: given.append(len(one)) or inner(self, one, **keys)
+    )
+    said = [] if tools else [{"role": "user", "content": text}]
+    described = [{"type": "function", "function": {"name": "f", "description": text}}] if tools else []
+    prompt = to_messages(said or QUESTION, None)
+    with pytest.raises(ConfigError, match=r"the conversation has \d+ characters, more than make the 20000 tokens"):
+        asyncio.run(engine.read_prompt(prompt, described, None))
+    with pytest.raises(ConfigError, match="the text has 140000 characters, more than make the 20000 tokens"):
+        asyncio.run(engine.embed(["short", text]))
+    assert 0 < sum(given) < 2 * len(text) * 2 / 3
 
 
 def test_a_long_prompt_does_not_stop_the_event_loop(model: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +270,7 @@ def test_requests_from_many_threads_get_their_own_answers(model: ChatModel) -> N
         ({"top_p": 0.0}, "top_p: 0.0 is out of range"),
         ({"temperature": -1.0}, "temperature: -1.0 is out of range"),
         ({"num_beams": 0}, "num_beams: 0 is out of range"),
-        ({"num_return_sequences": 2}, "num_return_sequences: 2 different answers need do_sample"),
+        ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences: 3 is more than num_beams 2"),
     ],
 )
 def test_wrong_options_are_refused(model: ChatModel, options: dict[str, Any], message: str) -> None:

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from .. import plugins
+from ..data.formats.media import with_markers
 from ..data.media.encoder import MediaPrompt
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
+from .prompt_length import beginning, characters, is_ids, is_short
 
 if TYPE_CHECKING:
     from ..data.media.encoder import MediaEncoder
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 FinishReason = Literal["stop", "length"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,14 @@ class Engine(Protocol):
         """Return one vector of unit length for each text: the mean of the last hidden states over its tokens."""
         ...
 
+    def refuse_long(self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = ()) -> None:
+        """Refuse what no tokenizing could bring into the context (``ConfigError``); costs nothing."""
+        ...
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, the tokenizer's own special tokens included."""
+        ...
+
     def close(self) -> None:
         """End the worker thread or process. Requests still running fail."""
         ...
@@ -177,10 +188,11 @@ class EngineBase:
             ConfigError: It has no tokens, or some that the tokenizer does not know, or a medium that cannot be used, or
                 it is certain to be too long.
         """
+        self.refuse_long(prompt, tools)
+        if not is_short(prompt, tools):
+            await self.run_tokenizing(partial(self._refuse_longer, prompt, tools, enable_thinking))  # type: ignore[arg-type]
         if isinstance(prompt, str) or all(isinstance(item, int) or is_text(item) for item in prompt):
-            self._refuse_long(prompt)
-            run = asyncio.get_running_loop().run_in_executor
-            ids = await run(self._tokenizing, self.prompt_ids, prompt, tools, enable_thinking)
+            ids = await self.run_tokenizing(partial(self.prompt_ids, prompt, tools, enable_thinking))
             return MediaPrompt(ids, {}, ids, {})
         if self.encoder is None:
             raise ConfigError("messages: images, videos and sound are not taken; this model is for text")
@@ -197,16 +209,51 @@ class EngineBase:
         """Characters of the longest token; no token stands for more of a text."""
         return max(map(len, self.template.tokenizer.get_vocab()))
 
-    def _refuse_long(self, prompt: Sequence[Message] | str | Sequence[int]) -> None:
+    def refuse_long(self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = ()) -> None:
         """Refuse by its length alone what no tokenizing could bring into the context: that could take minutes."""
-        if self.context is None or (prompt and isinstance(prompt[0], int)):
+        if self.context is None:
             return
-        texts = [prompt] if isinstance(prompt, str) else [message.text for message in prompt]  # type: ignore[union-attr]
-        length = sum(map(len, texts))
+        if is_ids(prompt):
+            if len(prompt) >= self.context:
+                raise ConfigError(f"the prompt has {len(prompt)} tokens, the model takes fewer than {self.context}")
+            return
+        length = characters(prompt, tools)  # type: ignore[arg-type]
         if length > self.context * self._longest_token:
+            what = "text" if isinstance(prompt, str) else "conversation"
             raise ConfigError(
-                f"the conversation has {length} characters, far more than the {self.context} tokens the model takes"
+                f"the {what} has {length} characters, far more than the {self.context} tokens the model takes"
             )
+
+    def _refuse_longer(
+        self, prompt: Sequence[Message] | str, tools: Sequence[dict], enable_thinking: bool | None
+    ) -> None:
+        """Refuse what is too long as soon as enough of it was tokenized to say so."""
+        if self.context is None:
+            return
+        if isinstance(prompt, str):
+            text, what = prompt, "text"
+        else:
+            flags = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+            text, what = self.template.render(with_markers(prompt), tools, **flags), "conversation"
+        if len(beginning(self.template.tokenizer, text, self.context)) < len(text):
+            raise ConfigError(
+                f"the {what} has {len(text)} characters, more than make the {self.context} tokens the model takes"
+            )
+
+    async def refuse_long_texts(self, texts: Sequence[str]) -> None:
+        """Refuse texts that do not fit, each for itself; tokens are counted only as far as that needs."""
+        for text in texts:
+            self.refuse_long(text)
+        await self.run_tokenizing(lambda: [self._refuse_longer(text, (), None) for text in texts])
+
+    async def run_tokenizing(self, job: Callable[[], T]) -> T:
+        """Run what tokenizes, in the thread for that."""
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, job)
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, the tokenizer's own special tokens included."""
+        tokenizer = self.template.tokenizer
+        return await self.run_tokenizing(lambda: [len(tokenizer(text)["input_ids"]) for text in texts])
 
     def prompt_ids(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], enable_thinking: bool | None
@@ -252,6 +299,11 @@ class EngineBase:
             async for delta in deltas:
                 if delta.text:
                     yield delta.text
+
+
+def copies(delta: Delta, count: int) -> Iterator[Delta]:
+    """The delta, for each of so many responses that are one and the same."""
+    return (replace(delta, index=index) if index else delta for index in range(count)) if count > 1 else iter((delta,))
 
 
 def is_text(message: Message) -> bool:

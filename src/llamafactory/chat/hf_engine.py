@@ -17,9 +17,10 @@ from ..extras.logging import get_logger
 from ..hparams import InferArgs
 from ..hparams.model_args import named_adapters
 from ..model import load_model
-from .base_engine import Delta, EngineBase
+from .base_engine import Delta, EngineBase, copies
 from .continuous_batching import ModelRunner, can_batch, can_join
 from .json_constraint import JsonGrammars
+from .prompt_length import beginning
 from .request import Completion, Outbox, Request
 from .sampler import Sampler
 from .sampling import Sampling, get_sampling
@@ -83,7 +84,8 @@ class HuggingfaceEngine(EngineBase):
                     raise mail
                 for delta in mail:
                     growing -= delta.finish_reason is not None
-                    yield delta
+                    for copy in copies(delta, sampling.copies):
+                        yield copy
         finally:
             self._scheduler.cancel(request)
 
@@ -100,7 +102,10 @@ class HuggingfaceEngine(EngineBase):
         _refuse_media(texts, "scores")
         for name in overrides.keys() - {"max_length"}:
             raise ConfigError(f"{name}: unknown option of scoring; known: max_length")
-        job = partial(score_texts, self.model, self.tokenizer, list(texts), overrides.get("max_length") or self.context)
+        limit = overrides.get("max_length") or self.context
+        if limit is not None:  # what is cut off is not tokenized first
+            texts = await self.run_tokenizing(lambda: [beginning(self.tokenizer, text, limit) for text in texts])
+        job = partial(score_texts, self.model, self.tokenizer, list(texts), limit)
         return await asyncio.wrap_future(self._scheduler.run_alone(job))
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
@@ -108,6 +113,7 @@ class HuggingfaceEngine(EngineBase):
         from .embedding import embed_texts
 
         _refuse_media(texts, "embeddings")
+        await self.refuse_long_texts(texts)
         job = partial(embed_texts, self.model, self.tokenizer, list(texts), self.context)
         return await asyncio.wrap_future(self._scheduler.run_alone(job))
 
@@ -133,10 +139,8 @@ class HuggingfaceEngine(EngineBase):
             known = ", ".join(self.adapters) or "none; lora_modules names them"
             raise ConfigError(f"adapter: unknown name {sampling.adapter!r}; known: {known}")
         most = self._args.model.max_batch_size
-        if sampling.num_return_sequences > most:
-            raise ConfigError(
-                f"num_return_sequences: {sampling.num_return_sequences} is more than max_batch_size {most}"
-            )
+        if sampling.sequences > most:
+            raise ConfigError(f"num_return_sequences: {sampling.sequences} is more than max_batch_size {most}")
         return sampling
 
     def _prepare(self, prompt: MediaPrompt, sampling: Sampling) -> Request:
@@ -147,7 +151,7 @@ class HuggingfaceEngine(EngineBase):
         request = Request(ids, sampling, limit, frozenset(self._ends), prompt.inputs)
         grammar = None if sampling.json_schema is None else self._grammars.check(sampling.json_schema)
         seed = random.getrandbits(64) if sampling.seed is None else sampling.seed
-        for index in range(sampling.num_return_sequences):
+        for index in range(sampling.sequences):
             constraint = None if grammar is None else self._grammars.constrain(grammar)
             sampler = Sampler(sampling, random.Random(f"{seed}/{index}"), ids, constraint)
             stream = TextStream(self.tokenizer, sampling.stop, sampling.skip_special_tokens)

@@ -45,6 +45,16 @@ class Sampling:
         """No random choice: sampling is off, or the temperature is 0."""
         return not self.do_sample or self.temperature == 0
 
+    @property
+    def copies(self) -> int:
+        """How many of the responses are one and the same: all, where there is neither chance nor a choice of beams."""
+        return self.num_return_sequences if self.greedy and self.num_beams == 1 else 1
+
+    @property
+    def sequences(self) -> int:
+        """How many responses must be made."""
+        return self.num_return_sequences // self.copies
+
     def new_tokens(self, prompt_length: int, context: int | None) -> int:
         """Return how many tokens may be made.
 
@@ -124,8 +134,7 @@ def _check(sampling: Sampling) -> None:
     for name in ("log_probs", "json_schema"):
         if sampling.num_beams > 1 and getattr(sampling, name) is not None:
             raise ConfigError(f"{name}: cannot be combined with num_beams {sampling.num_beams}")
-    if sampling.num_return_sequences > sampling.num_beams and sampling.greedy:
+    if sampling.num_return_sequences > sampling.num_beams > 1:
         raise ConfigError(
-            f"num_return_sequences: {sampling.num_return_sequences} different answers need do_sample with a "
-            f"temperature above 0, or as many num_beams (now {sampling.num_beams})"
+            f"num_return_sequences: {sampling.num_return_sequences} is more than num_beams {sampling.num_beams}"
         )

@@ -24,7 +24,7 @@ from ..hparams import InferArgs
 from ..hparams.inference_args import engine_settings
 from ..hparams.model_args import named_adapters
 from ..model import resolve_model_path
-from .base_engine import Delta, EngineBase, FinishReason, TokenLogProb
+from .base_engine import Delta, EngineBase, FinishReason, TokenLogProb, copies
 from .sampling import Sampling, get_sampling
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class SglangEngine(EngineBase):
         read = await self.read_prompt(prompt, tools, sampling.enable_thinking)
         limit = sampling.new_tokens(len(read.ids), self.context)
         prompt_fields = await asyncio.to_thread(sglang_prompt, read, self._args.media.audio_sampling_rate)
-        bodies = [prompt_fields | self._body(sampling, limit, index) for index in range(sampling.num_return_sequences)]
+        bodies = [prompt_fields | self._body(sampling, limit, index) for index in range(sampling.sequences)]
         queue: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
 
         async def pump(index: int, body: dict[str, Any]) -> None:
@@ -103,7 +103,8 @@ class SglangEngine(EngineBase):
                 if isinstance(item, BaseException):
                     raise item
                 growing -= item.finish_reason is not None
-                yield item
+                for copy in copies(item, sampling.copies):
+                    yield copy
         finally:
             for task in tasks:
                 task.cancel()  # the server drops a request whose connection ends

@@ -15,7 +15,7 @@ from ..hparams import InferArgs
 from ..hparams.inference_args import engine_settings
 from ..hparams.model_args import named_adapters
 from ..model import resolve_model_path
-from .base_engine import Delta, EngineBase, FinishReason, TokenLogProb
+from .base_engine import Delta, EngineBase, FinishReason, TokenLogProb, copies
 from .sampling import Sampling, get_sampling
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class VllmEngine(EngineBase):
                 put(ConfigError(first_line(error)) if isinstance(error, ValueError) else error)
 
         task = asyncio.run_coroutine_threadsafe(pump(), self._loop)
-        growing = sampling.num_return_sequences
+        growing = sampling.sequences
         try:
             while growing:
                 output = await queue.get()
@@ -90,7 +90,8 @@ class VllmEngine(EngineBase):
                     raise output
                 for piece in output.outputs:
                     growing -= piece.finish_reason is not None
-                    yield self._delta(piece, len(ids), sampling)
+                    for copy in copies(self._delta(piece, len(ids), sampling), sampling.copies):
+                        yield copy
         finally:
             task.cancel()  # vLLM frees the request when its generator ends
 
@@ -228,7 +229,7 @@ def sampling_parameters(sampling: Sampling, limit: int, ends: list[int]) -> Any:
     schema = sampling.json_schema
     try:
         return SamplingParams(
-            n=sampling.num_return_sequences,
+            n=sampling.sequences,
             temperature=0.0 if sampling.greedy else sampling.temperature,
             top_p=1.0 if sampling.greedy else sampling.top_p,
             top_k=0 if sampling.greedy else sampling.top_k,
