@@ -150,8 +150,11 @@ ENTRIES: list[tuple[Any, str, tuple[str, ...]]] = [
     ({"a": {"file_nam": "x"}}, "a", ("'a'", "'file_nam'", "did you mean file_name")),
     ({"a": {"file_name": "x", "columns": {"promt": "q"}}}, "a", ("columns", "'promt'", "did you mean prompt?")),
     ({"a": {"file_name": "x", "columns": {"system": "s", "response": "a"}}}, "a", ("columns", "names no prompt")),
-    ({"a": {"file_name": "x", "ranking": True, "columns": {"prompt": "q", "chosen": "c"}}}, "a",
-     ("columns", "chosen and rejected", "ranking")),
+    (
+        {"a": {"file_name": "x", "ranking": True, "columns": {"prompt": "q", "chosen": "c"}}},
+        "a",
+        ("columns", "chosen and rejected", "ranking"),
+    ),
     ({"a": {"file_name": "x", "columns": ["prompt"]}}, "a", ("columns", "list", "expected an object")),
     ({"a": {"file_name": "x", "tags": {"user": "q"}}}, "a", ("tags", "'user'", "user_tag")),
     ({"a": {"file_name": "x", "tags": {"user_tag": 1}}}, "a", ("user_tag", "1")),
