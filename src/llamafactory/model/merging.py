@@ -114,7 +114,9 @@ def _biased_by(model: PreTrainedModel, config: Any, switch: str) -> set[str]:
     finally:
         setattr(config, switch, False)
     mine = dict(model.named_modules())
-    linear = {name for name, module in twin.named_modules() if isinstance(module, nn.Linear) and module.bias is not None}
+    linear = {
+        name for name, module in twin.named_modules() if isinstance(module, nn.Linear) and module.bias is not None
+    }
     return {name for name in linear if mine[name].bias is None or getattr(mine[name], "bias_is_new", False)}
 
 

@@ -143,7 +143,9 @@ def _names(model: nn.Module, parameters: Iterable[str]) -> list[str]:
     modules = [name for name, _ in core.named_modules() if name]
     tensors = [name for name, value in core.named_parameters() if value.ndim == 3]
     tensors += _ending_in((name for name, _ in core.named_parameters()), parameters)
-    single = [f"{name.rpartition('.')[0]}.{one}" for name in tensors for one in _SINGLE.get(name.rpartition(".")[2], ())]
+    single = [
+        f"{name.rpartition('.')[0]}.{one}" for name in tensors for one in _SINGLE.get(name.rpartition(".")[2], ())
+    ]
     return [name for name in dict.fromkeys([*modules, *tensors, *single]) if not (inside and name.startswith(inside))]
 
 
