@@ -100,7 +100,13 @@ def load_named_adapters(model: PreTrainedModel, folders: dict[str, str]) -> Peft
 
 
 def add_adapter(
-    model: PeftModel, name: str, config: PeftConfig, state: dict[str, Tensor], folder: str, key: str
+    model: PeftModel,
+    name: str,
+    config: PeftConfig,
+    state: dict[str, Tensor],
+    folder: str,
+    key: str,
+    rows_of_base: bool = False,
 ) -> None:
     """Put one more adapter, frozen, beside those that are there.
 
@@ -111,6 +117,7 @@ def add_adapter(
         state: Its tensors.
         folder: For the message.
         key: The key that named the folder.
+        rows_of_base: It was trained without rows of new tokens and has those of the base.
 
     Raises:
         ConfigError: It was made for another model.
@@ -119,10 +126,10 @@ def add_adapter(
     try:
         with _no_hints():
             model.add_adapter(name, config)
-        # An adapter that was trained without rows of new tokens has those of the base.
-        fresh = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-        rows = {there: value for there, value in fresh.items() if there.endswith("trainable_tokens_delta")}
-        check_adapter(model, name, rows | state, folder, key)
+        if rows_of_base:
+            fresh = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+            state = {there: value for there, value in fresh.items() if there.endswith("_tokens_delta")} | state
+        check_adapter(model, name, state, folder, key)
     except _MISFITS as error:
         raise _misfit(key, folder, error) from error
 

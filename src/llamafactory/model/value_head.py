@@ -56,7 +56,9 @@ def read_value_head(place: str, args: ModelArguments) -> ValueHead | None:
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{path} cannot be read: {first_line(error)}") from None
     if tensors.keys() != _NAMES:
-        raise ConfigError(f"{path}: expected {' and '.join(sorted(_NAMES))}, got {', '.join(sorted(tensors)[:4])}")
+        raise ConfigError(
+            f"{path}: not a value head: expected {' and '.join(sorted(_NAMES))}, got {', '.join(sorted(tensors)[:4])}"
+        )
     bias, weight = (tensors[name] for name in sorted(_NAMES))
     if not (weight.is_floating_point() and bias.is_floating_point()):
         raise ConfigError(

@@ -191,10 +191,11 @@ def _add_adapter(policy: Any, folder: str, args: TrainArgs) -> _Head:
     # The score is kept apart: the policy is a language model and has no place for it.
     config.task_type, config.modules_to_save = "CAUSAL_LM", None
     new_tokens = getattr(policy.peft_config[policy.active_adapter], "trainable_token_indices", None)
-    if new_tokens and not getattr(config, "trainable_token_indices", None):
+    lacks_rows = bool(new_tokens) and not getattr(config, "trainable_token_indices", None)
+    if lacks_rows:
         config.trainable_token_indices = new_tokens  # PEFT wants them in every adapter: they stay untrained here
     trained = {name: parameter.requires_grad for name, parameter in policy.named_parameters()}
-    add_adapter(policy, ADAPTER, config, state, folder, "reward_model")
+    add_adapter(policy, ADAPTER, config, state, folder, "reward_model", rows_of_base=lacks_rows)
     for name, parameter in policy.named_parameters():
         parameter.requires_grad_(trained.get(name, False))
     if value_head is not None:
