@@ -108,6 +108,18 @@ def tiny_llama(make_tiny_model: TinyModel) -> Path:
 
 
 @pytest.fixture(scope="session")
+def overflowing(make_tiny_model: TinyModel) -> Path:
+    """A model all of whose weights are numbers and whose logits are not: they do not fit float32."""
+    from safetensors.torch import load_file, save_file
+
+    folder = make_tiny_model()
+    state = load_file(folder / "model.safetensors")
+    state["model.norm.weight"].fill_(3e38)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
 def make_template(tiny_llama: Path) -> Callable[[str], Any]:
     """A named template, bound to the random model's tokenizer."""
     import copy

@@ -132,3 +132,12 @@ def test_rows_with_images_are_answered_as_a_chat_answers_them(
     (tmp_path / "1.png").write_bytes(b"no picture")
     with pytest.raises(ConfigError, match=r"questions\.json, row 2: image '.*1\.png': not an image"):
         run_infer({**keys, "save_name": str(tmp_path / "again.jsonl")})
+
+
+def test_a_model_that_computes_no_numbers_writes_no_answers(keys: dict[str, Any], overflowing: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"questions\.json, row \d+: infer_dtype: the model's logits are NaN"
+    ) as caught:
+        run_infer({**keys, "model_name_or_path": str(overflowing)})
+    assert "\n" not in str(caught.value)
+    assert read(keys) == []

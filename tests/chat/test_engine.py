@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import subprocess
 import sys
 import threading
@@ -15,7 +16,9 @@ import pytest
 import torch
 
 from llamafactory.chat.chat_model import ChatModel, to_messages, to_tools
-from llamafactory.extras.errors import ConfigError
+from llamafactory.chat.sampler import NO_TOKEN, Sampler, sample
+from llamafactory.chat.sampling import get_sampling
+from llamafactory.extras.errors import ConfigError, ModelFault
 from llamafactory.hparams import get_infer_args
 
 QUESTION = [{"role": "user", "content": "Who are you?"}]
@@ -246,6 +249,23 @@ def test_errors_of_the_generating_thread_reach_the_caller(model: ChatModel, monk
         model.chat(QUESTION, num_beams=2)
     monkeypatch.undo()
     assert model.chat(QUESTION)[0].response_length == 24  # the engine is well
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"temperature": 1.0, "do_sample": True, "top_k": 5}])
+def test_a_model_that_computes_no_numbers_says_so(options: dict[str, Any], overflowing: Path) -> None:
+    engine = make(overflowing)
+    with pytest.raises(ModelFault, match=r"^infer_dtype: the model's logits are NaN") as caught:
+        list(engine.stream_chat(QUESTION, **options)) if not options else engine.chat(QUESTION, **options)
+    assert "\n" not in str(caught.value)
+    assert engine.engine.load == (0, 0)
+
+
+def test_one_row_that_is_no_number_leaves_its_neighbours_alone() -> None:
+    sampling = get_sampling(get_infer_args({"model_name_or_path": "x", "do_sample": False}), {}, 8)
+    logits = torch.arange(32, dtype=torch.float32).reshape(4, 8)
+    logits[1, 3], logits[2, 0], logits[3, 0] = float("nan"), float("inf"), float("-inf")
+    rows = [Sampler(sampling, random.Random(0), [1]) for _ in range(4)]
+    assert [token.id for token in sample(logits, rows)] == [7, NO_TOKEN, NO_TOKEN, 7]
 
 
 def test_requests_from_many_threads_get_their_own_answers(model: ChatModel) -> None:

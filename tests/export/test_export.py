@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from llamafactory.export import export
 from llamafactory.export.proof import ExportFailure
 from llamafactory.extras.errors import ConfigError
-from llamafactory.model import merging
+from llamafactory.hparams import get_infer_args
+from llamafactory.model import load_model, load_tokenizer, merging
 
 IDS = torch.tensor([[5, 17, 80, 3, 44, 261, 9, 120]])
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -106,6 +107,8 @@ def test_export_is_base_plus_adapter_at_every_shard_size(
         {"target_modules": ["lm_head"]},
         {"target_modules": ["q_proj"], "lora_bias": True},
         {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"v_proj": 2}},
+        {"target_modules": ["q_proj", "embed_tokens"], "use_dora": True},
+        {"target_modules": ["q_proj", "lm_head"], "trainable_token_indices": {"embed_tokens": [5, 17]}},
     ],
     ids=lambda config: "-".join(f"{key}={value}" for key, value in config.items()),
 )
@@ -119,6 +122,45 @@ def test_every_kind_of_adapter(
     expected = logits(with_adapter(base, adapter))  # not merged: what training computed
     torch.testing.assert_close(logits(model), expected, atol=2e-5, rtol=1e-5)
     assert not torch.allclose(expected, logits(AutoModelForCausalLM.from_pretrained(base)), atol=1e-3)
+
+
+@pytest.mark.parametrize("target", [["q_proj"], ["q_proj", "down_proj"]], ids=["attention", "both"])
+def test_an_adapter_brings_biases_to_a_base_without(
+    target: list[str], tiny_llama: Path, make_adapter: Adapter, tmp_path: Path
+) -> None:
+    adapter = make_adapter(tiny_llama, target_modules=target, lora_bias=True)
+    model = run(tiny_llama, tmp_path / "out", adapter)
+    torch.testing.assert_close(logits(model), logits(with_adapter(tiny_llama, adapter)), atol=2e-5, rtol=1e-5)
+    assert model.config.attention_bias and model.config.mlp_bias == ("down_proj" in target)
+
+
+def test_biases_that_the_architecture_cannot_hold_are_one_line(
+    make_tiny_model: Any, make_adapter: Adapter, tmp_path: Path
+) -> None:
+    base = make_tiny_model("qwen2")
+    adapter = make_adapter(base, target_modules=["o_proj"], lora_bias=True)
+    with pytest.raises(
+        ConfigError, match=r"lora_bias gives model\.layers\.0\.self_attn\.o_proj a bias, .* qwen2 cannot"
+    ):
+        run(base, tmp_path / "out", adapter)
+    assert not (tmp_path / "out").exists()
+    args = get_infer_args(
+        {"model_name_or_path": str(base), "adapter_name_or_path": str(adapter), "infer_dtype": "float32"}
+    )
+    served = load_model(load_tokenizer(args.model), args, trainable=False)
+    torch.testing.assert_close(logits(served), logits(with_adapter(base, adapter)), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("parameters", [["experts.gate_up_proj", "experts.down_proj"], ["experts.down_proj"]])
+def test_adapters_of_fused_experts(
+    parameters: list[str], make_tiny_model: Any, make_adapter: Adapter, tmp_path: Path
+) -> None:
+    base = make_tiny_model("qwen3_moe", moe_intermediate_size=32, num_experts=4, num_experts_per_tok=2)
+    adapter = make_adapter(base, target_modules=["q_proj"], target_parameters=parameters)
+    model = run(base, tmp_path / "out", adapter)
+    torch.testing.assert_close(logits(model), logits(with_adapter(base, adapter)), atol=2e-5, rtol=1e-5)
+    proof = json.loads((tmp_path / "out" / "run_manifest.json").read_text())["export_proof"]
+    assert proof["unproven"] == [] and proof["changed"] == 2 * (1 + len(parameters))
 
 
 def test_several_adapters_are_merged_in_order(tiny_llama: Path, make_adapter: Adapter, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_changed_gguf_is_another_cache_entry(tmp_path, monkeypatch):
 def broken(tmp_path: Path) -> Path:
     (tmp_path / "empty").mkdir()
     (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / "x.Q4.gguf").write_bytes(b"no")
     (tmp_path / "gguf" / "y.gguf").write_bytes(b"GGUF\0\0\0")

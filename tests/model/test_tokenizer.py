@@ -51,7 +51,7 @@ def test_pad_token(tiny_llama, tmp_path):
 
 def test_an_adapter_brings_its_tokenizer(tiny_llama, tmp_path):
     load_tokenizer(arguments(tiny_llama, add_tokens="wombat")).save_pretrained(tmp_path)
-    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     tokenizer = load_tokenizer(arguments(tiny_llama, adapter_name_or_path=str(tmp_path)))
     assert "wombat" in tokenizer.get_vocab()
 

@@ -271,6 +271,58 @@ def test_what_is_no_reward_model_is_refused(
         _reward(keys(reward_model=str(causal), reward_model_type="full"))
 
 
+HEADS: dict[str, tuple[dict[str, Any], str]] = {
+    "NaN": ({"v_head.summary.weight": torch.full((1, 64), float("nan"))}, "holds NaN"),
+    "integers": ({"v_head.summary.weight": torch.ones(1, 64, dtype=torch.int8)}, "floats"),
+    "left over": ({"v_head.other": torch.ones(1)}, "not a value head"),
+    "shape": ({"v_head.summary.weight": torch.ones(2, 64)}, "head of one score"),
+}
+
+
+@pytest.mark.parametrize("fault", HEADS)
+def test_a_value_head_is_whole(fault: str, keys: Keys, causal: Path) -> None:
+    _value_head(causal)
+    file = causal / "value_head.safetensors"
+    save_file(load_file(file) | HEADS[fault][0], file)
+    with pytest.raises(ConfigError, match=HEADS[fault][1]) as caught:
+        _reward(keys(reward_model=str(causal), reward_model_type="full"))
+    assert "\n" not in str(caught.value)
+
+
+def _edit(state: dict[str, Tensor], fault: str) -> dict[str, Tensor]:
+    first = sorted(name for name in state if "lora_B" in name)[0]
+    match fault:
+        case "missing":
+            return {name: value for name, value in state.items() if name != first}
+        case "NaN":
+            return state | {first: torch.full_like(state[first], float("nan"))}
+        case "int8":
+            return state | {first: state[first].to(torch.int8)}
+        case "without a place":
+            return state | {first.replace("layers.0", "layers.9"): state[first].clone()}
+    score = next(name for name in state if ".score." in name)
+    return state | {score: torch.ones(1, 32)}
+
+
+@pytest.mark.parametrize("fault", ["missing", "NaN", "int8", "without a place", "score of shape"])
+def test_a_reward_adapter_is_loaded_wholly_or_refused(fault: str, keys: Keys, adapter: Callable[[str], Path]) -> None:
+    folder = adapter("SEQ_CLS")
+    file = folder / "adapter_model.safetensors"
+    save_file(_edit(load_file(file), fault), file, metadata={"format": "pt"})
+    given = keys(reward_model=str(folder), reward_model_type="lora")
+    with pytest.raises(ConfigError, match=f"^reward_model: .*{fault}") as caught:
+        _reward(given, _policy(given))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reward_adapter_of_another_type_is_refused(keys: Keys, adapter: Callable[[str], Path]) -> None:
+    file = adapter("SEQ_CLS") / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"peft_type": "PROMPT_TUNING"}))
+    given = keys(reward_model=str(file.parent), reward_model_type="lora")
+    with pytest.raises(ConfigError, match="^reward_model: .* of type PROMPT_TUNING, which cannot be used"):
+        _reward(given, _policy(given))
+
+
 class _Service(BaseHTTPRequestHandler):
     """Scores a text by its length; the path chooses what goes wrong."""
 

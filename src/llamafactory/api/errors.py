@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from ..data.media.source import MediaError
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, ModelFault
 from ..extras.logging import get_logger
 from .disconnect import ClientGone
 
@@ -61,6 +61,8 @@ def to_api_error(error: Exception) -> ApiError:
             return error
         case MediaError():
             return ApiError(400, f"messages: {public_text(str(error))}", "messages", "media_refused")
+        case ModelFault():
+            return ApiError(500, public_text(str(error)), code="internal_error")
         case ConfigError():
             message = public_text(str(error))
             param = re.match(r"(\w+): ", message)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..extras.errors import ConfigError
+from ..model.whole import require_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,6 +50,7 @@ def embed_texts(
         hidden = core.get_decoder()(**batch, use_cache=False).last_hidden_state.float()
         mask = batch["attention_mask"][..., None]
         mean = (hidden * mask).sum(1) / mask.sum(1)
+        require_finite(mean, "hidden states")
         unit = torch.nn.functional.normalize(mean, dim=-1).tolist()
         vectors.update(zip(places, unit, strict=True))
     return [vectors[place] for place in range(len(ids))]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .sampling import Sampling
 
 _NUCLEUS = 1024  # of so many tokens the likeliest few nearly always hold top_p; else all are sorted
+NO_TOKEN = -1
 _BELOW_ONE = 1 - 2**-24  # the largest float32 below 1: a draw never falls behind the last token
 
 
@@ -89,7 +91,7 @@ class StepLogProbs:
 class SampledToken:
     """One token, with log-probabilities where they were requested."""
 
-    id: int
+    id: int  # NO_TOKEN: the model's logits are no numbers
     log_probs: StepLogProbs | None
 
 
@@ -110,18 +112,21 @@ def sample(logits: Tensor, rows: Sequence[Sampler]) -> list[SampledToken]:
     counts = [(sampled[place], rows[place].sampling.log_probs or 0) for place in reporting]
     log_probs = dict(zip(reporting, _gather_log_probs(untouched, counts), strict=True))
     for row, token_id in zip(rows, sampled, strict=True):
-        row.take(token_id)
+        if token_id != NO_TOKEN:
+            row.take(token_id)
     return [SampledToken(token_id, log_probs.get(place)) for place, token_id in enumerate(sampled)]
 
 
 def _sample(scores: Tensor, rows: Sequence[Sampler]) -> list[int]:
-    """Return the likeliest token of each greedy row, and one drawn by its settings for each other."""
-    sampled = scores.argmax(-1).tolist()
+    """Return the likeliest token of each greedy row, one drawn by its settings for each other, or ``NO_TOKEN``."""
+    most, likeliest = scores.max(-1)
+    sampled = likeliest.tolist()
     for key, places in _group_by_settings(rows).items():
         drawn = _draw(scores[places], [rows[place] for place in places], *key)
         for place, token_id in zip(places, drawn, strict=True):
             sampled[place] = token_id
-    return sampled
+    # The largest of numbers among which one is none is none itself; single ones may be ruled out by -inf.
+    return [token_id if value < math.inf else NO_TOKEN for token_id, value in zip(sampled, most.tolist(), strict=True)]
 
 
 def _group_by_settings(rows: Sequence[Sampler]) -> dict[tuple[int, bool], list[int]]:
@@ -165,7 +170,7 @@ def _gather_log_probs(log_probs: Tensor | None, counts: Sequence[tuple[int, int]
     """Read log-probabilities off ``[rows, V]``; ``counts``: the sampled id of each row, and how many likeliest."""
     if log_probs is None:
         return []
-    ids = torch.tensor([[token] for token, _ in counts], device=log_probs.device)
+    ids = torch.tensor([[max(token, 0)] for token, _ in counts], device=log_probs.device)
     sampled = log_probs.gather(1, ids)[:, 0].tolist()
     most = min(max(count for _, count in counts), log_probs.shape[1])
     values, likeliest = (tensor.tolist() for tensor in log_probs.topk(most))

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..model.whole import not_finite
 from .continuous_batching import ModelRunner, Reading
 from .request import Completion, Outbox, Request
-from .sampler import sample
+from .sampler import NO_TOKEN, sample
 
 T = TypeVar("T")
 
@@ -204,7 +205,7 @@ class Scheduler:
             self._active[request] = None
         self._sample(completions, logits[rows])
         for completion, row in zip(completions, rows, strict=True):
-            if completion.finish_reason is None:
+            if completion.finish_reason is None and completion.request in self._active:
                 self._runner.admit(completion, readings[row], completion.last, completion.request.adapter)
 
     def _step(self, adapter: str | None) -> None:
@@ -216,17 +217,23 @@ class Scheduler:
                 self._fail(request, error)
             return
         for completion in completions:
-            if completion.finish_reason is None:
+            if completion.finish_reason is None and completion.request in self._active:
                 self._runner.advance(completion, completion.last)
             else:
                 self._runner.drop(completion)
 
     def _sample(self, completions: list[Completion], logits: Tensor) -> None:
+        broken: set[Request] = set()
         for completion, token in zip(
             completions, sample(logits, [completion.sampler for completion in completions]), strict=True
         ):
-            self._outbox.add(completion.request.mailbox, completion.take(token))
-        for request in {completion.request for completion in completions}:
+            if token.id == NO_TOKEN:
+                broken.add(completion.request)
+            else:
+                self._outbox.add(completion.request.mailbox, completion.take(token))
+        for request in broken:
+            self._fail(request, not_finite("logits"))
+        for request in {completion.request for completion in completions} - broken:
             if request.finished:
                 self._active.pop(request)
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from ..model import generation_attention
+from ..model.whole import not_finite, require_finite
 from .continuous_batching import on_device
 from .request import Outbox, Request
-from .sampler import SampledToken, sample
+from .sampler import NO_TOKEN, SampledToken, sample
 
 
 def complete_alone(model: Any, request: Request, pad_token_id: int, use_cache: bool) -> None:
@@ -77,6 +78,7 @@ def _search(model: Any, request: Request, config: dict[str, Any], outbox: Outbox
                 repetition_penalty=sampling.repetition_penalty,
                 eos_token_id=list(request.ends) or None,
             ),
+            logits_processor=LogitsProcessorList([_Numbers()]),
             stopping_criteria=StoppingCriteriaList([_Finished(request)]),
         )
     for completion, row in zip(request.completions, output[:, len(request.prompt) :].tolist(), strict=True):
@@ -99,12 +101,23 @@ class _SampleByRequest(LogitsProcessor):
             scores[[completion.index for completion in growing]], [completion.sampler for completion in growing]
         )
         for completion, token in zip(growing, sampled, strict=True):
+            if token.id == NO_TOKEN:
+                raise not_finite("logits")
             self._outbox.add(self._request.mailbox, completion.take(token))
         self._outbox.send()
         only = torch.full_like(scores, float("-inf"))
         for completion in self._request.completions:
             only[completion.index, completion.last] = 0
         return only
+
+
+class _Numbers(LogitsProcessor):
+    """Lets a beam search go on only while the model computes numbers."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return ``scores [rows, V]`` as they are."""
+        require_finite(scores.amax(-1), "logits")
+        return scores
 
 
 class _Finished(StoppingCriteria):

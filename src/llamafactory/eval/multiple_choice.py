@@ -15,6 +15,7 @@ from ..data.messages import Message, Sample
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..model import generation_attention
+from ..model.whole import require_finite
 from .questions import CHOICES, Benchmark, Question, Subject
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def predict_choices(model: Any, prompts: Sequence[Prompt], batch_size: int, pad:
             logits = _last_logits(model, [prompts[number].ids for number in numbers], pad)
             for row, number in zip(logits, numbers, strict=True):
                 values = row[list(prompts[number].choices)]
+                require_finite(values, "logits")
                 predicted[number] = CHOICES[int(values.argmax())]
     return predicted
 

@@ -273,6 +273,8 @@ def _adapted(layer: LoraLayer, name: str) -> Iterator[tuple[str, Tensor, Tensor 
     bias = _with_bias(layer, tensors.get("bias"))
     if bias is not None:
         yield f"{name}.bias", bias, tensors.get("bias")
+    for key, child in own.named_children():
+        yield from expected_weights(child, f"{name}.{key}")
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
@@ -332,7 +334,7 @@ def _of_experts(layer: ParamWrapper, adapter: str) -> Tensor:
         return up @ down
     rank = len(down) // experts
     deltas = torch.stack([up[:, e::experts] @ down[e * rank : (e + 1) * rank] for e in range(experts)])
-    return deltas.transpose(1, 2) if deltas.shape != layer.get_param().shape else deltas
+    return deltas.transpose(1, 2) if getattr(layer.get_base_layer(), "is_transposed", False) else deltas
 
 
 def _is_unknown(module: nn.Module) -> bool:

@@ -16,6 +16,10 @@ class UsageError(ConfigError):
     exit_code = 2
 
 
+class ModelFault(ConfigError):
+    """The model computes no numbers for what was asked; no request is to blame."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what another library says, for an error of ours; the error's name when it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

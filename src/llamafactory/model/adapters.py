@@ -83,22 +83,55 @@ def load_named_adapters(model: PreTrainedModel, folders: dict[str, str]) -> Peft
     Raises:
         ConfigError: One was made for another model.
     """
-    named: PeftModel | None = None
+    key, named = "lora_modules", None
     for name, folder in folders.items():
-        config = read_adapter_config(folder, named or model, "lora_modules")
-        state = read_adapter_weights(folder, "lora_modules")
-        config.inference_mode = True
+        config, state = read_adapter_config(folder, named or model, key), read_adapter_weights(folder, key)
+        if named is not None:
+            add_adapter(named, name, config, state, folder, key)
+            continue
         try:
             with _no_hints():
-                if named is None:
-                    named = PeftModel.from_pretrained(model, folder, adapter_name=name, config=config)
-                else:
-                    named.add_adapter(name, config)
-            check_adapter(named, name, state, folder, "lora_modules")
+                named = PeftModel.from_pretrained(model, folder, adapter_name=name, config=config)
+            check_adapter(named, name, state, folder, key)
         except _MISFITS as error:
-            raise _misfit("lora_modules", folder, error) from error
+            raise _misfit(key, folder, error) from error
     assert named is not None, "at least one adapter"
     return named.eval()
+
+
+def add_adapter(
+    model: PeftModel,
+    name: str,
+    config: PeftConfig,
+    state: dict[str, Tensor],
+    folder: str,
+    key: str,
+    rows_of_base: bool = False,
+) -> None:
+    """Put one more adapter, frozen, beside those that are there.
+
+    Args:
+        model: Gets it.
+        name: What it is called.
+        config: From :func:`read_adapter_config`.
+        state: Its tensors.
+        folder: For the message.
+        key: The key that named the folder.
+        rows_of_base: It was trained without rows of new tokens and has those of the base.
+
+    Raises:
+        ConfigError: It was made for another model.
+    """
+    config.inference_mode = True
+    try:
+        with _no_hints():
+            model.add_adapter(name, config)
+        if rows_of_base:
+            fresh = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+            state = {there: value for there, value in fresh.items() if there.endswith("_tokens_delta")} | state
+        check_adapter(model, name, state, folder, key)
+    except _MISFITS as error:
+        raise _misfit(key, folder, error) from error
 
 
 def _misfit(key: str, folder: str, error: Exception) -> ConfigError:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .whole import require_finite
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -25,6 +27,9 @@ def score_texts(
         tokenizer: The model's own; pads on the right.
         texts: Whole texts, special tokens included.
         max_length: Most tokens of a text; what is beyond is cut off.
+
+    Raises:
+        ModelFault: A score is no number.
     """
     ids = [tokenizer(text, truncation=max_length is not None, max_length=max_length)["input_ids"] for text in texts]
     order = sorted(range(len(ids)), key=lambda place: len(ids[place]))  # rows of like length share a batch
@@ -34,7 +39,8 @@ def score_texts(
         batch = tokenizer.pad(
             {"input_ids": [ids[place] for place in places]}, return_tensors="pt", padding_side="right"
         )
-        found = model(**batch.to(model.device), use_cache=False).logits[:, 0].float().tolist()
-        for place, score in zip(places, found, strict=True):
+        found = model(**batch.to(model.device), use_cache=False).logits[:, 0].float()
+        require_finite(found, "scores")
+        for place, score in zip(places, found.tolist(), strict=True):
             scores[place] = score
     return scores

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, first_line
 from ..extras.logging import get_logger
 from .adapter_config import read_adapter_values
 from .paths import resolve_adapter_path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 FILE = "value_head.safetensors"
+_NAMES = {"v_head.summary.bias", "v_head.summary.weight"}
 
 
 class ValueHead(NamedTuple):
@@ -52,14 +53,22 @@ def read_value_head(place: str, args: ModelArguments) -> ValueHead | None:
         return None
     try:
         tensors = load_file(path)
-        weight, bias = tensors["v_head.summary.weight"].float(), tensors["v_head.summary.bias"].float()
-    except (KeyError, SafetensorError, OSError) as error:
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read: {first_line(error)}") from None
+    if tensors.keys() != _NAMES:
         raise ConfigError(
-            f"{path}: not a value head (v_head.summary.weight and .bias): {type(error).__name__} {error}"
-        ) from None
+            f"{path}: not a value head: expected {' and '.join(sorted(_NAMES))}, got {', '.join(sorted(tensors)[:4])}"
+        )
+    bias, weight = (tensors[name] for name in sorted(_NAMES))
+    if not (weight.is_floating_point() and bias.is_floating_point()):
+        raise ConfigError(
+            f"{path}: its tensors are of type {weight.dtype}, {bias.dtype}; a head holds floating numbers"
+        )
     if weight.dim() != 2 or len(weight) != 1 or bias.shape != (1,):
         raise ConfigError(f"{path}: expected a head of one score, got weights {list(weight.shape)}")
-    return ValueHead(weight, bias)
+    if not (weight.isfinite().all() and bias.isfinite().all()):
+        raise ConfigError(f"{path}: it holds NaN or infinity")
+    return ValueHead(weight.float(), bias.float())
 
 
 def resolve_head(model: PreTrainedModel, path: str, args: ModelArguments, trainable: bool) -> None:

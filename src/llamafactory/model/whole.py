@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError, first_line
+from ..extras.errors import ConfigError, ModelFault, first_line
 from .families.family import may_be_absent, may_be_left_out
 
 if TYPE_CHECKING:
@@ -105,6 +105,24 @@ def check_adapter(
     trouble = _trouble(missing, beyond, [])
     if trouble:
         raise ConfigError(f"{key}: '{folder}' does not fit this model: {trouble}")
+
+
+def require_finite(found: Tensor, what: str) -> None:
+    """Refuse what a model computed when it is no number.
+
+    Raises:
+        ModelFault: It holds NaN or infinity.
+    """
+    if not found.isfinite().all():
+        raise not_finite(what)
+
+
+def not_finite(what: str) -> ModelFault:
+    """The error of a model whose ``what`` are NaN or infinite."""
+    return ModelFault(
+        f"infer_dtype: the model's {what} are NaN or infinite; its weights are broken, or too large for the type it "
+        "computes in: try infer_dtype: float32"
+    )
 
 
 def _without(key: str, name: str) -> str:

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...extras.errors import ConfigError
 from ...hparams.field import arg, require, split_list
 from ...hparams.ranges import AT_LEAST_0, AT_LEAST_1, BELOW_1, POSITIVE, Range
 
@@ -74,6 +72,7 @@ def create(
         new_rows: Token ids whose embedding rows are trained and saved with the adapter.
     """
     from ..adapters import load_adapter, merge_adapter, new_adapter, prepare_for_training
+    from ..lora_targets import report_share
     from ..paths import resolve_adapter_path
     from ..tokenizer import adapter_names
 
@@ -89,6 +88,7 @@ def create(
         tuned = load_adapter(base, resumed, trainable=True)
     else:
         tuned = new_adapter(base, _config(base, tuner, new_rows))
+        report_share(tuned, tuner.lora_target)
     prepare_for_training(tuned, dtypes)
     return tuned
 
@@ -104,11 +104,12 @@ def save_final(model: PeftModel, folder: str, args: TrainArgs) -> None:
 def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -> LoraConfig:
     from peft import LoraConfig
 
+    from ..lora_targets import find_targets, require_known
     from ..towers import outside_language
 
     additional = split_list(tuner.additional_target)
     modules = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name}
-    _require_known("additional_target", additional, modules)
+    require_known("additional_target", additional, modules)
     init: bool | str = True
     if tuner.pissa_init:
         init = "pissa" if tuner.pissa_iter == -1 else f"pissa_niter_{tuner.pissa_iter}"
@@ -116,12 +117,15 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
     rows = {name: list(new_rows) for name in embeddings if new_rows and name not in additional}
     head = model.get_output_embeddings()
     tied = head is not None and head.weight is model.get_input_embeddings().weight
+    plain = not (tuner.lora_dropout or tuner.use_dora or tuner.pissa_init)
+    targets = find_targets(model, split_list(tuner.lora_target), with_experts=plain)
     return LoraConfig(
         task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",  # the former trains and saves the score too
         r=tuner.lora_rank,
         lora_alpha=tuner.lora_alpha or 2 * tuner.lora_rank,
         lora_dropout=tuner.lora_dropout,
-        target_modules=_targets(model, tuner.lora_target),
+        target_modules=targets.modules,
+        target_parameters=targets.parameters or None,
         exclude_modules=outside_language(model),
         modules_to_save=additional or None,
         use_rslora=tuner.use_rslora,
@@ -132,37 +136,8 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
     )
 
 
-def _targets(model: PreTrainedModel, lora_target: str) -> list[str]:
-    """Names PEFT shall adapt; ``all`` is every linear layer but the output head."""
-    from torch import nn
-
-    from ..towers import outside_language
-
-    head = getattr(model, "score", None) or model.get_output_embeddings()
-    outside = re.compile(outside_language(model) or "(?!)")
-    linear = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and not outside.fullmatch(name)
-    }
-    names = split_list(lora_target)
-    if names == ["all"]:
-        return sorted(linear)
-    embeddings = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
-    everything = {name for name, _ in model.named_modules()}
-    unknown = [name for name in names if not any(there == name or there.endswith(f".{name}") for there in everything)]
-    _require_known("lora_target", unknown, linear | embeddings)
-    return names
-
-
 def _embedding_names(model: PreTrainedModel) -> list[str]:
     """Module names of the input embedding and, where it has weights of its own, the output head."""
     inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
     own = [inputs] if head is None or head.weight is inputs.weight else [inputs, head]
     return [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if any(module is one for one in own)]
-
-
-def _require_known(key: str, names: list[str], choices: set[str]) -> None:
-    wrong = [name for name in names if name not in choices]
-    if wrong:
-        raise ConfigError(f"{key}: the model has no {', '.join(wrong)}; choose from {', '.join(sorted(choices))}")

@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +21,11 @@ from ....data.messages import Sample
 from ....data.template_loader import get_template
 from ....extras.errors import ConfigError
 from ....model import load_model, load_tokenizer
+from ....model.adapter_config import read_adapter_config
+from ....model.adapters import add_adapter
 from ....model.paths import resolve_adapter_path
 from ....model.value_head import read_value_head
+from ....model.whole import read_adapter_weights
 from ....plugins import resolve
 from .completion import Completion, RewardFunction
 
@@ -59,7 +61,7 @@ def load_reward_model(
     if kind == "lora":
         if not hasattr(policy, "peft_config"):
             raise ConfigError("reward_model_type: lora needs a policy with an adapter (finetuning_type: lora)")
-        folder = resolve_adapter_path(name, args.model)
+        folder = resolve_adapter_path(name, args.model, "reward_model")
         return AdapterReward(policy, _add_adapter(policy, folder, args), tokenizer, template, batch)
     return _load_full(args, name, tokenizer, template, batch)
 
@@ -178,41 +180,27 @@ class _Head:
 
 def _add_adapter(policy: Any, folder: str, args: TrainArgs) -> _Head:
     """Put an adapter of stage rm (ours, or LLaMA-Factory's with its value head) on the policy; return the head."""
-    from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    weights = Path(folder) / "adapter_model.safetensors"
-    if not weights.is_file():
-        raise ConfigError(f"reward_model: '{folder}' has no adapter_model.safetensors")
-    state, value_head = load_file(weights), read_value_head(folder, args.model)
-    score = state.pop(_SCORE, None)
+    config, state = read_adapter_config(folder, policy, "reward_model"), read_adapter_weights(folder, "reward_model")
+    value_head, score = read_value_head(folder, args.model), state.pop(_SCORE, None)
+    size = policy.get_input_embeddings().weight.shape[1]
     if value_head is None and score is None:
         raise ConfigError(f"reward_model: '{folder}' is no reward adapter: it has no score (train it with stage rm)")
-    config = PeftConfig.from_pretrained(folder)
+    weight = value_head.weight if value_head is not None else score
+    if weight.shape != (1, size):
+        raise ConfigError(f"reward_model: '{folder}' has a score of shape {list(weight.shape)} for [1, {size}]")
     # The score is kept apart: the policy is a language model and has no place for it.
-    config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, True
+    config.task_type, config.modules_to_save = "CAUSAL_LM", None
     new_tokens = getattr(policy.peft_config[policy.active_adapter], "trainable_token_indices", None)
-    if new_tokens and not getattr(
-        config, "trainable_token_indices", None
-    ):  # PEFT wants them in every adapter: they stay untrained here
-        config.trainable_token_indices = new_tokens
+    lacks_rows = bool(new_tokens) and not getattr(config, "trainable_token_indices", None)
+    if lacks_rows:
+        config.trainable_token_indices = new_tokens  # PEFT wants them in every adapter: they stay untrained here
     trained = {name: parameter.requires_grad for name, parameter in policy.named_parameters()}
-    try:
-        policy.add_adapter(ADAPTER, config)
-        fresh = get_peft_model_state_dict(policy, adapter_name=ADAPTER, save_embedding_layers=False)
-        rows = {name: value for name, value in fresh.items() if name.endswith("trainable_tokens_delta")}
-        result = set_peft_model_state_dict(policy, rows | state, adapter_name=ADAPTER)
-    except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"reward_model: '{folder}' does not fit the policy: {reason}") from error
-    if result.unexpected_keys:
-        raise ConfigError(f"reward_model: '{folder}' does not fit the policy: it has {result.unexpected_keys[0]}")
+    add_adapter(policy, ADAPTER, config, state, folder, "reward_model", rows_of_base=lacks_rows)
     for name, parameter in policy.named_parameters():
         parameter.requires_grad_(trained.get(name, False))
     if value_head is not None:
         return _Head(value_head.weight, value_head.bias)
-    assert score is not None
-    return _Head(score.float(), None)
+    return _Head(weight.float(), None)
 
 
 def _hidden(model: Any, ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
