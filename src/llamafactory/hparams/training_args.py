@@ -29,6 +29,8 @@ OptimizerName = Literal[
     "stable_adamw",
 ]  # fmt: skip
 
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs", "lite"]
+
 LogLevel = Literal["detail", "debug", "info", "warning", "error", "critical", "passive"]
 
 
@@ -97,7 +99,7 @@ class TrainingArguments:
     gradient_checkpointing_kwargs: dict | str | None = arg(None, "Older name of activation_checkpointing_kwargs.")
     torch_compile: bool = arg(False, "Compile the model with torch.compile.")
     torch_compile_backend: str | None = arg(None, "Backend of torch.compile; setting it turns compiling on.")
-    torch_compile_mode: str | None = arg(None, "Mode of torch.compile; setting it turns compiling on.")
+    torch_compile_mode: CompileMode | None = arg(None, "Mode of torch.compile; setting it turns compiling on.")
     use_liger_kernel: bool = arg(False, "Fused Liger kernels (same as enable_liger_kernel).")
     liger_kernel_config: dict | None = arg(None, "Which Liger kernels to apply, name: true or false.")
     use_cache: bool = arg(False, "Keep the key/value cache in the training forward pass.")

@@ -175,12 +175,13 @@ def choose_attention(model_class: type | None, config: Any, flash_attn: str, tra
     """Name of the attention implementation transformers shall use.
 
     ``auto`` trains with the isolating attention where the model can be trusted with it; everything else, and inference,
-    uses SDPA where it computes what the model means (it has no soft cap), else eager. An explicit choice is obeyed.
+    uses SDPA where it computes what the model means (it has no soft cap), else eager. An explicit choice is obeyed,
+    but FlashAttention that is not there, which many files ask for that were written elsewhere, is said and left out.
     """
     from . import attention
     from .families.family import isolation
 
-    if flash_attn in _EXPLICIT_ATTENTION:
+    if flash_attn in _EXPLICIT_ATTENTION and _is_there(flash_attn):
         return _EXPLICIT_ATTENTION[flash_attn]
     text = config.get_text_config()
     if model_class is None:  # remote code: what it supports is known only to itself
@@ -194,6 +195,22 @@ def choose_attention(model_class: type | None, config: Any, flash_attn: str, tra
         return ordinary
     attention.register()
     return attention.ISOLATED
+
+
+def _is_there(flash_attn: str) -> bool:
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+    looks = {
+        "fa2": (is_flash_attn_2_available, "pip install flash-attn"),
+        "fa3": (is_flash_attn_3_available, "built from the folder hopper of github.com/Dao-AILab/flash-attention"),
+    }
+    if flash_attn not in looks or looks[flash_attn][0]():
+        return True
+    how = looks[flash_attn][1]
+    logger.warning_once(
+        f"flash_attn: {flash_attn} is left out, auto is used: it needs a CUDA GPU and its package ({how})"
+    )
+    return False
 
 
 def _device_map(device: Device, trainable: bool) -> Any:

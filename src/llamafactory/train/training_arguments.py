@@ -12,6 +12,8 @@ from transformers import Seq2SeqTrainingArguments
 from ..extras.device import probe
 from ..extras.errors import ConfigError
 from ..hparams import resolve_dtypes
+from ..hparams.inner_settings import optimizer_settings, schedule_settings
+from ..hparams.metrics import default_metric
 from .callbacks.reporters import trackers
 from .process_group import rejoin
 
@@ -48,7 +50,6 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
     training, device = args.training, probe(args.training.use_cpu)
     dtypes = resolve_dtypes(args, device)
     on_cpu = device.type == "cpu"
-    waits = training.load_best_model_at_end or args.finetuning.early_stopping_steps is not None
     return {
         # Autocast only where the weights are wider than the arithmetic; LoRA on bf16 weights needs none.
         "bf16": dtypes.autocast and dtypes.compute == "bfloat16",
@@ -58,8 +59,9 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters),
         "dataloader_pin_memory": training.dataloader_pin_memory and not on_cpu,
         "average_tokens_across_devices": True,
-        # Early stopping watches a metric, and the loss is what nobody has to name.
-        "metric_for_best_model": training.metric_for_best_model or ("loss" if waits else None),
+        "lr_scheduler_kwargs": schedule_settings(training),
+        "optim_args": ",".join(f"{name}={value}" for name, value in optimizer_settings(training).items()) or None,
+        "metric_for_best_model": training.metric_for_best_model or default_metric(args),
         "report_to": [name for name in trackers(args) if name != "swanlab"],  # it brings its own callback
         # Features carry more than the model's own inputs; the trainer picks what it passes on.
         "remove_unused_columns": False,

@@ -4,15 +4,28 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...extras.manifest import NAME as MARKER
-from ..field import require
+from ..field import require, split_list
+from ..inner_settings import optimizer_settings, schedule_settings
+from ..metrics import is_reported, metrics_of
 from ..training_args import TrainingArguments
 
 if TYPE_CHECKING:
     from ..args import TrainArgs
+
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "swanlab", "trackio")
+# What torch.compile knows without further packages and is not there for torch's own tests; a test compares them.
+COMPILERS = (
+    "inductor", "eager", "aot_eager", "cudagraphs", "openxla", "tvm", "ts", "aot_ts", "aot_eager_decomp_partition",
+    "aot_eager_default_partitioner", "eager_debug", "eager_noexcept", "pre_dispatch_eager", "invoke_subgraph",
+    "openxla_eval",
+)  # fmt: skip
+_WATCHING = (("save_strategy", "best"), ("lr_scheduler_type", "reduce_lr_on_plateau"), ("lr_scheduler_type", "greedy"))
 
 
 def check(args: TrainArgs) -> None:
@@ -24,7 +37,11 @@ def check(args: TrainArgs) -> None:
     )
     require(not (training.bf16 and training.fp16), "bf16 and fp16: choose one of the two")
     _check_predict(args)
-    _check_best_model(training)
+    _check_best_model(args)
+    schedule_settings(training)
+    optimizer_settings(training)
+    _check_compiler(training.torch_compile_backend)
+    _check_trackers(training.report_to)
     _check_output_dir(training)
     require(
         not training.do_train or not _is_same_folder(training.output_dir, args.model.model_name_or_path),
@@ -44,10 +61,33 @@ def _check_predict(args: TrainArgs) -> None:
         require(training.predict_with_generate, "do_predict: needs predict_with_generate: true in stage sft")
 
 
-def _check_best_model(training: TrainingArguments) -> None:
+def _check_best_model(args: TrainArgs) -> None:
+    training, metric = args.training, args.training.metric_for_best_model
+    require(
+        metric is None or is_reported(metric, args),
+        f"metric_for_best_model: stage {args.finetuning.stage} reports no {metric!r} here; expected one of "
+        f"{', '.join(metrics_of(args))}",
+    )
+    for key, value in _WATCHING:
+        needs = getattr(training, key) == value and training.eval_strategy == "no"
+        require(not needs, f"{key}: {value} needs eval_strategy steps or epoch")
     if training.load_best_model_at_end:
         require(training.eval_strategy != "no", "load_best_model_at_end: needs eval_strategy steps or epoch")
         require(training.save_strategy != "no", "load_best_model_at_end: needs checkpoints, save_strategy is no")
+
+
+def _check_compiler(backend: str | None) -> None:
+    if backend is not None and backend not in COMPILERS:
+        known = (*COMPILERS, *(entry.name for entry in entry_points(group="torch_dynamo_backends")))
+        require(backend in known, f"torch_compile_backend: expected one of {', '.join(known)}, got {backend!r}")
+
+
+def _check_trackers(given: str | list[str] | None) -> None:
+    for name in given if isinstance(given, list) else split_list(given):
+        require(
+            name in ("none", "all", *TRACKERS),
+            f"report_to: unknown tracker {name!r}; choices: none, all, {', '.join(TRACKERS)}",
+        )
 
 
 # What a run writes, renames over or removes there.
