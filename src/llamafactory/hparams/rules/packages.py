@@ -21,20 +21,14 @@ def require_packages(args: TrainArgs) -> None:
     Raises:
         ConfigError: A package is missing; one line with the key and the pip command.
     """
+    scores, stage, rlhf = args.training.predict_with_generate, args.finetuning.stage, args.rlhf
+    checks_maths = "math_verify" in split_list(rlhf.reward_funcs)
+    rolls_out_there = rlhf.rollout_engine == "vllm" and stage in ("ppo", "grpo")
     needed: list[tuple[bool, str, str, str]] = [
-        *((args.training.predict_with_generate, name, "predict_with_generate", _METRICS) for name in _TEXT_PACKAGES),
-        (
-            "math_verify" in split_list(args.rlhf.reward_funcs),
-            "math_verify",
-            "reward_funcs: math_verify",
-            "math-verify",
-        ),
-        (args.rlhf.rollout_engine == "vllm" and _rolls_out(args), "vllm", "rollout_engine: vllm", "vllm"),
+        *((scores, name, "predict_with_generate", _METRICS) for name in _TEXT_PACKAGES),
+        (checks_maths, "math_verify", "reward_funcs: math_verify", "math-verify"),
+        (rolls_out_there, "vllm", "rollout_engine: vllm", "vllm"),
     ]
     for is_asked, package, key, pip in needed:
         if is_asked:
             require_installed(package, key, pip)
-
-
-def _rolls_out(args: TrainArgs) -> bool:
-    return args.finetuning.stage in ("ppo", "grpo")
