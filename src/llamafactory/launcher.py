@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "version": ("llamafactory.launcher:print_version", "print the version"),
     "help": ("llamafactory.launcher:print_help", "print this list"),
 }
-NOT_BUILT = ("webui",)
+NOT_BUILT = {"webui": "`llamafactory-cli webchat` talks to a model in the browser"}
 ERROR_DIR = "LLAMAFACTORY_ERROR_DIR"
 
 
@@ -56,7 +56,7 @@ def launch() -> int:
     if command not in COMMANDS:
         _refuse(f"unknown command {command!r}; commands: {', '.join(COMMANDS)}")
     if command in NOT_BUILT:
-        _refuse(f"{command} is not built yet in this version")
+        _refuse(f"{command} is not built yet in this version; {NOT_BUILT[command]}")
     if any(word in ("-h", "--help") for word in sys.argv[2:]):
         return _print_command_help(command)
     if _wants_torchrun(command):

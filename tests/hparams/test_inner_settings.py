@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `lr_scheduler_kwargs`, `optim_args`, `torch_compile_*` and `report_to` hold, against who reads it."""
+"""What `lr_scheduler_kwargs`, `optim_args`, `torch_compile_*` and `report_to` take, against what reads them."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from typing import Any, get_args
 
@@ -28,6 +29,7 @@ NEEDED = {
     "cosine_warmup_with_min_lr": {"min_lr": 1e-6},
     "warmup_stable_decay": {"num_decay_steps": 3},
 }
+TEXTS = {bool: "true", int: "1", float: "1e-6"}
 # Settings that transformers hands on with a type that its optimizer cannot take.
 UNUSABLE = {"_get_torchao_optimizer": {"block_size"}}
 
@@ -49,19 +51,10 @@ def test_the_settings_of_a_schedule_are_those_of_transformers(name: str) -> None
 def test_each_setting_can_be_written_as_text_and_makes_a_schedule(name: str) -> None:
     """YAML reads ``1e-6`` as text, and transformers would divide by it."""
     for setting, (hint, _) in SCHEDULES.get(name, {}).items():
-        options = get_args(hint) or (hint,)
-        value = (
-            options[0]
-            if isinstance(options[0], str)
-            else "true"
-            if bool in options
-            else "1"
-            if int in options
-            else "1e-1"
-        )
+        first = (get_args(hint) or (hint,))[0]
+        value = TEXTS.get(first, first)
         needed = {} if setting in ("min_lr", "min_lr_rate") else NEEDED.get(name, {})
-        keys = {"lr_scheduler_type": name, "lr_scheduler_kwargs": {**needed, setting: value}, "learning_rate": 1.0}
-        settings = schedule_settings(training(**keys))
+        settings = schedule_settings(training(lr_scheduler_type=name, lr_scheduler_kwargs={**needed, setting: value}))
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
         assert get_scheduler(name, optimizer, 2, 10, scheduler_specific_kwargs=settings)
 
@@ -108,36 +101,29 @@ def test_a_setting_of_a_schedule_out_of_range(kind: str, setting: str, value: An
 
 def read_by(handler: Any) -> set[str]:
     """Return the names that one maker of optimizers looks up in `optim_args`."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(handler)))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
-    looked_up = {
-        call.args[0].value for call in calls if call.func.attr in ("get", "pop") and "optim_args" in ast.unparse(call)
-    }  # type: ignore[attr-defined]
-    listed = {
-        item.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple)
-        for item in node.iter.elts
-        if isinstance(item, ast.Constant)
-    }
-    asked = {
-        node.left.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Compare) and "optim_args" in ast.unparse(node) and isinstance(node.left, ast.Constant)
-    }
-    return looked_up | listed | asked
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(handler)))):
+        shown = ast.unparse(node)
+        parts: list[Any] = []
+        if isinstance(node, ast.Call) and re.match(r"ctx\.optim_args\.(get|pop)\(", shown):
+            parts = node.args[:1]
+        elif isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple):
+            parts = node.iter.elts
+        elif isinstance(node, ast.Compare) and shown.endswith(" in ctx.optim_args"):
+            parts = [node.left]
+        names |= {part.value for part in parts if isinstance(part, ast.Constant)}
+    return names
 
 
 @pytest.mark.parametrize("name", get_args(OptimizerName))
 def test_the_settings_of_an_optimizer_are_those_of_transformers(name: str) -> None:
     handler = trainer_optimizer._OPTIMIZER_HANDLERS[name]
-    ours = (
-        OPTIMIZERS[max(found, key=len)] if (found := [start for start in OPTIMIZERS if name.startswith(start)]) else {}
-    )
+    found = [start for start in OPTIMIZERS if name.startswith(start)]
+    ours = OPTIMIZERS[max(found, key=len)] if found else {}
     reads = read_by(handler) - UNUSABLE.get(handler.__name__, set())
     if handler.__name__ == "_get_bitsandbytes_optimizer" and "ademamix" not in name:
         reads = set()  # only AdEMAMix looks at single ones
-    assert set(ours) == {str(setting) for setting in reads}
+    assert set(ours) == reads
 
 
 @pytest.mark.parametrize(

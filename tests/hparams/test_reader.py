@@ -35,11 +35,11 @@ def test_words(words, expected):
 @pytest.mark.parametrize("ending", ["yaml", "yml", "json"])
 def test_file_with_overrides(tmp_path, ending):
     file = tmp_path / f"a config.{ending}"
-    values = {**BASE, "lora_rank": 4, "lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"power": 1}}
+    values = {**BASE, "lora_rank": 4, "activation_checkpointing_kwargs": {"a": 1}}
     file.write_text(json.dumps(values))  # JSON is YAML too
-    args = get_train_args([str(file), "lora_rank=16", "--seed", "7", "lr_scheduler_kwargs.lr_end=0"])
+    args = get_train_args([str(file), "lora_rank=16", "--seed", "7", "activation_checkpointing_kwargs.b=2"])
     assert (args.tuner.lora_rank, args.training.seed) == (16, 7)
-    assert args.training.lr_scheduler_kwargs == {"power": 1, "lr_end": 0}
+    assert args.training.activation_checkpointing_kwargs == {"a": 1, "b": 2}
     assert args.keys["lora_rank"] == 16
 
 

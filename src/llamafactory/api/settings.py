@@ -82,7 +82,7 @@ class ServerSettings:
         settings = cls(
             host=read.text("API_HOST", cls.host),
             port=read.number("API_PORT", cls.port, 0, 65535),
-            key=environment.get("API_KEY") or None,
+            key=environment.get("API_KEY", "").strip() or None,  # a blank one keeps nobody out
             model_name=read.text("API_MODEL_NAME", cls.model_name),
             verbose=read.switch("API_VERBOSE", cls.verbose),
             root_path=environment.get("FASTAPI_ROOT_PATH", cls.root_path),

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from .environment import rank_number
 
 # CPU flags under which bfloat16 matrix products run in hardware; elsewhere torch emulates them slowly.
 _CPU_BF16_FLAGS = frozenset(("amx_bf16", "avx512_bf16"))
@@ -49,7 +50,7 @@ def probe(use_cpu: bool = False) -> Device:
     if kind == "mps":
         return Device("mps", 0, 1, bf16=True, fp16=True, memory_bytes=host_memory(), name="Apple GPU")
     backend = getattr(torch, kind)
-    index = int(os.environ.get("LOCAL_RANK", "0")) % backend.device_count()
+    index = rank_number("LOCAL_RANK") % backend.device_count()
     properties = backend.get_device_properties(index)
     # Turing and older pretend to have bfloat16 and compute it in software.
     bf16 = properties.major >= 8 if kind == "cuda" and torch.version.hip is None else backend.is_bf16_supported()

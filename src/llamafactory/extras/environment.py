@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 from .errors import ConfigError
 
+MOST_PROCESSES = 1_000_000
+MOST_PORT = 65_535
 _TRUE, _FALSE = ("1", "true", "yes", "y", "on"), ("0", "false", "no", "n", "off", "")
 
 
@@ -29,6 +31,15 @@ def is_env_enabled(name: str, default: str = "0", variables: Mapping[str, str] |
     return text in _TRUE
 
 
+def rank_number(name: str, default: int = 0) -> int:
+    """Read what a launcher tells its processes of their place: RANK, LOCAL_RANK, WORLD_SIZE and the like.
+
+    Raises:
+        ConfigError: It is no whole number.
+    """
+    return Environment(os.environ).number(name, default, 0, MOST_PROCESSES)
+
+
 class Environment:
     """Reads variables; an empty one counts as not set."""
 
@@ -46,7 +57,7 @@ class Environment:
             ConfigError: It is none, or not from ``least`` to ``most``.
         """
         text = self._variables.get(name) or str(default)
-        if not text.isdecimal() or not least <= int(text) <= most:
+        if not (text.isascii() and text.isdecimal()) or not least <= int(text) <= most:
             raise ConfigError(f"{name}: expected a whole number from {least} to {most}, got {text!r}")
         return int(text)
 

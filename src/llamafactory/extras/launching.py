@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from .environment import is_env_enabled
+from .environment import MOST_PORT, MOST_PROCESSES, Environment, is_env_enabled, rank_number
 from .errors import ConfigError
 from .files import write_json
 from .parents import end_with_parent
@@ -109,8 +109,8 @@ def record_failures(folder: str) -> None:
     A rank whose note does not say that it ended was killed from outside.
     """
     note: dict[str, Any] = {
-        "rank": int(os.environ.get("RANK", "0")),
-        "attempt": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+        "rank": rank_number("RANK"),
+        "attempt": rank_number("TORCHELASTIC_RESTART_COUNT"),
         "ended": False,
     }
 
@@ -167,16 +167,13 @@ def report_failure(folder: str, code: int) -> int:
     return code
 
 
-def _number(env: Mapping[str, str], name: str, default: int, *, least: int) -> int:
-    text = env.get(name) or str(default)
-    if not text.isdigit() or int(text) < least:
-        raise ConfigError(f"{name}: expected a whole number of {least} or more, got {text!r}")
-    return int(text)
+def _number(env: Mapping[str, str], name: str, default: int, *, least: int, most: int = MOST_PROCESSES) -> int:
+    return Environment(env).number(name, default, least, most)
 
 
 def _port(env: Mapping[str, str], nodes: int) -> int:
     if env.get("MASTER_PORT"):
-        return _number(env, "MASTER_PORT", 0, least=1)
+        return _number(env, "MASTER_PORT", 0, least=1, most=MOST_PORT)
     if nodes > 1:
         return _DEFAULT_PORT
     with socket.socket() as probe:

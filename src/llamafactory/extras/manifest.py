@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .device import Device
+from .environment import rank_number
 from .files import write_json
 from .packages import version_of
 from .secrets import mask_values, mask_words
@@ -56,7 +57,7 @@ def write_manifest(
             "platform": platform.platform(),
             "packages": {name: version for name in PACKAGES if (version := version_of(name))},
             "device": asdict(device) if device else None,
-            "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+            "world_size": rank_number("WORLD_SIZE", 1),
             "seeds": dict(seeds or {}),
             "data_fingerprint": fingerprint
             if isinstance(fingerprint, str) or fingerprint is None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,6 +80,10 @@ class InferArgs:
     tuner: Any
     keys: dict[str, Any]
 
+    def __iter__(self) -> Iterator[Any]:
+        """Give the sections in the order in which older scripts unpack them."""
+        return iter((self.model, self.data, self.finetuning, self.generating))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArgs(InferArgs):
@@ -93,6 +98,10 @@ class TrainArgs(InferArgs):
     apollo: ApolloArguments
     badam: BAdamArguments
     megatron: MegatronBridgeArguments
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give the sections in the order in which older scripts unpack them."""
+        return iter((self.model, self.data, self.training, self.finetuning, self.generating))
 
 
 def to_dict(args: InferArgs) -> dict[str, Any]:

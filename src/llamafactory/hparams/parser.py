@@ -20,7 +20,7 @@ from .derive import derive_inference, derive_training
 from .reader import Flat, read_source
 from .rules import data, finetuning, generating, inference, model, optimizer, rlhf, training, unread
 from .schema import declared_keys, keys_of, known_keys, nearest, tuner_arguments
-from .unbuilt import refuse_unbuilt
+from .unbuilt import refuse_environment, refuse_unbuilt, refuse_v1
 
 logger = get_logger(__name__)
 
@@ -48,6 +48,7 @@ def get_train_args(source: Source = None) -> TrainArgs:
         ConfigError: A key is unknown, has the wrong type or breaks a rule; one line.
         UsageError: A part is asked for that is not built.
     """
+    refuse_environment(training=True)
     flat = _read(source)
     sections = _sections(derive_training(flat), flat, {**SHARED_SECTIONS, **TRAINING_SECTIONS})
     args = TrainArgs(**sections, keys=_as_read(flat, sections))
@@ -106,6 +107,7 @@ def get_infer_args(source: Source = None) -> InferArgs:
         ConfigError: A key is unknown, has the wrong type or breaks a rule; one line.
         UsageError: A part is asked for that is not built.
     """
+    refuse_environment(training=False)
     flat = _read(source)
     sections = _sections(derive_inference(flat), flat, SHARED_SECTIONS)
     args = InferArgs(**sections, keys=_as_read(flat, sections))
@@ -130,14 +132,15 @@ def _read(source: Source) -> Flat:
 
 
 def _refuse_unknown(flat: Flat) -> None:
-    """Raise for the first key nobody declares; ``ALLOW_EXTRA_ARGS=1`` ignores such keys."""
+    """Raise for the first key nobody declares, or for a file of the v1 engine; ``ALLOW_EXTRA_ARGS=1`` ignores them."""
     unknown = [key for key in flat.values if key not in known_keys()]
     if not unknown:
         return
-    if is_env_enabled("ALLOW_EXTRA_ARGS"):
+    if any(map(is_env_enabled, ("ALLOW_EXTRA_ARGS", "ALLOW_EXTRA_KEYS"))):  # the second is its name in the v1 engine
         for key in unknown:
             del flat.values[key]
         return
+    refuse_v1(unknown)
     key = unknown[0]
     near = nearest(key)
     hint = f"did you mean {near}?" if near else "`llamafactory-cli train -h` lists all keys"

@@ -216,7 +216,9 @@ class TrainingArguments:
     ddp_bucket_cap_mb: int | None = arg(None, "DDP bucket size in MB.", within=AT_LEAST_1)
     ddp_broadcast_buffers: bool | None = arg(None, "DDP sends buffers from the first process.")
     ddp_static_graph: bool | None = arg(None, "DDP may assume the same graph in each step.")
-    fsdp: str | bool | None = arg(None, "Fully sharded data parallelism: true, or options of older releases.")
+    fsdp: str | bool | list[str] | None = arg(
+        None, "Fully sharded data parallelism: true, or options of older releases."
+    )
     fsdp_config: dict | str | None = arg(None, "FSDP settings (mapping or JSON file).")
     deepspeed: dict | str | None = arg(None, "DeepSpeed settings (mapping or JSON file).")
     accelerator_config: dict | str | None = arg(None, "Settings of Accelerate (mapping or JSON file).")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 ANY = object()
+NOTHING = ("", "0", "no", "false", "off")  # of a variable
 
 # (key, value that asks for it; ANY = every value but the default, what it asks for). Asked of every command.
 ALWAYS: tuple[tuple[str, Any, str], ...] = (
@@ -118,15 +121,74 @@ ENVIRONMENT: dict[str, str] = {
 PLUGIN_KEYS: tuple[str, ...] = ("module_dropout", "oft_rank", "oft_block_size", "oft_target", "kt_config")
 
 
+# Variables that users of LLaMA-Factory set, which change nothing here -> why. Each is said once.
+NO_EFFECT: dict[str, str] = {
+    "DISABLE_VERSION_CHECK": "versions are held by the installation alone",
+    "FORCE_CHECK_IMPORTS": "a missing package is said by the key that needs it",
+    "NPU_JIT_COMPILE": "the NPU's kernels are compiled as torch_npu does by itself",
+    "DOWNSAMPLE_MODE": "MiniCPM-V's processor is used as its own files say",
+    "DEMO_MODEL": "the page of webchat serves what the configuration names",
+    "DEMO_TEMPLATE": "the page of webchat serves what the configuration names",
+    "DEMO_BACKEND": "the page of webchat serves what the configuration names",
+    "LLAMABOARD_ENABLED": "LLaMA Board is not built yet",
+    "LLAMABOARD_WORKDIR": "LLaMA Board is not built yet",
+    "FSDP_VERSION": "fully sharded data parallelism is not built yet",
+    "FSDP_ACTIVATION_CHECKPOINTING": "fully sharded data parallelism is not built yet",
+    "ACCELERATE_MIXED_PRECISION": "bf16, fp16 and pure_bf16 say it",
+    "FP8_BACKEND": "FP8 training is not built yet",
+    "FP8_ENABLE_FSDP_FLOAT8_ALL_GATHER": "FP8 training is not built yet",
+    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "training with Ray is not built yet",
+    "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES": "training with Ray is not built yet",
+    "LLAMAFACTORY_MUON_DIAG": "it belonged to the v1 engine",
+    "FORCE_V1_CPU": "it belonged to the v1 engine; see use_cpu",
+    "HF_REVISION": "it belonged to the v1 engine; see model_revision",
+    "WANDB_DISABLED": "report_to: none says it",
+}
+
+# Keys that only a file for the v1 engine has.
+V1_KEYS = frozenset((
+    "custom_chat_template", "model_class", "init_config", "peft_config", "kernel_config", "quant_config",
+    "train_dataset", "micro_batch_size", "global_batch_size", "batching_strategy", "batching_workers",
+    "enable_activation_checkpointing", "dist_config", "dp_size", "cp_size", "cp_mode", "mp_replicate_size",
+    "mp_shard_size", "dist_timeout", "optim_config", "lr_scheduler_config", "save_epochs", "save_ckpt_as_hf",
+    "sample_backend",
+))  # fmt: skip
+
+
+def refuse_environment(*, training: bool) -> None:
+    """Refuse the first variable that asks for a part which is not built; say which change nothing.
+
+    Raises:
+        UsageError: ``VARIABLE: asks for PART, which is not built yet in this version``.
+    """
+    for name, part in ENVIRONMENT.items():
+        if (training or name == "USE_V1") and is_env_enabled(name):
+            raise UsageError(f"{name}: asks for {part}, which is not built yet in this version")
+    for name, why in NO_EFFECT.items():
+        if os.environ.get(name, "").strip().lower() not in NOTHING:
+            logger.warning_once(f"{name}: the variable has no effect; {why}")
+
+
+def refuse_v1(unknown: Collection[str]) -> None:
+    """Refuse a file of the v1 engine as what it is, rather than for the first of its keys.
+
+    Raises:
+        UsageError: Keys of the v1 engine are among the unknown ones.
+    """
+    found = sorted(V1_KEYS.intersection(unknown))
+    if found:
+        raise UsageError(
+            f"{', '.join(found[:3])}: a configuration of the v1 engine, which is not built yet in this version; write "
+            "model_name_or_path, dataset, finetuning_type … (`llamafactory-cli train -h`)"
+        )
+
+
 def refuse_unbuilt(args: InferArgs, *, training: bool) -> None:
     """Refuse the first setting that asks for a part which is not built.
 
     Raises:
         UsageError: ``key: value asks for PART, which is not built yet in this version``.
     """
-    for name, part in ENVIRONMENT.items():
-        if training and is_env_enabled(name):
-            raise UsageError(f"{name}: asks for {part}, which is not built yet in this version")
     values = _values(args)
     for key, asking, part in ALWAYS + (TRAINING if training else ()) + _rows_of_sections(args):
         value, default = values[key]

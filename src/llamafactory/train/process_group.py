@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
 import torch.distributed as dist
+
+from ..extras.environment import rank_number
 
 
 def rejoin(backend: str | None, timeout_seconds: int) -> None:
@@ -19,7 +20,7 @@ def rejoin(backend: str | None, timeout_seconds: int) -> None:
         backend: ``gloo``, ``nccl``, …; None = torch's choice by device.
         timeout_seconds: ``ddp_timeout``.
     """
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    attempt = rank_number("TORCHELASTIC_RESTART_COUNT")
     if attempt == 0 or dist.is_initialized():
         return
     timeout = timedelta(seconds=timeout_seconds)

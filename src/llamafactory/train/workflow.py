@@ -23,6 +23,7 @@ from ..extras.manifest import write_manifest
 from ..extras.plotting import plot_loss
 from ..extras.seeds import set_seed
 from ..hparams import to_dict
+from ..hparams.rules.packages import require_packages
 from ..model import can_share_prefixes, is_isolating, load_model, load_tokenizer
 from ..plugins import resolve
 from .batching.batches import largest_batch
@@ -64,6 +65,7 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
         SystemExit: Training was ended by a signal, after a checkpoint was saved (130 or 143).
     """
     stage: Stage = resolve("stages", args.finetuning.stage)
+    require_packages(args)
     arguments = transformers_arguments(args)
     resume = (
         resume_point(

@@ -94,6 +94,21 @@ class DatasetAttr:
     media_dir: str | None = None
 
 
+_MEDIA_DEMO = (
+    "its rows and files belong to LLaMA-Factory's repository and are not shipped here; put them and their entry beside "
+    "your dataset_info.json (docs/data.md has the layout)"
+)
+# Names of LLaMA-Factory's own list that no hub has -> why they are not here.
+NOT_SHIPPED: dict[str, str] = {
+    "mllm_demo": _MEDIA_DEMO,
+    "mllm_audio_demo": _MEDIA_DEMO,
+    "mllm_video_demo": _MEDIA_DEMO,
+    "mllm_video_audio_demo": _MEDIA_DEMO,
+    "sgsc_b2b_entities": "no public copy of its rows is known; give your own file by its path",
+    "wiki_demo": "its text belongs to LLaMA-Factory's repository; pt_demo of this project has its layout (stage pt)",
+    "c4_demo": "its text belongs to LLaMA-Factory's repository; pt_demo of this project has its layout (stage pt)",
+}
+
 _PLACES: dict[str, Place] = {
     "file_name": "file", "cloud_file_name": "cloud", "hf_hub_url": "hf", "ms_hub_url": "ms", "om_hub_url": "om",
 }  # fmt: skip
@@ -166,6 +181,8 @@ def find_datasets(names: list[str], dataset_dir: str | Mapping[str, Any]) -> lis
         elif name in public_datasets():
             found.append(parse_entry(name, public_datasets()[name], str(LISTING), root))
         else:
+            if name in NOT_SHIPPED:
+                raise ConfigError(f"dataset: {name!r} is not in {listing}; {NOT_SHIPPED[name]}")
             known = [*entries, *public_datasets()]
             raise ConfigError(f"dataset: {name!r} is neither in {listing} nor a file; {_nearest(name, known)}")
     return found

@@ -36,8 +36,16 @@ def check_types(kinds: list[str]) -> list[str]:
         require("gguf", "export_gguf")
     for kind in kinds:
         if kind not in TYPES:
-            raise ConfigError(f"export_gguf: unknown type {kind!r}; known: {', '.join(TYPES)}")
+            known = ", ".join(TYPES) + _by_llama_quantize(kind)
+            raise ConfigError(f"export_gguf: unknown type {kind!r}; known: {known}")
     return kinds
+
+
+def _by_llama_quantize(kind: str) -> str:
+    """How to come by a type that only llama.cpp itself writes."""
+    if not re.fullmatch(r"q[2-8]_k(_[sml])?|iq[1-4]_\w+", kind):
+        return ""
+    return f"; export f16 and run llama.cpp's `llama-quantize FILE-f16.gguf FILE-{kind}.gguf {kind.upper()}`"
 
 
 def write_gguf(folder: Path, file: Path, kind: str) -> int:

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import plugins
-from ..field import require
+from ..coercion import coerce
+from ..field import require, split_list
+from ..ranges import ANY
+from ..rlhf_args import RLHFArguments
 
 if TYPE_CHECKING:
     from ..args import TrainArgs
@@ -40,6 +44,40 @@ def check_training(args: TrainArgs) -> None:
         _check_rl(args)
 
 
+def _check_models(rlhf: RLHFArguments) -> None:
+    """Folders that are not there are said before anything is loaded; of a hub id nobody can tell so early."""
+    adapter = rlhf.reward_model_type == "lora"
+    model = rlhf.reward_model
+    if model and rlhf.reward_model_type == "api":
+        require(
+            model.startswith(("http://", "https://")), f"reward_model: expected http://… or https://…, got {model!r}"
+        )
+    elif model:
+        _check_place("reward_model", model, "adapter_config.json" if adapter else "config.json")
+    for name in split_list(rlhf.reward_model_adapters):
+        _check_place("reward_model_adapters", name, "adapter_config.json")
+
+
+def _check_weights(rlhf: RLHFArguments) -> None:
+    given, names = split_list(rlhf.reward_weights), split_list(rlhf.reward_funcs)
+    names += ["reward_model"] if rlhf.reward_model else []
+    for weight in given:
+        coerced = coerce("reward_weights", weight, float)
+        require(coerced in ANY, ANY.refusal("reward_weights", coerced, weight))
+    require(
+        len(given) in (0, len(names)),
+        f"reward_weights: {len(given)} given for {len(names)} rewards ({', '.join(names)})",
+    )
+
+
+def _check_place(key: str, name: str, file: str) -> None:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        require((folder / file).is_file(), f"{key}: {name} has no {file}")
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    require(folder.exists() or not is_path, f"{key}: {name} does not exist")
+
+
 def _check_rl(args: TrainArgs) -> None:
     """Rules of the stages that reward the model's own answers."""
     rlhf, stage, training, generating = args.rlhf, args.finetuning.stage, args.training, args.generating
@@ -47,6 +85,8 @@ def _check_rl(args: TrainArgs) -> None:
     require(
         bool(rlhf.reward_model or rlhf.reward_funcs), f"reward_model: missing, stage {stage} needs it or reward_funcs"
     )
+    _check_models(rlhf)
+    _check_weights(rlhf)
     require(
         not rlhf.reward_model or rlhf.reward_model_type != "lora" or args.finetuning.finetuning_type == "lora",
         "reward_model_type: lora needs finetuning_type lora",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 from transformers.trainer_callback import ExportableState
 
+from ...extras.environment import rank_number
 from ...extras.errors import ConfigError
 from ...extras.files import publish_folder
 from ...extras.locks import locked
@@ -74,7 +75,7 @@ def resume_point(output_dir: str, wanted: str | None, overwrite: bool) -> Path |
 
 def is_restarted() -> bool:
     """Whether this process stands for one that died in an elastic launch."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return rank_number("TORCHELASTIC_RESTART_COUNT") > 0
 
 
 def _named(folder: Path) -> Path:

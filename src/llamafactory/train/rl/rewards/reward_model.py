@@ -78,15 +78,24 @@ def _load_full(
         finetuning=dataclasses.replace(args.finetuning, finetuning_type=tuner),
         tuner=resolve("tuners", tuner).Arguments(),
     )
-    its_tokenizer = load_tokenizer(own.model)
+    with _under_its_key():
+        its_tokenizer = load_tokenizer(own.model)
     if its_tokenizer.get_vocab() != tokenizer.get_vocab():
         template = get_template(its_tokenizer, dataclasses.replace(args.data, template=None))
         tokenizer = its_tokenizer
-    try:
+    with _under_its_key():
         model = load_model(tokenizer, own, trainable=False, head="reward", beside_training=True)
-    except ConfigError as error:
-        raise ConfigError(f"reward_model: {error}") from error
     return ModelReward(model, tokenizer, template, batch)
+
+
+@contextmanager
+def _under_its_key() -> Iterator[None]:
+    """Let an error name the key that the user wrote, and not the one of the model in training."""
+    try:
+        yield
+    except ConfigError as error:
+        text = str(error).removeprefix("model_name_or_path: ").removeprefix("adapter_name_or_path: ")
+        raise ConfigError(f"reward_model: {text}") from error
 
 
 class LocalReward:
