@@ -35,7 +35,9 @@ def test_alpaca_without_answer_pair_and_label() -> None:
         columns={"prompt": "instruction", "chosen": "good", "rejected": "bad"},
     )
     assert (pair.messages, pair.chosen, pair.rejected) == ((U("q"),), (A("yes"),), (A("no"),))
-    assert convert({"instruction": "q", "output": "a", "tag": False}, columns={**NAMED, "kto_tag": "tag"}).label is False
+    assert (
+        convert({"instruction": "q", "output": "a", "tag": False}, columns={**NAMED, "kto_tag": "tag"}).label is False
+    )
 
 
 ROW = {"instruction": "q", "input": "i", "output": "a", "history": [["x", "y"]], "system": "s"}

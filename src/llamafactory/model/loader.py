@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..extras.device import Device
     from ..hparams import Dtypes, InferArgs, TrainArgs
+    from ..hparams.model_args import ModelArguments
 
 logger = get_logger(__name__)
 

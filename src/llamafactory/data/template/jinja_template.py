@@ -291,7 +291,6 @@ class JinjaTemplate(EncodingTemplate):
                 return len(before)
         raise self._uncertain(f"turn {index} is not rendered as it stands")
 
-
     def _calls_start(
         self, text: str, chat: list[dict[str, Any]], index: int, tools: list[dict[str, Any]], options: Options
     ) -> int:
