@@ -10,12 +10,13 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
+from .prepare.duplicates import is_new
 from .prepare.report import DatasetReport, SourceReport
 from .prepare.shards import Encoder
 from .processor import Tally
 from .sources.dataset_info import DatasetAttr
-from .sources.duplicates import is_new
-from .sources.files import FoundRow, NumberedRow, scan_rows
+from .sources.files import scan_rows
+from .sources.opened import FoundRow, NumberedRow
 from .sources.reading import resolve_layout, to_samples
 from .template.thinking import has_reasoning
 

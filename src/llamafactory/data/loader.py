@@ -16,13 +16,13 @@ from ..extras.errors import ConfigError
 from ..extras.logging import is_rank0
 from ..hparams import split_list
 from .prepare.assembly import hold_out, mixed_order, row_lengths, write_rows
+from .prepare.duplicates import drop_marked, find_duplicates
 from .prepare.encoding import EncodedSet, encode_set
 from .prepare.fingerprint import check_identity, fingerprint, identify, shard_key, train_fingerprint
 from .prepare.prepared import is_prepared, load, prepare_once, read_manifest, save
 from .prepare.report import DatasetReport, SourceReport
 from .prepare.shards import Encoder
 from .sources.dataset_info import DatasetAttr, find_datasets
-from .sources.duplicates import drop_marked, find_duplicates
 from .streaming.loader import encode_held, make_stream, open_sets, split_sets, stream_identity
 
 if TYPE_CHECKING:

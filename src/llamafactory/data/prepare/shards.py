@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ...extras.files import publish_folder, write_json
 from ..processor import Encoded, Processor, Tally
 from ..sources.dataset_info import DatasetAttr
-from ..sources.files import NumberedRow
+from ..sources.opened import NumberedRow
 from ..sources.reading import to_samples
 from .arrow_file import ArrowFile
 

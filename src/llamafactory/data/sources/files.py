@@ -1,43 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows out of files (json, jsonl, csv, parquet, arrow, txt), read as a stream; errors name file and line."""
+"""Rows out of files (json, jsonl, csv, tsv, xlsx, parquet, arrow, txt), read as a stream; errors name file and line."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import IO, Any, NamedTuple, cast
+from typing import Any
 
 from ...extras.errors import ConfigError, first_line
+from ...extras.logging import get_logger
 from ...extras.surrogates import lone_surrogate
 from .arrow_rows import rows_of
-from .cloud import list_cloud, open_cloud
+from .cloud import list_cloud
 from .dataset_info import DatasetAttr
 from .hubs import open_hub
+from .opened import FoundRow, NumberedRow, Place, Row, decode, lines, not_utf8, open_bytes
+from .tables import read_csv, read_excel
 
-Row = dict[str, Any]
+logger = get_logger(__name__)
 _BATCH = 1000
-
-
-class Place(NamedTuple):
-    """Where a row stands: file (or hub set), what is counted (line or row), and its number from 1."""
-
-    file: str
-    unit: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.file} {self.unit} {self.number}"
-
-
-NumberedRow = tuple[Place, Row]
-# A row, or what is wrong with it; its error names the place too.
-FoundRow = tuple[Place, Row | ConfigError]
 
 
 def read_rows(attr: DatasetAttr) -> Iterator[NumberedRow]:
@@ -98,21 +82,6 @@ def list_files(attr: DatasetAttr) -> list[str]:
     return [attr.location]
 
 
-def open_bytes(path: str) -> IO[bytes]:
-    """Open a file of this machine or of an object store, decompressed if its name ends in ``.gz`` or ``.zst``."""
-    try:
-        file = open_cloud(path) if "://" in path else open(path, "rb")  # noqa: SIM115 (the caller closes it)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    if path.endswith(".gz"):
-        return cast(IO[bytes], gzip.open(file, "rb"))
-    if path.endswith(".zst"):
-        import pyarrow as pa
-
-        return cast(IO[bytes], io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")))
-    return file
-
-
 def _is_data(name: str) -> bool:
     return _suffix(name) in READERS and name != "dataset_info.json"
 
@@ -128,27 +97,9 @@ def _kind(path: str) -> str:
     return kind
 
 
-def _lines(path: str) -> Iterator[tuple[int, str | ConfigError]]:
-    """Yield numbered lines of text that are not blank; a byte-order mark is dropped."""
-    with open_bytes(path) as file:
-        for number, raw in enumerate(file, start=1):
-            line = _decode(raw, Place(path, "line", number))
-            if isinstance(line, ConfigError) or line.strip():
-                yield number, line
-
-
-def _decode(raw: bytes, place: Place) -> str | ConfigError:
-    if place.number == 1:
-        raw = raw.removeprefix(b"\xef\xbb\xbf")
-    try:
-        return raw.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        return ConfigError(f"{place}: not UTF-8 text (byte {raw[error.start]:#04x} at {error.start + 1})")
-
-
 def parse_line(raw: bytes, place: Place, is_json: bool) -> Row | ConfigError:
     """Return the row that stands in one line, or what is wrong with it."""
-    line = _decode(raw, place)
+    line = decode(raw, place)
     if isinstance(line, ConfigError):
         return line
     return _parse_json(line, place) if is_json else {"text": line}
@@ -170,36 +121,65 @@ def _parse_json(line: str, place: Place) -> Row | ConfigError:
 
 
 def _read_jsonl(path: str) -> Iterator[FoundRow]:
-    for number, line in _lines(path):
+    for number, line in lines(path):
         place = Place(path, "line", number)
         yield place, line if isinstance(line, ConfigError) else _parse_json(line, place)
 
 
 def _read_json(path: str) -> Iterator[FoundRow]:
-    """A list of objects, or one object a line."""
+    """A list of objects, an object that holds such a list, or one object a line."""
     if _one_object_a_line(path):
         yield from _read_jsonl(path)
         return
     with open_bytes(path) as file:
-        try:
-            text = file.read().decode("utf-8-sig")
-            rows = json.loads(text)
-        except UnicodeDecodeError as error:
-            raise ConfigError(
-                f"{path}: not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start + 1})"
-            ) from None
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path} line {error.lineno}: bad JSON: {error.msg} at column {error.colno}") from None
-    if not isinstance(rows, list):
-        raise ConfigError(f"{path}: the top level is {_name(rows)}, expected a list of objects or one object a line")
+        raw = file.read()
+    try:
+        text = raw.decode("utf-8-sig")
+        found = json.loads(text)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        start = raw.rfind(b"\n", 0, error.start) + 1
+        rest = raw[start:].split(b"\n", 1)[0]
+        raise not_utf8(rest, error.start - start, f"{path} line {line}", path) from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} line {error.lineno}: bad JSON: {error.msg} at column {error.colno}") from None
+    rows = _all_rows(found, path)
     suspect = text if lone_surrogate(text, rows) else ""
     for number, row in enumerate(rows, start=1):
         place = Place(path, "row", number)
         yield place, _checked(row, place, suspect)
 
 
+def _all_rows(found: Any, path: str) -> list[Any]:
+    """The rows of a JSON file: the list that it is, or the only list of objects that it holds under a key."""
+    if isinstance(found, list):
+        return found
+    expected = "expected a list of objects, an object with that list under one key, or one object a line"
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: the top level is {_name(found)}, {expected}")
+    keys = _row_keys(found)
+    if len(keys) != 1:
+        many = f"{', '.join(map(repr, keys))} all hold rows" if keys else "the top level is an object"
+        raise ConfigError(f"{path}: {many}, {expected}")
+    logger.info_once("%s: the rows stand under the key %r", path, keys[0])
+    rows: list[Any] = found[keys[0]]
+    return rows
+
+
+def _row_keys(found: dict[str, Any]) -> list[str]:
+    """Keys that hold rows: lists of objects that are no turns of a conversation."""
+    return [
+        key
+        for key, value in found.items()
+        if isinstance(value, list)
+        and value
+        and all(isinstance(row, dict) for row in value)
+        and not {"role", "from"} & value[0].keys()
+    ]
+
+
 def _one_object_a_line(path: str) -> bool:
-    first, second = ([line for _, line in islice(_lines(path), 2)] + [None, None])[:2]
+    first, second = ([line for _, line in islice(lines(path), 2)] + [None, None])[:2]
     if first is None:
         raise ConfigError(f"{path}: the file is empty")
     if isinstance(first, ConfigError):
@@ -207,40 +187,15 @@ def _one_object_a_line(path: str) -> bool:
     if not first.lstrip().startswith("{"):
         return False
     try:
-        json.loads(first)
+        found = json.loads(first)
     except json.JSONDecodeError:
         # Either an object over several lines or a broken first line: the second line tells.
         return isinstance(second, str) and second.startswith("{")
-    return True
-
-
-def _read_csv(path: str) -> Iterator[FoundRow]:
-    csv.field_size_limit(2**31 - 1)  # one cell may hold a whole document
-    with open_bytes(path) as file:
-        reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
-        try:
-            header = next(reader, None)
-            if header is None:
-                raise ConfigError(f"{path}: the file is empty")
-            if any(not name.strip() for name in header) or len(set(header)) != len(header):
-                raise ConfigError(f"{path} line 1: the header {header} has an empty or repeated column name")
-            for cells in reader:
-                place = Place(path, "line", reader.line_num)
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    wanted = f"the header has {len(header)} ({', '.join(header)})"
-                    yield place, ConfigError(f"{place}: {len(cells)} cells, {wanted}")
-                else:
-                    yield place, dict(zip(header, cells, strict=True))
-        except csv.Error as error:
-            raise ConfigError(f"{path} line {reader.line_num}: bad CSV: {error}") from None
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path} after line {reader.line_num}: not UTF-8 text ({error.reason})") from None
+    return second is not None or len(_row_keys(found)) != 1
 
 
 def _read_text(path: str) -> Iterator[FoundRow]:
-    for number, line in _lines(path):
+    for number, line in lines(path):
         yield Place(path, "line", number), line if isinstance(line, ConfigError) else {"text": line}
 
 
@@ -298,7 +253,9 @@ def _name(value: Any) -> str:
 READERS: dict[str, Callable[[str], Iterator[FoundRow]]] = {
     "json": _read_json,
     "jsonl": _read_jsonl,
-    "csv": _read_csv,
+    "csv": read_csv,
+    "tsv": read_csv,
+    "xlsx": read_excel,
     "parquet": _read_parquet,
     "arrow": _read_arrow,
     "txt": _read_text,

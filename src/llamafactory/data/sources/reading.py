@@ -13,7 +13,8 @@ from ...extras.logging import get_logger
 from ...plugins import resolve
 from ..messages import Origin, Sample
 from .dataset_info import DatasetAttr
-from .files import NumberedRow, read_rows
+from .files import read_rows
+from .opened import NumberedRow
 from .sniff import describe, sniff
 
 logger = get_logger(__name__)

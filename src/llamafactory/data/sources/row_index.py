@@ -19,7 +19,8 @@ import numpy as np
 from ...extras.errors import ConfigError
 from ...extras.files import write_json
 from .dataset_info import DatasetAttr
-from .files import NumberedRow, Place, is_one_row_a_line, list_files, parse_line, read_rows
+from .files import is_one_row_a_line, list_files, parse_line, read_rows
+from .opened import NumberedRow, Place
 
 _SPOOL, _FILES = "rows.jsonl", "files.json"
 _COLUMNS = {"offsets": "q", "lengths": "i", "numbers": "i", "files": "i"}
