@@ -27,6 +27,7 @@ WITHOUT_EFFECT = {
     "prediction": "a guess of the answer, which makes OpenAI faster",
     "JsonSchema.name": "a label",
     "JsonSchema.strict": "every schema is enforced",
+    "SchemaFormat.strict": "the same",
 }
 # Known from OpenAI or vLLM, would change an answer, and refused: what is offered instead.
 NOT_OFFERED = {

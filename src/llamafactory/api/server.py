@@ -77,12 +77,12 @@ class Server:
     def expect(self, scores: bool) -> None:
         """Refuse a route that is not for the loaded model (405)."""
         if scores != self.scores:
-            kind, route = (
-                ("a reward model", "/v1/score/evaluation or /v1/rerank")
+            kind = (
+                "a reward model: ask /v1/score/evaluation or /v1/rerank"
                 if self.scores
-                else ("a chat model", "/v1/chat")
+                else "a chat model: ask /v1/chat"
             )
-            raise ApiError(405, f"the loaded model is {kind}: ask {route}", code="wrong_model_kind")
+            raise ApiError(405, f"the loaded model is {kind}", code="wrong_model_kind")
 
     async def deltas(
         self, calls: Sequence[Call], adapter: str | None, spent: Spent
