@@ -14,6 +14,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
+from scripted_engine import ScriptedEngine
 
 from llamafactory.chat.hf_engine import HuggingfaceEngine
 from llamafactory.hparams import get_infer_args
@@ -78,6 +79,13 @@ def fuzz(server: Running, requests: int) -> Counter[int]:
     return statuses
 
 
+@pytest.fixture
+def judge(make_template: Callable[[str], Any]) -> Iterator[Running]:
+    """A reward model's server, whose scores are lengths."""
+    with running(ScriptedEngine(make_template("qwen")), scores=True, key=KEY) as server:
+        yield server
+
+
 def check(server: Running, requests: int) -> None:
     statuses = fuzz(server, requests)
     print(f"{sum(statuses.values())} requests: {dict(statuses)}")
@@ -89,6 +97,11 @@ def check(server: Running, requests: int) -> None:
 
 def test_some_requests(fuzzed: Running) -> None:
     check(fuzzed, 150)
+
+
+def test_some_requests_to_a_reward_model(judge: Running) -> None:
+    statuses = fuzz(judge, 60)
+    assert statuses[200] > 5 and statuses[400] > 5 and statuses[405] > 5
 
 
 @pytest.mark.slow

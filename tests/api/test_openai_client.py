@@ -233,7 +233,6 @@ def test_embeddings(client: openai.OpenAI) -> None:
 
 
 ERRORS: list[tuple[dict[str, Any], type[openai.APIStatusError], str]] = [
-    ({"model": "other"}, openai.NotFoundError, "model: 'other' does not exist; there is gpt-3.5-turbo"),
     ({"temperature": -1}, openai.BadRequestError, "temperature: Input should be greater than or equal to 0"),
     ({"top_logprobs": 2}, openai.BadRequestError, "top_logprobs: needs logprobs: true"),
     ({"frequency_penalty": 0.5}, openai.BadRequestError, "frequency_penalty: not offered"),
@@ -258,6 +257,35 @@ def test_errors(client: openai.OpenAI, change: Any, kind: Any, text: str, stream
     body = caught.value.body
     assert isinstance(body, dict) and set(body) == {"message", "type", "param", "code"}
     assert body["message"].startswith(text) or text in body["message"]
+
+
+def test_a_server_of_one_model_answers_to_every_name(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="test", messages=QUESTION, max_tokens=2)
+    assert answer.model == MODEL
+    stream = client.completions.create(model="test", prompt="Once", max_tokens=2, stream=True)
+    assert {chunk.model for chunk in stream} == {MODEL}
+    assert client.embeddings.create(model="test", input="text").model == MODEL
+    with pytest.raises(openai.NotFoundError, match="model: 'test' does not exist; there is "):
+        client.models.retrieve("test")
+
+
+def test_several_choices_without_drawing_are_the_same(client: openai.OpenAI, served: Running) -> None:
+    keys: Any = {"model": MODEL, "n": 3, "temperature": 0}
+    expected = local(served)
+    answer = client.chat.completions.create(messages=QUESTION, **keys)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert [choice.message.content for choice in answer.choices] == [expected.text] * 3
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (expected.prompt_length, 72)
+    texts = ["", "", ""]
+    for chunk in client.chat.completions.create(messages=QUESTION, stream=True, **keys):
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert texts == [expected.text] * 3
+    plain = client.completions.create(prompt=["Once", "Two"], max_tokens=5, **keys).choices
+    assert len(plain) == 6 and len({choice.text for choice in plain[:3]}) == len({one.text for one in plain[3:]}) == 1
+    keys["extra_body"] = {"max_completion_tokens": 3}
+    short = client.completions.create(prompt="Once", max_tokens=5, **keys)
+    assert short.usage is not None and short.usage.completion_tokens == 9
 
 
 def test_every_order_of_roles(client: openai.OpenAI) -> None:

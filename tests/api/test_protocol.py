@@ -12,19 +12,20 @@ import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase as ChatParams
 from openai.types.completion_create_params import CompletionCreateParamsBase as TextParams
 from openai.types.embedding_create_params import EmbeddingCreateParams
+from openai.types.responses.response_create_params import ResponseCreateParamsBase as ResponseParams
 from scripted_engine import ScriptedEngine
 
-from llamafactory.api import protocol
+from llamafactory.api import protocol, response_protocol
 
 from .conftest import MODEL, Running, running
 
-CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+CHAT, TEXT, ITEMS, RANK = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/rerank"
 QUESTION: Any = [{"role": "user", "content": "Who are you?"}]
 FUNCTION: Any = {"name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True}
 TOOLS: Any = [{"type": "function", "function": FUNCTION}]
 CALLS: Any = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 # Handed on whole: test_messages_and_tools_reach_the_engine_whole holds each of their fields.
-WHOLE = {"ChatMessage", "ToolCall", "FunctionCall", "Tool", "Function"}
+WHOLE = {"ChatMessage", "ToolCall", "FunctionCall", "Tool", "Function", "FunctionTool"}
 BODIES: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}}}),
     (CHAT, {"tools": TOOLS, "logprobs": True, "stream": True, "stream_options": {"include_usage": True}}),
@@ -32,7 +33,24 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"presence_penalty": 1.2}),
     (TEXT, {"prompt": "Once", "echo": True, "stream": True}),
     ("/v1/embeddings", {"input": "text"}),
+    (ITEMS, {"tools": [{"type": "function", **FUNCTION}], "tool_choice": {"type": "function", "name": "f"}}),
+    (ITEMS, {"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}}}),
+    (
+        ITEMS,
+        {
+            "tools": [{"type": "function", **FUNCTION}],
+            "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+            "input": [
+                {"role": "user", "content": "q"},
+                {"type": "reasoning", "content": [{"text": "hm"}]},
+                {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "c", "output": "1"},
+            ],
+        },
+    ),
 ]
+SENT: dict[str, dict[str, Any]] = {CHAT: {"messages": QUESTION}, ITEMS: {"input": "q"}}
+SENT[RANK] = {"query": "q", "documents": ["a", {"text": "b"}]}
 
 
 @pytest.fixture
@@ -41,7 +59,7 @@ def engine(make_template: Callable[[str], Any]) -> ScriptedEngine:
 
 
 def post(server: Running, route: str, **fields: Any) -> httpx.Response:
-    body = {"model": MODEL, **({"messages": QUESTION} if route == CHAT else {}), **fields}
+    body = {"model": MODEL, **SENT.get(route, {}), **fields}
     return httpx.post(server.url + route, json=body, timeout=30)
 
 
@@ -64,6 +82,7 @@ def fields_read(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> set[
             assert post(server, route, **fields).status_code == 200
     with running(engine, scores=True) as server:
         assert post(server, "/v1/score/evaluation", messages=["text"]).status_code == 200
+        assert post(server, RANK).status_code == 200
     return read
 
 
@@ -73,7 +92,7 @@ def test_every_field_is_read_or_cannot_change_an_answer(
     read = fields_read(engine, monkeypatch)
     unread = {
         f"{model.__name__}.{name}"
-        for model in models() - {protocol.SamplingRequest}
+        for model in models() - {protocol.SamplingRequest, protocol.ChoicesRequest}
         if model.__name__ not in WHOLE
         for name, field in model.model_fields.items()
         if not (get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1)
@@ -100,12 +119,15 @@ def test_messages_and_tools_reach_the_engine_whole(engine: ScriptedEngine) -> No
         (ChatParams, protocol.ChatRequest),
         (TextParams, protocol.CompletionRequest),
         (EmbeddingCreateParams, protocol.EmbeddingRequest),
+        (ResponseParams, response_protocol.ResponsesRequest),
     ],
 )
 def test_every_parameter_of_the_openai_package_is_accounted_for(parameters: Any, model: Any) -> None:
-    known = {*model.model_fields, *protocol.WITHOUT_EFFECT, *protocol.NOT_OFFERED}
-    assert set(parameters.__annotations__) - known == set()
-    assert not {*protocol.WITHOUT_EFFECT, *protocol.NOT_OFFERED} & set(model.model_fields)
+    others = {*protocol.WITHOUT_EFFECT, *protocol.NOT_OFFERED}
+    if model is response_protocol.ResponsesRequest:
+        others |= {*response_protocol.RESPONSES_NOT_OFFERED, *response_protocol.RESPONSES_WITHOUT_EFFECT}
+    assert set(parameters.__annotations__) - {*model.model_fields, *others} == set()
+    assert not others & set(model.model_fields)
 
 
 @pytest.mark.parametrize("name", protocol.NOT_OFFERED)
@@ -147,7 +169,12 @@ def test_without_parallel_calls_only_the_first_is_sent(make_template: Callable[[
     ("route", "name"),
     [
         (route, name)
-        for route, model in ((CHAT, protocol.ChatRequest), (TEXT, protocol.CompletionRequest))
+        for route, model in (
+            (CHAT, protocol.ChatRequest),
+            (TEXT, protocol.CompletionRequest),
+            (ITEMS, response_protocol.ResponsesRequest),
+            (RANK, protocol.RerankRequest),
+        )
         for name, field in model.model_fields.items()
         if not field.is_required()
     ]
@@ -155,7 +182,7 @@ def test_without_parallel_calls_only_the_first_is_sent(make_template: Callable[[
 )
 def test_null_is_as_good_as_left_out(engine: ScriptedEngine, route: str, name: str) -> None:
     needed = {"prompt": "Once"} if route == TEXT else {}
-    with running(engine) as server:
+    with running(engine, scores=route == RANK) as server:
         assert post(server, route, **needed, **{name: None}).status_code == 200
 
 
@@ -166,6 +193,7 @@ def test_null_is_as_good_as_left_out(engine: ScriptedEngine, route: str, name: s
         (CHAT, '{"model": "%s", "messages": [{"role": "user", "content": "x", "name": "\\uDC00"}]}'),
         (TEXT, '{"model": "%s", "prompt": "cut \\ud83d"}'),
         ("/v1/embeddings", '{"model": "%s", "input": "cut \\ud83d"}'),
+        (ITEMS, '{"model": "%s", "input": "cut \\ud83d"}'),
     ],
 )  # fmt: skip
 def test_half_characters_are_refused(engine: ScriptedEngine, route: str, body: str) -> None:

@@ -484,9 +484,18 @@ def test_messages_name_no_folders() -> None:
 def test_bodies_are_logged_only_on_demand(engine: ScriptedEngine, capfd: pytest.CaptureFixture[str]) -> None:
     body = {**BODY, "messages": [{"role": "user", "content": "private words"}]}
     with running(engine) as server:
+        answer = httpx.post(f"{server.url}{CHAT}?secret=query", json=body)
+        httpx.get(f"{server.url}/no%0A[INFO]%20such")
+    shown = capfd.readouterr().err
+    assert "private words" not in shown and "query" not in shown
+    line = rf"POST {CHAT} 200 \d+ ms, 7 prompt \+ 2 completion tokens, {answer.headers['x-request-id']}$"
+    assert len(re.findall(line, shown, re.MULTILINE)) == 1
+    assert len(re.findall(r"GET /no%0A%5BINFO%5D%20such 404 \d+ ms, 0 prompt", shown)) == 1
+    assert len(shown.splitlines()) == 2
+    with running(engine, verbose=0) as server:
         httpx.post(server.url + CHAT, json=body)
-    assert "private words" not in capfd.readouterr().err
-    with running(engine, verbose=True, key="the-key") as server:
+    assert capfd.readouterr().err == ""
+    with running(engine, verbose=2, key="the-key") as server:
         httpx.post(server.url + CHAT, json=body, headers={"Authorization": "Bearer the-key"})
     shown = capfd.readouterr().err
     assert "private words" in shown and "the-key" not in shown

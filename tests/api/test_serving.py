@@ -138,6 +138,10 @@ def test_what_the_engine_is_asked(engine: ScriptedEngine) -> None:
         "enable_thinking": False,
     }  # fmt: skip
     assert plain == {"num_return_sequences": 1}  # the rest is the configuration's
+    with running(engine) as server:
+        missing = httpx.post(server.url + CHAT, json={**BODY, "model": "test"})
+        assert missing.status_code == 404
+        assert missing.json()["error"]["message"] == f"model: 'test' does not exist; there is {MODEL}, poet"
 
 
 def test_thought_and_parallel_calls(make_template: Callable[[str], Any]) -> None:

@@ -172,6 +172,10 @@ def test_the_command_serves_until_it_is_told_to_stop(page_args, monkeypatch):
                 break
         else:
             pytest.fail("".join(lines))
+        loading = httpx.get(found[1], timeout=10)
+        assert loading.status_code == 503 and "The model is loading" in loading.text
+        assert 'http-equiv="refresh"' in loading.text and loading.headers["retry-after"] == "2"
+        assert next((line for line in process.stdout if "the page is ready" in line), None), "it never was"
         try:
             client = connect(found[1])
             assert ask(client, "Hi", max_new_tokens=4)[2] == ""

@@ -13,7 +13,8 @@ import httpx
 import pytest
 from scripted_engine import ScriptedEngine, until
 
-from llamafactory.data.messages import Message, ToolCall
+from llamafactory.data.messages import Message, Part, ToolCall
+from llamafactory.webui.conversation import CUT, message_at, shown
 
 from .conftest import running
 
@@ -80,9 +81,10 @@ def test_answers_are_the_engine_s_and_the_conversation_goes_on(page, engine):
         engine.chat([Message.of("user", "Tell me of rivers")], do_sample=False, skip_special_tokens=False)
     )[0].text
     assert len(expected) > 20 and (left, error) == ("", "")
-    assert texts(chat) == [("user", "Tell me of rivers"), ("assistant", expected.strip().replace("<", "&lt;"))]
+    assert texts(chat)[:2] == [("user", "Tell me of rivers"), ("assistant", expected.strip().replace("<", "&lt;"))]
+    assert [title for title in titles(chat) if title] == [CUT]  # it has as many tokens as were allowed
     chat, _, _ = ask(client, "And of stars?")
-    assert [role for role, _ in texts(chat)] == ["user", "assistant"] * 2
+    assert [role for role, _ in texts(chat)] == [*["user", "assistant"] * 2, "assistant"]  # the last says that it was cut
     assert connect(page).predict(*values("New"), api_name="/chat")[0][0]["content"][0]["text"] == "New"
 
 
@@ -184,6 +186,18 @@ def test_a_stopped_answer_stays_as_far_as_it_came(thinker):
     assert client.predict(api_name="/clear") == ([], "")
     ask(client, "Fresh")
     assert [message.text for message in engine.asked[-1][0]] == ["Fresh"]
+
+
+def test_a_bubble_leads_to_its_message():
+    said = [
+        Message.of("user", "a"),
+        Message("assistant", (Part("text", "b"),), (ToolCall("f", "{}"),), "hm"),
+        Message.of("tool", "c"),
+        Message.of("assistant", "d"),
+        Message.of("user", "e"),
+    ]
+    assert [message_at(said, bubble) for bubble in range(len(shown(said)))] == [0, 1, 1, 1, 2, 3, 4]
+    assert message_at(said, 7) is message_at(said, -1) is message_at(said, [0, 1]) is message_at(said, None) is None
 
 
 def test_a_failure_of_the_model_tells_nothing_and_the_page_lives_on(thinker):

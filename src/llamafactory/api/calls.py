@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from ..chat.response_parser import (
 )
 from ..data.messages import Message
 from .errors import ApiError
-from .protocol import NOT_OFFERED, ChatRequest, CompletionRequest, NamedTool, SamplingRequest, Tool
+from .protocol import NOT_OFFERED, ChatRequest, ChoicesRequest, CompletionRequest, NamedTool, Tool
 
 if TYPE_CHECKING:
     from ..chat.base_engine import Engine
@@ -53,12 +53,11 @@ async def chat_call(request: ChatRequest, engine: Engine, media: MediaLoader) ->
     messages = [Message.from_openai(message.model_dump(exclude_none=True)) for message in request.messages]
     messages = await media.load(messages, engine.media)
     overrides = _sampling(request)
-    if request.max_completion_tokens is not None:
-        overrides["max_new_tokens"] = request.max_completion_tokens
     overrides["log_probs"] = _log_probs(request)
     overrides["enable_thinking"] = _thinking(request)
     shown = [] if request.tool_choice == "none" else [tool for tool in request.tools or ()]
     described = tuple(tool.model_dump(exclude_none=True) for tool in shown)
+    engine.refuse_long(messages, described)
     schema, parser = _constraint(request, shown)
     if parser is not None:
         # The response is JSON from its first token: there is no room for a thought before it.
@@ -78,11 +77,12 @@ async def chat_call(request: ChatRequest, engine: Engine, media: MediaLoader) ->
     )
 
 
-def completion_calls(request: CompletionRequest) -> list[Call]:
+def completion_calls(request: CompletionRequest, engine: Engine) -> list[Call]:
     """What ``/v1/completions`` asks: one call for each prompt.
 
     Raises:
         ApiError: The request asks for something that is not offered.
+        ConfigError: A prompt is certain to be too long.
     """
     if request.suffix:
         raise ApiError(400, "suffix: filling in before a text is not offered", "suffix")
@@ -93,12 +93,15 @@ def completion_calls(request: CompletionRequest) -> list[Call]:
     overrides = {**_sampling(request), "log_probs": request.logprobs}
     prompt: Any = request.prompt
     several = isinstance(prompt, list) and not isinstance(prompt[0], int)
-    return [Call(one, (), overrides) for one in (prompt if several else [prompt])]
+    prompts = prompt if several else [prompt]
+    for one in prompts:
+        engine.refuse_long(one)
+    return [Call(one, (), overrides) for one in prompts]
 
 
-def _sampling(request: SamplingRequest) -> dict[str, Any]:
+def _sampling(request: ChoicesRequest) -> dict[str, Any]:
     """The overrides that chat and completion have in common; ``None`` = not given."""
-    _refuse_not_offered(request.model_extra or {})
+    refuse_not_offered(request.model_extra or {}, NOT_OFFERED)
     if request.frequency_penalty:
         raise ApiError(400, "frequency_penalty: not offered; repetition_penalty is", "frequency_penalty")
     penalty = request.repetition_penalty
@@ -116,7 +119,7 @@ def _sampling(request: SamplingRequest) -> dict[str, Any]:
         "top_p": request.top_p,
         "top_k": request.top_k,
         "repetition_penalty": penalty,
-        "max_new_tokens": request.max_tokens,
+        "max_new_tokens": request.max_completion_tokens or request.max_tokens,
         "num_return_sequences": request.n,
         "seed": request.seed,
         "stop": request.stop or None,
@@ -124,11 +127,11 @@ def _sampling(request: SamplingRequest) -> dict[str, Any]:
     }
 
 
-def _refuse_not_offered(extra: dict[str, Any]) -> None:
+def refuse_not_offered(extra: dict[str, Any], not_offered: Mapping[str, str]) -> None:
     """Refuse further fields that would change an answer, unless their value is the one that changes nothing."""
     for name, value in extra.items():
-        if name in NOT_OFFERED and value and value != ["text"]:
-            raise ApiError(400, f"{name}: not offered; {NOT_OFFERED[name]}", name)
+        if name in not_offered and value and value != ["text"]:
+            raise ApiError(400, f"{name}: not offered; {not_offered[name]}", name)
 
 
 def _log_probs(request: ChatRequest) -> int | None:

@@ -57,7 +57,7 @@ class EventStream(Response):
     """Server-sent events.
 
     Args:
-        events: Texts, each one event's data.
+        events: Texts, each one event as it is sent.
         source: What the events are made from; closed in every case, even when no event was asked for.
         metrics: Counts clients that went away.
     """
@@ -80,5 +80,5 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for event in self._events:
-            await send({"type": "http.response.body", "body": f"data: {event}\n\n".encode(), "more_body": True})
+            await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -19,6 +19,7 @@ from .disconnect import ClientGone
 logger = get_logger(__name__)
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_FORM = re.compile(r"[\[A-Z-]|^(?:str|float|int|bool)$")  # how a place names one form of several
 _PATH = re.compile(r"(?<![\w:/])(?:~|\.{1,2}|[A-Za-z]:)?[\\/][^\s'\",;()]*[\\/]([^\s'\",;()\\/]*)")
 
 
@@ -81,10 +82,11 @@ def public_text(text: str) -> str:
 
 
 def _of_validation(error: RequestValidationError) -> ApiError:
-    first = error.errors()[0]
+    # Of several forms that a field may have, the one that fits best tells what is wrong.
+    first = max(error.errors(), key=lambda one: len(one["loc"]))
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json")
-    place = [str(part) for part in first["loc"] if part != "body"]
+    place = [str(part) for part in first["loc"] if part != "body" and not _FORM.search(str(part))]
     param = ".".join(place) or None
     message = str(first["msg"]).removeprefix("Value error, ")
     return ApiError(400, f"{param or 'body'}: {message}", param, first["type"])

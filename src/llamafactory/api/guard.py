@@ -11,12 +11,13 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 
 from ..extras.environment import host_name, is_loopback
 from ..extras.logging import get_logger
 from ..extras.serving import replay
 from ..extras.surrogates import lone_surrogate
+from .access_log import Spent, log_request
 from .errors import ApiError
 from .metrics import Metrics
 from .settings import ServerSettings
@@ -51,11 +52,13 @@ class Guard:
             return
         start = time.monotonic()
         status = 0
+        spent = scope.setdefault("state", {})["spent"] = Spent()
 
         async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = spent.id
             await send(message)
 
         try:
@@ -67,9 +70,13 @@ class Guard:
             else:
                 await self._app(scope, replay(body, receive), counted)
         finally:
+            status = status or 499  # the client went away before an answer began
+            seconds = time.monotonic() - start
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests[route, status or 499] += 1  # 499: the client went away before an answer began
-            self._metrics.duration.observe(time.monotonic() - start)
+            self._metrics.requests[route, status] += 1
+            self._metrics.duration.observe(seconds)
+            if self._settings.verbose:
+                log_request(scope["method"], scope["path"], status, seconds, spent)
 
     def _admit(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -118,7 +125,7 @@ class Guard:
         if depth_of(body, self._settings.max_depth) > self._settings.max_depth:
             raise ApiError(400, f"the JSON is nested deeper than {self._settings.max_depth}", code="too_deep")
         _refuse_half_characters(body)
-        if self._settings.verbose and body:
+        if self._settings.verbose > 1 and body:
             logger.info("request: %s", body.decode(errors="replace"))
         return bytes(body)
 

@@ -11,6 +11,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.\-]{1,64}$")]
 Texts = Annotated[list[str], Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+MODEL = "The served name, or that of an adapter; without adapters every name is taken."
 Stop = str | Annotated[list[str], Field(max_length=16)]
 
 # Accepted and read by nobody, because it cannot change an answer.
@@ -26,6 +27,7 @@ WITHOUT_EFFECT = {
     "prediction": "a guess of the answer, which makes OpenAI faster",
     "JsonSchema.name": "a label",
     "JsonSchema.strict": "every schema is enforced",
+    "SchemaFormat.strict": "the same",
 }
 # Known from OpenAI or vLLM, would change an answer, and refused: what is offered instead.
 NOT_OFFERED = {
@@ -144,7 +146,7 @@ class SamplingRequest(_Model):
     """How an answer is made; what is not given comes from the server's configuration."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
-    model: Name = Field(description="API_MODEL_NAME, or the name of an adapter.")
+    model: Name | None = Field(None, description=MODEL)
     temperature: float | None = Field(None, ge=0, le=10, description="0 = always the likeliest token.")
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, le=10**6, description="0 = all tokens.")
@@ -157,22 +159,27 @@ class SamplingRequest(_Model):
     logit_bias: dict[str, float] | None = Field(
         None, description="Token id to a number from -100 to 100 that is added to its logit before sampling."
     )
-    max_tokens: int | None = Field(None, ge=1, le=10**7)
-    n: int = Field(1, ge=1, le=64)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Stop | None = None
     stream: bool = False
+
+
+class ChoicesRequest(SamplingRequest):
+    """What is answered with choices."""
+
+    max_tokens: int | None = Field(None, ge=1, le=10**7)
+    max_completion_tokens: int | None = Field(None, ge=1, le=10**7, description="The newer name of max_tokens.")
+    n: int = Field(1, ge=1, le=64, description="So many choices; without drawing all are the same.")
     stream_options: StreamOptions | None = None
 
 
-class ChatRequest(SamplingRequest):
+class ChatRequest(ChoicesRequest):
     """``/v1/chat/completions``."""
 
     messages: list[ChatMessage] = Field(min_length=1)
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool = Field(True, description="false = of several calls, only the first is sent.")
-    max_completion_tokens: int | None = Field(None, ge=1, le=10**7)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
@@ -180,7 +187,7 @@ class ChatRequest(SamplingRequest):
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="`enable_thinking` is read from it.")
 
 
-class CompletionRequest(SamplingRequest):
+class CompletionRequest(ChoicesRequest):
     """``/v1/completions``."""
 
     prompt: (
@@ -198,15 +205,31 @@ class CompletionRequest(SamplingRequest):
 class ScoreRequest(_Model):
     """``/v1/score/evaluation``: whole texts for a reward model."""
 
-    model: Name
+    model: Name | None = Field(None, description=MODEL)
     messages: Texts
     max_length: int | None = Field(None, ge=1, le=10**7)
+
+
+class Document(_Model):
+    """A text to rank."""
+
+    text: str
+
+
+class RerankRequest(_Model):
+    """``/v1/rerank``: documents in the order in which they answer a query, as a reward model judges them."""
+
+    model: Name | None = Field(None, description=MODEL)
+    query: str = Field(min_length=1)
+    documents: Annotated[list[str | Document], Field(min_length=1, max_length=256)]
+    top_n: int | None = Field(None, ge=1, description="Only so many of the best.")
+    return_documents: bool = Field(False, description="Whether results hold the text of their document.")
 
 
 class EmbeddingRequest(_Model):
     """``/v1/embeddings``."""
 
-    model: Name
+    model: Name | None = Field(None, description=MODEL)
     input: str | Texts
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, description="Not offered: vectors have the model's width.")

@@ -4,25 +4,25 @@
 from __future__ import annotations
 
 import base64
-import secrets
 import struct
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
+from .answering import respond
 from .calls import Call, chat_call, completion_calls
-from .disconnect import EventStream, unless_gone
-from .errors import ApiError, to_api_error
-from .protocol import ChatRequest, CompletionRequest, EmbeddingRequest, SamplingRequest, ScoreRequest
-from .responses import Choice, Usage, chat_choices, dump, text_choices
+from .choices import Choices, chat_choices, text_choices
+from .disconnect import unless_gone
+from .errors import ApiError
+from .protocol import ChatRequest, ChoicesRequest, CompletionRequest, EmbeddingRequest, RerankRequest, ScoreRequest
+from .rerank import conversations, ranking
+from .response_answer import ResponseAnswer, identity
+from .response_call import response_call
+from .response_protocol import ResponsesRequest
 from .server import Server
-
-if TYPE_CHECKING:
-    from ..chat.base_engine import Delta
 
 _FAILURES = {
     400: "The request cannot be taken.",
@@ -63,7 +63,7 @@ def _add_server_routes(router: APIRouter, server: Server) -> None:
 
     @router.get("/v1/models/{model:path}", tags=["models"], summary="One of them.")
     async def model(model: str) -> Response:
-        server.adapter(model)
+        server.expect_name(model)
         return JSONResponse(_model(server, model))
 
 
@@ -71,130 +71,74 @@ def _add_generation_routes(router: APIRouter, server: Server) -> None:
     @router.post("/v1/chat/completions", tags=["generation"], summary="Answer a conversation.")
     async def chat(body: ChatRequest, request: Request) -> Response:
         server.expect(scores=False)
-        adapter = server.adapter(body.model)
+        name, adapter = server.choose(body.model)
         call = await unless_gone(request.receive, chat_call(body, server.engine, server.media), server.metrics)
-        choices = chat_choices(call, body.n)
-        return await _respond(server, body, request, [call], adapter, choices, "chatcmpl", "chat.completion")
+        head = _head("chatcmpl-", "chat.completion", name)
+        answer = Choices(head, "chat.completion.chunk", chat_choices(call, body.n), _with_usage(body))
+        return await respond(server, request, [call], adapter, answer, body.stream)
 
     @router.post("/v1/completions", tags=["generation"], summary="Go on with a text.")
     async def completion(body: CompletionRequest, request: Request) -> Response:
         server.expect(scores=False)
-        adapter = server.adapter(body.model)
-        calls = completion_calls(body)
+        name, adapter = server.choose(body.model)
+        calls = completion_calls(body, server.engine)
         echoes = [_text_of(server, call) if body.echo else "" for call in calls]
-        choices = text_choices(calls, body.n, echoes)
-        return await _respond(server, body, request, calls, adapter, choices, "cmpl", "text_completion")
+        head = _head("cmpl-", "text_completion", name)
+        answer = Choices(head, "text_completion", text_choices(calls, body.n, echoes), _with_usage(body))
+        return await respond(server, request, calls, adapter, answer, body.stream)
+
+    @router.post("/v1/responses", tags=["generation"], summary="Answer items of a conversation with such items.")
+    async def response(body: ResponsesRequest, request: Request) -> Response:
+        server.expect(scores=False)
+        name, adapter = server.choose(body.model)
+        call = await unless_gone(request.receive, response_call(body, server.engine, server.media), server.metrics)
+        return await respond(server, request, [call], adapter, ResponseAnswer(body, name, call), body.stream)
 
 
 def _add_score_routes(router: APIRouter, server: Server) -> None:
     @router.post("/v1/score/evaluation", tags=["scores"], summary="Score texts with a reward model.")
     async def score(body: ScoreRequest, request: Request) -> Response:
         server.expect(scores=True)
-        server.adapter(body.model)
+        name, _ = server.choose(body.model)
         limits = {} if body.max_length is None else {"max_length": body.max_length}
-
-        async def work() -> list[float]:
-            async with server.admission.slot():
-                return await server.engine.get_scores(body.messages, **limits)
-
-        scores = await unless_gone(request.receive, work(), server.metrics)
-        return JSONResponse(
-            {"id": _identity("scoreval"), "object": "score.evaluation", "model": body.model, "scores": scores}
+        texts = body.messages
+        scores, _ = await server.work(
+            request, lambda: server.engine.get_scores(texts, **limits), texts, body.max_length
         )
+        return JSONResponse(
+            {"id": identity("scoreval-"), "object": "score.evaluation", "model": name, "scores": scores}
+        )
+
+    @router.post("/v1/rerank", tags=["scores"], summary="Order documents by how well they answer a query.")
+    async def rerank(body: RerankRequest, request: Request) -> Response:
+        server.expect(scores=True)
+        name, _ = server.choose(body.model)
+        texts = conversations(body, server.engine.template)
+        scores, tokens = await server.work(request, lambda: server.engine.get_scores(texts), texts)
+        return JSONResponse(ranking(body, name, scores, tokens))
 
     @router.post("/v1/embeddings", tags=["scores"], summary="One vector for each text.")
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
         server.expect(scores=False)
-        server.adapter(body.model)
+        name, _ = server.choose(body.model)
         if body.dimensions is not None:
             raise ApiError(400, "dimensions: not offered; vectors have the model's width", "dimensions")
         texts = [body.input] if isinstance(body.input, str) else body.input
-
-        async def work() -> list[list[float]]:
-            async with server.admission.slot():
-                return await server.engine.embed(texts)
-
-        vectors = await unless_gone(request.receive, work(), server.metrics)
-        tokens = sum(map(len, server.engine.template.tokenizer(list(texts))["input_ids"]))
+        vectors, tokens = await server.work(request, lambda: server.engine.embed(texts), texts)
         data = [
             {"object": "embedding", "index": index, "embedding": _vector(vector, body.encoding_format)}
             for index, vector in enumerate(vectors)
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage})
+        return JSONResponse({"object": "list", "data": data, "model": name, "usage": usage})
 
 
-async def _respond(
-    server: Server,
-    body: SamplingRequest,
-    request: Request,
-    calls: list[Call],
-    adapter: str | None,
-    choices: dict[tuple[int, int], Choice],
-    prefix: str,
-    kind: str,
-) -> Response:
-    """Respond whole or streamed; the parts that both forms and both routes have in common are made here."""
-    head: dict[str, Any] = {"id": _identity(prefix), "object": kind, "created": int(time.time()), "model": body.model}
-    deltas = server.deltas(calls, adapter)
-    if not body.stream:
-        usage = await unless_gone(request.receive, _read(deltas, choices), server.metrics)
-        whole = [choice.choice() for choice in choices.values()]
-        return JSONResponse({**head, "choices": whole, "usage": usage.body()})
-    if kind == "chat.completion":
-        head["object"] += ".chunk"
-    # An error before the first piece still gets a status of its own.
-    first = await unless_gone(request.receive, _first(deltas), server.metrics)
-    with_usage = body.stream_options is not None and body.stream_options.include_usage
-    return EventStream(_events(first, deltas, choices, head, with_usage), deltas, server.metrics)
+def _head(prefix: str, kind: str, model: str) -> dict[str, Any]:
+    return {"id": identity(prefix), "object": kind, "created": int(time.time()), "model": model}
 
 
-async def _read(deltas: AsyncGenerator[tuple[int, Delta], None], choices: dict[tuple[int, int], Choice]) -> Usage:
-    usage = Usage()
-    async with aclosing(deltas):
-        async for number, delta in deltas:
-            usage.add(number, delta)
-            for _ in choices[number, delta.index].take(delta):
-                pass
-    return usage
-
-
-async def _first(deltas: AsyncGenerator[tuple[int, Delta], None]) -> tuple[int, Delta]:
-    try:
-        return await anext(deltas)
-    except BaseException:
-        await deltas.aclose()
-        raise
-
-
-async def _events(
-    first: tuple[int, Delta],
-    rest: AsyncGenerator[tuple[int, Delta], None],
-    choices: dict[tuple[int, int], Choice],
-    head: dict[str, Any],
-    with_usage: bool,
-) -> AsyncGenerator[str, None]:
-    """The events of a stream, as JSON texts."""
-    usage = Usage()
-    no_usage = {"usage": None} if with_usage else {}
-    item: tuple[int, Delta] | None = first
-    try:
-        while item is not None:
-            number, delta = item
-            usage.add(number, delta)
-            for choice in choices[number, delta.index].take(delta):
-                yield dump({**head, "choices": [choice], **no_usage})
-            item = await anext(rest, None)
-    except Exception as error:  # the status is sent already: the error must go into the stream
-        yield dump(to_api_error(error).body())
-        return
-    if with_usage:
-        yield dump({**head, "choices": [], "usage": usage.body()})
-    yield "[DONE]"
-
-
-def _identity(prefix: str) -> str:
-    return f"{prefix}-{secrets.token_hex(16)}"
+def _with_usage(body: ChoicesRequest) -> bool:
+    return body.stream_options is not None and body.stream_options.include_usage
 
 
 def _model(server: Server, name: str) -> dict[str, Any]:

@@ -5,20 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .admission import Admission
+from .disconnect import unless_gone
 from .errors import ApiError
 from .media import MediaLoader
 from .metrics import Metrics
 from .settings import ServerSettings
 
 if TYPE_CHECKING:
+    from fastapi import Request
+
     from ..chat.base_engine import Delta, Engine
+    from .access_log import Spent
     from .calls import Call
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -47,39 +53,87 @@ class Server:
         """What ``model`` may be: the served name, then the adapters."""
         return [self.settings.model_name, *self.engine.adapters]
 
-    def adapter(self, model: str) -> str | None:
-        """The adapter that a request's ``model`` names; ``None`` = as configured.
+    def choose(self, model: str | None) -> tuple[str, str | None]:
+        """The name of the model that answers a request, and the adapter that it is; ``None`` = as configured.
+
+        Args:
+            model: What the request names. Where there is one model only, it answers to every name.
 
         Raises:
             ApiError: No such model (404).
         """
+        served = self.settings.model_name
+        if model is None or not self.engine.adapters:
+            return served, None
+        self.expect_name(model)
+        return model, None if model == served else model
+
+    def expect_name(self, model: str) -> None:
+        """Refuse a name that is none of a model (404)."""
         if model not in self.names:
             names = ", ".join(self.names)
             raise ApiError(404, f"model: {model!r} does not exist; there is {names}", "model", "model_not_found")
-        return None if model == self.settings.model_name else model
 
     def expect(self, scores: bool) -> None:
         """Refuse a route that is not for the loaded model (405)."""
         if scores != self.scores:
-            kind, route = ("a reward model", "/v1/score/evaluation") if self.scores else ("a chat model", "/v1/chat")
-            raise ApiError(405, f"the loaded model is {kind}: ask {route}", code="wrong_model_kind")
+            kind = (
+                "a reward model: ask /v1/score/evaluation or /v1/rerank"
+                if self.scores
+                else "a chat model: ask /v1/chat"
+            )
+            raise ApiError(405, f"the loaded model is {kind}", code="wrong_model_kind")
 
-    async def deltas(self, calls: Sequence[Call], adapter: str | None) -> AsyncGenerator[tuple[int, Delta], None]:
+    async def deltas(
+        self, calls: Sequence[Call], adapter: str | None, spent: Spent
+    ) -> AsyncGenerator[tuple[int, Delta], None]:
         """Run the calls of one request in one slot; yield (number of the call, delta) as they come."""
         arrival = time.monotonic()
         first = True
-        async with self.admission.slot(), aclosing(self._pieces(calls, adapter)) as pieces:
+        async with self.admission.slot(), aclosing(self._pieces(calls, adapter, spent)) as pieces:
             async for number, delta in pieces:
                 if first:
                     first = False
                     self.metrics.first_token.observe(time.monotonic() - arrival)
                 self.metrics.generated_tokens += delta.tokens
+                spent.completion += delta.tokens
                 yield number, delta
 
-    def _pieces(self, calls: Sequence[Call], adapter: str | None) -> AsyncGenerator[tuple[int, Delta], None]:
-        return _merge([self._stream(number, call, adapter) for number, call in enumerate(calls)])
+    async def work(
+        self, request: Request, job: Callable[[], Awaitable[T]], texts: Sequence[str], limit: int | None = None
+    ) -> tuple[T, int]:
+        """Do something with texts in a slot, unless the client goes away; return the result and how much was read.
 
-    async def _stream(self, number: int, call: Call, adapter: str | None) -> AsyncGenerator[tuple[int, Delta], None]:
+        Args:
+            request: Who asks.
+            job: What is to be done.
+            texts: What it reads.
+            limit: Most tokens that it reads of a text, if fewer than the model takes.
+
+        Raises:
+            ClientGone: Nobody waits for it any more.
+            ApiError: The server is full.
+            ConfigError: The texts cannot be used.
+        """
+
+        async def in_slot() -> tuple[T, int]:
+            async with self.admission.slot():
+                result = await job()
+                return result, sum(await self.engine.count_tokens(texts, limit))
+
+        result, tokens = await unless_gone(request.receive, in_slot(), self.metrics)
+        self.metrics.prompt_tokens += tokens
+        request.state.spent.prompt += tokens
+        return result, tokens
+
+    def _pieces(
+        self, calls: Sequence[Call], adapter: str | None, spent: Spent
+    ) -> AsyncGenerator[tuple[int, Delta], None]:
+        return _merge([self._stream(number, call, adapter, spent) for number, call in enumerate(calls)])
+
+    async def _stream(
+        self, number: int, call: Call, adapter: str | None, spent: Spent
+    ) -> AsyncGenerator[tuple[int, Delta], None]:
         overrides = {name: value for name, value in call.overrides.items() if value is not None}
         if adapter is not None:
             overrides["adapter"] = adapter
@@ -89,6 +143,7 @@ class Server:
                 if not counted:
                     counted = True
                     self.metrics.prompt_tokens += delta.prompt_tokens
+                    spent.prompt += delta.prompt_tokens
                 yield number, delta
 
 

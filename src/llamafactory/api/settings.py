@@ -42,7 +42,7 @@ class ServerSettings:
         port: Port to bind; 0 = any free one.
         key: Bearer token that requests must carry; ``None`` = no check, and only a loopback address is bound.
         model_name: Name of the served model.
-        verbose: Log the bodies of requests.
+        verbose: 1 = a line in the log for each request, without its content; 2 = bodies too; 0 = neither.
         root_path: Prefix that a reverse proxy takes off.
         max_concurrent: Requests that run at the same time.
         max_queue: Requests that wait for their turn; more are answered 429.
@@ -59,7 +59,7 @@ class ServerSettings:
     port: int = 8000
     key: str | None = None
     model_name: str = "gpt-3.5-turbo"
-    verbose: bool = False
+    verbose: int = 1
     root_path: str = ""
     max_concurrent: int = 32
     max_queue: int = 128
@@ -84,7 +84,7 @@ class ServerSettings:
             port=read.number("API_PORT", cls.port, 0, 65535),
             key=environment.get("API_KEY", "").strip() or None,  # a blank one keeps nobody out
             model_name=read.text("API_MODEL_NAME", cls.model_name),
-            verbose=read.switch("API_VERBOSE", cls.verbose),
+            verbose=_verbosity(environment),
             root_path=environment.get("FASTAPI_ROOT_PATH", cls.root_path),
             max_concurrent=read.number("MAX_CONCURRENT", cls.max_concurrent, 1, 100_000),
             max_queue=read.number("API_MAX_QUEUE", cls.max_queue, 0, 1_000_000),
@@ -103,3 +103,10 @@ class ServerSettings:
                 "set API_KEY, or API_HOST=127.0.0.1"
             )
         return settings
+
+
+def _verbosity(environment: Mapping[str, str]) -> int:
+    """0, 1 or 2; words for yes and no are taken as well."""
+    if environment.get("API_VERBOSE", "").strip() == "2":
+        return 2
+    return int(Environment(environment).switch("API_VERBOSE", True))

@@ -123,8 +123,8 @@ class Engine(Protocol):
         """Refuse what no tokenizing could bring into the context (``ConfigError``); costs nothing."""
         ...
 
-    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Return how many tokens each text has, the tokenizer's own special tokens included."""
+    async def count_tokens(self, texts: Sequence[str], limit: int | None = None) -> list[int]:
+        """Return how many tokens each text has, at most ``limit``, or as many as the model takes."""
         ...
 
     def close(self) -> None:
@@ -250,10 +250,16 @@ class EngineBase:
         """Run what tokenizes, in the thread for that."""
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, job)
 
-    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Return how many tokens each text has, the tokenizer's own special tokens included."""
-        tokenizer = self.template.tokenizer
-        return await self.run_tokenizing(lambda: [len(tokenizer(text)["input_ids"]) for text in texts])
+    async def count_tokens(self, texts: Sequence[str], limit: int | None = None) -> list[int]:
+        """Return how many tokens each text has, at most ``limit``, or as many as the model takes."""
+        tokenizer, limit = self.template.tokenizer, limit or self.context
+
+        def count(text: str) -> int:
+            if limit is None:
+                return len(tokenizer(text)["input_ids"])
+            return min(limit, len(tokenizer(beginning(tokenizer, text, limit))["input_ids"]))
+
+        return await self.run_tokenizing(lambda: [count(text) for text in texts])
 
     def prompt_ids(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], enable_thinking: bool | None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..chat.base_engine import Delta, Engine
     from ..data.template.base import Template
 
+CUT = "The answer was cut here: it has as many tokens as max_new_tokens in Settings allows"
 # How often a page gets new text, in seconds: each time its whole conversation is compared with what it has.
 PAUSE = 0.05
 # How often it gets the same once more: only then does gradio notice that the page has gone.
@@ -38,6 +39,7 @@ class StreamedResponse:
     def __init__(self, template: Template, parser: ChatParser | None) -> None:
         self._template, self._parser = template, parser
         self.begun = False  # something came
+        self.cut = False  # it ended because no more tokens were allowed
         self._reasoning = self._text = ""
         self._calls: list[list[str | None]] = []  # name, arguments, id
 
@@ -61,10 +63,11 @@ class StreamedResponse:
 
     def shown(self, over: bool) -> list[dict[str, Any]]:
         """What came so far, for the page; an unfinished thought is open."""
+        note = [_bubble("assistant", "", CUT)] if self.cut and over else []
         if self._parser is None:
-            return [_bubble("assistant", self._text)]
+            return [_bubble("assistant", self._text), *note]
         message = self.message()
-        return _assistant(message, thinking=not over and not message.text and not message.tool_calls)
+        return _assistant(message, thinking=not over and not message.text and not message.tool_calls) + note
 
     def _take(self, piece: DeltaMessage) -> None:
         self._reasoning += piece.reasoning
@@ -115,6 +118,7 @@ async def stream_response(
                     if delta is None:
                         break
                     response.push(delta.text)
+                    response.cut = delta.finish_reason == "length"
                     new = True
                     if time.monotonic() - shown_at < PAUSE:
                         continue
@@ -141,6 +145,17 @@ def shown(messages: Sequence[Message]) -> list[dict[str, Any]]:
                 said = "".join(part.value if part.type == "text" else f"[{part.type}] " for part in message.parts)
                 bubbles.append(_bubble("user", said))
     return bubbles
+
+
+def message_at(messages: Sequence[Message], bubble: Any) -> int | None:
+    """The place of the message that a bubble of :func:`shown` shows."""
+    first = 0
+    for place, message in enumerate(messages):
+        count = len(shown([message]))
+        if bubble in range(first, first + count):
+            return place
+        first += count
+    return None
 
 
 def _assistant(message: Message, thinking: bool) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -14,11 +14,12 @@ from ..chat.base_engine import load_engine
 from ..data.template.thinking import resolve_thinking
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
-from ..extras.packages import require
+from ..extras.packages import require, require_installed
 from ..extras.serving import Process, bind, url_of
 from ..hparams import InferArgs, get_infer_args
-from .chat_page import TITLE, make_page
+from .chat_page import STYLE, TITLE, make_page
 from .guard import Guard
+from .loading import LoadingPage
 from .settings import WebSettings
 
 if TYPE_CHECKING:
@@ -41,12 +42,15 @@ def run_web_demo(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = No
         ConfigError: The configuration, the environment or the model cannot be used, or the port is taken.
     """
     args, settings = _read(args)
-    # Before the model is loaded: a taken port shows at once.
-    with closing(take_address(settings)) as listener, closing(load_engine(args)) as engine:
-        app = make_app(engine, args, settings)
+    # Before the model is loaded: a taken port shows at once, and who looks sees that something happens.
+    with closing(take_address(settings)) as listener, ExitStack() as stack:
+        with LoadingPage(listener):
+            logger.info_rank0("open %s in a browser; the model is loading", url_of(listener))
+            engine = stack.enter_context(closing(load_engine(args)))
+            app = make_app(engine, args, settings)
         if settings.share:
             share(app, listener)
-        logger.info_rank0("open %s in a browser", url_of(listener))
+        logger.info_rank0("the page is ready at %s", url_of(listener))
         make_process(app).run(sockets=[listener])
 
 
@@ -72,7 +76,7 @@ def _read(args: InferArgs | Mapping[str, Any] | Sequence[str] | None) -> tuple[I
     """Return configuration and environment of the page, before anything is loaded."""
     args = args if isinstance(args, InferArgs) else get_infer_args(args)
     settings = WebSettings.from_environment()
-    require("gradio", "webchat", "'gradio>=6'")
+    require_installed("gradio", "webchat", "'gradio>=6'")  # importing it takes seconds
     if args.finetuning.stage == "rm":
         raise ConfigError("stage: rm loads a reward model, which scores texts and does not answer")
     return replace(args, data=resolve_thinking(args.data)), settings
@@ -116,6 +120,7 @@ def make_app(engine: Engine, args: InferArgs, settings: WebSettings) -> Guard:
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
+        css=STYLE,
         # gradio's own themes fetch their letters from another host.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
     )

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the engine's pieces to the responses of ``/v1/chat/completions`` and ``/v1/completions``, whole and streamed."""
+"""From the engine's pieces to the choices of ``/v1/chat/completions`` and ``/v1/completions``, whole and streamed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from ..chat.response_parser import DeltaMessage, DeltaToolCall, ResponseParser
 if TYPE_CHECKING:
     from ..chat.base_engine import Delta, TokenLogProb
     from .calls import Call
+    from .errors import ApiError
 
 
 @dataclass
@@ -38,11 +38,6 @@ class Usage:
         return {"prompt_tokens": self.prompt, "completion_tokens": self.completion, "total_tokens": total}
 
 
-def dump(value: Any) -> str:
-    """JSON as it is sent."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
 class ChatChoice:
     """Reads the deltas of one choice of a chat and writes its chunks; keeps the whole message beside."""
 
@@ -62,7 +57,7 @@ class ChatChoice:
         pieces = [self._parser.push(delta.text)]
         if delta.finish_reason:
             pieces.append(self._parser.finish())
-        log_probs = _chat_log_probs(delta.log_probs) if delta.log_probs else None
+        log_probs = chat_log_probs(delta.log_probs) if delta.log_probs else None
         if log_probs:
             self._log_probs = (self._log_probs or []) + log_probs
         for piece in pieces:
@@ -159,6 +154,50 @@ class TextChoice:
 Choice = ChatChoice | TextChoice
 
 
+class Choices:
+    """The answer of both routes.
+
+    Args:
+        head: Fields of the answer that are known before.
+        chunk: ``object`` of the chunks of a stream.
+        choices: By prompt and index.
+        with_usage: Whether a stream tells the usage.
+    """
+
+    closing = "data: [DONE]\n\n"
+
+    def __init__(
+        self, head: dict[str, Any], chunk: str, choices: dict[tuple[int, int], Choice], with_usage: bool
+    ) -> None:
+        self._head, self._choices, self._with_usage = head, choices, with_usage
+        self._chunk = {**head, "object": chunk, **({"usage": None} if with_usage else {})}
+        self._usage = Usage()
+
+    def begin(self) -> Iterable[dict[str, Any]]:
+        """Nothing is told before the first piece."""
+        return ()
+
+    def take(self, number: int, delta: Delta) -> Iterable[dict[str, Any]]:
+        """Yield the chunks that a delta makes."""
+        self._usage.add(number, delta)
+        for choice in self._choices[number, delta.index].take(delta):
+            yield {**self._chunk, "choices": [choice]}
+
+    def end(self) -> Iterable[dict[str, Any]]:
+        """The usage, if it was requested."""
+        if self._with_usage:
+            yield {**self._chunk, "choices": [], "usage": self._usage.body()}
+
+    def fail(self, error: ApiError) -> dict[str, Any]:
+        """The event that ends a stream after an error."""
+        return error.body()
+
+    def body(self) -> dict[str, Any]:
+        """The whole answer."""
+        whole = [choice.choice() for choice in self._choices.values()]
+        return {**self._head, "choices": whole, "usage": self._usage.body()}
+
+
 def chat_choices(call: Call, count: int) -> dict[tuple[int, int], Choice]:
     """The choices of a chat, by prompt (there is one) and index."""
     return {(0, index): ChatChoice(index, call.parser(), call.several_calls) for index in range(count)}
@@ -177,7 +216,8 @@ def _no_log_probs() -> dict[str, list[Any]]:
     return {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
 
 
-def _chat_log_probs(tokens: Iterable[TokenLogProb]) -> list[dict[str, Any]]:
+def chat_log_probs(tokens: Iterable[TokenLogProb]) -> list[dict[str, Any]]:
+    """Log-probabilities as OpenAI sends them."""
     return [
         {
             **_chat_token(one.token, one.log_prob),
