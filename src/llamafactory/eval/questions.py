@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..extras.errors import ConfigError
+from ..extras.files import read_json
 
 CHOICES = ("A", "B", "C", "D")
 _COLUMNS = ("question", *CHOICES, "answer")
@@ -55,11 +56,13 @@ class Benchmark:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         mapping = folder / "mapping.json"
+        entries = read_json(mapping, dict, "task")
         try:
-            entries = json.loads(mapping.read_text("utf-8"))
             self.subjects = [Subject(key, entry["name"], entry["category"]) for key, entry in entries.items()]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f'{mapping}: expected {{"id": {{"name": ..., "category": ...}}}} ({error!r})') from None
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                f'task: {mapping}: expected {{"id": {{"name": ..., "category": ...}}}} ({error!r})'
+            ) from None
         self._files = _files(folder)
 
     def questions(self, subject: Subject, split: str) -> list[Question]:

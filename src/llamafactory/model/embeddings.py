@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, in_one_line
+from ..extras.files import read_json
 from ..extras.logging import get_logger
 from .paths import resolve_adapter_path, resolve_model_path
 from .tokenizer import adapter_names, hub_options, token_descriptions, tokens_to_add
@@ -87,9 +87,11 @@ def _round_output(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) ->
 def _rows_of_adapter(name: str, args: ModelArguments) -> tuple[int, int]:
     """Rows of the whole embedding that an adapter carries (0: none), and the least number its single rows need."""
     folder = Path(resolve_adapter_path(name, args))
-    indices = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("trainable_token_indices")
+    file = folder / "adapter_config.json"
+    indices = read_json(file, dict, "adapter_name_or_path").get("trainable_token_indices")
     lists = indices.values() if isinstance(indices, dict) else [indices or []]
-    least = 1 + max((index for ids in lists for index in ids), default=-1)
+    with in_one_line(f"adapter_name_or_path: {file}: trainable_token_indices"):
+        least = 1 + max((index for ids in lists for index in ids), default=-1)
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         return 0, least

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from ..extras.environment import is_env_enabled
 from ..extras.errors import ConfigError, first_line
+from ..extras.files import read_json
 from ..hparams.model_args import ModelArguments
+from .folders import check_folder
 
 _PACKAGE_SCHEME = "pkg://"
 
@@ -56,6 +58,7 @@ def resolve_adapter_path(name_or_path: str, args: ModelArguments) -> str:
     if not (folder / "adapter_config.json").is_file():
         what = "has no adapter_config.json" if folder.is_dir() else "does not exist"
         raise ConfigError(f"adapter_name_or_path: '{folder}' {what}")
+    check_folder(folder, "adapter_name_or_path")
     return str(folder)
 
 
@@ -72,6 +75,7 @@ def _local_folder(folder: Path) -> str:
         found = sorted(path.name for path in folder.glob("*.gguf"))
         hint = f"; it has {', '.join(found)}: name that file" if found else ""
         raise ConfigError(f"model_name_or_path: '{folder}' has no config.json{hint}")
+    check_folder(folder, "model_name_or_path")
     return str(folder)
 
 
@@ -169,7 +173,7 @@ def _refuse_unpinned_code(name: str, args: ModelArguments, key: str) -> None:
             )
         except (EntryNotFoundError, LocalEntryNotFoundError):
             continue
-        modules = json.dumps(json.loads(path.read_bytes()).get("auto_map") or [])
+        modules = json.dumps(read_json(path, dict, key).get("auto_map") or [])
         if "--" in modules:
             raise ConfigError(
                 f"{key}: '{name}' takes its code from another repository, which model_revision does not pin: "

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import IO, Any, NamedTuple, cast
 
 from ...extras.errors import ConfigError, first_line
+from ...extras.files import name_of
 from ...extras.surrogates import lone_surrogate
 from .arrow_rows import rows_of
 from .cloud import list_cloud, open_cloud
@@ -166,6 +167,8 @@ def _parse_json(line: str, place: Place) -> Row | ConfigError:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         return ConfigError(f"{place}: bad JSON: {error.msg} at column {error.colno}")
+    except RecursionError:
+        return ConfigError(f"{place}: bad JSON: nested too deep")
     return _checked(row, place, line)
 
 
@@ -190,8 +193,10 @@ def _read_json(path: str) -> Iterator[FoundRow]:
             ) from None
         except json.JSONDecodeError as error:
             raise ConfigError(f"{path} line {error.lineno}: bad JSON: {error.msg} at column {error.colno}") from None
+        except RecursionError:
+            raise ConfigError(f"{path}: bad JSON: nested too deep") from None
     if not isinstance(rows, list):
-        raise ConfigError(f"{path}: the top level is {_name(rows)}, expected a list of objects or one object a line")
+        raise ConfigError(f"{path}: the top level is {name_of(rows)}, expected a list of objects or one object a line")
     suspect = text if lone_surrogate(text, rows) else ""
     for number, row in enumerate(rows, start=1):
         place = Place(path, "row", number)
@@ -208,6 +213,8 @@ def _one_object_a_line(path: str) -> bool:
         return False
     try:
         json.loads(first)
+    except RecursionError:
+        return True
     except json.JSONDecodeError:
         # Either an object over several lines or a broken first line: the second line tells.
         return isinstance(second, str) and second.startswith("{")
@@ -284,15 +291,10 @@ def _rows_of_batches(path: str, batches: Any) -> Iterator[FoundRow]:
 def _checked(row: Any, place: Place, text: str) -> Row | ConfigError:
     """The row, if it is one; ``text`` is what it was read from."""
     if not isinstance(row, dict):
-        return ConfigError(f"{place}: is {_name(row)}, expected an object with named fields")
+        return ConfigError(f"{place}: is {name_of(row)}, expected an object with named fields")
     if half := lone_surrogate(text, row):
         return ConfigError(f"{place}: {half} is half a character and no text; its other half was cut off")
     return row
-
-
-def _name(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
 
 
 READERS: dict[str, Callable[[str], Iterator[FoundRow]]] = {

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from ...data.loader import get_dataset
@@ -19,6 +17,7 @@ from ...data.streaming.rows import StreamRows
 from ...data.template.thinking import resolve_thinking
 from ...data.template_loader import get_template, render
 from ...extras.errors import ConfigError
+from ...extras.files import read_json
 from ...extras.secrets import mask_words
 from ...hparams import get_train_args
 from ...hparams.data_args import DataArguments
@@ -83,10 +82,7 @@ def _written_out(data: DataArguments) -> str:
     if data.enable_thinking == "auto":
         raise ConfigError("enable_thinking: auto looks at a data set; one conversation needs true, false or null")
     assert data.messages is not None
-    try:
-        found = json.loads(Path(data.messages).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"messages: cannot read {data.messages}: {error}") from None
+    found = read_json(data.messages, object, "messages")
     found = {"messages": found} if isinstance(found, list) else found
     if not isinstance(found, dict) or not isinstance(found.get("messages"), list):
         raise ConfigError(f"messages: {data.messages} must hold a list of messages, or messages and tools")
