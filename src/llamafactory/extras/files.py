@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing files so that a reader sees the old content or the new one, never a half; reading them, or one line why not."""
+"""Files: written so that a reader sees the old content or the new one, never a half; read, or one line why not."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ def read_text(path: str | os.PathLike[str], key: str = "", cure: str = "") -> st
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{_named(path, key)} is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start + 1}){ending}"
-        ) from None
+        place = f"byte {error.object[error.start]:#04x} at {error.start + 1}"
+        raise ConfigError(f"{_named(path, key)} is not UTF-8 text ({place}){ending}") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         reason = getattr(error, "strerror", None) or first_line(error)
         raise ConfigError(f"{_named(path, key)} cannot be read: {reason}{ending}") from None
@@ -51,7 +50,7 @@ def read_json(path: str | os.PathLike[str], shape: type = dict, key: str = "", c
     value = parse_json(read_text(path, key, cure), where, ending)
     if not isinstance(value, shape):
         wanted = {dict: "an object with named fields", list: "a list"}[shape]
-        raise ConfigError(f"{where} holds {name_of(value)}, expected {wanted}{ending}")
+        raise ConfigError(f"{where}: the top level is {name_of(value)}, expected {wanted}{ending}")
     return value
 
 

@@ -61,7 +61,8 @@ def _check_json(path: Path, key: str) -> None:
 
 
 def _check_text(path: Path, key: str) -> None:
-    read_text(path, key, CURE)
+    if "\0" in read_text(path, key, CURE):
+        raise ConfigError(f"{key}: {path} is no text; {CURE}")
 
 
 def _check_weights(path: Path, key: str) -> None:

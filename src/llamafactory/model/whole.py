@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError, first_line
+from ..extras.files import read_json
 from .families.family import may_be_absent, may_be_left_out
 
 if TYPE_CHECKING:
@@ -68,15 +68,9 @@ def read_adapter_config(folder: str, key: str = "adapter_name_or_path") -> PeftC
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     file = Path(folder) / "adapter_config.json"
-    try:
-        values = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{key}: {file} cannot be read: {first_line(error)}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{key}: {file} is not an object of keys and values")
-    kind = values.get("peft_type")
+    kind = read_json(file, dict, key).get("peft_type")
     if kind not in list(PEFT_TYPE_TO_CONFIG_MAPPING):
-        raise ConfigError(f"{key}: '{folder}' is an adapter of type {kind!r}, which is not known")
+        raise ConfigError(f"{key}: '{folder}' is an adapter of type {kind!r} (adapter_config.json), which is not known")
     try:
         return PeftConfig.from_pretrained(folder)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -10,6 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import IO, Any, NamedTuple, cast
 
@@ -72,15 +73,13 @@ def scan_rows(attr: DatasetAttr) -> Iterator[FoundRow]:
     empty = True
     for path in list_files(attr):
         try:
-            for found in READERS[_kind(path)](path):
-                empty = False
-                yield found
+            with readable(path):
+                for found in READERS[_kind(path)](path):
+                    empty = False
+                    yield found
         except ConfigError as error:
             empty = False
             yield Place(path, "line", 0), error
-        except (OSError, EOFError, zlib.error) as error:  # a disk that fails, a damaged gzip file
-            empty = False
-            yield Place(path, "line", 0), ConfigError(f"{path}: cannot be read: {first_line(error)}")
     if empty:
         raise ConfigError(f"dataset {attr.name!r}: {attr.location} holds no rows")
 
@@ -114,6 +113,15 @@ def open_bytes(path: str) -> IO[bytes]:
     return file
 
 
+@contextmanager
+def readable(path: str) -> Iterator[None]:
+    """Name the file of which the disk, or what decompresses it, cannot go on reading."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:  # a disk that fails, a damaged gzip file
+        raise ConfigError(f"{path}: cannot be read: {first_line(error)}") from None
+
+
 def _is_data(name: str) -> bool:
     return _suffix(name) in READERS and name != "dataset_info.json"
 
@@ -131,7 +139,7 @@ def _kind(path: str) -> str:
 
 def _lines(path: str) -> Iterator[tuple[int, str | ConfigError]]:
     """Yield numbered lines of text that are not blank; a byte-order mark is dropped."""
-    with open_bytes(path) as file:
+    with readable(path), open_bytes(path) as file:
         for number, raw in enumerate(file, start=1):
             line = _decode(raw, Place(path, "line", number))
             if isinstance(line, ConfigError) or line.strip():
