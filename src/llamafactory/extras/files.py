@@ -29,6 +29,8 @@ def read_text(path: str | os.PathLike[str], key: str = "", cure: str = "") -> st
     except UnicodeDecodeError as error:
         place = f"byte {error.object[error.start]:#04x} at {error.start + 1}"
         raise ConfigError(f"{_named(path, key)} is not UTF-8 text ({place}){ending}") from None
+    except FileNotFoundError:
+        raise ConfigError(f"{_named(path, key)} does not exist") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         reason = getattr(error, "strerror", None) or first_line(error)
         raise ConfigError(f"{_named(path, key)} cannot be read: {reason}{ending}") from None

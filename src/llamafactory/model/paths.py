@@ -58,8 +58,6 @@ def resolve_adapter_path(name_or_path: str, args: ModelArguments) -> str:
     if not (folder / "adapter_config.json").is_file():
         what = "has no adapter_config.json" if folder.is_dir() else "does not exist"
         raise ConfigError(f"adapter_name_or_path: '{folder}' {what}")
-    if not any((folder / name).exists() for name in ("adapter_model.safetensors", "adapter_model.bin")):
-        raise ConfigError(f"adapter_name_or_path: '{folder}' has no adapter_model.safetensors")
     check_folder(folder, "adapter_name_or_path")
     return str(folder)
 
