@@ -18,13 +18,13 @@ from .coercion import coerce
 from .data_args import DataArguments
 from .derive import derive_inference, derive_training
 from .reader import Flat, read_source
-from .rules import data, finetuning, generating, inference, model, optimizer, rlhf, training, unread
+from .rules import data, finetuning, generating, inference, model, optimizer, places, rlhf, training, unread
 from .schema import keys_of, known_keys, nearest, tuner_arguments
 from .unbuilt import refuse_unbuilt
 
 Source = Mapping[str, Any] | Sequence[str] | None
 
-_CHECKS = (model.check, data.check, generating.check)
+_CHECKS = (model.check, data.check, generating.check, places.check)
 _TRAINING_CHECKS = (
     model.check_training,
     finetuning.check_training,

@@ -24,6 +24,7 @@ from .losses.cross_entropy import cross_entropy
 from .metrics.channels import ChannelMeter
 from .metrics.means import Means
 from .nonfinite import NonFiniteGuard
+from .saving.outputs import set_aside_damaged
 from .token_scores import attach, trained_positions
 
 if TYPE_CHECKING:
@@ -208,6 +209,8 @@ class Trainer(BaseTrainer):
     def report(self, split: str, metrics: dict[str, float]) -> None:
         """Print metrics and write ``<split>_results.json`` and ``all_results.json``."""
         self.log_metrics(split, metrics)
+        if self.is_world_process_zero():
+            set_aside_damaged(str(self.args.output_dir))
         self.save_metrics(split, metrics)
 
 
