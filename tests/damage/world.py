@@ -53,13 +53,13 @@ class Command:
 
 TRAIN = (
     "train", "model_name_or_path=base", "template=chatml", "bf16=false", "max_steps=1", "save_strategy=no",
-    "per_device_train_batch_size=2", "disable_tqdm=true", "report_to=none", "output_dir=out", "use_cpu=true",
-    "dataset_dir=data", "plot_loss=false",
+    "per_device_train_batch_size=2", "disable_tqdm=true", "report_to=none", "use_cpu=true",
+    "dataset_dir=data", "plot_loss=false", "output_dir=out",
 )  # fmt: skip
 SFT = (*TRAIN, "dataset=data/rows.jsonl", "stage=sft")
-DPO = (*TRAIN, "stage=dpo", "dataset=pairs", "output_dir=dpo", "cache_ref_log_probs=true")
+DPO = (*TRAIN, "stage=dpo", "dataset=pairs", "cache_ref_log_probs=true")
 GRPO = (
-    *TRAIN, "stage=grpo", "dataset=data/rows.jsonl", "max_new_tokens=4", "num_generations=2", "output_dir=grpo",
+    *TRAIN, "stage=grpo", "dataset=data/rows.jsonl", "max_new_tokens=4", "num_generations=2",
     "reward_funcs=rewards.py:vowels",
 )  # fmt: skip
 INFER = (
@@ -83,8 +83,9 @@ COMMANDS = {
     "train-listed": Command((*TRAIN, "dataset=listed"), ("data/dataset_info.json",)),
     **{
         f"train-{kind}": Command((*TRAIN, f"dataset=data/rows.{kind}"), (f"data/rows.{kind}",))
-        for kind in ("json", "csv", "parquet", "arrow", "txt", "jsonl.gz")
+        for kind in ("json", "csv", "parquet", "arrow", "jsonl.gz")
     },
+    "train-txt": Command((*TRAIN, "stage=pt", "dataset=data/rows.txt"), ("data/rows.txt",)),
     **{
         f"stream-{kind}": Command((*TRAIN, "streaming=true", f"dataset=data/rows.{kind}"), (f"data/rows.{kind}",))
         for kind in ("jsonl", "json", "parquet")
@@ -94,16 +95,16 @@ COMMANDS = {
     "train-prepared": Command((*SFT, "tokenized_path=prepared"), ("prepared/*", "prepared/*/*")),
     "resume": Command(RUN, ("run/*", "run/checkpoint-2/*")),
     "dpo": Command(DPO, ("cache/llamafactory/reference-*", "data/pairs.json")),
-    "dpo-ref": Command((*DPO, "ref_model=base2", "output_dir=out"), ("base2/*",)),
+    "dpo-ref": Command((*DPO, "ref_model=base2"), ("base2/*",)),
     "grpo": Command((*GRPO, "rollout_tools=tools.py"), ("rewards.py", "tools.py")),
     "grpo-reward-model": Command((*GRPO, "reward_model=reward", "reward_funcs=null"), ("reward/*",)),
     "grpo-resume": Command(
-        (*GRPO, "max_steps=2", "save_strategy=steps", "save_steps=1"), ("grpo/checkpoint-1/rollout*",)
+        (*GRPO, "output_dir=grpo", "max_steps=2", "save_strategy=steps", "save_steps=1"),
+        ("grpo/checkpoint-1/rollout*",)
     ),
     "train-template": Command((*SFT, "template=./mine.jinja"), ("mine.jinja",)),
     "train-literals": Command((*SFT, "template=./mine.yaml"), ("mine.yaml",)),
     "train-tokens": Command((*SFT, "new_special_tokens_config=tokens.yaml"), ("tokens.yaml",)),
-    "train-ds": Command((*SFT, "accelerator_config=accelerator.json"), ("accelerator.json",)),
     "preview": Command(("preview", *SFT[1:]), ("data/rows.jsonl", "base/tokenizer*")),
     "preview-messages": Command(("preview", "template=chatml", "messages=messages.json"), ("messages.json",)),
     "check-data": Command(("check-data", *SFT[1:]), ("data/rows.jsonl", "base/tokenizer*")),
@@ -114,10 +115,11 @@ COMMANDS = {
         ("chat", "model_name_or_path=base", "adapter_name_or_path=adapter", "max_new_tokens=2"),
         ("base/*", "adapter/*"), "hi\nexit\n",
     ),
-    "chat-exported": Command(("chat", "model_name_or_path=exported", "max_new_tokens=2"), ("exported/*",), "hi\nexit\n"),
+    "chat-exported": Command(
+        ("chat", "model_name_or_path=exported", "max_new_tokens=2"), ("exported/*",), "hi\nexit\n"
+    ),
     "export": Command((*EXPORT, "adapter_name_or_path=adapter"), ("base/*", "adapter/*")),
     "export-gguf": Command((*EXPORT, "export_gguf=f16"), ("base/*.json",)),
-    "export-reward": Command((*EXPORT, "model_name_or_path=reward", "stage=rm"), ("reward/*",)),
     "eval": Command(
         ("eval", "model_name_or_path=base", "task_dir=tasks", "task=quiz_test", "n_shot=1", "save_dir=results"),
         ("tasks/quiz/*", "tasks/quiz/*/*", "tasks/quiz/*/*/*"),
@@ -207,9 +209,9 @@ def make(folder: Path, tiny: Path) -> None:
     media_models.build("qwen2_vl", folder / "media", tiny)
     _reward_model(folder)
     for words in (
-        (*RUN, "max_steps=2"), ("preprocess", *SFT[1:], "tokenized_path=prepared"), (*DPO, "save_strategy=no"), INFER,
+        (*RUN, "max_steps=2"), ("preprocess", *SFT[1:], "tokenized_path=prepared"), (*DPO, "output_dir=dpo"), INFER,
         COMMANDS["stream-cache"].words, (*EXPORT, "export_gguf=f16", "export_dir=exported"),
-        (*GRPO, "save_strategy=steps", "save_steps=1"),
+        (*GRPO, "output_dir=grpo", "save_strategy=steps", "save_steps=1"),
         (*SFT, "output_dir=adapter"),
     ):  # fmt: skip
         made = run(folder, words)
@@ -263,7 +265,6 @@ def _write_small_files(folder: Path) -> None:
     (folder / "mine.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
     (folder / "mine.yaml").write_text("extends: chatml\ndefault_system: hello\n")
     (folder / "tokens.yaml").write_text("<|a|>: the first\n")
-    (folder / "accelerator.json").write_text(json.dumps({"split_batches": False}))
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
     (folder / "messages.json").write_text(json.dumps({"messages": messages}))
     questions = "question,A,B,C,D,answer\nIs rain wet?,yes,no,maybe,never,A\nIs fire cold?,yes,no,maybe,never,B\n"

@@ -84,9 +84,10 @@ def _written_out(data: DataArguments) -> str:
     assert data.messages is not None
     found = read_json(data.messages, object, "messages")
     found = {"messages": found} if isinstance(found, list) else found
-    if not isinstance(found, dict) or not isinstance(found.get("messages"), list):
+    given = found.get("messages") if isinstance(found, dict) else None
+    if not isinstance(given, list) or not all(isinstance(message, dict) for message in given):
         raise ConfigError(f"messages: {data.messages} must hold a list of messages, or messages and tools")
-    messages = [Message.from_openai(message) for message in found["messages"]]
+    messages = [Message.from_openai(message) for message in given]
     flags = {"enable_thinking": data.enable_thinking, "preserve_thinking": data.preserve_thinking}
     prompt = bool(messages) and messages[-1].role != "assistant"
     return render(data.template, messages, found.get("tools"), add_generation_prompt=prompt, **flags)
