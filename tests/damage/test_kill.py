@@ -3,22 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.torch import load_file
-
-from tests.train.test_orphans import MARK, all_gone
 
 from .world import EXPORT, GRPO, INFER, SFT, World
 
@@ -70,23 +71,63 @@ JOBS = {
 }
 
 
-def start(world: World, words: tuple[str, ...], mark: str, log: Path) -> subprocess.Popen[bytes]:
-    environment = {
-        **os.environ, MARK: mark, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(world.folder / "own-cache"),
-        "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", "llamafactory", *words], cwd=world.folder, env=environment, stdout=file, stderr=file
-        )
+class Starter:
+    """Runs commands in a world, to their end or not."""
+
+    def __init__(self, world: World, log: Path) -> None:
+        self.world, self.log = world, log
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("starter.py"))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+
+    def run(self, words: tuple[str, ...], seconds: float = 300.0) -> tuple[int, int]:
+        """Run a command, killed after so many seconds; returns its exit code and its session."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        asked = {"words": words, "folder": str(self.world.folder), "log": str(self.log)}
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        number = int(self._process.stdout.readline())
+        if not select.select([self._process.stdout], [], [], seconds)[0]:
+            os.kill(number, signal.SIGKILL)
+        return int(self._process.stdout.readline()), number
+
+    def run_whole(self, words: tuple[str, ...]) -> float:
+        """Run to the end; returns the seconds it took."""
+        began = time.monotonic()
+        code, _ = self.run(words)
+        assert code == 0, self.log.read_text()[-3000:]
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
 
 
-def run_whole(world: World, words: tuple[str, ...], log: Path) -> float:
-    """Run to the end; returns the seconds it took."""
-    began = time.monotonic()
-    code = start(world, words, "whole", log).wait(300)
-    assert code == 0, log.read_text()[-3000:]
-    return time.monotonic() - began
+@pytest.fixture
+def starter(world: World, tmp_path: Path) -> Iterator[Starter]:
+    made = Starter(world, tmp_path / "log")
+    yield made
+    made.close()
+
+
+def left_behind(session: int, seconds: float = 20.0) -> list[str]:
+    """Wait until nobody of a session is there; return the command lines of those who are."""
+    end = time.monotonic() + seconds
+    while (found := _members(session)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return [" ".join(process.cmdline())[-200:] for process in found]
+
+
+def _members(session: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def broken_files(folder: Path) -> list[str]:
@@ -110,33 +151,29 @@ def broken_files(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_kill_at_random_moments(world: World, tmp_path: Path, name: str) -> None:
-    job, log = JOBS[name], tmp_path / "log"
+def test_kill_at_random_moments(world: World, starter: Starter, name: str) -> None:
+    job = JOBS[name]
     made = world.folder / job.made
-    run_whole(world, job.words, log)  # the first one fills caches of compiled code
+    starter.run_whole(job.words)  # the first one fills what processes share
     _clear(world, made)
-    seconds = run_whole(world, job.words, log)
+    seconds = starter.run_whole(job.words)
     wanted, listed = job.result(made), _listing(world.folder)
-    draw = random.Random(f"{name}")
+    draw, killed = random.Random(name), 0
     for number in range(job.kills):
         _clear(world, made)
-        # Starting takes most of the time and writes nothing: two of three moments are in the second half.
-        moment = seconds * draw.uniform(0.5 if number % 3 else 0.1, 1.0)
-        mark = uuid.uuid4().hex
-        child = start(world, job.words, mark, log)
-        try:
-            child.wait(moment)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        assert all_gone(mark) == [], f"{name} {number}: killed after {moment:.2f} s"
-        assert broken_files(world.folder) == [], f"{name} {number}: killed after {moment:.2f} s"
-        if name in ("export", "preprocess"):
-            assert not made.exists() or job.result(made) == wanted
-        if child.returncode != 0:
-            run_whole(world, job.words, log)
-        assert job.result(made) == wanted, f"{name} {number}: killed after {moment:.2f} s"
-        assert _listing(world.folder) == listed, f"{name} {number}: killed after {moment:.2f} s"
+        moment = seconds * draw.uniform(0.02, 1.0)
+        place = f"{name} {number}: killed after {moment:.2f} of {seconds:.2f} s"
+        code, session = starter.run(job.words, moment)
+        killed += code == -signal.SIGKILL
+        assert left_behind(session) == [], place
+        assert broken_files(world.folder) == [], place
+        if name in ("export", "preprocess") and made.exists():
+            assert job.result(made) == wanted, place
+        if code != 0:
+            starter.run_whole(job.words)
+        assert job.result(made) == wanted, place
+        assert _listing(world.folder) == listed, place
+    print(f"{name}: {killed} of {job.kills} killed while at work")
 
 
 def _clear(world: World, made: Path) -> None:

@@ -44,11 +44,13 @@ class Command:
         words: Of the command line; the working folder is the world.
         opens: Patterns of files in the world.
         typed: What is typed into it.
+        slow: Too slow for every day.
     """
 
     words: tuple[str, ...]
     opens: tuple[str, ...]
     typed: str = ""
+    slow: bool = False
 
 
 TRAIN = (
@@ -67,7 +69,7 @@ INFER = (
     "max_new_tokens=2", "save_name=answers.jsonl", "dataset_dir=data",
 )  # fmt: skip
 EXPORT = ("export", "model_name_or_path=base", "template=chatml", "export_dir=merged")
-RUN = (*SFT, "output_dir=run", "max_steps=3", "save_strategy=steps", "save_steps=1", "plot_loss=true")
+RUN = (*SFT, "output_dir=run", "max_steps=3", "save_strategy=steps", "save_steps=1")
 COMMANDS = {
     "train": Command(SFT, ("base/*", "data/rows.jsonl")),
     "train-yaml": Command(("train", "config.yaml"), ("config.yaml",)),
@@ -91,13 +93,16 @@ COMMANDS = {
         for kind in ("jsonl", "json", "parquet")
     },
     "stream-cache": Command((*TRAIN, "streaming=true", "dataset=data/rows.json"), ("cache/llamafactory/rows-*/*",)),
-    "train-cache": Command(SFT, ("cache/llamafactory/*/*", "cache/llamafactory/*/*/*")),
+    "train-cache": Command((*SFT, "data_shared_file_system=true"), ("out/.data/*/*", "out/.data/*/*/*")),
     "train-prepared": Command((*SFT, "tokenized_path=prepared"), ("prepared/*", "prepared/*/*")),
-    "resume": Command(RUN, ("run/*", "run/checkpoint-2/*")),
+    "resume": Command(RUN, ("run/*",)),
+    "resume-checkpoint": Command(RUN, ("run/checkpoint-2/*",), slow=True),  # beside test_damaged_checkpoints.py
     "dpo": Command(DPO, ("cache/llamafactory/reference-*", "data/pairs.json")),
     "dpo-ref": Command((*DPO, "ref_model=base2"), ("base2/*",)),
     "grpo": Command((*GRPO, "rollout_tools=tools.py"), ("rewards.py", "tools.py")),
-    "grpo-reward-model": Command((*GRPO, "reward_model=reward", "reward_funcs=null"), ("reward/*",)),
+    "grpo-reward-model": Command(
+        (*GRPO, "reward_model=reward", "reward_model_type=full", "reward_funcs=null"), ("reward/*",)
+    ),
     "grpo-resume": Command(
         (*GRPO, "output_dir=grpo", "max_steps=2", "save_strategy=steps", "save_steps=1"),
         ("grpo/checkpoint-1/rollout*",)
@@ -109,7 +114,8 @@ COMMANDS = {
     "preview-messages": Command(("preview", "template=chatml", "messages=messages.json"), ("messages.json",)),
     "check-data": Command(("check-data", *SFT[1:]), ("data/rows.jsonl", "base/tokenizer*")),
     "preprocess": Command(("preprocess", *SFT[1:], "tokenized_path=new"), ("data/rows.jsonl", "base/tokenizer*")),
-    "infer": Command(INFER, ("base/*", "data/rows.jsonl", "answers.jsonl", ".answers.jsonl.settings.json")),
+    "infer": Command((*INFER, "save_name=new.jsonl"), ("base/*", "data/rows.jsonl")),
+    "infer-again": Command(INFER, ("answers.jsonl", ".answers.jsonl.settings.json")),
     "infer-adapter": Command((*INFER, "adapter_name_or_path=adapter", "save_name=new.jsonl"), ("adapter/*",)),
     "chat": Command(
         ("chat", "model_name_or_path=base", "adapter_name_or_path=adapter", "max_new_tokens=2"),
@@ -122,7 +128,7 @@ COMMANDS = {
     "export-gguf": Command((*EXPORT, "export_gguf=f16"), ("base/*.json",)),
     "eval": Command(
         ("eval", "model_name_or_path=base", "task_dir=tasks", "task=quiz_test", "n_shot=1", "save_dir=results"),
-        ("tasks/quiz/*", "tasks/quiz/*/*", "tasks/quiz/*/*/*"),
+        ("tasks/quiz/*", "tasks/quiz/*/*"),
     ),
 }  # fmt: skip
 
@@ -221,6 +227,8 @@ def make(folder: Path, tiny: Path) -> None:
     made = run(folder, COMMANDS["train-gguf-cache"].words)
     assert made.code == 0, made.errors
     shutil.rmtree(folder / "out")
+    made = run(folder, ("preprocess", *SFT[1:], "data_shared_file_system=true"))
+    assert made.code == 0, made.errors
 
 
 def _write_data(folder: Path) -> None:

@@ -107,7 +107,7 @@ def _resume(path: Path, settings: Row) -> set[tuple[str, int]]:
         return set()
     if not notes.exists():
         raise ConfigError(
-            f"save_name: {path} is there already, and not by a run of infer ({notes.name} is missing); choose another name"
+            f"save_name: {path} is there already, and not by a run of infer (no {notes.name}); choose another name"
         )
     before = read_json(notes, dict, "save_name", f"remove it and {path.name}, or choose another save_name")
     for key, value in settings.items():

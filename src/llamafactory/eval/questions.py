@@ -116,6 +116,8 @@ def _files(folder: Path) -> dict[tuple[str, str], _File]:
 def _read(file: _File, kind: str) -> list[Question]:
     with in_one_line(f"task: {file}"):
         rows = _rows(file.read(), kind)
+    if not rows:
+        raise ConfigError(f"task: {file} holds no questions")
     return [_question(row, f"task: {file}, row {number}") for number, row in enumerate(rows, start=1)]
 
 
