@@ -42,6 +42,8 @@ HARMLESS = {
     "* */chat_template.jinja cut": "template: names another one",
     "* */chat_template.jinja a_list": "a text without any slot is a template",
     "* adapter/tokenizer_config.json removed": "the tokenizer of the base is taken",
+    "chat base/tokenizer* *": "the adapter brings its own",
+    "export base/tokenizer* *": "the adapter brings its own",
     "* adapter/tokenizer.json removed": "its text is in no need of it",
     "* *.yaml cut": "half of a YAML file may be one",
     "* *.jsonl cut": "half of the lines, at a line's end",

@@ -50,7 +50,8 @@ def explain(error: BaseException) -> str | None:
     Libraries written in other languages hand on the text of the system's error, or nothing but that they could not
     write.
     """
-    text, seen = str(error), error
+    text = str(error)
+    seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _DISK:
             place = f"{seen.filename}: " if seen.filename else ""

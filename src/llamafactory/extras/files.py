@@ -51,7 +51,7 @@ def read_json(path: str | os.PathLike[str], shape: type = dict, key: str = "", c
     ending, where = f"; {cure}" if cure else "", _named(path, key)
     value = parse_json(read_text(path, key, cure), where, ending)
     if not isinstance(value, shape):
-        wanted = {dict: "an object with named fields", list: "a list"}[shape]
+        wanted = "a list" if shape is list else "an object with named fields"
         raise ConfigError(f"{where}: the top level is {name_of(value)}, expected {wanted}{ending}")
     return value
 

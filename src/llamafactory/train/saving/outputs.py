@@ -36,19 +36,6 @@ def train_results(output_dir: str) -> dict[str, float]:
     return found
 
 
-def set_aside_damaged(output_dir: str) -> None:
-    """``all_results.json`` is added to, so what stands there must be readable."""
-    path = Path(output_dir) / "all_results.json"
-    if not path.is_file():
-        return
-    try:
-        read_json(path)
-    except ConfigError as error:
-        aside = path.with_name(path.name + ".damaged")
-        logger.warning_rank0("%s; it is called %s now", error, aside.name)
-        os.replace(path, aside)
-
-
 def save_model(trainer: Trainer) -> None:
     """Write the finished model into output_dir; each file appears whole."""
     output_dir = Path(trainer.args.output_dir)
