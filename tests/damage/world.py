@@ -77,7 +77,9 @@ COMMANDS = {
     "train-adapter": Command((*SFT, "adapter_name_or_path=adapter"), ("adapter/*",)),
     "train-full": Command((*SFT, "finetuning_type=full"), ("base/*.json",)),
     "train-gguf": Command((*SFT, "model_name_or_path=base.gguf", "cache_dir=gguf"), ("base.gguf",)),
-    "train-gguf-cache": Command((*SFT, "model_name_or_path=base.gguf", "cache_dir=gguf"), ("gguf/gguf/*/*",), slow=True),
+    "train-gguf-cache": Command(
+        (*SFT, "model_name_or_path=base.gguf", "cache_dir=gguf"), ("gguf/gguf/*/*",), slow=True
+    ),
     "infer-media": Command(
         (*INFER[:1], "model_name_or_path=media", *INFER[2:], "dataset=data/pictures.jsonl", "save_name=seen.jsonl"),
         ("media/*", "data/picture.png"),
@@ -92,7 +94,9 @@ COMMANDS = {
         f"stream-{kind}": Command((*TRAIN, "streaming=true", f"dataset=data/rows.{kind}"), (f"data/rows.{kind}",))
         for kind in ("jsonl", "json", "parquet")
     },
-    "stream-cache": Command((*TRAIN, "streaming=true", "dataset=data/rows.json"), ("cache/llamafactory/rows-*/*",), slow=True),
+    "stream-cache": Command(
+        (*TRAIN, "streaming=true", "dataset=data/rows.json"), ("cache/llamafactory/rows-*/*",), slow=True
+    ),
     "train-cache": Command((*SFT, "data_shared_file_system=true"), ("out/.data/*/*", "out/.data/*/*/*")),
     "train-prepared": Command((*SFT, "tokenized_path=prepared"), ("prepared/*", "prepared/*/*")),
     "resume": Command(RUN, ("run/*",)),

@@ -44,9 +44,7 @@ def folder(tiny_llama: Path, tmp_path: Path) -> Path:
 def test_pickled_weights_run_nothing(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save({"model.embed_tokens.weight": Canary(tmp_path / "ran")}, folder / "pytorch_model.bin")
-    with pytest.raises(
-        ConfigError, match=r"^model_name_or_path: .*pytorch_model.bin holds no plain weights: .*safetensors"
-    ):
+    with pytest.raises(ConfigError, match=r"^model_name_or_path: .*pytorch_model.bin holds no plain weights"):
         load(model_name_or_path=str(folder))
     assert not (tmp_path / "ran").exists()
 

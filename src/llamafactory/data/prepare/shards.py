@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from ...extras.file_list import find_damage, write_file_list
 from ...extras.files import publish_folder, read_json, write_json
@@ -82,7 +85,7 @@ class ShardWriter:
 
     def __call__(self, job: ShardJob) -> int:
         """Write a shard; returns its number."""
-        staging = tempfile.mkdtemp(prefix=".", dir=os.path.dirname(job.folder))
+        staging = tempfile.mkdtemp(prefix=_own_prefix(os.getpid()), dir=os.path.dirname(job.folder))
         try:
             self._write(job, staging)
             if os.path.isdir(job.folder) and not is_shard(job.folder):  # damaged
@@ -133,9 +136,19 @@ def open_shard(folder: str) -> tuple[Dataset, Tally]:
 
 
 def clear_old(store: Path) -> None:
-    """Remove what jobs left behind that nobody went on with for a week."""
+    """Remove half shards of processes that were killed, and what nobody went on with for a week."""
     oldest = time.time() - _KEPT_SECONDS
     for path in store.iterdir():
         with suppress(FileNotFoundError):  # another job has just removed it
-            if path.stat().st_mtime < oldest:
+            if path.stat().st_mtime < oldest or _is_of_killed(path.name):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _own_prefix(process: int) -> str:
+    """How half shards of a process of this machine begin: others may be at work in the same store."""
+    return f".{socket.gethostname()}-{process}-"
+
+
+def _is_of_killed(name: str) -> bool:
+    number = name.removeprefix(_own_prefix(0).removesuffix("0-")).partition("-")[0]
+    return name.startswith(".") and number.isdigit() and not psutil.pid_exists(int(number))
