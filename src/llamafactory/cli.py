@@ -17,16 +17,26 @@ def main() -> int:
     try:
         return launch()
     except KeyboardInterrupt:
+        _end_bars()
         print("interrupted", file=sys.stderr)
         return 130
-    except ValueError as error:
-        code = getattr(error, "exit_code", None)  # only ConfigError has one; importing it would cost `version` time
-        if code is None:
-            raise
-        from .extras.secrets import mask
+    except Exception as error:
+        _end_bars()
+        from .extras.errors import shown  # not above: `version` is quick
 
-        print(f"error: {mask(str(error))}", file=sys.stderr)
-        return code
+        line = shown(error)
+        if line is None:
+            raise
+        print(line[0], file=sys.stderr)
+        return line[1]
+
+
+def _end_bars() -> None:
+    """What comes last on the screen begins a line of its own, not behind a progress bar."""
+    if "tqdm" in sys.modules:  # else there is no bar, and logging need not be imported for `version`
+        from .extras.logging import end_bars
+
+        end_bars()
 
 
 if __name__ == "__main__":

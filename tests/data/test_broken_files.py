@@ -166,7 +166,7 @@ ENTRIES: list[tuple[Any, str, tuple[str, ...]]] = [
     ({"a": {}}, "a", ("no place", "file_name")),
     ({"a": "x.json"}, "a", ("'a'", "expected an object")),
     ([1], "a", ("top level", "list")),
-    ("{", "a", ("not valid JSON",)),
+    ("{", "a", ("not JSON",)),
     (None, "a", ("dataset_dir", "does not exist")),
 ]
 PROCESSORS = {"sft": SupervisedProcessor, "rm": PairwiseProcessor, "kto": FeedbackProcessor}

@@ -79,7 +79,9 @@ def test_other_encodings_are_named_with_their_cure(
 ) -> None:
     path = tmp_path / f"a.{kind}"
     path.write_bytes((json.dumps([text], ensure_ascii=False) if kind == "json" else text).encode(encoding))
-    with pytest.raises(ConfigError, match=f"line [12]: not UTF-8 text .* looks like {named}; convert it: iconv") as caught:
+    with pytest.raises(
+        ConfigError, match=f"line [12]: not UTF-8 text .* looks like {named}; convert it: iconv"
+    ) as caught:
         rows_of(path)
     cure = str(caught.value).split("convert it: ")[1]
     import subprocess

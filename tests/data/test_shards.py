@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -134,3 +135,14 @@ def test_a_second_start_is_quick(tmp_path: Path, tiny_llama: Path, own_cache: Pa
     assert time.perf_counter() - start < 2
     first, second = (line for line in capfd.readouterr().out.splitlines() if line.startswith("prepared"))
     assert first == second
+
+
+def test_half_shards_of_killed_processes_go(tmp_path: Path) -> None:
+    """Those of processes that live, and of other machines, may still become whole."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    kept = [f".{socket.gethostname()}-{os.getpid()}-a", f".elsewhere-{ended.pid}-b", "0123456789abcdef"]
+    for name in (*kept, f".{socket.gethostname()}-{ended.pid}-c"):
+        (tmp_path / name).mkdir()
+    shards.clear_old(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

@@ -22,7 +22,7 @@ from ..data.processor.prompt import split_completion
 from ..data.sources.dataset_info import find_media_datasets
 from ..data.sources.reading import open_set, to_samples
 from ..extras.errors import ConfigError
-from ..extras.files import write_atomic, write_json
+from ..extras.files import parse_json, read_json, write_atomic, write_json
 from ..extras.logging import get_logger
 from ..extras.text_metrics import mean_of, text_scores
 from ..hparams import InferArgs, get_infer_args, split_list
@@ -104,8 +104,10 @@ def _resume(path: Path, settings: Row) -> set[tuple[str, int]]:
         write_json(notes, settings)
         return set()
     if not notes.exists():
-        raise ConfigError(f"save_name: {path} is there already, and not by a run of infer; choose another name")
-    before = json.loads(notes.read_text(encoding="utf-8"))
+        raise ConfigError(
+            f"save_name: {path} is there already, and not by a run of infer (no {notes.name}); choose another name"
+        )
+    before = read_json(notes, dict, "save_name", f"remove it and {path.name}, or choose another save_name")
     for key, value in settings.items():
         if before.get(key) != value:
             raise ConfigError(
@@ -120,8 +122,24 @@ def _resume(path: Path, settings: Row) -> set[tuple[str, int]]:
 def _read_rows(path: Path) -> list[Row]:
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line]  # what stands behind the last line end is incomplete
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ConfigError(f"save_name: {path} cannot be read: {error.strerror}") from None
+    # What stands behind the last line end is incomplete.
+    return [_read_row(line, f"{path} line {number}") for number, line in enumerate(lines[:-1], start=1) if line]
+
+
+def _read_row(line: bytes, place: str) -> Row:
+    """One answer; a damaged one is not thrown away: it may be worth something to who made it."""
+    cure = "; mend or remove the line, or choose another save_name"
+    try:
+        row = parse_json(line.decode("utf-8"), f"save_name: {place}", cure)
+    except UnicodeDecodeError:
+        raise ConfigError(f"save_name: {place} is not UTF-8 text{cure}") from None
+    if not isinstance(row, dict) or not {"prompt", "predict", "label", "source", "row"} <= set(row):
+        raise ConfigError(f"save_name: {place} is no answer of infer{cure}")
+    return row
 
 
 def _line(row: Row) -> str:

@@ -92,7 +92,7 @@ class AnyCallParser:
     def finish(self) -> DeltaMessage:
         try:
             call = json.loads(self._text)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             return DeltaMessage(content=self._text)
         return DeltaMessage(calls=(_whole_call(0, call["name"], json.dumps(call["arguments"], ensure_ascii=False)),))
 

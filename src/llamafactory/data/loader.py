@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, in_one_line
 from ..extras.logging import is_rank0
 from ..hparams import split_list
 from .prepare.assembly import hold_out, mixed_order, row_lengths, write_rows
 from .prepare.duplicates import drop_marked, find_duplicates
 from .prepare.encoding import EncodedSet, encode_set
 from .prepare.fingerprint import check_identity, fingerprint, identify, shard_key, train_fingerprint
-from .prepare.prepared import is_prepared, load, prepare_once, read_manifest, save
+from .prepare.prepared import CURE, MANIFEST, find_fault, is_prepared, load, prepare_once, read_manifest, save
 from .prepare.report import DatasetReport, SourceReport
 from .prepare.shards import Encoder
 from .sources.dataset_info import DatasetAttr, find_datasets
@@ -140,6 +140,9 @@ def resolve_stage(processor: Processor, args: TrainArgs) -> DataArguments:
 
 def _reuse(folder: Path, job: _Job) -> DatasetModule:
     """Open the user's folder of tokenized data after comparing what it was made with."""
+    fault = find_fault(folder)
+    if fault:
+        raise ConfigError(f"tokenized_path: {folder} is damaged ({fault}); {CURE}")
     manifest = read_manifest(folder)
     if manifest is not None:
         try:
@@ -150,7 +153,8 @@ def _reuse(folder: Path, job: _Job) -> DatasetModule:
             job.data = replace(job.data, dataset=None, eval_dataset=None)
             job.sets = []
             wanted = job.identity()
-        check_identity(str(folder), manifest["identity"], wanted)
+        with in_one_line(f"tokenized_path: {folder / MANIFEST} is damaged", CURE):
+            check_identity(str(folder), manifest["identity"], wanted)
     return _open(folder)
 
 
@@ -159,10 +163,12 @@ def _open(folder: Path) -> DatasetModule:
     manifest = read_manifest(folder)
     if manifest is None:
         return DatasetModule(train, evals, folder=folder)
-    report = DatasetReport.from_dict(manifest["report"])
-    if is_rank0():
-        report.show()
-    return DatasetModule(train, evals, report, folder, manifest["channels"], train_fingerprint(manifest["identity"]))
+    with in_one_line(f"tokenized_path: {folder / MANIFEST} is damaged", CURE):
+        report = DatasetReport.from_dict(manifest["report"])
+        if is_rank0():
+            report.show()
+        channels, identity = manifest["channels"], manifest["identity"]
+        return DatasetModule(train, evals, report, folder, channels, train_fingerprint(identity))
 
 
 def _is_builder(data: DataArguments) -> bool:

@@ -239,7 +239,7 @@ def _value(part: Mapping[str, Any]) -> Any:
 def _read_call(value: Any) -> Any:
     try:
         return json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         raise ConfigError(f"messages: the tool_call part is not JSON: {_short(value)}") from None
 
 

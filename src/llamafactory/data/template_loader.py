@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
+from ..extras.files import read_text
 from ..plugins import names, resolve
 from .messages import Message
 from .template.base import Options
-from .template.chat_template import ChatTemplate, read_literals, read_text
+from .template.chat_template import ChatTemplate, read_literals
 from .template.renderer import render_pieces
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Tem
     written = name is not None and _is_yaml(name)
     if name is not None and not written and (name.endswith((".jinja", ".jinja2", ".j2")) or os.sep in name):
         _refuse_for_jinja(args)
-        return JinjaTemplate(tokenizer, name, read_text(name), **flags)
+        return JinjaTemplate(tokenizer, name, read_text(name, "template"), **flags)
     if name is None:
         _logger.warning("template: the tokenizer has no chat template of its own; using 'default'")
     chat: ChatTemplate = read_literals(name) if name and written else resolve("templates", name or "default")

@@ -87,8 +87,10 @@ def _find_local(name: str, root: Path) -> LocalTask | None:
 
     stem, _, split = name.rpartition("_")
     folder = root / stem
-    if not stem or not (folder / "mapping.json").is_file():
+    if not stem or not folder.is_dir():
         return None
+    if not (folder / "mapping.json").is_file():
+        raise ConfigError(f"task: {folder / 'mapping.json'} does not exist; it names the subjects")
     return LocalTask(name, Benchmark(folder), split)
 
 

@@ -14,8 +14,10 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, in_one_line
+from ..extras.files import name_of, read_json
 
 CHOICES = ("A", "B", "C", "D")
 _COLUMNS = ("question", *CHOICES, "answer")
@@ -55,11 +57,13 @@ class Benchmark:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         mapping = folder / "mapping.json"
+        entries = read_json(mapping, dict, "task")
         try:
-            entries = json.loads(mapping.read_text("utf-8"))
             self.subjects = [Subject(key, entry["name"], entry["category"]) for key, entry in entries.items()]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f'{mapping}: expected {{"id": {{"name": ..., "category": ...}}}} ({error!r})') from None
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                f'task: {mapping}: expected {{"id": {{"name": ..., "category": ...}}}} ({error!r})'
+            ) from None
         self._files = _files(folder)
 
     def questions(self, subject: Subject, split: str) -> list[Question]:
@@ -102,7 +106,7 @@ def _files(folder: Path) -> dict[tuple[str, str], _File]:
     """Return what lies in the folder and its archives, by (folder it is in, name)."""
     found = {(path.parent.name, path.name): _File(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     for path in sorted(folder.glob("*.zip")):
-        with zipfile.ZipFile(path) as archive:
+        with in_one_line(f"task: {path}"), zipfile.ZipFile(path) as archive:
             for member in archive.namelist():
                 place = PurePosixPath(member)
                 found.setdefault((place.parent.name, place.name), _File(path, member))
@@ -110,20 +114,23 @@ def _files(folder: Path) -> dict[tuple[str, str], _File]:
 
 
 def _read(file: _File, kind: str) -> list[Question]:
-    data = file.read()
+    with in_one_line(f"task: {file}"):
+        rows = _rows(file.read(), kind)
+    if not rows:
+        raise ConfigError(f"task: {file} holds no questions")
+    return [_question(row, f"task: {file}, row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _rows(data: bytes, kind: str) -> list[Any]:
     if kind == ".parquet":
         import pyarrow.parquet
 
-        rows = pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
-    elif kind == ".csv":
-        rows = _csv_rows(data.decode("utf-8-sig"))
-    else:
-        text = data.decode("utf-8")
-        try:
-            rows = json.loads(text) if kind == ".json" else [json.loads(line) for line in text.splitlines() if line]
-        except ValueError as error:
-            raise ConfigError(f"{file}: not JSON ({error})") from None
-    return [_question(row, f"{file}, row {number}") for number, row in enumerate(rows, start=1)]
+        found: list[Any] = pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
+        return found
+    text = data.decode("utf-8-sig")
+    if kind == ".csv":
+        return _csv_rows(text)
+    return json.loads(text) if kind == ".json" else [json.loads(line) for line in text.splitlines() if line]
 
 
 def _csv_rows(text: str) -> list[dict[str, str]]:
@@ -136,7 +143,9 @@ def _csv_rows(text: str) -> list[dict[str, str]]:
     return [dict(zip(_COLUMNS, line, strict=False)) for line in lines]
 
 
-def _question(row: dict, place: str) -> Question:
+def _question(row: Any, place: str) -> Question:
+    if not isinstance(row, dict):
+        raise ConfigError(f"{place}: is {name_of(row)}, expected an object with named fields")
     cells = {key if key in CHOICES else str(key).lower(): value for key, value in row.items()}
     missing = next((name for name in _COLUMNS if cells.get(name) is None), None)
     if missing is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing files so that a reader sees the old content or the new one, never a half."""
+"""Files: written so that a reader sees the old content or the new one, never a half; read, or one line why not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,95 @@ import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from .errors import ConfigError, first_line
+
+
+def read_text(path: str | os.PathLike[str], key: str = "", cure: str = "") -> str:
+    """Read a file of UTF-8 text, with or without a byte-order mark.
+
+    Args:
+        path: The file.
+        key: The configuration key that led to it.
+        cure: What to do when it is damaged.
+
+    Raises:
+        ConfigError: It cannot be read, or is no such text; names key and file.
+    """
+    ending = f"; {cure}" if cure else ""
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = f"byte {error.object[error.start]:#04x} at {error.start + 1}"
+        raise ConfigError(f"{_named(path, key)} is not UTF-8 text ({place}){ending}") from None
+    except FileNotFoundError:
+        raise ConfigError(f"{_named(path, key)} does not exist") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ConfigError(f"{_named(path, key)} cannot be read: {reason}{ending}") from None
+
+
+def read_json(path: str | os.PathLike[str], shape: type = dict, key: str = "", cure: str = "") -> Any:
+    """Read a JSON file whose top level is of one shape.
+
+    Args:
+        path: The file.
+        shape: ``dict``, ``list`` or ``object`` (any).
+        key: The configuration key that led to it.
+        cure: What to do when it is damaged.
+
+    Raises:
+        ConfigError: It cannot be read, is no JSON, or of another shape; names key and file.
+    """
+    ending, where = f"; {cure}" if cure else "", _named(path, key)
+    value = parse_json(read_text(path, key, cure), where, ending)
+    if not isinstance(value, shape):
+        wanted = "a list" if shape is list else "an object with named fields"
+        raise ConfigError(f"{where}: the top level is {name_of(value)}, expected {wanted}{ending}")
+    return value
+
+
+def parse_json(text: str, where: str, ending: str = "") -> Any:
+    """Parse JSON.
+
+    Raises:
+        ConfigError: It is none, or nested too deep; the line begins with ``where`` and ends with ``ending``.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} in line {error.lineno}, column {error.colno}" if text.strip("\0 \n") else "it is empty"
+    except RecursionError:
+        reason = "it is nested too deep"
+    raise ConfigError(f"{where} is not JSON: {reason}{ending}") from None
+
+
+def name_of(value: Any) -> str:
+    """What a value that was read from JSON is, in words."""
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def check_safetensors(path: Path) -> str | None:
+    """Look at the structure of a safetensors file, not at its numbers; returns what is wrong with it, or None."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= path.stat().st_size - 8:
+                return "has no head (cut off, or no safetensors file)"
+            tensors = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
+        wanted = 8 + length + max(ends, default=0)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError, LookupError, RecursionError):
+        return "has a broken head"
+    found = path.stat().st_size
+    return None if found == wanted else f"has {found:,} bytes instead of {wanted:,}"
+
+
+def _named(path: str | os.PathLike[str], key: str) -> str:
+    return f"{key}: {os.fspath(path)}" if key else os.fspath(path)
 
 
 def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
@@ -22,7 +111,11 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        error.filename = str(target)  # not the temporary name
+        raise
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data.encode("utf-8") if isinstance(data, str) else data)
@@ -30,8 +123,10 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        if isinstance(error, OSError):  # writing says only what went wrong, not where
+            error.filename = str(target)
         raise
 
 

@@ -18,8 +18,9 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from .environment import MOST_PORT, MOST_PROCESSES, Environment, is_env_enabled, rank_number
-from .errors import ConfigError
+from .errors import ConfigError, shown
 from .files import write_json
+from .logging import end_bars
 from .parents import end_with_parent
 from .secrets import mask
 
@@ -119,13 +120,16 @@ def record_failures(folder: str) -> None:
         write_json(Path(folder) / f"attempt{note['attempt']}-rank{note['rank']}.json", note)
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, ConfigError):
-            write(ended=True, user=True, text=mask(f"error: {error}"), code=error.exit_code)
+        end_bars()
+        line = shown(error)
+        if line is not None:
+            write(ended=True, user=True, text=line[0], code=line[1])
         else:
             write(ended=True, user=False, text=mask("".join(traceback.format_exception(kind, error, trace))), code=1)
 
     def terminate(number: int, _: FrameType | None) -> None:
         # torchrun ends the other ranks this way when one has failed: that is no failure of their own.
+        end_bars()
         write(ended=True)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

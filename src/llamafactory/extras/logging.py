@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+from contextlib import nullcontext
 from typing import Any, cast
 
 from .errors import ConfigError
@@ -77,6 +78,20 @@ class _Stderr(logging.StreamHandler):
     @property
     def stream(self) -> Any:
         return sys.stderr
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A line of its own: progress bars are taken off the screen and drawn again below it."""
+        bars = sys.modules.get("tqdm")
+        with bars.tqdm.external_write_mode(sys.stderr) if bars is not None else nullcontext():
+            super().emit(record)
+
+
+def end_bars() -> None:
+    """Close every progress bar, each with the end of its line: what is written next begins a new one."""
+    bars = sys.modules.get("tqdm")
+    for bar in list(getattr(bars.tqdm, "_instances", ())) if bars is not None else ():
+        bar.leave = True  # else its text is wiped out by spaces on the same line, which a log file keeps
+        bar.close()
 
 
 class _Formatter(logging.Formatter):

@@ -34,6 +34,8 @@ def coerce(key: str, value: Any, hint: Any, *, comma: bool = False) -> Any:
     Raises:
         ConfigError: ``key: expected TYPE, got VALUE``.
     """
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{key}: holds a NUL character, got {value!r}")
     if comma and (isinstance(value, (list, tuple)) or _is_list_text(value)):
         return _join(key, value)
     options = _options(hint)

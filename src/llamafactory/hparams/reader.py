@@ -111,6 +111,8 @@ def _read_yaml(name: str, text: str) -> Flat:
         raise ConfigError(f"{name}:{line + 1}: not YAML: {hint}") from None
     except ConfigError:
         raise
+    except RecursionError:
+        raise ConfigError(f"{name}: not YAML: nested too deep") from None
     except (yaml.YAMLError, ValueError) as error:  # an unprintable character; a date that is none
         raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
     empty = {key.value for key, value in node.value if isinstance(value, yaml.ScalarNode) and _is_empty(value)}
@@ -151,6 +153,8 @@ def _read_json(name: str, text: str) -> Flat:
         values = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{name}:{error.lineno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: not JSON: nested too deep") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{name}:1: expected a JSON object of keys")
     return Flat(values, dict.fromkeys(values, name))

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError, first_line
+from ..extras.files import read_json
 from .patterns import resolve_patterns
 
 if TYPE_CHECKING:
@@ -53,12 +53,7 @@ def read_adapter_values(folder: str | Path, key: str = "adapter_name_or_path") -
         ConfigError: The file cannot be read, is of a type that PEFT does not know, or of one that cannot be merged.
     """
     file = Path(folder) / "adapter_config.json"
-    try:
-        values = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{key}: {file} cannot be read: {first_line(error)}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{key}: {file} is not an object of keys and values")
+    values: dict[str, Any] = read_json(file, dict, key)
     kind = values.get("peft_type")
     variants = [name for name in _VARIANTS if values.get(name)]
     why = _VARIANTS[variants[0]] if variants else _REFUSED.get(str(kind))

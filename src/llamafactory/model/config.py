@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError, UsageError, first_line
+from ..extras.errors import ConfigError, UsageError, in_one_line
 from .paths import resolve_model_path
 from .tokenizer import hub_options
 
@@ -22,10 +22,8 @@ def read_config(args: ModelArguments) -> Any:
     from transformers import AutoConfig
 
     path = resolve_model_path(str(args.model_name_or_path), args)
-    try:
+    with in_one_line(f"model_name_or_path: '{path}': its config.json cannot be used"):
         return AutoConfig.from_pretrained(path, **hub_options(args))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model_name_or_path: '{path}': {first_line(error)}") from error
 
 
 def has_talker(config: Any) -> bool:

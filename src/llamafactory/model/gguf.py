@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import hashlib
-import struct
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, in_one_line
+from ..extras.file_list import find_damage, write_file_list
 from ..extras.files import publish_folder
 from ..extras.locks import staging_folder
 from ..extras.logging import get_logger
@@ -18,6 +20,7 @@ from .pre_tokenizers import pre_tokenizer
 logger = get_logger(__name__)
 
 _HEAD_BYTES = 1 << 20
+_LIST = "llamafactory_files.json"
 _LAYOUT = "2"  # raise when what is written below changes, so that older cached folders are left alone
 
 
@@ -36,22 +39,34 @@ def convert_gguf(file: Path, cache_dir: str | None = None) -> Path:
     """
     if not file.is_file():
         raise ConfigError(f"model_name_or_path: '{file}' does not exist")
-    with file.open("rb") as handle:
-        head = handle.read(_HEAD_BYTES)
+    try:
+        with file.open("rb") as handle:
+            head = handle.read(_HEAD_BYTES)
+    except OSError as error:
+        raise ConfigError(f"model_name_or_path: '{file}' cannot be read: {error.strerror}") from None
     if not head.startswith(b"GGUF"):
         raise ConfigError(f"model_name_or_path: '{file}' is not a GGUF file")
     root = Path(cache_dir).expanduser() if cache_dir else Path.home() / ".cache" / "llamafactory"
     status = file.stat()
     key = hashlib.sha256(f"{_LAYOUT} {status.st_size} {status.st_mtime_ns} ".encode() + head).hexdigest()[:16]
     folder = root / "gguf" / f"{file.stem}-{key}"
-    if folder.is_dir():
+    if _is_whole(folder):
         return folder
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with staging_folder(folder, "model_name_or_path", wait=True) as staging:
-        if not folder.is_dir():
+        if not _is_whole(folder):
             _convert(file, staging, folder)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    fault = find_damage(folder, _LIST)
+    if fault:
+        logger.warning_once(f"{folder} is damaged ({fault}); it is made again")
+    return fault is None
 
 
 def _convert(file: Path, staging: Path, folder: Path) -> None:
@@ -61,19 +76,18 @@ def _convert(file: Path, staging: Path, folder: Path) -> None:
     started = time.perf_counter()
     logger.info_rank0("Converting %s to safetensors (once; takes a minute per 150M weights)", file.name)
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    try:
+    with in_one_line(f"model_name_or_path: '{file}' cannot be converted (cut off, or of an unknown kind)"):
         tokenizer = AutoTokenizer.from_pretrained(**source)
         _mend_splitting(tokenizer, file)
         tokenizer.save_pretrained(staging)
         dense = GgufConfig(dequantize=True)
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16, quantization_config=dense)
         model.save_pretrained(staging)
-        publish_folder(staging, folder)
-    except (ValueError, LookupError, NotImplementedError, struct.error) as error:  # unknown, or cut off
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"model_name_or_path: '{file}' cannot be converted (cut off, or of an unknown kind): {reason}"
-        ) from error
+    write_file_list(staging, _LIST)
+    if folder.is_dir():  # damaged: what is made of the file again takes its place
+        os.replace(folder, staging.with_name(staging.name + "-old"))
+        shutil.rmtree(staging.with_name(staging.name + "-old"))
+    publish_folder(staging, folder)
     logger.info_rank0("Converted in %.0f s: %s", time.perf_counter() - started, folder)
 
 

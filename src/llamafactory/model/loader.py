@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError, first_line
+from ..extras.errors import ConfigError, in_one_line
 from ..extras.logging import get_logger
 from .config import has_talker, language_class, read_config, refuse_untrainable
 from .paths import resolve_model_path
@@ -154,21 +155,19 @@ def _load_base(
     if args.model.train_from_scratch and trainable:
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
         return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
-    try:
-        with quiet_report():
-            model, info = auto.from_pretrained(
-                path,
-                config=config,
-                dtype=dtype,
-                attn_implementation=attention,
-                device_map=_device_map(device, in_training),
-                offload_folder=args.model.offload_folder,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # check_base refuses them, by name
-                **options,
-            )
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"model_name_or_path: '{path}' cannot be loaded: {first_line(error)}") from error
+    _check_generation_config(path)
+    with in_one_line(f"model_name_or_path: '{path}' cannot be loaded"), quiet_report():
+        model, info = auto.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            device_map=_device_map(device, in_training),
+            offload_folder=args.model.offload_folder,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # check_base refuses them, by name
+            **options,
+        )
     check_base(model, info, path, head)
     return model
 
@@ -186,6 +185,15 @@ def _attention_of(config: Any, flash_attn: str, trainable: bool) -> str:
     return choose_attention(
         language_class(config)._model_mapping.get(type(config), None), config, flash_attn, trainable
     )
+
+
+def _check_generation_config(path: str) -> None:
+    """A base brings advice on how to generate; what is wrong with it is said with its name."""
+    from transformers import GenerationConfig
+
+    if (Path(path) / "generation_config.json").is_file():
+        with in_one_line(f"model_name_or_path: '{path}': its generation_config.json cannot be used"):
+            GenerationConfig.from_pretrained(path)
 
 
 def choose_attention(model_class: type | None, config: Any, flash_attn: str, trainable: bool) -> str:

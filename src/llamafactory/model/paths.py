@@ -11,8 +11,10 @@ from pathlib import Path
 
 from ..extras.environment import is_env_enabled
 from ..extras.errors import ConfigError, first_line
+from ..extras.files import read_json
 from ..hparams.model_args import ModelArguments
 from .adapter_config import read_adapter_values
+from .folders import check_folder
 
 _PACKAGE_SCHEME = "pkg://"
 
@@ -57,6 +59,7 @@ def resolve_adapter_path(name_or_path: str, args: ModelArguments, key: str = "ad
     if not (folder / "adapter_config.json").is_file():
         what = "has no adapter_config.json" if folder.is_dir() else "does not exist"
         raise ConfigError(f"{key}: '{folder}' {what}")
+    check_folder(folder, key)
     read_adapter_values(folder, key)
     return str(folder)
 
@@ -74,6 +77,7 @@ def _local_folder(folder: Path) -> str:
         found = sorted(path.name for path in folder.glob("*.gguf"))
         hint = f"; it has {', '.join(found)}: name that file" if found else ""
         raise ConfigError(f"model_name_or_path: '{folder}' has no config.json{hint}")
+    check_folder(folder, "model_name_or_path")
     return str(folder)
 
 
@@ -171,7 +175,7 @@ def _refuse_unpinned_code(name: str, args: ModelArguments, key: str) -> None:
             )
         except (EntryNotFoundError, LocalEntryNotFoundError):
             continue
-        modules = json.dumps(json.loads(path.read_bytes()).get("auto_map") or [])
+        modules = json.dumps(read_json(path, dict, key).get("auto_map") or [])
         if "--" in modules:
             raise ConfigError(
                 f"{key}: '{name}' takes its code from another repository, which model_revision does not pin: "

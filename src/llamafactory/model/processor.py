@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError, first_line
-from ..extras.files import write_atomic
+from ..extras.errors import first_line, in_one_line
+from ..extras.files import read_json, write_atomic
 from ..extras.logging import get_logger
 from .config import media_class, read_config
+from .folders import CURE
 from .paths import resolve_model_path
 from .tokenizer import hub_options
 
@@ -63,13 +63,12 @@ def load_processor(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> 
         )
         return None
     named = next((name for file in files if (name := file.get("processor_class"))), None)
-    try:
-        return _build(_processor_class(named, config), path, args, tokenizer)
-    except ImportError as error:
-        logger.warning_rank0("Only text is taken, no media: %s", _reason(error))
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"model_name_or_path: the processor in '{path}': {_reason(error)}") from error
+    with in_one_line(f"model_name_or_path: the processor in '{path}' ({', '.join(_OWN_FILES[:2])})"):
+        try:
+            return _build(_processor_class(named, config), path, args, tokenizer)
+        except ImportError as error:
+            logger.warning_rank0("Only text is taken, no media: %s", _reason(error))
+            return None
 
 
 def copy_processor(model: Any, args: ModelArguments, folder: Path) -> None:
@@ -112,11 +111,8 @@ def _read(path: str, name: str, args: ModelArguments) -> dict[str, Any]:
     file = _find(path, name, args)
     if file is None:
         return {}
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"model_name_or_path: {file} is not JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
+    content: dict[str, Any] = read_json(file, dict, "model_name_or_path", CURE)
+    return content
 
 
 def _processor_class(name: str | None, config: Any) -> type[ProcessorMixin]:

@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError, first_line
+from ..extras.errors import ConfigError, in_one_line
+from ..extras.files import read_text
 from ..extras.logging import get_logger
 from ..hparams.field import split_list
 from ..hparams.model_args import ModelArguments
@@ -36,7 +37,8 @@ def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     source = _tokenizer_source(args)
-    try:
+    files = "tokenizer.json, tokenizer_config.json"
+    with in_one_line(f"model_name_or_path: no tokenizer could be loaded from '{source}' ({files})"):
         tokenizer = AutoTokenizer.from_pretrained(
             source,
             use_fast=args.use_fast_tokenizer,
@@ -44,10 +46,6 @@ def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
             padding_side="right",
             **hub_options(args),
         )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model_name_or_path: no tokenizer could be loaded from '{source}': {first_line(error)}"
-        ) from error
 
     ordinary, special = tokens_to_add(args)
     added = tokenizer.add_tokens(ordinary) if ordinary else 0
@@ -55,7 +53,7 @@ def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
         added += tokenizer.add_special_tokens({"extra_special_tokens": special}, replace_extra_special_tokens=False)
     if ordinary or special:
         logger.info_rank0("%d of %d listed tokens are new to the vocabulary", added, len(ordinary) + len(special))
-    _ensure_pad_token(tokenizer)
+    _ensure_pad_token(tokenizer, source)
     return tokenizer
 
 
@@ -76,11 +74,10 @@ def token_descriptions(args: ModelArguments) -> dict[str, str]:
     import yaml
 
     path = Path(args.new_special_tokens_config).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"new_special_tokens_config: '{path}' does not exist")
+    text = read_text(path, "new_special_tokens_config")
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content: Any = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"new_special_tokens_config: '{path}' is not YAML: {reason}") from error
     if (
@@ -121,11 +118,13 @@ def _tokenizer_source(args: ModelArguments) -> str:
     return base
 
 
-def _ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
+def _ensure_pad_token(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
     if tokenizer.pad_token_id is not None:
         return
     if tokenizer.eos_token_id is None:
-        raise ConfigError("the tokenizer has neither a pad nor an eos token: give one with add_special_tokens")
+        raise ConfigError(
+            f"model_name_or_path: the tokenizer_config.json of '{source}' names neither a pad nor an eos token"
+        )
     # Labels mark untrained tokens themselves (-100), so this eos is still trained where it ends an answer.
     tokenizer.pad_token = tokenizer.eos_token
     logger.info_rank0(

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError, ModelFault, first_line
@@ -66,6 +67,8 @@ def read_adapter_weights(folder: str, key: str = "adapter_name_or_path") -> dict
     from peft import load_peft_weights
     from safetensors import SafetensorError
 
+    if not any((Path(folder) / name).exists() for name in ("adapter_model.safetensors", "adapter_model.bin")):
+        raise ConfigError(f"{key}: '{folder}' has no adapter_model.safetensors")
     try:
         state: dict[str, Tensor] = load_peft_weights(folder, device="cpu")
     except (SafetensorError, OSError, ValueError, RuntimeError, EOFError) as error:

@@ -9,6 +9,7 @@ nothing else.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from ..extras.errors import ConfigError
+from ..extras.files import read_json
+from ..extras.logging import get_logger
 from ..model import eval_mode
 from .base_trainer import BaseTrainer
 from .evaluation import evaluate as evaluation
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     import transformers
 
     from ..hparams import TrainArgs
+
+logger = get_logger(__name__)
 
 
 class Trainer(BaseTrainer):
@@ -209,7 +215,22 @@ class Trainer(BaseTrainer):
     def report(self, split: str, metrics: dict[str, float]) -> None:
         """Print metrics and write ``<split>_results.json`` and ``all_results.json``."""
         self.log_metrics(split, metrics)
+        if self.is_world_process_zero():
+            _set_aside_damaged(str(self.args.output_dir))
         self.save_metrics(split, metrics)
+
+
+def _set_aside_damaged(output_dir: str) -> None:
+    """``all_results.json`` is added to, so what stands there must be readable."""
+    path = Path(output_dir) / "all_results.json"
+    if not path.is_file():
+        return
+    try:
+        read_json(path)
+    except ConfigError as error:
+        aside = path.with_name(path.name + ".damaged")
+        logger.warning_rank0("%s; it is called %s now", error, aside.name)
+        os.replace(path, aside)
 
 
 def whole_run_loss(log_history: list[dict[str, float]]) -> float:

@@ -34,7 +34,7 @@ def test_by_name_with_its_overrides() -> None:
 
 def test_an_unknown_name_or_file_is_one_line(tmp_path: Path) -> None:
     tokenizer = build_tokenizer("qwen")
-    for value, message in [("qwne", "did you mean qwen"), ("./no.jinja", "cannot read './no.jinja'")]:
+    for value, message in [("qwne", "did you mean qwen"), ("./no.jinja", "no.jinja does not exist")]:
         with pytest.raises(ConfigError, match=message):
             get_template(tokenizer, DataArguments(template=value))
     with pytest.raises(ConfigError, match="tool_formats: unknown name 'nope'"):

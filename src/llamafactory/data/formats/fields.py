@@ -85,6 +85,8 @@ def parse_json(text: str, what: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{what} is not JSON: {error.msg} at column {error.colno}: {short(text)}") from None
+    except RecursionError:
+        raise ConfigError(f"{what} is not JSON: nested too deep") from None
 
 
 def short(value: Any) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...extras.errors import ConfigError
+from ...extras.errors import ConfigError, in_one_line
 from .families import KINDS, MediaFamily
 
 if TYPE_CHECKING:
@@ -116,10 +116,8 @@ class MediaEncoder:
         arguments = self._arguments(media)
         processor = copy.copy(self.processor)
         processor.tokenizer = _Tokenizer(self.processor.tokenizer, tokenize)
-        try:
+        with in_one_line("media: the processor of this model (preprocessor_config.json) says"):
             out = processor(text=[text], return_tensors="pt", **arguments)
-        except ValueError as error:
-            raise ConfigError(f"media: the processor of this model says: {' '.join(str(error).split())}") from None
         inputs = {key: value for key, value in out.items() if key not in _NO_INPUTS}
         if arguments.get("load_audio_from_video"):
             inputs["use_audio_in_video"] = True  # Omni models count positions otherwise

@@ -13,7 +13,7 @@ from ...extras.errors import ConfigError
 from ...hparams import split_list
 from ..sources.cloud import cloud_version
 from ..sources.dataset_info import DatasetAttr
-from ..sources.files import list_files
+from ..sources.files import list_files, readable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -139,12 +139,9 @@ def _set_hash(attr: DatasetAttr) -> str:
         return hasher.hexdigest()
     for path in list_files(attr):
         hasher.update(b"\0file\0")
-        try:
-            with open(path, "rb") as file:
-                while chunk := file.read(1 << 20):
-                    hasher.update(chunk)
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        with readable(path), open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                hasher.update(chunk)
     return hasher.hexdigest()
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
@@ -13,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...extras.errors import ConfigError
-from ...extras.files import publish_folder, write_json
+from ...extras.errors import ConfigError, in_one_line
+from ...extras.file_list import find_damage, write_file_list
+from ...extras.files import publish_folder, read_json, write_json
 from ...extras.locks import staging_folder
 from ...extras.logging import get_logger
 
@@ -24,14 +24,21 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 MANIFEST = "llamafactory_data.json"
+_LIST = "llamafactory_files.json"
 HEARTBEAT_SECONDS = 5.0
 SILENCE_SECONDS = 600.0
 _POLL_SECONDS = 0.2
+CURE = "remove the folder, and it is made again"
 
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder holds prepared data; it appears by a rename, so it is never half written."""
-    return (folder / MANIFEST).is_file() or (folder / "dataset_dict.json").is_file()
+    return any((folder / name).is_file() for name in (MANIFEST, _LIST, "dataset_dict.json"))
+
+
+def find_fault(folder: Path) -> str | None:
+    """Return what is wrong with prepared data, None if it is whole."""
+    return find_damage(folder, _LIST)
 
 
 def prepare_once(folder: Path, build: Callable[[Path], None], builder: bool, rebuild: bool, wait: bool = True) -> None:
@@ -53,10 +60,19 @@ def prepare_once(folder: Path, build: Callable[[Path], None], builder: bool, reb
     """
     _require_ours(folder)
     if builder:
-        if rebuild or not is_prepared(folder):
+        if rebuild or not _is_whole(folder):
             _build(folder, build, rebuild, wait)
     else:
         _wait(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    if not is_prepared(folder):
+        return False
+    fault = find_fault(folder)
+    if fault:
+        logger.warning_once(f"the prepared data in {folder} is damaged ({fault}); it is made again")
+    return fault is None
 
 
 def _require_ours(folder: Path) -> None:
@@ -78,9 +94,10 @@ def _build(folder: Path, build: Callable[[Path], None], rebuild: bool, wait: boo
     except OSError as error:
         raise ConfigError(f"prepared data cannot be written to {folder}: {error.strerror}") from None
     with _beating(folder), staging_folder(folder, "tokenized_path", wait) as staging:
-        if is_prepared(folder) and not rebuild:
+        if not rebuild and _is_whole(folder):
             return  # the run that was waited for has made it
         build(staging)
+        write_file_list(staging, _LIST)
         if is_prepared(folder):
             # Readers of the old folder keep their memory-mapped files; its content is the same by its key.
             os.replace(folder, staging.with_name(staging.name + "-old"))
@@ -116,7 +133,7 @@ def _beat(pulse: Path, ended: threading.Event) -> None:
 def _wait(folder: Path) -> None:
     """Wait for the folder. Only changes of the pulse count, not its time of day: clocks of machines differ."""
     last, since = None, time.monotonic()
-    while not is_prepared(folder):
+    while not _is_whole(folder):
         try:
             pulse = _pulse(folder).stat().st_mtime_ns
         except FileNotFoundError:
@@ -162,22 +179,22 @@ def _quiet() -> Iterator[None]:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest; None for a folder that another program wrote."""
     path = folder / MANIFEST
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    found: dict[str, Any] | None = read_json(path, dict, "tokenized_path", CURE) if path.is_file() else None
+    return found
 
 
 def load(folder: Path) -> tuple[Dataset | None, dict[str, Dataset]]:
     """Open prepared data, memory-mapped: the training rows and the evaluation sets by name."""
     from datasets import DatasetDict, load_from_disk
 
-    try:
+    with in_one_line(f"tokenized_path: {folder} holds no readable tokenized data", CURE):
         found = load_from_disk(str(folder))
-    except (FileNotFoundError, ValueError, OSError) as error:
-        raise ConfigError(f"tokenized_path: {folder} holds no readable tokenized data: {error}") from None
     splits = found if isinstance(found, DatasetDict) else {"train": found}
     manifest = read_manifest(folder)
     if manifest is None:
         return _adopt(folder, splits)
-    return splits.get("train"), {name: splits[split] for split, name in manifest["eval"].items()}
+    with in_one_line(f"tokenized_path: {folder / MANIFEST} is damaged", CURE):
+        return splits.get("train"), {name: splits[split] for split, name in manifest["eval"].items()}
 
 
 def _adopt(folder: Path, splits: DatasetDict | dict[str, Dataset]) -> tuple[Dataset | None, dict[str, Dataset]]:

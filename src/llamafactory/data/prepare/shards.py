@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +21,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...extras.files import publish_folder, write_json
+import psutil
+
+from ...extras.file_list import find_damage, write_file_list
+from ...extras.files import publish_folder, read_json, write_json
 from ..processor import Encoded, Processor, Tally
 from ..sources.dataset_info import DatasetAttr
 from ..sources.opened import NumberedRow
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
 
 SHARD_ROWS = 5000
 _KEPT_SECONDS = 7 * 24 * 3600.0
-_ROWS, _TALLY = "rows.arrow", "tally.json"
+_ROWS, _TALLY, _LIST = "rows.arrow", "tally.json", "files.json"
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,11 @@ class ShardWriter:
 
     def __call__(self, job: ShardJob) -> int:
         """Write a shard; returns its number."""
-        staging = tempfile.mkdtemp(prefix=".", dir=os.path.dirname(job.folder))
+        staging = tempfile.mkdtemp(prefix=_own_prefix(os.getpid()), dir=os.path.dirname(job.folder))
         try:
             self._write(job, staging)
+            if os.path.isdir(job.folder) and not is_shard(job.folder):  # damaged
+                shutil.rmtree(job.folder)
             publish_folder(staging, job.folder)
         except BaseException as error:
             shutil.rmtree(staging, ignore_errors=True)
@@ -103,6 +109,7 @@ class ShardWriter:
                 file.write(columns)
                 tally.add(encoded.tally)
         write_json(os.path.join(staging, _TALLY), tally.to_dict())
+        write_file_list(Path(staging), _LIST)
 
 
 def cut(rows: Iterator[NumberedRow], store: Path, key: str) -> Iterator[ShardJob]:
@@ -116,23 +123,32 @@ def cut(rows: Iterator[NumberedRow], store: Path, key: str) -> Iterator[ShardJob
 
 
 def is_shard(folder: str) -> bool:
-    """Whether a shard is there; it appears by a rename, so it is never half written."""
-    return os.path.isfile(os.path.join(folder, _TALLY))
+    """Whether a shard is there and still what was written."""
+    return os.path.isdir(folder) and find_damage(Path(folder), _LIST, (_LIST, _ROWS, _TALLY)) is None
 
 
 def open_shard(folder: str) -> tuple[Dataset, Tally]:
     """Open a shard, memory-mapped."""
     from datasets import Dataset
 
-    with open(os.path.join(folder, _TALLY), encoding="utf-8") as file:
-        counts: dict[str, Any] = json.load(file)
+    counts: dict[str, Any] = read_json(os.path.join(folder, _TALLY))
     return Dataset.from_file(os.path.join(folder, _ROWS)), Tally.from_dict(counts)
 
 
 def clear_old(store: Path) -> None:
-    """Remove what jobs left behind that nobody went on with for a week."""
+    """Remove half shards of processes that were killed, and what nobody went on with for a week."""
     oldest = time.time() - _KEPT_SECONDS
     for path in store.iterdir():
         with suppress(FileNotFoundError):  # another job has just removed it
-            if path.stat().st_mtime < oldest:
+            if path.stat().st_mtime < oldest or _is_of_killed(path.name):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _own_prefix(process: int) -> str:
+    """How half shards of a process of this machine begin: others may be at work in the same store."""
+    return f".{socket.gethostname()}-{process}-"
+
+
+def _is_of_killed(name: str) -> bool:
+    number = name.removeprefix(_own_prefix(0).removesuffix("0-")).partition("-")[0]
+    return name.startswith(".") and number.isdigit() and not psutil.pid_exists(int(number))

@@ -55,7 +55,7 @@ def _store(address: str) -> tuple[Any, str]:
     except ImportError:
         package = _PACKAGES.get(kind, "the package of this store for fsspec")
         raise ConfigError(f"{address}: needs a package: pip install {package}") from None
-    except ValueError as error:  # an unknown protocol
+    except _FAILURES as error:  # an unknown protocol, or no connection
         raise _unreadable(address, error) from None
 
 

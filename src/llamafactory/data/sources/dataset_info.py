@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from ... import plugins
 from ...extras.environment import is_env_enabled
 from ...extras.errors import ConfigError, first_line
+from ...extras.files import read_json
 from ...extras.logging import get_logger
 from .registry import LISTING, public_datasets
 
@@ -321,12 +321,7 @@ def _read_listing(dataset_dir: str, optional: bool) -> Mapping[str, Any]:
         raise ConfigError(
             f"dataset_dir: {path} does not exist; give the folder that holds {CONFIG_NAME}, or a file as dataset"
         )
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(entries, dict):
-        raise ConfigError(f"{path}: the top level is {type(entries).__name__}, expected an object of data sets by name")
+    entries: Mapping[str, Any] = read_json(path, dict, "dataset_dir")
     return entries
 
 

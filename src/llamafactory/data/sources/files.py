@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 from ...extras.errors import ConfigError, first_line
+from ...extras.files import name_of
 from ...extras.logging import get_logger
 from ...extras.surrogates import lone_surrogate
 from .arrow_rows import rows_of
 from .cloud import list_cloud
 from .dataset_info import DatasetAttr
 from .hubs import open_hub
-from .opened import FoundRow, NumberedRow, Place, Row, decode, lines, not_utf8, open_bytes
+from .opened import FoundRow, NumberedRow, Place, Row, decode, lines, not_utf8, open_bytes, readable
 from .tables import read_csv, read_excel
 
 logger = get_logger(__name__)
@@ -55,15 +55,13 @@ def scan_rows(attr: DatasetAttr) -> Iterator[FoundRow]:
     empty = True
     for path in list_files(attr):
         try:
-            for found in READERS[_kind(path)](path):
-                empty = False
-                yield found
+            with readable(path):
+                for found in READERS[_kind(path)](path):
+                    empty = False
+                    yield found
         except ConfigError as error:
             empty = False
             yield Place(path, "line", 0), error
-        except (OSError, EOFError, zlib.error) as error:  # a disk that fails, a damaged gzip file
-            empty = False
-            yield Place(path, "line", 0), ConfigError(f"{path}: cannot be read: {first_line(error)}")
     if empty:
         raise ConfigError(f"dataset {attr.name!r}: {attr.location} holds no rows")
 
@@ -117,6 +115,8 @@ def _parse_json(line: str, place: Place) -> Row | ConfigError:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         return ConfigError(f"{place}: bad JSON: {error.msg} at column {error.colno}")
+    except RecursionError:
+        return ConfigError(f"{place}: bad JSON: nested too deep")
     return _checked(row, place, line)
 
 
@@ -143,6 +143,8 @@ def _read_json(path: str) -> Iterator[FoundRow]:
         raise not_utf8(rest, error.start - start, f"{path} line {line}", path) from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} line {error.lineno}: bad JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: bad JSON: nested too deep") from None
     rows = _all_rows(found, path)
     suspect = text if lone_surrogate(text, rows) else ""
     for number, row in enumerate(rows, start=1):
@@ -156,7 +158,7 @@ def _all_rows(found: Any, path: str) -> list[Any]:
         return found
     expected = "expected a list of objects, an object with that list under one key, or one object a line"
     if not isinstance(found, dict):
-        raise ConfigError(f"{path}: the top level is {_name(found)}, {expected}")
+        raise ConfigError(f"{path}: the top level is {name_of(found)}, {expected}")
     keys = _row_keys(found)
     if len(keys) != 1:
         many = f"{', '.join(map(repr, keys))} all hold rows" if keys else "the top level is an object"
@@ -188,6 +190,8 @@ def _one_object_a_line(path: str) -> bool:
         return False
     try:
         found = json.loads(first)
+    except RecursionError:
+        return True
     except json.JSONDecodeError:
         # Either an object over several lines or a broken first line: the second line tells.
         return isinstance(second, str) and second.startswith("{")
@@ -239,15 +243,10 @@ def _rows_of_batches(path: str, batches: Any) -> Iterator[FoundRow]:
 def _checked(row: Any, place: Place, text: str) -> Row | ConfigError:
     """The row, if it is one; ``text`` is what it was read from."""
     if not isinstance(row, dict):
-        return ConfigError(f"{place}: is {_name(row)}, expected an object with named fields")
+        return ConfigError(f"{place}: is {name_of(row)}, expected an object with named fields")
     if half := lone_surrogate(text, row):
         return ConfigError(f"{place}: {half} is half a character and no text; its other half was cut off")
     return row
-
-
-def _name(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
 
 
 READERS: dict[str, Callable[[str], Iterator[FoundRow]]] = {

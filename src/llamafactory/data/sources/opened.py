@@ -6,10 +6,12 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any, NamedTuple, cast
 
-from ...extras.errors import ConfigError
+from ...extras.errors import ConfigError, first_line
 from .cloud import open_cloud
 
 Row = dict[str, Any]
@@ -48,9 +50,18 @@ def open_bytes(path: str) -> IO[bytes]:
     return file
 
 
+@contextmanager
+def readable(path: str) -> Iterator[None]:
+    """Name the file of which the disk, or what decompresses it, cannot go on reading."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:  # a disk that fails, a damaged gzip file
+        raise ConfigError(f"{path}: cannot be read: {first_line(error)}") from None
+
+
 def lines(path: str) -> Iterator[tuple[int, str | ConfigError]]:
     """Yield numbered lines of text that are not blank; a byte-order mark is dropped."""
-    with open_bytes(path) as file:
+    with readable(path), open_bytes(path) as file:
         for number, raw in enumerate(file, start=1):
             line = decode(raw, Place(path, "line", number))
             if isinstance(line, ConfigError) or line.strip():

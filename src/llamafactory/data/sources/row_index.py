@@ -20,7 +20,7 @@ from ...extras.errors import ConfigError
 from ...extras.files import write_json
 from .dataset_info import DatasetAttr
 from .files import is_one_row_a_line, list_files, parse_line, read_rows
-from .opened import NumberedRow, Place
+from .opened import NumberedRow, Place, readable
 
 _SPOOL, _FILES = "rows.jsonl", "files.json"
 _COLUMNS = {"offsets": "q", "lengths": "i", "numbers": "i", "files": "i"}
@@ -41,7 +41,7 @@ def write_index(attr: DatasetAttr, folder: Path) -> None:
     if attr.place == "file" and all(map(is_one_row_a_line, list_files(attr))):
         files = [[path, os.path.abspath(path), "line"] for path in list_files(attr)]
         for number, (path, _, _) in enumerate(files):
-            with open(path, "rb") as file:
+            with readable(path), open(path, "rb") as file:
                 _index_lines(file, number, columns)
     else:
         with open(folder / _SPOOL, "wb") as file:

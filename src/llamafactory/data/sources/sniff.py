@@ -79,7 +79,7 @@ def _chat_layout(column: str, rows: list[Mapping[str, Any]], attr: DatasetAttr) 
         if isinstance(turns, str) and turns.lstrip().startswith("["):
             try:
                 turns = json.loads(turns)
-            except json.JSONDecodeError:
+            except (json.JSONDecodeError, RecursionError):
                 continue
         if isinstance(turns, list) and turns and isinstance(turns[0], Mapping):
             if "role" in turns[0]:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from ...extras.errors import ConfigError
+from ...extras.files import read_text
 from ...plugins import resolve
 from .base import Piece
 
@@ -169,8 +170,8 @@ def read_literals(path: str) -> ChatTemplate:
     import yaml
 
     try:
-        values = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(read_text(path, "template"))
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"template {path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"template {path}: expected keys and values, got {type(values).__name__}")
@@ -201,12 +202,3 @@ def _check_literal(path: str, key: str, value: Any) -> str | bool | tuple[str, .
     if key == "thought" and len(value) != 2:
         raise ConfigError(f"template {path}: thought must be two texts: what opens a thought, and what closes it")
     return tuple(value)
-
-
-def read_text(path: str) -> str:
-    """The text of a template's file; raises ConfigError where it cannot be read."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"template: cannot read {path!r}: {error}") from None

@@ -164,7 +164,7 @@ def call_number(index: int) -> str:
 def _loads(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return None
 
 
@@ -177,7 +177,7 @@ def _read_calls(text: str, found: re.Match[str]) -> tuple[list[ToolCall], int]:
     """Read the JSON at the end of a match; returns the calls and where to search on."""
     try:
         value, end = json.JSONDecoder().raw_decode(text, found.end())
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return [], max(found.end(), found.start() + 1)
     groups = found.groupdict()
     if "name" in groups:

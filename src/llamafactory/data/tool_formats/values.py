@@ -71,7 +71,7 @@ def _read_value(text: str, style: str, kind: Any) -> Any:
         return _PYTHON[text]
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return text
 
 

@@ -7,7 +7,6 @@ How many rows survive encoding, and how full packs are, is only known afterwards
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -19,8 +18,8 @@ from typing import Any
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
-from ...extras.errors import ConfigError
-from ...extras.files import write_json
+from ...extras.errors import ConfigError, in_one_line
+from ...extras.files import read_json, write_json
 from ...extras.logging import get_logger
 from .stream_batches import Lookahead, StreamBatches, StreamPosition
 
@@ -117,13 +116,14 @@ class StreamRun(TrainerCallback):
             raise ConfigError(
                 f"resume_from_checkpoint: {folder} has no {path.name}; it was not made by this streaming run"
             )
-        saved = json.loads(path.read_text("utf-8"))
-        ranks = saved.pop("ranks")
+        saved = read_json(path, dict, "resume_from_checkpoint")
+        ranks = saved.pop("ranks", None)
         if ranks != self.batches.ranks:
             raise ConfigError(
                 f"resume_from_checkpoint: {folder} was streamed by {ranks} processes, not {self.batches.ranks}"
             )
-        self.position = self.batches.start = StreamPosition(**saved)
+        with in_one_line(f"resume_from_checkpoint: {path} holds no position"):
+            self.position = self.batches.start = StreamPosition(**saved)
         return self.position.epoch
 
 

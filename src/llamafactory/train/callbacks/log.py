@@ -14,7 +14,9 @@ from transformers import TrainerCallback
 
 from ...extras.environment import is_env_enabled
 from ...extras.files import write_atomic
+from ...extras.logging import get_logger
 
+logger = get_logger(__name__)
 FILE_NAME = "trainer_log.jsonl"
 # What stages log beside the loss.
 _GROUPS = (
@@ -42,8 +44,7 @@ class LogCallback(TrainerCallback):
         path = Path(args.output_dir) / FILE_NAME
         if not state.is_world_process_zero or not path.exists():
             return
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.endswith("}")]
-        kept = [line for line in lines if line["current_steps"] <= state.global_step] if state.global_step else []
+        kept = _lines_until(path, state.global_step) if state.global_step else []
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
@@ -95,6 +96,21 @@ class LogCallback(TrainerCallback):
             entry["throughput"] = round((state.num_input_tokens_seen - self.seen_before) / max(elapsed, 1e-9), 2)
             entry["total_tokens"] = state.num_input_tokens_seen
         return entry | _memory()
+
+
+def _lines_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """Return the lines of a log up to a step; one that a kill cut off, or that is damaged, is left out."""
+    lines, damaged = [], 0
+    for raw in path.read_bytes().splitlines():
+        try:
+            line = json.loads(raw)
+            if line["current_steps"] <= step:
+                lines.append(line)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            damaged += 1
+    if damaged > 1:
+        logger.warning_rank0("%s: %d damaged lines are left out", path, damaged)
+    return lines
 
 
 def _is_progress(logs: dict[str, float]) -> bool:

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from ...data.loader import get_dataset
@@ -19,6 +17,7 @@ from ...data.streaming.rows import StreamRows
 from ...data.template.thinking import resolve_thinking
 from ...data.template_loader import get_template, render
 from ...extras.errors import ConfigError
+from ...extras.files import read_json
 from ...extras.secrets import mask_words
 from ...hparams import get_train_args
 from ...hparams.data_args import DataArguments
@@ -86,14 +85,12 @@ def _written_out(data: DataArguments) -> str:
     if data.enable_thinking == "auto":
         raise ConfigError("enable_thinking: auto looks at a data set; one conversation needs true, false or null")
     assert data.messages is not None
-    try:
-        found = json.loads(Path(data.messages).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"messages: cannot read {data.messages}: {error}") from None
+    found = read_json(data.messages, object, "messages")
     found = {"messages": found} if isinstance(found, list) else found
-    if not isinstance(found, dict) or not isinstance(found.get("messages"), list):
+    given = found.get("messages") if isinstance(found, dict) else None
+    if not isinstance(given, list) or not all(isinstance(message, dict) for message in given):
         raise ConfigError(f"messages: {data.messages} must hold a list of messages, or messages and tools")
-    messages = [Message.from_openai(message) for message in found["messages"]]
+    messages = [Message.from_openai(message) for message in given]
     flags = {"enable_thinking": data.enable_thinking, "preserve_thinking": data.preserve_thinking}
     prompt = bool(messages) and messages[-1].role != "assistant"
     return render(data.template, messages, found.get("tools"), add_generation_prompt=prompt, **flags)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ...extras.errors import ConfigError, in_one_line
 from ...extras.files import write_atomic
 from ...extras.logging import get_logger, is_rank0
 
@@ -47,12 +48,14 @@ def with_reference(
         quiet: Show no progress bar.
     """
     import datasets.config
-    from safetensors.torch import load_file, save
+    from safetensors.torch import save
 
     name = hashlib.blake2b(f"{_rows_hash(rows)}-{key}".encode(), digest_size=16).hexdigest()
     path = Path(datasets.config.HF_DATASETS_CACHE, "llamafactory", f"reference-{name}.safetensors")
-    if _everywhere(path.is_file()):
-        values = load_file(path)["log_probs"]
+    known = _read(path, len(rows))
+    if _everywhere(known is not None):
+        assert known is not None
+        values = known
         logger.info_rank0("log-probabilities of the reference taken from %s", path)
     else:
         values = _compute(
@@ -62,6 +65,21 @@ def with_reference(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, save({"log_probs": values}))
     return rows.add_column("reference", values.tolist())
+
+
+def _read(path: Path, count: int) -> Tensor | None:
+    """Return what an earlier run computed; a damaged file is as good as none."""
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        return None
+    try:
+        with in_one_line(str(path)):
+            values = load_file(path)["log_probs"]
+    except ConfigError as error:
+        logger.warning_rank0("damaged, and made again: %s", error)
+        return None
+    return values if values.shape == (count, 2) else None
 
 
 def _compute(count: int, batches: Iterable[dict[str, Any]], score: Callable[[dict[str, Any]], Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...extras.errors import in_one_line
 from .completions import Batch
 
 _NAME = "rollout-{rank}.safetensors"
@@ -43,7 +44,10 @@ def load_state(folder: str, rank: int) -> tuple[list[list[Batch]] | None, dict[s
 def _read(path: Path) -> tuple[list[list[Batch]] | None, dict[str, Any]]:
     from safetensors import safe_open
 
-    with safe_open(str(path), framework="pt", device="cpu") as file:
+    with (
+        in_one_line(f"resume_from_checkpoint: {path} is damaged"),
+        safe_open(str(path), framework="pt", device="cpu") as file,
+    ):
         header = file.metadata()
         buffer: list[list[Batch]] = json.loads(header["batches"])
         for name in file.keys():  # noqa: SIM118 - not a dict

@@ -17,10 +17,10 @@ from transformers.trainer_callback import ExportableState
 
 from ...extras.environment import rank_number
 from ...extras.errors import ConfigError
+from ...extras.file_list import find_damage, write_file_list
 from ...extras.files import publish_folder
 from ...extras.locks import locked
 from ...extras.logging import get_logger, is_rank0
-from .file_list import find_damage, write_file_list
 from .run_config import NAME as RUN_CONFIG
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 _NAME = re.compile(r"checkpoint-(\d+)")
 STATE = "trainer_state.json"
+_FILES = "checkpoint_files.json"
 _STAGING = ".staging-"
 _TRASH = ".trash-"
 
@@ -128,7 +129,7 @@ def _newest_step(output_dir: str, bound: int, damaged: dict[str, str]) -> int:
 
 
 def _damage(folder: Path) -> str | None:
-    return find_damage(folder, (STATE,), RUN_CONFIG)
+    return find_damage(folder, _FILES, (STATE,), RUN_CONFIG)
 
 
 def _gathered(value: Any) -> list[Any]:
@@ -231,7 +232,7 @@ def callback_states(callbacks: Iterable[Any]) -> dict[str, Any]:
 
 
 def _publish(staging: Path, final: Path) -> None:
-    write_file_list(staging)
+    write_file_list(staging, _FILES)
     if final.exists():  # saved again at the same step, for example by Ctrl-C right after a scheduled save
         _remove(final)
     publish_folder(staging, final)

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...extras.files import write_atomic
+from ...extras.errors import ConfigError
+from ...extras.files import read_json, write_atomic
+from ...extras.logging import get_logger
 from ...extras.secrets import mask_values, mask_words
 from ...plugins import resolve
 
@@ -18,13 +19,20 @@ if TYPE_CHECKING:
     from ...hparams import TrainArgs
     from ..trainer import Trainer
 
+logger = get_logger(__name__)
 _STAGING = ".staging-model"
 
 
 def train_results(output_dir: str) -> dict[str, float]:
     """Return the figures that an earlier session left; none if it was killed before."""
     path = Path(output_dir) / "train_results.json"
-    found: dict[str, float] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if not path.exists():
+        return {}
+    try:
+        found: dict[str, float] = read_json(path)
+    except ConfigError as error:
+        logger.warning_rank0("the figures of the earlier session are lost: %s", error)
+        return {}
     return found
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...extras.device import probe
-from ...extras.errors import ConfigError
-from ...extras.files import write_json
+from ...extras.errors import ConfigError, in_one_line
+from ...extras.file_list import digest
+from ...extras.files import read_json, write_json
 from ...extras.logging import get_logger, is_rank0
 from ...hparams import resolve_dtypes, split_list, to_dict
-from .file_list import digest
 
 if TYPE_CHECKING:
     from ...hparams import InferArgs, TrainArgs
@@ -124,8 +124,10 @@ class Start:
         before = _read(self.checkpoint) if self.checkpoint else {}
         if before.get("steps_an_epoch", steps_an_epoch) == steps_an_epoch:
             return int(before.get("shift", 0))
-        state = json.loads((Path(str(self.checkpoint)) / "trainer_state.json").read_text("utf-8"))
-        place = int(state["epoch"] * steps_an_epoch + 1e-6)
+        file = Path(str(self.checkpoint)) / "trainer_state.json"
+        state = read_json(file, dict, "resume_from_checkpoint")
+        with in_one_line(f"resume_from_checkpoint: {file}"):
+            place = int(state["epoch"] * steps_an_epoch + 1e-6)
         logger.warning_rank0(
             "an epoch has %d steps instead of %d; going on in epoch %d, step %d",
             *(steps_an_epoch, before["steps_an_epoch"], place // steps_an_epoch + 1, place % steps_an_epoch + 1),
@@ -177,7 +179,7 @@ def find_changes(checkpoint: Path, config: Mapping[str, Any]) -> list[Change]:
 
 def _read(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / NAME
-    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    found: dict[str, Any] = read_json(path, dict, "resume_from_checkpoint") if path.is_file() else {}
     return found
 
 

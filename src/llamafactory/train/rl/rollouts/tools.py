@@ -65,7 +65,7 @@ class ToolBox:
         if isinstance(arguments, str):
             try:
                 arguments = json.loads(arguments or "{}")
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 return f"Error: the arguments are not JSON: {error}"
         if not isinstance(arguments, dict):
             return "Error: the arguments are not a JSON object"

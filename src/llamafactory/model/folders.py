@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a model's or an adapter's folder, looked at before a library opens them: whole, and of the right shape.
+
+What the libraries say of a damaged file seldom names it, and is a traceback more often than not.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+from zipfile import is_zipfile
+
+from ..extras.errors import ConfigError, in_one_line
+from ..extras.files import check_safetensors, read_json, read_text
+
+CURE = "it is damaged: copy or download it again"
+# What transformers and PEFT open; a folder may hold anything else.
+_OPENED = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "processor_config.json", "preprocessor_config.json",
+    "video_preprocessor_config.json", "chat_template.json", "adapter_config.json", "*.index.json", "*.jinja",
+    "model*.safetensors", "adapter_model.safetensors", "value_head.safetensors", "pytorch_model*.bin",
+    "adapter_model.bin",
+)  # fmt: skip
+
+
+def check_folder(folder: Path, key: str) -> None:
+    """Refuse a folder one of whose files is damaged.
+
+    Args:
+        folder: Of a model, a tokenizer or an adapter; files of other kinds are not looked at.
+        key: The configuration key that named it.
+
+    Raises:
+        ConfigError: A file cannot be read or is not what its name says; names it.
+    """
+    for path in sorted(folder.iterdir()):
+        if any(fnmatchcase(path.name, pattern) for pattern in _OPENED):
+            if not path.is_file():
+                raise ConfigError(f"{key}: {path} is {'a folder' if path.is_dir() else 'no file'}; {CURE}")
+            status = path.stat()
+            _check(path, key, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _check(path: Path, key: str, size: int, changed: int) -> None:
+    """Look at a file once, as long as it stays what it was."""
+    _CHECKS[path.suffix](path, key)
+
+
+def _check_json(path: Path, key: str) -> None:
+    values = read_json(path, dict, key, CURE)
+    if path.name.endswith(".index.json"):
+        parts = values.get("weight_map")
+        if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+            raise ConfigError(f"{key}: {path} has no weight_map of tensors and their files; {CURE}")
+        lost = sorted(part for part in set(parts.values()) if not (path.parent / part).is_file())
+        if lost:
+            raise ConfigError(f"{key}: {path.parent / lost[0]} is missing, {path.name} names it; {CURE}")
+
+
+def _check_text(path: Path, key: str) -> None:
+    if "\0" in read_text(path, key, CURE):
+        raise ConfigError(f"{key}: {path} is no text; {CURE}")
+
+
+def _check_weights(path: Path, key: str) -> None:
+    wrong = check_safetensors(path)
+    if wrong:
+        raise ConfigError(f"{key}: {path} {wrong}; {CURE}")
+
+
+def _check_pickle(path: Path, key: str) -> None:
+    """Read it as data alone: a pickle that wants to run something is refused."""
+    import torch
+
+    with in_one_line(f"{key}: {path} holds no plain weights", "it may be a program: take safetensors from who made it"):
+        torch.load(path, map_location="meta", weights_only=True, mmap=is_zipfile(path))
+
+
+_CHECKS = {
+    ".json": _check_json,
+    ".jinja": _check_text,
+    ".safetensors": _check_weights,
+    ".bin": _check_pickle,
+}
