@@ -67,8 +67,8 @@ def launch() -> int:
 
 def handler(command: str):  # type: ignore[no-untyped-def]
     """Import and return the function of one command; called without arguments it reads ``sys.argv`` itself."""
-    # Read when torch loads its threads: on a CPU that others use too, threads that spin while they wait cost far more
-    # than they save.
+    # Read when torch loads libgomp: on a CPU that others use too, threads that spin while they wait cost far more than
+    # they save.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module, _, name = COMMANDS[command][0].partition(":")
     return getattr(importlib.import_module(module), name)

@@ -29,6 +29,7 @@ from .batching.batches import largest_batch
 from .callbacks.log import LogCallback
 from .callbacks.reporters import ReporterCallback, get_swanlab_callback, trackers
 from .callbacks.signals import SignalCallback
+from .callbacks.threads import ThreadsCallback
 from .saving.checkpoints import clear_leftovers, is_restarted, resume_point
 from .saving.outputs import create_modelcard_and_push, next_commands, save_model, train_results
 from .saving.rehearsal import rehearse_saving
@@ -107,7 +108,7 @@ def build_trainer(
     callbacks: list[TrainerCallback] | None,
 ) -> Trainer:
     """Put model, data and callbacks into the stage's trainer."""
-    extra: list[TrainerCallback] = [LogCallback(), SignalCallback()]
+    extra: list[TrainerCallback] = [LogCallback(), SignalCallback(), ThreadsCallback()]
     if "swanlab" in trackers(args):
         extra.append(get_swanlab_callback(args))
     extra += callbacks or []

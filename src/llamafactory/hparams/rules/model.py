@@ -17,6 +17,7 @@ def check(args: TrainArgs | InferArgs) -> None:
     model, quantization = args.model, args.quantization
     named_adapters(model.lora_modules)
     require(model.max_batch_size >= 1, f"max_batch_size: expected 1 or more, got {model.max_batch_size}")
+    require(model.threads == "auto" or model.threads >= 1, f"threads: expected auto or 1 or more, got {model.threads}")
     require(bool(model.model_name_or_path), "model_name_or_path: missing, every command needs a model")
     adapters = split_list(model.adapter_name_or_path)
     kind = args.finetuning.finetuning_type
