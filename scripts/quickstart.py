@@ -69,4 +69,5 @@ def main() -> None:
 if __name__ == "__main__":
     os.chdir(REPOSITORY)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     main()

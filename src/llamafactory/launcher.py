@@ -36,6 +36,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "help": ("llamafactory.launcher:print_help", "print this list"),
 }
 NOT_BUILT = ("webui",)
+_QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "ACCELERATE_LOG_LEVEL": "error",
+    "TQDM_DELAY": "2",  # seconds before a bar is drawn
+}
 ERROR_DIR = "LLAMAFACTORY_ERROR_DIR"
 
 
@@ -67,11 +73,25 @@ def launch() -> int:
 
 def handler(command: str):  # type: ignore[no-untyped-def]
     """Import and return the function of one command; called without arguments it reads ``sys.argv`` itself."""
-    # Read when torch loads libgomp: on a CPU that others use too, threads that spin while they wait cost far more than
-    # they save.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch loads its OpenMP (libgomp): a thread that waits spins for some 20 microseconds, which saves most
+    # of the waking up, and then leaves its core to others. Without a bound it would spin for milliseconds.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if os.environ.get("LLAMAFACTORY_VERBOSITY", "INFO").upper() not in ("DEBUG", "NOTSET"):
+        _quiet_others()
     module, _, name = COMMANDS[command][0].partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _quiet_others() -> None:
+    """Keep the advice of other libraries, which does not fit what we do with them, and short bars out of our output."""
+    import warnings
+
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def print_version() -> None:

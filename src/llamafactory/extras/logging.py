@@ -78,6 +78,26 @@ class _Stderr(logging.StreamHandler):
     def stream(self) -> Any:
         return sys.stderr
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line of its own: progress bars step aside, where there are any."""
+        bars = _bars()
+        if bars is None:
+            super().emit(record)
+            return
+        with bars.external_write_mode(file=sys.stderr):
+            super().emit(record)
+
+
+def _bars() -> Any:
+    """The class of progress bars, unless nobody has loaded it."""
+    return getattr(sys.modules.get("tqdm"), "tqdm", None)
+
+
+def close_bars() -> None:
+    """End the progress bars that an error or a signal has left open, so that what is said next begins a line."""
+    for bar in list(getattr(_bars(), "_instances", ())):
+        bar.close()
+
 
 class _Formatter(logging.Formatter):
     """Leaves secrets out."""

@@ -92,6 +92,12 @@ Versions, seeds and the fingerprint of the data are in `run_manifest.json`.
 """
 
 
+def same_command(overwrites: bool) -> str:
+    """Return what goes on from the last checkpoint: the same command, but that it must not begin anew."""
+    words = mask_words(sys.argv[2:]) if sys.argv[1:2] == ["train"] else ["FILE"]
+    return shlex.join(["llamafactory-cli", "train", *words, *["overwrite_output_dir=false"] * overwrites])
+
+
 def next_commands(args: TrainArgs) -> str:
     """Return what to type after training: the same configuration serves chat and export (a reward model: export)."""
     words = mask_words(sys.argv[2:]) if sys.argv[1:2] == ["train"] else []
