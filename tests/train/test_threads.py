@@ -135,3 +135,27 @@ def test_quota_of_a_container(tmp_path: Path, files: dict[str, str], line: str, 
 def test_bad_numbers_are_refused(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"^threads: expected"):
         get_train_args({"model_name_or_path": "m", "dataset": "identity", "threads": value})
+
+
+_FIRST_IMPORT = """
+import os, sys
+from importlib.abc import MetaPathFinder
+
+class Watch(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("OMP_WAIT_POLICY"))
+
+sys.meta_path.insert(0, Watch())
+from llamafactory.cli import main
+sys.argv = ["llamafactory-cli", "train", "model_name_or_path=/no/such/model", "dataset=identity", "template=chatml"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("env", "expected"), [({}, "1000 PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE")])
+def test_waiting_is_bounded_before_torch_is_loaded(tmp_path: Path, env: dict[str, str], expected: str) -> None:
+    clean = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    command = [sys.executable, "-c", _FIRST_IMPORT]
+    done = subprocess.run(command, env=clean | env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[0] == expected, done.stderr

@@ -32,7 +32,7 @@ LogLevel = Literal["detail", "debug", "info", "warning", "error", "critical", "p
 
 # What a run chooses by stage, method, model size and data where the user is silent; the defaults below are those of
 # transformers and hold where nothing is known (stage ppo has no usual number of epochs).
-CHOSEN = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
+CHOSEN = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "logging_steps")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class TrainingArguments:
 
     # Logging.
     logging_strategy: Literal["no", "steps", "epoch"] = arg("steps", "When to log.")
-    logging_steps: float = arg(500, "Steps between logs; a value below 1 is a share of all steps.")
+    logging_steps: float = arg(500, "Steps between logs; below 1 a share of all steps; less for a short run.")
     logging_first_step: bool = arg(False, "Log the first step too.")
     logging_nan_inf_filter: bool = arg(True, "Leave NaN and infinite losses out of the logged mean.")
     log_on_each_node: bool = arg(True, "Each node's first process logs, not only the first node's.")

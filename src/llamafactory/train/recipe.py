@@ -15,6 +15,7 @@ from .saving.run_config import NAME as RUN_CONFIG
 
 if TYPE_CHECKING:
     from ..hparams import TrainArgs
+    from ..hparams.training_args import TrainingArguments
 
 logger = get_logger(__name__)
 
@@ -26,6 +27,7 @@ _SHARE_OF_STAGE = {"pt": 1.0, "sft": 1.0, "rm": 0.5}
 _SHARE_OF_OTHERS = 0.05
 _FEW_ROWS, _SMALL_BATCH = 512, 4
 _STEPS, _LEAST_STEPS = 100, 30  # to learn what a small set says; below the second nothing is learned
+_LOGS = 20
 _MOST_EPOCHS = 10.0
 _FAR = 10.0
 
@@ -41,14 +43,29 @@ def settle_recipe(args: TrainArgs, rows: int, world_size: int, resume: Path | No
     """
     batch = args.training.per_device_train_batch_size if _is_given(args, "per_device_train_batch_size") else None
     usual = usual_recipe(args, rows, world_size, batch)
+    if args.training.logging_strategy == "steps" and (
+        args.training.eval_strategy != "steps" or args.training.eval_steps is not None
+    ):
+        usual["logging_steps"] = _logging_steps(replace(args.training, **_open(args, usual)), rows, world_size)
     if resume is not None and (resume / RUN_CONFIG).is_file():
         before = json.loads((resume / RUN_CONFIG).read_text("utf-8"))
         usual = {key: before.get(key, value) for key, value in usual.items()}
-    chosen = {key: value for key, value in usual.items() if not _is_given(args, key)}
+    chosen = _open(args, usual)
     if chosen:
         said = ", ".join(f"{key} {value:g}" for key, value in chosen.items())
         logger.info_rank0("not in the configuration, so chosen: %s", said)
     return replace(args, training=replace(args.training, **chosen)), chosen
+
+
+def _open(args: TrainArgs, usual: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in usual.items() if not _is_given(args, key)}
+
+
+def _logging_steps(training: TrainingArguments, rows: int, world_size: int) -> float:
+    """Return how often to log so that a short run has a curve too."""
+    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps * world_size
+    steps = training.max_steps if training.max_steps > 0 else training.num_train_epochs * math.ceil(rows / batch)
+    return float(min(training.logging_steps, max(1, steps // _LOGS)))
 
 
 def usual_recipe(args: TrainArgs, rows: int, world_size: int, batch: int | None = None) -> dict[str, Any]:
