@@ -116,7 +116,7 @@ def test_workers_share_the_cores_and_still_look(monkeypatch: pytest.MonkeyPatch)
         ({"cpu.max": "150000 100000\n"}, "0::/", 1.5),
         ({"cpu.max": "max 100000\n"}, "0::/", math.inf),
         ({"a/cpu.max": "200000 100000\n", "a/b/cpu.max": "max 100000\n"}, "0::/a/b", 2),  # the parent bounds
-        ({"cpu,cpuacct/x/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/x/cpu.cfs_period_us": "100000\n"}, "4:cpu,cpuacct:/x", 3),
+        ({"cpu/x/cpu.cfs_quota_us": "300000\n", "cpu/x/cpu.cfs_period_us": "100000\n"}, "4:cpu:/x", 3),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, "1:cpu:/", math.inf),
         ({}, "5:memory:/x", math.inf),
     ],

@@ -121,8 +121,7 @@ def advise(args: TrainArgs, rows: int, steps: int, world_size: int) -> str | Non
     far = usual["learning_rate"] / rate
     # Adam moves a weight by about its rate in each step: half the rate needs twice the steps.
     short = args.finetuning.stage in ("pt", "sft") and steps * min(1.0, 1 / far) < _LEAST_STEPS
-    usually = 1 / _FAR < far * (1 + 1e-9) and far < _FAR * (1 + 1e-9)
-    if not short and usually:
+    if not short and abs(math.log(far)) < math.log(_FAR) + 1e-9:
         return None
     values = {"learning_rate": usual["learning_rate"]}
     if short:
