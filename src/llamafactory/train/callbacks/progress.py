@@ -22,6 +22,7 @@ _SHORT = {
     "loss": "loss", "eval_loss": "eval_loss", "learning_rate": "lr", "tokens_per_second": "tok/s", "epoch": "epoch",
     "grad_norm": "grad",
 }  # fmt: skip
+_OF_BAR = ("loss", "tokens_per_second")
 _HIDDEN = ("trained_tokens_per_second", "total_flos", "step", "num_input_tokens_seen")
 _STEPS_TO_MEASURE, _SECONDS_TO_MEASURE = 3, 5.0
 
@@ -43,9 +44,8 @@ class ProgressCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._start, self._first_step, self._estimated = time.monotonic(), state.global_step, False
         if state.is_world_process_zero and self._bars:
-            self._bar = tqdm(
-                total=state.max_steps, initial=state.global_step, bar_format=_BAR, ncols=WIDTH, dynamic_ncols=False
-            )
+            # Drawn at once: a bar that is closed before its delay leaves what was drawn without a line end.
+            self._bar = tqdm(total=state.max_steps, initial=state.global_step, bar_format=_BAR, ncols=WIDTH, delay=1e-9)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._bar is not None:
@@ -79,7 +79,7 @@ class ProgressCallback(TrainerCallback):
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return  # the summary of a finished run is reported by itself
         if self._bar is not None and "loss" in logs:
-            self._bar.set_postfix_str(line_of(logs, 30))
+            self._bar.set_postfix_str(line_of({key: logs[key] for key in _OF_BAR if key in logs}, WIDTH))
             return
         left = self._left(state)
         place = f"step {state.global_step}/{state.max_steps}" if state.max_steps else f"step {state.global_step}"
