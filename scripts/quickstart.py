@@ -68,5 +68,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.chdir(REPOSITORY)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+    from llamafactory.launcher import prepare_environment
+
+    prepare_environment()
     main()

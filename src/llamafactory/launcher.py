@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 
 # Typing names and dataclasses are left out here on purpose: `version` and `help` pass through this file.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -36,6 +37,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "help": ("llamafactory.launcher:print_help", "print this list"),
 }
 NOT_BUILT = {"webui": "`llamafactory-cli webchat` talks to a model in the browser"}
+# Their advice does not fit what we do with them; LLAMAFACTORY_VERBOSITY=DEBUG lets them speak.
+_QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "ACCELERATE_LOG_LEVEL": "error",
+    "TQDM_DELAY": "2",  # seconds before a bar is drawn
+}
 ERROR_DIR = "LLAMAFACTORY_ERROR_DIR"
 
 
@@ -59,6 +67,7 @@ def launch() -> int:
         _refuse(f"{command} is not built yet in this version; {NOT_BUILT[command]}")
     if any(word in ("-h", "--help") for word in sys.argv[2:]):
         return _print_command_help(command)
+    prepare_environment()  # looking for accelerators imports torch
     if _wants_torchrun(command):
         return run_torchrun(sys.argv[1:])
     handler(command)()
@@ -67,11 +76,22 @@ def launch() -> int:
 
 def handler(command: str):  # type: ignore[no-untyped-def]
     """Import and return the function of one command; called without arguments it reads ``sys.argv`` itself."""
-    # Read when torch loads its threads: on a CPU that others use too, threads that spin while they wait cost far more
-    # than they save.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module, _, name = COMMANDS[command][0].partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def prepare_environment() -> None:
+    """Set, before any of them is imported, what torch and other libraries read from the environment."""
+    # A thread of torch's OpenMP (libgomp) that waits spins for some 20 microseconds, which saves most of the waking up,
+    # and then leaves its core to others. Without a bound it would spin for milliseconds.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if os.environ.get("LLAMAFACTORY_VERBOSITY", "INFO").upper() not in ("DEBUG", "NOTSET"):
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
 
 
 def print_version() -> None:
@@ -169,6 +189,7 @@ def worker() -> None:
     """Entry of one process under torchrun: run the command and leave the reason of a failure in the error folder."""
     from .extras.launching import record_failures
 
+    prepare_environment()
     record_failures(os.environ[ERROR_DIR])
     handler(sys.argv[1])()
 

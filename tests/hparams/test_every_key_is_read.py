@@ -17,9 +17,7 @@ from llamafactory.hparams.schema import Key, keys_of, plugin_sections
 
 # Read in a way that the walk over the sources does not see.
 ALLOWED = {
-    "eval_steps": "DefaultFlowCallback reads it through TrainerState.compute_steps, getattr(args, f'{name}_steps')",
-    "logging_steps": "as eval_steps",
-    "save_steps": "as eval_steps",
+    "save_steps": "DefaultFlowCallback reads it through TrainerState.compute_steps, getattr(args, f'{name}_steps')",
     "tf32": "TrainingArguments sets torch's switch when it is made",
     "torch_compile": "TrainingArguments makes torch_compile_backend of it when it is made, which the trainer reads",
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from llamafactory.eval import evaluator
 from llamafactory.export import export
 from llamafactory.hparams import get_train_args
 from llamafactory.train.commands import preview
@@ -48,6 +49,18 @@ def test_after_training(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     given = [f"model_name_or_path={value}", f"adapter_name_or_path=out/{value}", "template=chatml"]
     told = words_of(outputs.next_commands(args).removeprefix("Next:\n"), tmp_path)
     assert told == [["chat", *given], ["export", *given, f"export_dir=out/{value}-merged"]]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_after_a_stop_and_an_evaluation(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["my.yaml", f"dataset={value}", "hub_token=hf_private"]
+    masked = [*given[:2], "hub_token=***"]
+    monkeypatch.setattr(sys, "argv", ["llamafactory-cli", "train", *given])
+    text = outputs.same_command(overwrites=False) + "\n" + outputs.same_command(overwrites=True) + "\n"
+    monkeypatch.setattr(sys, "argv", ["llamafactory-cli", "eval", *given])
+    text += evaluator.next_command().removeprefix("Next:\n")
+    again = ["train", *masked]
+    assert words_of(text, tmp_path) == [again, [*again, "overwrite_output_dir=false"], ["chat", *masked]]
 
 
 @pytest.mark.parametrize("value", HOSTILE)

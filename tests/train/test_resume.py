@@ -80,8 +80,9 @@ def test_a_signal_saves_first_and_says_how_to_go_on(
     with pytest.raises(SystemExit) as stopped:
         train(settings, [_Signal(number)])
     assert stopped.value.code == code and signal.getsignal(number) is before
-    assert "again to go on from there" in capfd.readouterr().err
     run = Path(settings["output_dir"])
+    said = capfd.readouterr().err
+    assert f"checkpoint: {run / 'checkpoint-4'}\n" in said and said.endswith("To go on:\n  the same settings\n")
     assert [path.name for path in checkpoints(run)] == ["checkpoint-4"]
     assert not (run / "adapter_model.safetensors").exists()
     train(settings)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..extras import threads
 from ..model.whole import not_finite
 from .continuous_batching import ModelRunner, Reading
 from .request import Completion, Outbox, Request
@@ -99,6 +100,7 @@ class Scheduler:
     @torch.inference_mode()
     def _run(self) -> None:
         while self._sleep():
+            threads.look_again()
             self._drop_cancelled()
             self._run_jobs()
             self._read_prompts()

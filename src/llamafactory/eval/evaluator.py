@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..extras.errors import ConfigError
 from ..extras.files import write_json
 from ..extras.plotting import plot_bars
+from ..extras.secrets import mask_words
 from ..hparams import InferArgs, get_infer_args, split_list
 
 if TYPE_CHECKING:
@@ -63,7 +66,14 @@ class Evaluator:
         if folder is not None:
             _write(results, folder, ", ".join(names))
         else:
-            print("\nNext: save_dir=saves/eval keeps these figures in a file", flush=True)
+            print("\nsave_dir=saves/eval keeps these figures in a file", flush=True)
+        print("\n" + next_command(), flush=True)
+
+
+def next_command() -> str:
+    """Return what to type after an evaluation: the same configuration talks."""
+    words = mask_words(sys.argv[2:]) if sys.argv[1:2] == ["eval"] else ["FILE"]
+    return f"Next:\n  {shlex.join(['llamafactory-cli', 'chat', *words])}"
 
 
 def _task_names(args: InferArgs) -> list[str]:

@@ -23,6 +23,7 @@ from .files import write_json
 from .logging import end_bars
 from .parents import end_with_parent
 from .secrets import mask
+from .threads import SHARED, usable_cores
 
 _DEFAULT_PORT = 29500  # several nodes cannot agree on a free port, so they share torchrun's usual one
 
@@ -70,7 +71,9 @@ def worker_environment(env: Mapping[str, str]) -> dict[str, str]:
     ``OPTIM_TORCH`` (on unless 0) lets CUDA's allocator grow its segments and frees NCCL's buffers early. The cores are
     shared among the workers of a node.
     """
-    added = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes_per_node(env)))}
+    added = {}
+    if not env.get("OMP_NUM_THREADS"):
+        added = {"OMP_NUM_THREADS": str(max(1, len(usable_cores()) // processes_per_node(env))), SHARED: "1"}
     if is_env_enabled("OPTIM_TORCH", "1", env):
         added |= {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_AVOID_RECORD_STREAMS": "1"}
     return {name: value for name, value in added.items() if name not in env}

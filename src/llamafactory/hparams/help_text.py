@@ -8,6 +8,7 @@ from typing import Any
 from .args import SHARED_SECTIONS, TRAINING_SECTIONS
 from .coercion import describe
 from .schema import Key, keys_of, plugin_sections
+from .training_args import CHOSEN
 
 # Sections that each command reads; "tuners" stands for those of every tuner.
 _SECTIONS: dict[str, tuple[str, ...]] = {
@@ -58,13 +59,17 @@ def _section_lines(title: str, section: type) -> list[str]:
         return []
     lines = ["", f"{title}: {(section.__doc__ or '').strip().splitlines()[0]}"]
     for key in keys.values():
-        lines += [f"  {key.name}: {_kind(key)} = {_shown(key.default)}", f"      {key.help}"]
+        lines += [f"  {key.name}: {_kind(key)} = {_default(key)}", f"      {key.help}"]
     return lines
 
 
 def _kind(key: Key) -> str:
     """The type in words, and for a number which ones."""
     return f"{describe(key.hint)} ({key.within})" if str(key.within) else describe(key.hint)
+
+
+def _default(key: Key) -> str:
+    return "chosen by the run" if key.name in CHOSEN else _shown(key.default)
 
 
 def _shown(value: Any) -> str:

@@ -61,6 +61,9 @@ class ModelArguments:
     upcast_layernorm: bool = arg(False, "Norm weights in float32.")
     upcast_lmhead_output: bool = arg(False, "Known from older files; the softmax is always taken in float32.")
     low_cpu_mem_usage: bool = arg(True, "Known from older files; weights are never held twice while loading.")
+    threads: int | Literal["auto"] = arg(
+        "auto", "Threads on a CPU; auto = as many as cores are free at the time.", within=AT_LEAST_1
+    )
     print_param_status: bool = arg(False, "List each weight's dtype, device and whether it is trained.")
 
     # Inference.

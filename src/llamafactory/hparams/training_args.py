@@ -33,6 +33,10 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotun
 
 LogLevel = Literal["detail", "debug", "info", "warning", "error", "critical", "passive"]
 
+# What a run chooses by stage, method, model size and data where the user is silent; the defaults below are those of
+# transformers and hold where nothing is known (stage ppo has no usual number of epochs).
+CHOSEN = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "logging_steps")
+
 
 @dataclass(frozen=True)
 class TrainingArguments:
@@ -53,11 +57,15 @@ class TrainingArguments:
     )
 
     # Length and batches.
-    num_train_epochs: float = arg(3.0, "Passes over the training data.", within=Range(least=0, most=1_000_000))
+    num_train_epochs: float = arg(
+        3.0, "Passes over the training data; more when they are few.", within=Range(least=0, most=1_000_000)
+    )
     max_steps: int = arg(
         -1, "Optimizer steps to do; when positive it wins over num_train_epochs.", within=Range(least=-1)
     )
-    per_device_train_batch_size: int = arg(8, "Rows per device and micro-batch in training.", within=AT_LEAST_1)
+    per_device_train_batch_size: int = arg(
+        8, "Rows per device and micro-batch in training; less when they are few.", within=AT_LEAST_1
+    )
     per_device_eval_batch_size: int = arg(8, "Rows per device in evaluation.", within=AT_LEAST_1)
     gradient_accumulation_steps: int = arg(1, "Micro-batches summed into one optimizer step.", within=AT_LEAST_1)
     auto_find_batch_size: bool = arg(False, "Halve the batch and start again when memory runs out.")
@@ -67,7 +75,7 @@ class TrainingArguments:
     length_column_name: str = arg("length", "Column with ready-made lengths for sampling by length.")
 
     # Optimizer and schedule.
-    learning_rate: float = arg(5e-5, "Peak learning rate.", within=AT_LEAST_0)
+    learning_rate: float = arg(5e-5, "Peak learning rate; by stage, method and model size.", within=AT_LEAST_0)
     lr_scheduler_type: SchedulerName = arg("linear", "Shape of the learning-rate curve.")
     lr_scheduler_kwargs: dict | str | None = arg(None, "Extra settings of the schedule (mapping or JSON).")
     warmup_steps: float = arg(
@@ -112,7 +120,7 @@ class TrainingArguments:
     logging_strategy: Literal["no", "steps", "epoch"] = arg("steps", "When to log.")
     logging_steps: float = arg(
         500,
-        "Steps between logs; a value below 1 is a share of all steps.",
+        "Steps between logs; below 1 a share of all steps; less for a short run.",
         within=Range(above=0, share=True, hint="logging_strategy: no logs nothing"),
     )
     logging_first_step: bool = arg(False, "Log the first step too.")
@@ -120,7 +128,7 @@ class TrainingArguments:
     log_on_each_node: bool = arg(True, "Each node's first process logs, not only the first node's.")
     log_level: LogLevel = arg("passive", "Log level of the main process.")
     log_level_replica: LogLevel = arg("warning", "Log level of the other processes.")
-    disable_tqdm: bool | None = arg(None, "Hide progress bars; unset = by log level.")
+    disable_tqdm: bool | None = arg(None, "Hide progress bars; unset = shown in terminals.")
     include_num_input_tokens_seen: Literal["no", "all", "non_padding"] | bool = arg(
         "no", "Count input tokens: all, without padding, or not."
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..extras import threads
 from ..extras.errors import ConfigError, in_one_line
 from ..extras.logging import get_logger
 from .config import has_talker, language_class, read_config, refuse_untrainable
@@ -62,7 +63,10 @@ def load_model(
     from ..plugins import resolve
 
     assert head in (None, "reward"), head
-    device = probe(use_cpu=use_cpu or (isinstance(args, TrainArgs) and args.training.use_cpu))
+    training = args.training if isinstance(args, TrainArgs) else None
+    device = probe(use_cpu=use_cpu or (training is not None and training.use_cpu))
+    if device.type == "cpu" or args.model.threads != "auto":
+        threads.settle(args.model.threads, steady=training is not None and training.full_determinism)
     dtypes = resolve_dtypes(args, device)
     tuner = resolve("tuners", args.finetuning.finetuning_type)
     model = _load_base(args, dtypes, device, trainable, trainable or beside_training, head)

@@ -32,6 +32,7 @@ def _training_function(config: dict[str, Any]) -> None:
         config: ``args`` and ``callbacks``, as for :func:`run_exp`.
     """
     from ..extras.errors import ConfigError
+    from ..extras.logging import end_bars
     from ..hparams import get_train_args
 
     args = get_train_args(config.get("args"))  # before torch is imported: a mistyped key is an error at once
@@ -47,6 +48,7 @@ def _training_function(config: dict[str, Any]) -> None:
         with own_output_dir(str(args.training.output_dir)):
             run(args, config.get("callbacks"))
     finally:
+        end_bars()
         if dist.is_initialized():
             dist.destroy_process_group()
 

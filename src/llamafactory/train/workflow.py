@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from ..data.collators import PaddedCollator, PaddingFreeCollator, PairCollator
 from ..data.loader import get_dataset, resolve_stage
@@ -29,10 +31,14 @@ from ..plugins import resolve
 from .batching.batches import largest_batch
 from .batching.packing import settle_packing
 from .callbacks.log import LogCallback
+from .callbacks.plan import PlanCallback
+from .callbacks.progress import ProgressCallback
 from .callbacks.reporters import ReporterCallback, get_swanlab_callback, trackers
 from .callbacks.signals import SignalCallback
-from .saving.checkpoints import clear_leftovers, is_restarted, resume_point
-from .saving.outputs import create_modelcard_and_push, next_commands, save_model, train_results
+from .callbacks.threads import ThreadsCallback
+from .recipe import settle_recipe
+from .saving.checkpoints import checkpoint_folder, clear_leftovers, is_restarted, resume_point
+from .saving.outputs import create_modelcard_and_push, next_commands, same_command, save_model, train_results
 from .saving.rehearsal import rehearse_saving
 from .saving.run_config import check_start, run_config
 from .trainer import Trainer
@@ -79,6 +85,11 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, args.data)
     dataset = get_dataset(stage.processor, template, tokenizer, args)
+    rows = len(dataset.train) if args.training.do_train and dataset.train else 0
+    chosen: dict[str, Any] = {}
+    if rows:
+        args, chosen = settle_recipe(args, rows, arguments.world_size, resume)
+        arguments = transformers_arguments(args)
     config = run_config(args, resolve_stage(stage.processor, args), dataset.fingerprint, arguments.world_size)
     start = check_start(config, resume, args.training.resume_changed or is_restarted())
     tokens = largest_batch(dataset.train, arguments.train_batch_size) if dataset.train else None
@@ -88,7 +99,7 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     trainer = build_trainer(stage, model, tokenizer, template, dataset, args, arguments, callbacks)
     trainer.start = start
     if trainer.is_world_process_zero():
-        mark_folder(args, dataset)
+        mark_folder(args, dataset, chosen)
     if args.training.do_train:
         train_and_save(trainer, stage, dataset, args, resume)
     if args.training.do_eval and dataset.eval:
@@ -97,6 +108,8 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
         if stage.predict is None:
             raise ConfigError(f"do_predict: stage {stage.name} has no predictions; use do_eval")
         stage.predict(trainer, args)
+    if trainer.is_world_process_zero():
+        print(next_commands(args), flush=True)
 
 
 def build_trainer(
@@ -110,7 +123,13 @@ def build_trainer(
     callbacks: list[TrainerCallback] | None,
 ) -> Trainer:
     """Put model, data and callbacks into the stage's trainer."""
-    extra: list[TrainerCallback] = [LogCallback(), SignalCallback()]
+    extra: list[TrainerCallback] = [
+        LogCallback(),
+        SignalCallback(),
+        ThreadsCallback(),
+        PlanCallback(args, dataset),
+        ProgressCallback(bars=not args.training.disable_tqdm),
+    ]
     if "swanlab" in trackers(args):
         extra.append(get_swanlab_callback(args))
     extra += callbacks or []
@@ -129,17 +148,21 @@ def build_trainer(
         callbacks=extra,
         channels=dataset.channels if logs_channels(args) else (),
     )
+    for shown_by_us in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
+        trainer.remove_callback(shown_by_us)
     trainer.add_callback(ReporterCallback(args, trainer.callback_handler))
     return trainer
 
 
-def mark_folder(args: TrainArgs, dataset: DatasetModule) -> None:
+def mark_folder(args: TrainArgs, dataset: DatasetModule, chosen: dict[str, Any]) -> None:
     """Write the run's manifest, by which the folder is known as ours; a run that only evaluates keeps an older one."""
     folder = Path(str(args.training.output_dir))
     if args.training.do_train or not (folder / MANIFEST).is_file():
         seeds = {"seed": args.training.seed, "data_seed": args.training.data_seed}
         device = probe(args.training.use_cpu)
-        write_manifest(folder, to_dict(args), dataset.report.fingerprint, device=device, seeds=seeds)
+        write_manifest(
+            folder, to_dict(args), dataset.report.fingerprint, device=device, seeds=seeds, extra={"chosen": chosen}
+        )
 
 
 def logs_channels(args: TrainArgs) -> bool:
@@ -211,8 +234,6 @@ def train_and_save(
     if trainer.is_world_process_zero() and args.finetuning.plot_loss:
         plot_loss(output_dir, _logged(stage.plots, trainer))
     create_modelcard_and_push(trainer, metrics)
-    if trainer.is_world_process_zero():
-        print(next_commands(args))
 
 
 def _logged(keys: tuple[str, ...], trainer: Trainer) -> list[str]:
@@ -229,12 +250,12 @@ def _leave_if_interrupted(trainer: Trainer) -> None:
     listener = next(cb for cb in trainer.callback_handler.callbacks if isinstance(cb, SignalCallback))
     if listener.received is None:
         return
+    state, training = trainer.state, trainer.run_args.training
     logger.warning_rank0(
-        "stopped by %s at step %d of %d; checkpoint saved in %s. Run the same command again%s to go on from there.",
+        "stopped by %s at step %d of %d; checkpoint: %s",
         signal.Signals(listener.received).name,
-        trainer.state.global_step,
-        trainer.state.max_steps,
-        trainer.args.output_dir,
-        " with overwrite_output_dir=false" if trainer.run_args.training.overwrite_output_dir else "",
+        *(state.global_step, state.max_steps, checkpoint_folder(training.output_dir, state.global_step)),
     )
+    if trainer.is_world_process_zero():
+        print(f"To go on:\n  {same_command(training.overwrite_output_dir)}", file=sys.stderr, flush=True)
     raise SystemExit(128 + listener.received)
