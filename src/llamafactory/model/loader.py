@@ -168,7 +168,15 @@ def _load_base(
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"model_name_or_path: '{path}' cannot be loaded: {first_line(error)}") from error
     check_base(model, info, path, head)
+    _unpack(model)
     return model
+
+
+def _unpack(model: PreTrainedModel) -> None:
+    """Unpack compressed weights now: by itself it happens in the first forward, and whoever looks before finds none."""
+    compressor = getattr(getattr(model, "hf_quantizer", None), "compressor", None)
+    if compressor is not None:
+        compressor.decompress_model(model)
 
 
 def choose_attention(model_class: type | None, config: Any, flash_attn: str, trainable: bool) -> str:

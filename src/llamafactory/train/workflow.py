@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from ..data.collators import PaddedCollator, PaddingFreeCollator, PairCollator
-from ..data.loader import get_dataset, resolve_stage
+from ..data.loader import get_dataset, resolve_stage, tokenized_folder
+from ..data.prepare.prepared import is_prepared
 from ..data.streaming.rows import StreamRows
 from ..data.template.thinking import resolve_thinking
 from ..data.template_loader import get_template
@@ -30,7 +31,8 @@ from .callbacks.log import LogCallback
 from .callbacks.reporters import ReporterCallback, get_swanlab_callback, trackers
 from .callbacks.signals import SignalCallback
 from .saving.checkpoints import clear_leftovers, is_restarted, resume_point
-from .saving.outputs import create_modelcard_and_push, next_commands, save_model, train_results
+from .process_group import any_rank
+from .saving.outputs import create_modelcard_and_push, next_commands, same_command, save_model, train_results
 from .saving.rehearsal import rehearse_saving
 from .saving.run_config import check_start, run_config
 from .trainer import Trainer
@@ -75,7 +77,15 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     args = replace(args, data=resolve_thinking(args.data))
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, args.data)
+    only_prepares = _lacks_tokenized(args)
     dataset = get_dataset(stage.processor, template, tokenizer, args)
+    if only_prepares:
+        logger.info_rank0(
+            "tokenized_path: the data is saved in %s; nothing is trained yet.\nNext:\n  %s",
+            dataset.folder,
+            same_command(args),
+        )
+        return
     config = run_config(args, resolve_stage(stage.processor, args), dataset.fingerprint, arguments.world_size)
     start = check_start(config, resume, args.training.resume_changed or is_restarted())
     tokens = largest_batch(dataset.train, arguments.train_batch_size) if dataset.train else None
@@ -94,6 +104,12 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
         if stage.predict is None:
             raise ConfigError(f"do_predict: stage {stage.name} has no predictions; use do_eval")
         stage.predict(trainer, args)
+
+
+def _lacks_tokenized(args: TrainArgs) -> bool:
+    """Whether ``tokenized_path`` is yet to be made. All ranks ask before one can have made it, and agree."""
+    folder = tokenized_folder(args.data)
+    return folder is not None and any_rank(not is_prepared(folder))
 
 
 def build_trainer(

@@ -92,6 +92,12 @@ Versions, seeds and the fingerprint of the data are in `run_manifest.json`.
 """
 
 
+def same_command(args: TrainArgs) -> str:
+    """Return what to type to run this configuration once more."""
+    words = mask_words(sys.argv[2:]) if sys.argv[1:2] == ["train"] else []
+    return f"llamafactory-cli train {shlex.join(words) or f'CONFIG output_dir={args.training.output_dir}'}"
+
+
 def next_commands(args: TrainArgs) -> str:
     """Return what to type after training: the same configuration serves chat and export (a reward model: export)."""
     words = mask_words(sys.argv[2:]) if sys.argv[1:2] == ["train"] else []
