@@ -355,8 +355,11 @@ def test_every_export_answers_everywhere_as_transformers_does(
     from llamafactory.eval.evaluator import run_eval
 
     out, base = tmp_path / "out", make_tiny_model(initializer_range=0.3)
-    quantized = {"method": method, "bits": bits} if method else {"bits": None, "export_quantization_dataset": None}
-    expected = run(base, out, texts, **quantized)
+    if method:
+        expected = run(base, out, texts, method, bits)
+    else:
+        export.run_export({"model_name_or_path": str(base), "template": "chatml", "export_dir": str(out)})
+        expected = AutoModelForCausalLM.from_pretrained(out, dtype="auto").eval()
     tokenizer = AutoTokenizer.from_pretrained(out)
     question = [{"role": "user", "content": "Count the stars"}]
     prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)

@@ -80,11 +80,8 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     only_prepares = _lacks_tokenized(args)
     dataset = get_dataset(stage.processor, template, tokenizer, args)
     if only_prepares:
-        logger.info_rank0(
-            "tokenized_path: the data is saved in %s; nothing is trained yet.\nNext:\n  %s",
-            dataset.folder,
-            same_command(args),
-        )
+        if arguments.process_index == 0:
+            print(f"The data is prepared in {dataset.folder}; nothing is trained yet.\nNext:\n  {same_command(args)}")
         return
     config = run_config(args, resolve_stage(stage.processor, args), dataset.fingerprint, arguments.world_size)
     start = check_start(config, resume, args.training.resume_changed or is_restarted())

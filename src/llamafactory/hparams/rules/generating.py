@@ -20,6 +20,5 @@ def check(args: TrainArgs | InferArgs) -> None:
     require(
         generating.repetition_penalty > 0, f"repetition_penalty: expected above 0, got {generating.repetition_penalty}"
     )
-    require(
-        generating.max_new_tokens > 0 or generating.max_length > 0, "max_new_tokens and max_length: one must be above 0"
-    )
+    require(generating.max_new_tokens >= 1, f"max_new_tokens: expected 1 or more, got {generating.max_new_tokens}")
+    require(generating.max_length >= 1, f"max_length: expected 1 or more, got {generating.max_length}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...extras.files import write_atomic
 from ...extras.secrets import mask_values, mask_words
+from ...model.hub import hub_refusals
 from ...plugins import resolve
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def create_modelcard_and_push(trainer: Trainer, metrics: dict[str, float] | None
         adapter = hasattr(trainer.model, "peft_config")
         write_atomic(Path(trainer.args.output_dir) / "README.md", model_card(trainer.run_args, metrics or {}, adapter))
     if trainer.args.push_to_hub:
-        trainer.push_to_hub()
+        folder = Path(str(trainer.args.output_dir))
+        with hub_refusals("push_to_hub", str(trainer.hub_model_id), kept=folder):
+            trainer.push_to_hub()
 
 
 def model_card(args: TrainArgs, metrics: dict[str, float], adapter: bool) -> str:
