@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llamafactory.eval.evaluator import run_eval
 from llamafactory.extras.errors import ConfigError
@@ -68,8 +69,31 @@ def test_smollm2_on_a_local_task(smollm2: Path, task_dir: Path, capsys: pytest.C
     assert f"{100 * ours['acc,none']:6.2f}" in capsys.readouterr().out
 
 
-def test_an_unknown_task_is_named(tiny_llama: Path, task_dir: Path) -> None:
+def test_an_unknown_task_is_named_before_the_model_is_looked_for(task_dir: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"task: 'citys' is neither a folder of .* nor a task of lm-eval; did you mean"
     ):
-        run_eval({"model_name_or_path": str(tiny_llama), "task": "citys", "task_dir": str(task_dir)})
+        run_eval({"model_name_or_path": str(task_dir / "none"), "task": "citys", "task_dir": str(task_dir)})
+
+
+def test_an_adapter_over_a_padded_vocabulary_scores_as_merged(make_tiny_model: Any, task_dir: Path) -> None:
+    """lm-eval by itself cuts the rows of a model that it puts an adapter on; ours must not."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from llamafactory.export.export import run_export
+
+    base = make_tiny_model(vocab_size=512, tie_word_embeddings=False)
+    torch.manual_seed(0)
+    settings = LoraConfig(target_modules=["q_proj", "up_proj", "lm_head"], init_lora_weights=False)
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings)
+    tuned.save_pretrained(task_dir / "adapter", save_embedding_layers=False)
+    named = {"model_name_or_path": str(base), "adapter_name_or_path": str(task_dir / "adapter")}
+    run_export({**named, "template": "chatml", "export_dir": str(task_dir / "merged")})
+    run_eval({**named, "infer_dtype": "float32", "task": "cities", "task_dir": str(task_dir),
+              "save_dir": str(task_dir / "out")})  # fmt: skip
+    ours = json.loads((task_dir / "out" / "results.json").read_text())["lm-eval"]["results"]["cities"]
+    theirs, plain = own_numbers(task_dir / "merged", task_dir), own_numbers(base, task_dir)
+    for metric in ("acc,none", "acc_norm,none"):
+        assert ours[metric] == theirs[metric]
+    assert any(plain[metric] != theirs[metric] for metric in ("acc,none", "acc_norm,none"))  # the adapter matters

@@ -342,13 +342,52 @@ def test_an_adapter_is_merged_first(tiny_llama: Path, tmp_path: Path, texts: Pat
     assert (ours - with_adapter).abs().max() < 0.1 * (without - with_adapter).abs().max()
 
 
-@pytest.mark.parametrize(("method", "bits"), [("gptq", 4), ("fp8", 8)])
-def test_chat_loads_what_export_wrote(tiny_llama: Path, tmp_path: Path, texts: Path, method: str, bits: int) -> None:
-    expected = run(tiny_llama, tmp_path / "out", texts, method, bits)
-    args = get_infer_args({"model_name_or_path": str(tmp_path / "out"), "infer_dtype": "float32"})
-    loaded = load_model(load_tokenizer(args.model), args, trainable=False)
-    with torch.inference_mode():
-        torch.testing.assert_close(loaded(IDS).logits, expected(IDS).logits)
+@pytest.mark.parametrize(("method", "bits"), [("gptq", 4), ("gptq", 8), ("awq", 4), ("rtn", 8), ("fp8", 8), (None, 0)])
+def test_every_export_answers_everywhere_as_transformers_does(
+    make_tiny_model: Any, tmp_path: Path, texts: Path, method: str | None, bits: int
+) -> None:
+    """Export, then chat, api, infer and eval of the folder."""
+    from fastapi.testclient import TestClient
+
+    from llamafactory.api.app import create_app
+    from llamafactory.chat.batch_inference import run_infer
+    from llamafactory.chat.chat_model import ChatModel
+    from llamafactory.eval.evaluator import run_eval
+
+    out, base = tmp_path / "out", make_tiny_model(initializer_range=0.3)
+    if method:
+        expected = run(base, out, texts, method, bits)
+    else:
+        export.run_export({"model_name_or_path": str(base), "template": "chatml", "export_dir": str(out)})
+        expected = AutoModelForCausalLM.from_pretrained(out, dtype="auto").eval()
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    question = [{"role": "user", "content": "Count the stars"}]
+    prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    written = expected.generate(**prompt, max_new_tokens=8, do_sample=False)
+    wanted = tokenizer.decode(written[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert wanted.strip()
+    keys = {"model_name_or_path": str(out), "template": "chatml", "infer_dtype": "float32", "max_new_tokens": 8,
+            "do_sample": False}  # fmt: skip
+
+    model = ChatModel(get_infer_args(keys))
+    assert model.chat(question)[0].response_text == wanted
+    client = TestClient(create_app(model), base_url="http://127.0.0.1")
+    name = client.get("/v1/models").json()["data"][0]["id"]
+    answer = client.post("/v1/chat/completions", json={"model": name, "messages": question})
+    assert answer.json()["choices"][0]["message"]["content"] == wanted
+
+    (tmp_path / "asked.json").write_text(json.dumps([{"instruction": "Count the stars", "output": ""}]))
+    saved = tmp_path / "answers.jsonl"
+    run_infer({**keys, "dataset": str(tmp_path / "asked.json"), "save_name": str(saved)})
+    assert json.loads(saved.read_text())["predict"] == wanted
+
+    quiz = tmp_path / "tasks" / "quiz"
+    (quiz / "data" / "test").mkdir(parents=True)
+    (quiz / "mapping.json").write_text(json.dumps({"sums": {"name": "sums", "category": "STEM"}}))
+    (quiz / "data" / "test" / "sums_test.csv").write_text("1 + 1,2,3,4,5,A\n")
+    run_eval({**{key: keys[key] for key in ("model_name_or_path", "template", "infer_dtype")}, "task": "quiz_test",
+              "task_dir": str(tmp_path / "tasks"), "n_shot": 0, "save_dir": str(tmp_path / "figures")})  # fmt: skip
+    assert json.loads((tmp_path / "figures" / "results.json").read_text())["quiz_test"]["questions"] == 1
 
 
 def test_shards_and_gguf_beside_quantized_weights(tiny_llama: Path, tmp_path: Path, texts: Path) -> None:

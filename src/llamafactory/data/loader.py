@@ -80,8 +80,7 @@ def get_dataset(
     job = _Job(processor, template, tokenizer, data, args)
     if data.streaming and data.dataset:
         return _stream(job)
-    wants_features = processor.name != "prompt"
-    folder = Path(data.tokenized_path).expanduser() if data.tokenized_path and wants_features else None
+    folder = tokenized_folder(data) if processor.name != "prompt" else None
     if folder is not None and is_prepared(folder):
         return _reuse(folder, job)
     job.find()
@@ -98,6 +97,11 @@ def get_dataset(
         check_identity(str(folder), (read_manifest(folder) or {})["identity"], identity)
     job.clear_shards()
     return _open(final)
+
+
+def tokenized_folder(data: DataArguments) -> Path | None:
+    """The folder that ``tokenized_path`` names."""
+    return Path(data.tokenized_path).expanduser() if data.tokenized_path else None
 
 
 def _stream(job: _Job) -> DatasetModule:

@@ -60,7 +60,7 @@ def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Tem
     from .template.jinja_template import JinjaTemplate
     from .template.literal_template import LiteralTemplate
 
-    flags: dict[str, Any] = {"enable_thinking": args.enable_thinking, "preserve_thinking": args.preserve_thinking}
+    flags: dict[str, Any] = thinking_flags(args)
     name = args.template
     if name is None and tokenizer.chat_template:
         _refuse_for_jinja(args)
@@ -74,6 +74,14 @@ def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Tem
     chat: ChatTemplate = read_literals(name) if name and written else resolve("templates", name or "default")
     tool_format = resolve("tool_formats", args.tool_format or chat.tool_format)
     return LiteralTemplate(tokenizer, chat, tool_format, default_system=args.default_system, **flags)
+
+
+def thinking_flags(data: DataArguments) -> dict[str, bool | None]:
+    """What a template is bound with: thinking that nobody spoke of is on, but not asked for."""
+    assert data.enable_thinking != "auto", "resolve_thinking settles it first"
+    given = data.enable_thinking
+    enabled = True if given == "default" else given
+    return {"enable_thinking": enabled, "preserve_thinking": data.preserve_thinking, "asked": given is True}
 
 
 # The name that scripts written for LLaMA-Factory import.
@@ -105,7 +113,10 @@ def render(
         return template.render(read, tools or (), add_generation_prompt=add_generation_prompt, **flags)
     chat: ChatTemplate = read_literals(template) if _is_yaml(template) else resolve("templates", template)
     bos, eos = chat.bos_eos
-    options = Options(add_generation_prompt=add_generation_prompt, **flags)
+    options = Options(add_generation_prompt=add_generation_prompt)
+    if "enable_thinking" in flags:
+        options = options.switched(flags["enable_thinking"])
+    options = options._replace(**flags)
     bound = chat.with_tokens(bos, chat.eos or eos, "")
     pieces = render_pieces(bound, resolve("tool_formats", chat.tool_format), read, tools or (), options)
     return "".join(piece.text for piece in pieces)

@@ -107,19 +107,19 @@ def _find_local(name: str, root: Path) -> LocalTask | None:
 def _evaluate(args: InferArgs, local: list[LocalTask], others: list[str]) -> dict[str, Any]:
     """Load the model once and run everything on it."""
     from ..model import load_model, load_tokenizer
+    from .harness import find_tasks, run_tasks
 
+    manager = find_tasks(others, args.evaluation.task_dir) if others else None
     tokenizer = load_tokenizer(args.model)
     template = _template(args, tokenizer)
     model = load_model(tokenizer, args, trainable=False).eval()
     results: dict[str, Any] = {"model": args.model.model_name_or_path, "adapter": args.model.adapter_name_or_path}
     for task in local:
         results[task.name] = _multiple_choice(model, tokenizer, template, task, args)
-    if others:
-        from .harness import run_tasks
-
+    if manager is not None:
         if template is not None:
             tokenizer.chat_template = template.jinja()
-        results["lm-eval"] = run_tasks(model, tokenizer, others, args, chat=template is not None)
+        results["lm-eval"] = run_tasks(model, tokenizer, others, manager, args, chat=template is not None)
     return results
 
 

@@ -10,31 +10,25 @@ from ..extras.errors import ConfigError
 from ..extras.packages import require
 
 if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
     from ..hparams import InferArgs
 
 
-def run_tasks(model: Any, tokenizer: Any, names: list[str], args: InferArgs, *, chat: bool) -> dict[str, Any]:
-    """Run tasks and return the library's own results (``results``, ``n-shot``, ``versions``, ``configs``).
-
-    ``task_dir`` may hold task files (YAML) of the user's own.
+def find_tasks(names: list[str], task_dir: str) -> TaskManager:
+    """Look tasks up by name, before a model is loaded for them.
 
     Args:
-        model: A causal language model.
-        tokenizer: The model's, with the chat template to ask with.
         names: Tasks or groups.
-        args: ``evaluation`` is read; ``n_shot`` only where the user gave it, for each task has its own.
-        chat: Ask through the chat template.
+        task_dir: May hold task files (YAML) of the user's own.
 
     Raises:
         ConfigError: The package is missing, or a task is unknown.
     """
     require("lm_eval", "task", "lm-eval")
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    evaluation = args.evaluation
-    folder = Path(evaluation.task_dir).expanduser()
+    folder = Path(task_dir).expanduser()
     manager = TaskManager(include_path=str(folder) if folder.is_dir() else None)
     known = {*manager.all_tasks}
     for name in names:
@@ -44,6 +38,26 @@ def run_tasks(model: Any, tokenizer: Any, names: list[str], args: InferArgs, *, 
             near = difflib.get_close_matches(name, known, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "`lm-eval ls tasks` lists those of lm-eval"
             raise ConfigError(f"task: {name!r} is neither a folder of {folder} nor a task of lm-eval; {hint}")
+    return manager
+
+
+def run_tasks(
+    model: Any, tokenizer: Any, names: list[str], manager: TaskManager, args: InferArgs, *, chat: bool
+) -> dict[str, Any]:
+    """Run tasks and return the library's own results (``results``, ``n-shot``, ``versions``, ``configs``).
+
+    Args:
+        model: A causal language model.
+        tokenizer: The model's, with the chat template to ask with.
+        names: Tasks or groups.
+        manager: From :func:`find_tasks`.
+        args: ``evaluation`` is read; ``n_shot`` only where the user gave it, for each task has its own.
+        chat: Ask through the chat template.
+    """
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    evaluation = args.evaluation
     found = simple_evaluate(
         model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=evaluation.batch_size),
         tasks=names,

@@ -41,10 +41,11 @@ class DataArguments:
     template: str | None = arg(None, "Chat template: a name, a .jinja or .yaml file; unset = the tokenizer's own.")
     tool_format: str | None = arg(None, "Tool-call dialect, instead of the template's.")
     default_system: str | None = arg(None, "System text of rows without one, instead of the template's.")
-    enable_thinking: bool | Literal["auto"] | None = arg(
-        True,
-        "Reasoning templates: true trains a missing thought as an empty one, null puts it in the prompt, false also "
-        "strips thoughts, auto looks at the data.",
+    enable_thinking: bool | Literal["auto", "default"] | None = arg(
+        "default",
+        "Reasoning templates: true trains a missing thought as an empty one and switches thinking on in families that "
+        "wait to be asked, null puts it in the prompt, false also strips thoughts, auto looks at the data; unset = true "
+        "without the asking.",
     )
     preserve_thinking: bool = arg(False, "Keep the thoughts of earlier turns.")
 

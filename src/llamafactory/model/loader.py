@@ -173,6 +173,7 @@ def _load_base(
             **options,
         )
     check_base(model, info, path, head)
+    _unpack(model)
     return model
 
 
@@ -198,6 +199,13 @@ def _check_generation_config(path: str) -> None:
     if (Path(path) / "generation_config.json").is_file():
         with in_one_line(f"model_name_or_path: '{path}': its generation_config.json cannot be used"):
             GenerationConfig.from_pretrained(path)
+
+
+def _unpack(model: PreTrainedModel) -> None:
+    """Unpack compressed weights now: by itself it happens in the first forward, and whoever looks before finds none."""
+    compressor = getattr(getattr(model, "hf_quantizer", None), "compressor", None)
+    if compressor is not None:
+        compressor.decompress_model(model)
 
 
 def choose_attention(model_class: type | None, config: Any, flash_attn: str, trainable: bool) -> str:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks that an elastic launch has started anew find each other, not the addresses of the dead."""
+"""What ranks do together: find each other after an elastic restart, agree on what they do."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 
 from ..extras.environment import rank_number
@@ -27,3 +28,13 @@ def rejoin(backend: str | None, timeout_seconds: int) -> None:
     store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
     store = dist.PrefixStore(f"attempt-{attempt}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+
+
+def any_rank(mine: bool) -> bool:
+    """Whether it is so on some rank; every rank gets the same answer, after all of them have looked."""
+    if not dist.is_initialized():
+        return mine
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    found = torch.tensor([float(mine)], device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found.item())

@@ -13,7 +13,8 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from ..data.collators import PaddedCollator, PaddingFreeCollator, PairCollator
-from ..data.loader import get_dataset, resolve_stage
+from ..data.loader import get_dataset, resolve_stage, tokenized_folder
+from ..data.prepare.prepared import is_prepared
 from ..data.streaming.rows import StreamRows
 from ..data.template.thinking import resolve_thinking
 from ..data.template_loader import get_template
@@ -36,6 +37,7 @@ from .callbacks.progress import ProgressCallback
 from .callbacks.reporters import ReporterCallback, get_swanlab_callback, trackers
 from .callbacks.signals import SignalCallback
 from .callbacks.threads import ThreadsCallback
+from .process_group import any_rank
 from .recipe import settle_recipe
 from .saving.checkpoints import checkpoint_folder, clear_leftovers, is_restarted, resume_point
 from .saving.outputs import create_modelcard_and_push, next_commands, same_command, save_model, train_results
@@ -84,7 +86,12 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     args = settle_packing(stage.processor, replace(args, data=resolve_thinking(args.data)))
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, args.data)
+    only_prepares = _lacks_tokenized(args)
     dataset = get_dataset(stage.processor, template, tokenizer, args)
+    if only_prepares:
+        if arguments.process_index == 0:
+            print(f"The data is prepared in {dataset.folder}; nothing is trained yet.\nNext:\n  {same_command(args)}")
+        return
     rows = len(dataset.train) if args.training.do_train and dataset.train else 0
     chosen: dict[str, Any] = {}
     if rows:
@@ -110,6 +117,12 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
         stage.predict(trainer, args)
     if trainer.is_world_process_zero():
         print(next_commands(args), flush=True)
+
+
+def _lacks_tokenized(args: TrainArgs) -> bool:
+    """Whether ``tokenized_path`` is yet to be made. All ranks ask before one can have made it, and agree."""
+    folder = tokenized_folder(args.data)
+    return folder is not None and any_rank(not is_prepared(folder))
 
 
 def build_trainer(
@@ -257,5 +270,5 @@ def _leave_if_interrupted(trainer: Trainer) -> None:
         *(state.global_step, state.max_steps, checkpoint_folder(training.output_dir, state.global_step)),
     )
     if trainer.is_world_process_zero():
-        print(f"To go on:\n  {same_command(training.overwrite_output_dir)}", file=sys.stderr, flush=True)
+        print(f"To go on:\n  {same_command(trainer.run_args)}", file=sys.stderr, flush=True)
     raise SystemExit(128 + listener.received)

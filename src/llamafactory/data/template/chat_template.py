@@ -70,6 +70,10 @@ class ChatTemplate:
             last user turn, or nowhere.
         keep_thoughts: Earlier turns keep their thoughts in this format.
         thought_prompt: What the generation prompt adds to let the model think.
+        asked_prompt: The same where thinking was switched on by name and the family officially does not think unless
+            asked; ``None``: no difference.
+        asked_after_tool: What follows ``generation_after_tool`` then.
+        asked_system: What opens the leading system turn then; there is such a turn in any case.
         no_thought_prompt: What it adds instead while thinking is off; ``None``: ``no_thought``, or an empty thought.
         strip: What loses white space at both ends: the text of a role; ``user_turn``, the user text after the system
             text was merged into it; ``thought``, a thought (else it loses line breaks only); ``answer``, what is left
@@ -117,6 +121,9 @@ class ChatTemplate:
     empty_thought: EmptyThought = "last"
     keep_thoughts: bool = False
     thought_prompt: str = ""
+    asked_prompt: str | None = None
+    asked_after_tool: str = ""
+    asked_system: str = ""
     no_thought_prompt: str | None = None
     strip: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()

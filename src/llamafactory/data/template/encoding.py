@@ -37,6 +37,7 @@ class EncodingTemplate(Template):
         name: Its name, or the path of its file.
         enable_thinking: See :class:`Options`.
         preserve_thinking: See :class:`Options`.
+        asked: See :class:`Options`.
     """
 
     def __init__(
@@ -46,9 +47,10 @@ class EncodingTemplate(Template):
         *,
         enable_thinking: bool | None = True,
         preserve_thinking: bool = False,
+        asked: bool = False,
     ) -> None:
         self.tokenizer, self.name = tokenizer, name
-        self.options = Options(enable_thinking, preserve_thinking)
+        self.options = Options(enable_thinking, preserve_thinking, asked=asked)
         self.stop_token_ids: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         special.sort(key=len, reverse=True)
@@ -83,7 +85,7 @@ class EncodingTemplate(Template):
 
     def _prompt_options(self, enable_thinking: bool | None) -> Options:
         options = self.options._replace(add_generation_prompt=True)
-        return options if enable_thinking is None else options._replace(enable_thinking=enable_thinking)
+        return options if enable_thinking is None else options.switched(enable_thinking)
 
     def encode_after(self, messages: Sequence[Message], answer: int, tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         pieces = self.pieces(messages, tools, self.options._replace(add_generation_prompt=True))

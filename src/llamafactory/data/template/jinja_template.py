@@ -56,8 +56,9 @@ class JinjaTemplate(EncodingTemplate):
         tokenizer: Gives its special tokens to the Jinja.
         name: ``tokenizer``, or the path of the file.
         source: The Jinja.
-        enable_thinking: Passed to the Jinja unless ``None``.
+        enable_thinking: Passed to the Jinja if False, or if True and asked for.
         preserve_thinking: Passed to the Jinja if set.
+        asked: See :class:`Options`.
 
     Raises:
         ConfigError: The source does not compile.
@@ -71,8 +72,11 @@ class JinjaTemplate(EncodingTemplate):
         *,
         enable_thinking: bool | None = True,
         preserve_thinking: bool = False,
+        asked: bool = False,
     ) -> None:
-        super().__init__(tokenizer, name, enable_thinking=enable_thinking, preserve_thinking=preserve_thinking)
+        super().__init__(
+            tokenizer, name, enable_thinking=enable_thinking, preserve_thinking=preserve_thinking, asked=asked
+        )
         self._source = source
         self._marked = bool(_GENERATION.search(source))
         self._wants_parts = False
@@ -150,7 +154,7 @@ class JinjaTemplate(EncodingTemplate):
         import jinja2
 
         flags: dict[str, Any] = dict(self.tokenizer.special_tokens_map)
-        if options.enable_thinking is not None:
+        if options.asked or options.enable_thinking is False:
             flags["enable_thinking"] = options.enable_thinking
         if options.preserve_thinking:
             flags["preserve_thinking"] = True

@@ -88,6 +88,7 @@ def write_jinja(
         _TEXT.strip() if media is None else media_text(media, stripped),
         _TURNS.strip(),
         _set("thinking", f"enable_thinking if enable_thinking is defined else {thinking}") if chat.thought else "",
+        _asked(chat, options),
         _set("preserve", f"preserve_thinking if preserve_thinking is defined else {preserve}") if chat.thought else "",
         _GEMMA.strip() if tool_format.values == "gemma" else "",
         _tool_list(tool_format),
@@ -120,6 +121,13 @@ def write_jinja(
 
 def _emit(expression: str) -> str:
     return "" if expression == "''" else f"{{{{- {expression} -}}}}"
+
+
+def _asked(chat: ChatTemplate, options: Options) -> str:
+    """Whether thinking was switched on by name, for the families that ask."""
+    if chat.asked_prompt is None and not chat.asked_system and not chat.asked_after_tool:
+        return ""
+    return _set("asked", "thinking is true" + ("" if options.asked else " and enable_thinking is defined"))
 
 
 def _set(name: str, expression: str) -> str:
@@ -200,6 +208,9 @@ def _opening(chat: ChatTemplate) -> str:
         joined = f"(opening + {_quote(chat.tools_join)} if {given} else '') + tool_list()"
         lines.append(_when("tools", _set("opening", joined)))
     condition = f"{given} or tools" if in_system else given
+    if chat.asked_system:
+        lines.append(_when("asked", _set("opening", f"{_quote(chat.asked_system)} + opening")))
+        condition += " or asked"
     if chat.merge_system is not None:
         lines.append(_set("merged", "''"))
         lines.append(_when(condition, _set("merged", _fill(chat.merge_system, content="opening"))))
@@ -375,7 +386,15 @@ def _thought_prompt(chat: ChatTemplate) -> str:
     if chat.thought is None:
         return ""
     closed, opened = _emit(_quote(closed_thought(chat))), _emit(_quote(chat.thought_prompt))
+    if chat.asked_prompt is not None:
+        opened = _when("asked", _emit(_quote(chat.asked_prompt)), opened)
     body = (
         _when("thinking is false", closed, opened) if closed or not opened else _when("thinking is not false", opened)
     )
-    return body if chat.generation_after_tool is None else _when(f"not ({_ENDS_IN_TOOL})", body)
+    if chat.generation_after_tool is None:
+        return body
+    return _when(
+        f"not ({_ENDS_IN_TOOL})",
+        body,
+        _when("asked", _emit(_quote(chat.asked_after_tool))) if chat.asked_after_tool else "",
+    )

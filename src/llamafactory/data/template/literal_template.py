@@ -37,6 +37,7 @@ class LiteralTemplate(EncodingTemplate):
         default_system: Replaces the template's own default system text.
         enable_thinking: See :class:`Options`.
         preserve_thinking: See :class:`Options`.
+        asked: See :class:`Options`.
     """
 
     tool_format: JsonToolFormat
@@ -50,12 +51,15 @@ class LiteralTemplate(EncodingTemplate):
         default_system: str | None = None,
         enable_thinking: bool | None = True,
         preserve_thinking: bool = False,
+        asked: bool = False,
     ) -> None:
         _warn_of_missing(tokenizer, chat)
         if chat.eos is not None and tokenizer.eos_token != chat.eos and _token_id(tokenizer, chat.eos) is not None:
             _logger.info("template %s: EOS token %r replaced by %r", chat.name, tokenizer.eos_token, chat.eos)
             tokenizer.eos_token = chat.eos
-        super().__init__(tokenizer, chat.name, enable_thinking=enable_thinking, preserve_thinking=preserve_thinking)
+        super().__init__(
+            tokenizer, chat.name, enable_thinking=enable_thinking, preserve_thinking=preserve_thinking, asked=asked
+        )
         if default_system is not None:
             chat = replace(chat, default_system=default_system)
         self.chat = _bind(chat, tokenizer)

@@ -87,9 +87,11 @@ class _Renderer:
             turns[messages[index].role](index, messages[index])
         if self.options.add_generation_prompt:
             self.write(self.header(len(messages)), GLUE)
-            if chat.thought and not self.continues(len(messages)):
-                closed = self.options.enable_thinking is False
-                self.write(closed_thought(chat) if closed else chat.thought_prompt, GLUE)
+            if chat.thought:
+                after_tool = self.continues(len(messages))
+                self.write(
+                    after_tool_prompt(chat, self.options) if after_tool else thought_prompt(chat, self.options), GLUE
+                )
         else:
             self.write(chat.suffix, GLUE)
         return self.out
@@ -130,6 +132,8 @@ class _Renderer:
             content = content + join + self.tools
         elif self.tools and chat.tools_in == "before_system":
             content = self.tools + (join + content if content else [])
+        if self.options.asked and chat.asked_system:
+            content = [Piece(chat.asked_system, GLUE, False, True), *content]
         if content or exists:
             if chat.merge_system is not None:
                 self.merged = list(fill(chat.merge_system, index, False, {"content": content}))
@@ -219,7 +223,7 @@ class _Renderer:
             dropped = list(fill(shown, index, trained, {}))
             return dropped, text.lstrip("\n") if inline and "answer" in self.chat.strip else text
         written = bool(reasoning) or self.options.enable_thinking is True
-        prompt = self.chat.thought_prompt
+        prompt = thought_prompt(self.chat, self.options._replace(enable_thinking=True))
         in_prompt = not reasoning and prompt.startswith(opening) and prompt != opening
         pieces = [Piece(opening, index, written and prompt != opening and not in_prompt, True)]
         pieces += _data(reasoning.strip(None if "thought" in self.chat.strip else "\n"), index, True)
@@ -237,6 +241,18 @@ class _Renderer:
         name = self.names.pop(0) if self.names else ""
         self.write(chat.tool, index, content=text, json=json.dumps(text, ensure_ascii=False), id=number, name=name)
         self.write(chat.tool_close if closes else "", index)
+
+
+def thought_prompt(chat: ChatTemplate, options: Options) -> str:
+    """What the generation prompt of a family that thinks ends with."""
+    if options.enable_thinking is False:
+        return closed_thought(chat)
+    return chat.asked_prompt if options.asked and chat.asked_prompt is not None else chat.thought_prompt
+
+
+def after_tool_prompt(chat: ChatTemplate, options: Options) -> str:
+    """The same where the answer goes on in the turn of a tool's result."""
+    return chat.asked_after_tool if options.asked else ""
 
 
 def closed_thought(chat: ChatTemplate) -> str:

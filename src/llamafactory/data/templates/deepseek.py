@@ -39,13 +39,14 @@ deepseekr1 = replace(
 
 deepseekr1_0528 = replace(deepseekr1, name="deepseekr1_0528", thought_prompt="", tool_join="\n")
 
-# A hybrid: the official prompt lets it think only where the caller asks for it, as ours does while thinking is on.
+# A hybrid: as officially, the prompt lets it think only where the caller asks for it.
 deepseek3_1 = replace(
     deepseekr1,
     name="deepseek3_1",
     thought=("<think>", "</think>"),
     no_thought="<think></think>",
-    thought_prompt="<think>",
+    thought_prompt="<think></think>",
+    asked_prompt="<think>",
     tool_open="",
     tool_close="",
     tool_format="deepseek3_1",

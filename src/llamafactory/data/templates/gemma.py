@@ -45,7 +45,7 @@ paligemma = replace(
 
 paligemma_chat = replace(gemma, name="paligemma_chat")
 
-# As officially, thinking is off: the prompt closes the thought. An answer goes on after a tool's, in the same turn.
+# As officially, thinking is off unless it is asked for: the prompt closes the thought. An answer goes on after a tool's, in the same turn.
 gemma4 = ChatTemplate(
     name="gemma4",
     prefix="{{bos}}",
@@ -62,12 +62,15 @@ gemma4 = ChatTemplate(
     tools_join="",
     thought=("<|channel>thought\n", "\n<channel|>"),
     thought_prompt="<|channel>thought\n<channel|>",
+    asked_prompt="",
+    asked_after_tool="<|channel>thought\n",
+    asked_system="<|think|>\n",
     no_thought_prompt="<|channel>thought\n<channel|>",
     empty_thought="never",
     strip=("system", "user", "assistant"),
     stop=("<turn|>", "<|tool_response>"),
     eos="<turn|>",
-    special_tokens=("<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>"),
+    special_tokens=("<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|think|>"),
     bos_eos=("<bos>", "<eos>"),
     media="gemma4",
 )

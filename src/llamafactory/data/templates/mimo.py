@@ -33,5 +33,6 @@ mimo_v2 = replace(
     thought=("<think>", "</think>"),
     no_thought="<think></think>",
     thought_prompt="<think></think>",
+    asked_prompt="",
     keep_thoughts=False,
 )

@@ -8,7 +8,7 @@ from .qwen import qwen, qwen3, qwen3_5_nothink
 
 cpm4 = replace(chatml, name="cpm4", prefix="{{auto_bos}}")
 
-minicpm_v = replace(qwen3, name="minicpm_v")
+minicpm_v = replace(qwen3, name="minicpm_v", asked_prompt="<think>\n")
 
 minicpm_o = replace(
     qwen,

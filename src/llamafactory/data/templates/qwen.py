@@ -57,7 +57,9 @@ qwen3_5 = replace(
 )
 
 # The same text, but its prompt closes the thought at once.
-qwen3_5_nothink = replace(qwen3_5, name="qwen3_5_nothink", thought_prompt="<think>\n\n</think>\n\n")
+qwen3_5_nothink = replace(
+    qwen3_5, name="qwen3_5_nothink", thought_prompt="<think>\n\n</think>\n\n", asked_prompt="<think>\n"
+)
 
 qwen3_6 = replace(qwen3_5, name="qwen3_6", tool_format="qwen3_6")
 

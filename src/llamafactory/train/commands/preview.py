@@ -15,7 +15,7 @@ from ...data.messages import Message
 from ...data.preview import CONTEXT, TRAINED, row_as_json, show_lengths, show_row
 from ...data.streaming.rows import StreamRows
 from ...data.template.thinking import resolve_thinking
-from ...data.template_loader import get_template, render
+from ...data.template_loader import get_template, render, thinking_flags
 from ...extras.errors import ConfigError
 from ...extras.files import read_json
 from ...extras.secrets import mask_words
@@ -91,6 +91,5 @@ def _written_out(data: DataArguments) -> str:
     if not isinstance(given, list) or not all(isinstance(message, dict) for message in given):
         raise ConfigError(f"messages: {data.messages} must hold a list of messages, or messages and tools")
     messages = [Message.from_openai(message) for message in given]
-    flags = {"enable_thinking": data.enable_thinking, "preserve_thinking": data.preserve_thinking}
     prompt = bool(messages) and messages[-1].role != "assistant"
-    return render(data.template, messages, found.get("tools"), add_generation_prompt=prompt, **flags)
+    return render(data.template, messages, found.get("tools"), add_generation_prompt=prompt, **thinking_flags(data))

@@ -67,6 +67,7 @@ class RolloutTrainer(Trainer):
         self.toolbox = load_tools(args.rlhf.rollout_tools) if args.rlhf.rollout_tools else None
         self.rollout_log = RolloutLog(str(self.args.output_dir))
         self.buffer: list[list[Batch]] | None = None
+        self.judged = False  # whether some completion of this run has a reward
         self.schedule: RolloutSchedule
         if self.train_dataset is not None:
             self.schedule = self._schedule()
@@ -198,6 +199,7 @@ class RolloutTrainer(Trainer):
         rollouts = self._roll_out(self.train_dataset, [rows[slot][0] for slot in slots], seeds, greedy=False)
         records = self._reward(rollouts, slots)
         rewards = torch.tensor([record["reward"] for record in records], dtype=torch.float64)
+        self._require_opinion(rewards)
         at = dict(zip(slots, rollouts, strict=True))
         batches = [
             [
@@ -216,6 +218,23 @@ class RolloutTrainer(Trainer):
         if self.is_world_process_zero():
             self.rollout_log.write(place.first + 1, records)
         return batches
+
+    def _require_opinion(self, rewards: Tensor) -> None:
+        """Refuse to train on nothing; a single rollout that no reward has an opinion on is only said.
+
+        Raises:
+            ConfigError: It is the first one of this run.
+        """
+        if not rewards.isnan().all():
+            self.judged = True
+            return
+        problem = (
+            f"reward_funcs: {', '.join(self.rewards.names)} gave None for all {len(rewards)} completions of step "
+            f"{self.state.global_step + 1}, so nothing can be learned from them"
+        )
+        if not self.judged:
+            raise ConfigError(f"{problem}; a reward is a number, None only where it has no opinion")
+        logger.warning_rank0(problem)
 
     def _roll_out(self, dataset: Any, rows: Sequence[int], seeds: Sequence[int], greedy: bool) -> list[Rollout]:
         """Complete the prompts of rows."""

@@ -13,6 +13,7 @@ from ...extras.errors import ConfigError
 from ...extras.files import read_json, write_atomic
 from ...extras.logging import get_logger
 from ...extras.secrets import mask_values, mask_words
+from ...model.hub import hub_refusals
 from ...plugins import resolve
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def create_modelcard_and_push(trainer: Trainer, metrics: dict[str, float] | None
         adapter = hasattr(trainer.model, "peft_config")
         write_atomic(Path(trainer.args.output_dir) / "README.md", model_card(trainer.run_args, metrics or {}, adapter))
     if trainer.args.push_to_hub:
-        trainer.push_to_hub()
+        folder = Path(str(trainer.args.output_dir))
+        with hub_refusals("push_to_hub", str(trainer.hub_model_id), kept=folder):
+            trainer.push_to_hub()
 
 
 def model_card(args: TrainArgs, metrics: dict[str, float], adapter: bool) -> str:
@@ -100,12 +103,13 @@ Versions, seeds and the fingerprint of the data are in `run_manifest.json`.
 """
 
 
-def same_command(overwrites: bool) -> str:
-    """Return what goes on from the last checkpoint: the same command, but that it must not begin anew."""
-    if sys.argv[1:2] != ["train"]:  # started by Python code
-        return "the same settings" + " with overwrite_output_dir: false" * overwrites
-    words = mask_words(sys.argv[2:])
-    return shlex.join(["llamafactory-cli", "train", *words, *["overwrite_output_dir=false"] * overwrites])
+def same_command(args: TrainArgs) -> str:
+    """Return what to type to run this configuration once more; it goes on from the last checkpoint, if there is one."""
+    words = mask_words(sys.argv[2:]) if sys.argv[1:2] == ["train"] else []
+    words = words or ["CONFIG", f"output_dir={args.training.output_dir}"]
+    return shlex.join(
+        ["llamafactory-cli", "train", *words, *["overwrite_output_dir=false"] * args.training.overwrite_output_dir]
+    )
 
 
 def next_commands(args: TrainArgs) -> str:
