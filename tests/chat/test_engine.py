@@ -137,6 +137,9 @@ def test_lengths(model: ChatModel) -> None:
     assert model.chat(QUESTION, max_length=prompt + 7)[0].response_length == 7
     with pytest.raises(ConfigError, match="max_length"):
         model.chat(QUESTION, max_length=prompt)
+    for number in (0, -5):
+        with pytest.raises(ConfigError, match=rf"^max_new_tokens: {number} is out of range"):
+            model.chat(QUESTION, max_new_tokens=number)
 
 
 def test_the_models_own_generation_config_does_not_leak(make_tiny_model: Any) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from llamafactory.chat import sglang_engine
@@ -178,3 +182,25 @@ def test_media_go_out_beside_a_prompt_with_one_placeholder_each(family: str, tin
             assert np.array_equal(np.concatenate(frames, axis=1)[0], item)
         else:
             assert Image.open(file).tobytes() == item.tobytes()
+
+
+def test_the_server_ends_with_a_killed_parent(tiny_llama: Path, tmp_path: Path) -> None:
+    """kill -9, so that nobody could end it."""
+    (tmp_path / "server.py").write_text(SERVER)
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from llamafactory.chat.sglang_engine import SglangEngine\n"
+        "from llamafactory.hparams import get_infer_args\n"
+        "args = get_infer_args({'model_name_or_path': sys.argv[1], 'template': 'chatml', 'infer_backend': 'sglang'})\n"
+        "engine = SglangEngine(args, lambda _, port: [sys.executable, sys.argv[2], str(port)])\n"
+        "print(engine._server.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    words = [sys.executable, "-c", code, str(tiny_llama), str(tmp_path / "server.py")]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    server, end = int(done.stdout.split()[-1]), time.monotonic() + 20
+    while psutil.pid_exists(server) and psutil.Process(server).status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > end:
+            psutil.Process(server).kill()
+            pytest.fail("the server lives on")
+        time.sleep(0.1)

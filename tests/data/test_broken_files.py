@@ -73,7 +73,9 @@ FILES = [
     Broken("x.csv", "instruction,output\nq,a\nq\n", ("x.csv line 3", "1 cells", "instruction, output")),
     Broken("x.csv", "instruction,instruction\nq,a\n", ("x.csv line 1", "repeated")),
     Broken("x.csv", 'instruction,output\nq,"a"b\n', ("x.csv line 2", "bad CSV")),
-    Broken("x.csv", b"instruction,output\nq,a\nq,\xff\n", ("x.csv line 3", "UTF-8", "byte 0xff at 3", "iconv -f CP1252")),
+    Broken(
+        "x.csv", b"instruction,output\nq,a\nq,\xff\n", ("x.csv line 3", "UTF-8", "byte 0xff at 3", "iconv -f CP1252")
+    ),
     Broken("x.csv", "q one,a one\nq two,a two\n", ("x.csv", "q one", "instruction + output")),  # no header
     Broken("x.parquet", "not parquet", ("x.parquet", "not a readable parquet file")),
     Broken("x.parquet", _parquet([GOOD] * 50)[:-20], ("x.parquet", "not a readable parquet file")),

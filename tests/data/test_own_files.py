@@ -47,7 +47,7 @@ def test_excel_takes_the_first_sheet_that_holds_rows(tmp_path: Path) -> None:
         {"question": "say it", "answer": "a\nb"},
     ]
     (tmp_path / "b.xlsx").write_bytes((tmp_path / "a.xlsx").read_bytes()[:300])
-    with pytest.raises(ConfigError, match="b.xlsx: not a readable Excel file"):
+    with pytest.raises(ConfigError, match=r"b\.xlsx: not a readable Excel file"):
         rows_of(tmp_path / "b.xlsx")
 
 

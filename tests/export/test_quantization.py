@@ -20,7 +20,6 @@ from llamafactory.export.quantization import blocks, gptq, nearest, quantizer
 from llamafactory.export.quantization.grid import Float8Grid, Grid, IntGrid
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args
-from llamafactory.model import load_model, load_tokenizer
 
 from .families import FAMILIES
 

@@ -11,6 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from llamafactory.extras.errors import ConfigError
+from llamafactory.extras.plotting import plot_loss
 from llamafactory.hparams import get_train_args
 from llamafactory.train.callbacks.reporters import TRACKERS, trackers
 from llamafactory.train.saving.checkpoints import checkpoints, rotate
@@ -185,3 +186,18 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
 def test_a_run_that_would_do_nothing_is_refused(keys: Keys) -> None:
     with pytest.raises(ConfigError, match=r"^do_train: false, and neither do_eval nor do_predict"):
         train(keys(do_train=False))
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [(None, "no such folder"), ("", "no log of a run"), ("[]", "no log of a run"), ('{"log_history": [1]}', "no list")],
+)
+def test_curves_of_a_folder_without_a_log(tmp_path: Path, log: str | None, words: str) -> None:
+    folder = tmp_path / "run"
+    if log is not None:
+        folder.mkdir()
+        with pytest.raises(ConfigError, match=rf"^output_dir: {folder} has no trainer_state.json"):
+            plot_loss(folder)
+        (folder / "trainer_state.json").write_text(log)
+    with pytest.raises(ConfigError, match=rf"^output_dir: .*{words}"):
+        plot_loss(folder)

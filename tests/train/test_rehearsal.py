@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from llamafactory.extras.errors import ConfigError
 
 from .conftest import Keys
-from .running import train
+from .running import train, weights_of
 
 
 def base_with(tiny_llama: Path, folder: Path, **advice: Any) -> str:
@@ -45,3 +45,44 @@ def test_what_cannot_be_saved_is_said_before_the_first_step(keys: Keys, monkeypa
     monkeypatch.setattr(Trainer, "train", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(ConfigError, match=r"could not be saved: no$"):
         train(keys(finetuning_type="full"))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("broken", ["configuration", "tokenizer"])
+def test_what_fails_after_the_last_step_does_not_cost_the_weights(
+    keys: Keys, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, method: str, broken: str
+) -> None:
+    """The rehearsal went well, then the disk gets full: the weights are there first, under the name that is told."""
+    import peft
+    import transformers
+
+    owner, name = {
+        ("full", "configuration"): (GenerationConfig, "save_pretrained"),
+        ("lora", "configuration"): (peft.PeftModel, "create_or_update_model_card"),
+        ("full", "tokenizer"): (transformers.PreTrainedTokenizerBase, "save_pretrained"),
+        ("lora", "tokenizer"): (transformers.PreTrainedTokenizerBase, "save_pretrained"),
+    }[method, broken]
+    plain, steps = getattr(owner, name), transformers.Trainer.training_step
+    trained: list[int] = []
+
+    def step(*words: Any, **more: Any) -> Any:
+        trained.append(1)
+        return steps(*words, **more)
+
+    def write(*words: Any, **more: Any) -> Any:
+        if trained:
+            raise OSError(28, "No space left on device")
+        return plain(*words, **more)
+
+    monkeypatch.setattr(owner, name, write)
+    monkeypatch.setattr(transformers.Trainer, "training_step", step)
+    given = keys(finetuning_type=method, max_steps=1)
+    kept = Path(given["output_dir"]) / "unfinished-model"
+    with pytest.raises(ConfigError, match=rf"^output_dir: the trained weights are in {kept}, but .*No space left"):
+        train(given)
+    weights = weights_of(kept)
+    assert weights and all(weight.isfinite().all() for weight in weights.values())
+    if method == "full":
+        assert any((weights[key] != value).any() for key, value in weights_of(tiny_llama).items())
+    else:
+        assert any(weight.any() for key, weight in weights.items() if "lora_B" in key)

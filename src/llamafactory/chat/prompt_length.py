@@ -37,7 +37,7 @@ def is_short(prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[di
     """Whether a prompt is tokenized so fast that nobody need look before."""
     if isinstance(prompt, str) or is_ids(prompt):
         return is_ids(prompt) or len(prompt) <= _PIECE
-    thoughts = sum(len(message.reasoning or "") for message in prompt)  # type: ignore[union-attr]
+    thoughts = sum(len(message.reasoning or "") for message in prompt)  # type: ignore[union-attr, misc]
     return characters(prompt, tools) + thoughts <= _PIECE  # type: ignore[arg-type]
 
 

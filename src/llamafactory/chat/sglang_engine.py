@@ -20,6 +20,7 @@ import httpx
 
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
+from ..extras.parents import ask_to_end_with_parent
 from ..hparams import InferArgs
 from ..hparams.inference_args import engine_settings
 from ..hparams.model_args import named_adapters
@@ -57,7 +58,7 @@ class SglangEngine(EngineBase):
         words = (command or server_command)(args, port)
         self.context = args.sglang.sglang_maxlen
         self._url = f"http://127.0.0.1:{port}"
-        self._server = subprocess.Popen(words)
+        self._server = subprocess.Popen(words, preexec_fn=ask_to_end_with_parent)
         try:
             self._wait_until_ready()
         except BaseException:

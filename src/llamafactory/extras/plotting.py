@@ -9,7 +9,9 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from .errors import ConfigError, first_line
 from .files import write_atomic
 from .logging import get_logger
 
@@ -39,12 +41,15 @@ def plot_loss(output_dir: str | os.PathLike[str], keys: Sequence[str] = ("loss",
 
     Returns:
         The pictures written; a key with fewer than two finite points gets none.
+
+    Raises:
+        ConfigError: The folder or its log is missing or broken.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     folder = Path(output_dir)
-    history = json.loads((folder / "trainer_state.json").read_text("utf-8"))["log_history"]
+    history = _read_history(folder / "trainer_state.json")
     written = []
     for key in keys:
         points = [(row["step"], row[key]) for row in history if key in row and math.isfinite(row[key])]
@@ -63,6 +68,19 @@ def plot_loss(output_dir: str | os.PathLike[str], keys: Sequence[str] = ("loss",
         figure.savefig(path, dpi=100)
         written.append(path)
     return written
+
+
+def _read_history(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        what = f"{path.parent} has no {path.name}" if path.parent.is_dir() else f"no such folder: {path.parent}"
+        raise ConfigError(f"output_dir: {what}; the curves of a run are drawn from the folder that it left")
+    try:
+        history = json.loads(path.read_text("utf-8"))["log_history"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"output_dir: {path} is no log of a run: {first_line(error)}") from error
+    if not (isinstance(history, list) and all(isinstance(row, dict) for row in history)):
+        raise ConfigError(f"output_dir: {path} is no log of a run: log_history is no list of entries")
+    return history
 
 
 def plot_histograms(

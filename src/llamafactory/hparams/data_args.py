@@ -43,9 +43,9 @@ class DataArguments:
     default_system: str | None = arg(None, "System text of rows without one, instead of the template's.")
     enable_thinking: bool | Literal["auto", "default"] | None = arg(
         "default",
-        "Reasoning templates: true trains a missing thought as an empty one and switches thinking on in families that "
-        "wait to be asked, null puts it in the prompt, false also strips thoughts, auto looks at the data; unset = true "
-        "without the asking.",
+        "Reasoning templates: true trains a missing thought as an empty one and switches thinking on in families "
+        "that wait to be asked, null puts it in the prompt, false also strips thoughts, auto looks at the data; "
+        "unset = true without the asking.",
     )
     preserve_thinking: bool = arg(False, "Keep the thoughts of earlier turns.")
 

@@ -26,7 +26,7 @@ logger = get_logger(__name__)
 
 Source = Mapping[str, Any] | Sequence[str] | None
 
-_CHECKS = (model.check, data.check, generating.check, places.check)
+_CHECKS = (model.check, data.check, places.check)
 _TRAINING_CHECKS = (
     model.check_training,
     finetuning.check_training,

@@ -28,6 +28,7 @@ from .metrics.token_meter import TokenMeter
 from .optim import create_optimizer
 from .saving import checkpoints, optimizer_state
 from .saving.run_config import Start, write_run_config
+from .saving.weights_first import weights_first
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -267,11 +268,17 @@ class BaseTrainer(transformers.Trainer):
         if not self.args.should_save:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        extra = {"save_embedding_layers": False} if hasattr(self.model, "peft_config") else {}
-        with _cache_in_config(self.model):
-            self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state_dict, **extra)
-        if not extra:
-            copy_processor(self.accelerator.unwrap_model(self.model), self.run_args.model, folder)
+        model: Any = self.accelerator.unwrap_model(self.model)
+        extra = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+        with _cache_in_config(self.model), weights_first(model):
+            model.save_pretrained(folder, state_dict=state_dict, **extra)
+        self.save_texts(folder)
+
+    def save_texts(self, folder: Path) -> None:
+        """Write what stands beside weights and configuration: processor, tokenizer and the template of training."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        if not hasattr(model, "peft_config"):
+            copy_processor(model, self.run_args.model, folder)
         if self.keep_template:  # so that any loader renders what was trained
             self.processing_class.chat_template = self.template.jinja()
         self.processing_class.save_pretrained(folder)

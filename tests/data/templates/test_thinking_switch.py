@@ -13,7 +13,7 @@ from llamafactory.hparams.data_args import DataArguments
 from llamafactory.plugins import resolve
 
 from .binding import official_ids, sample
-from .cases import CALL, RESULT, THOUGHT, TIME, U2, WEATHER, A, A2, Case, S, U
+from .cases import A2, CALL, RESULT, THOUGHT, TIME, U2, WEATHER, A, Case, S, U
 from .comparison import Comparison, load_official, runs
 from .official_texts import OFFICIAL, Official
 from .trained_tokenizers import build_tokenizer

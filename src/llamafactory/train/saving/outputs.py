@@ -15,6 +15,7 @@ from ...extras.logging import get_logger
 from ...extras.secrets import mask_values, mask_words
 from ...model.hub import hub_refusals
 from ...plugins import resolve
+from .weights_first import keeping_weights
 
 if TYPE_CHECKING:
     from ...hparams import TrainArgs
@@ -41,12 +42,13 @@ def save_model(trainer: Trainer) -> None:
     """Write the finished model into output_dir; each file appears whole."""
     output_dir = Path(trainer.args.output_dir)
     staging = output_dir / _STAGING
-    trainer.save_model(str(staging), _internal_call=True)
-    if not trainer.args.should_save:
-        return
-    tuner = resolve("tuners", trainer.run_args.finetuning.finetuning_type)
-    if hasattr(tuner, "save_final"):
-        tuner.save_final(trainer.accelerator.unwrap_model(trainer.model), str(staging), trainer.run_args)
+    with keeping_weights(staging):
+        trainer.save_model(str(staging), _internal_call=True)
+        if not trainer.args.should_save:
+            return
+        tuner = resolve("tuners", trainer.run_args.finetuning.finetuning_type)
+        if hasattr(tuner, "save_final"):
+            tuner.save_final(trainer.accelerator.unwrap_model(trainer.model), str(staging), trainer.run_args)
     for path in sorted(staging.iterdir()):
         path.chmod(path.stat().st_mode | 0o044)  # safetensors makes its files readable by their owner alone
         os.replace(path, output_dir / path.name)

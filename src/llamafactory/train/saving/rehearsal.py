@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError, first_line
 from ...model.generation_config import make_savable
-from ...model.processor import copy_processor
 
 if TYPE_CHECKING:
     from ..trainer import Trainer
@@ -55,8 +53,4 @@ def _save_shell(trainer: Trainer, model: Any, folder: Path) -> None:
         model.config.save_pretrained(folder)
         if getattr(model, "generation_config", None) is not None:
             model.generation_config.save_pretrained(folder)
-        copy_processor(model, trainer.run_args.model, folder)
-    tokenizer = copy.copy(trainer.processing_class)
-    if trainer.keep_template:
-        tokenizer.chat_template = trainer.template.jinja()
-    tokenizer.save_pretrained(folder)
+    trainer.save_texts(folder)
