@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ..field import require
@@ -10,15 +11,12 @@ from ..field import require
 if TYPE_CHECKING:
     from ..args import InferArgs, TrainArgs
 
-_LOCAL = {
-    "output_dir": "training", "tokenized_path": "data", "export_dir": "export", "save_name": "infer",
-    "save_dir": "evaluation", "task_dir": "evaluation",
-}  # fmt: skip
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")  # a path made of it has lost its second slash
+_LOCAL = ("output_dir", "tokenized_path", "export_dir", "save_name", "save_dir", "task_dir")
 
 
 def check(args: TrainArgs | InferArgs) -> None:
     """An address is no place to write to: it would become a folder called after its protocol."""
-    for key, section in _LOCAL.items():
-        value = getattr(getattr(args, section, None), key, None)
-        if key in args.keys and value is not None:
-            require("://" not in value, f"{key}: {value} is an address, expected a place on this machine")
+    for key in _LOCAL:
+        value = str(args.keys.get(key))
+        require(not _ADDRESS.match(value), f"{key}: {value} is an address, expected a place on this machine")
