@@ -24,6 +24,7 @@ from ..data.template_loader import get_template
 from ..extras.device import probe
 from ..extras.errors import ConfigError
 from ..extras.files import publish_folder, write_atomic
+from ..extras.hub import pushing, require_hub
 from ..extras.locks import staging_folder
 from ..extras.logging import get_logger
 from ..extras.manifest import NAME as MANIFEST
@@ -33,7 +34,6 @@ from ..model import load_model, load_tokenizer, resolve_model_path
 from ..model.adapters import load_adapter
 from ..model.config import has_talker, media_class, read_config
 from ..model.generation_config import make_savable, sampling_advice
-from ..model.hub import hub_refusals
 from ..model.merging import hold_biases, merge
 from ..model.older_readers import add_older_names
 from ..model.paths import resolve_adapter_path
@@ -70,7 +70,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     args = args if isinstance(args, InferArgs) else get_infer_args(args)
     final = _free_folder(args.export.export_dir)
     if args.export.export_hub_model_id:
-        _make_repo(args)  # hours of work are not for a name or a token that the hub refuses
+        require_hub("export_hub_model_id", args.export.export_hub_model_id, args.model.hf_hub_token)
     kinds = check_types(split_list(args.export.export_gguf))
     if args.export.export_legacy_format:
         logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")
@@ -289,21 +289,13 @@ def next_commands(final: Path) -> str:
     return "Next:\n  " + "\n  ".join(map(shlex.join, commands))
 
 
-def _make_repo(args: InferArgs) -> None:
-    from huggingface_hub import HfApi
-
-    repo = str(args.export.export_hub_model_id)
-    with hub_refusals("export_hub_model_id", repo):
-        HfApi(token=args.model.hf_hub_token).create_repo(repo, exist_ok=True)
-
-
 def _push(final: Path, args: InferArgs) -> None:
     from huggingface_hub import HfApi
 
     repo = str(args.export.export_hub_model_id)
-    with hub_refusals("export_hub_model_id", repo, kept=final):
+    api = HfApi(token=args.model.hf_hub_token)
+    with pushing("export_hub_model_id", final):
+        api.create_repo(repo, exist_ok=True)
         # The manifest names folders of this machine: it stays here.
-        HfApi(token=args.model.hf_hub_token).upload_folder(
-            repo_id=repo, folder_path=str(final), ignore_patterns=[MANIFEST]
-        )
+        api.upload_folder(repo_id=repo, folder_path=str(final), ignore_patterns=[MANIFEST])
     print(f"  pushed to {repo}", flush=True)

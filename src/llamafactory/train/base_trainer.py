@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..extras.errors import ConfigError
+from ..extras.hub import pushing
 from ..extras.logging import get_logger
 from ..model.older_readers import add_older_names
 from ..model.processor import copy_processor
@@ -213,10 +214,18 @@ class BaseTrainer(transformers.Trainer):
                 state.stateful_callbacks = checkpoints.callback_states([*self.callback_handler.callbacks, self.control])
                 state.save_to_json(str(folder / checkpoints.STATE))
         if args.push_to_hub:
-            self._push_from_checkpoint(str(checkpoints.checkpoint_folder(args.output_dir, state.global_step)))
+            self._try_to_push(str(checkpoints.checkpoint_folder(args.output_dir, state.global_step)))
         if args.should_save:
             latest = checkpoints.checkpoint_folder(args.output_dir, state.global_step)
             checkpoints.rotate(latest.parent, self.save_total_limit, state.best_model_checkpoint, latest)
+
+    def _try_to_push(self, folder: str) -> None:
+        """Upload a checkpoint; training goes on without, for the checkpoint is on disk."""
+        try:
+            with pushing("push_to_hub", folder):
+                self._push_from_checkpoint(folder)
+        except ConfigError as error:
+            logger.warning_rank0("%s", error)
 
     def _save_progress(self, folder: Path) -> None:
         """Write what a resumed run goes on from besides the weights."""

@@ -78,6 +78,7 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "fp16_full_eval": False,
         # Ours are shown; transformers would decide by the level at which it may speak.
         "disable_tqdm": bool(training.disable_tqdm),
+        "hub_token": training.hub_token or args.model.hf_hub_token,
         # A resumed run must know, for example, how long early stopping has been patient.
         "restore_callback_states_from_checkpoint": True,
         "resume_from_checkpoint": None,

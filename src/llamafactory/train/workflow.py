@@ -20,7 +20,8 @@ from ..data.template.thinking import resolve_thinking
 from ..data.template_loader import get_template
 from ..extras.device import probe
 from ..extras.errors import ConfigError
-from ..extras.logging import get_logger
+from ..extras.hub import require_hub
+from ..extras.logging import get_logger, is_rank0
 from ..extras.manifest import NAME as MANIFEST
 from ..extras.manifest import write_manifest
 from ..extras.plotting import plot_loss
@@ -75,6 +76,8 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     stage: Stage = resolve("stages", args.finetuning.stage)
     require_packages(args)
     arguments = transformers_arguments(args)
+    if arguments.push_to_hub and is_rank0():
+        require_hub("push_to_hub", arguments.hub_model_id, arguments.hub_token)
     resume = (
         resume_point(
             str(args.training.output_dir), args.training.resume_from_checkpoint, args.training.overwrite_output_dir

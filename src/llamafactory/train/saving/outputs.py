@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
 from ...extras.files import read_json, write_atomic
+from ...extras.hub import pushing
 from ...extras.logging import get_logger
 from ...extras.secrets import mask_values, mask_words
-from ...model.hub import hub_refusals
 from ...plugins import resolve
 from .weights_first import keeping_weights
 
@@ -66,8 +66,7 @@ def create_modelcard_and_push(trainer: Trainer, metrics: dict[str, float] | None
         adapter = hasattr(trainer.model, "peft_config")
         write_atomic(Path(trainer.args.output_dir) / "README.md", model_card(trainer.run_args, metrics or {}, adapter))
     if trainer.args.push_to_hub:
-        folder = Path(str(trainer.args.output_dir))
-        with hub_refusals("push_to_hub", str(trainer.hub_model_id), kept=folder):
+        with pushing("push_to_hub", trainer.args.output_dir):
             trainer.push_to_hub()
 
 

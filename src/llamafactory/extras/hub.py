@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Uploads to the Hugging Face hub: what would refuse them is said before the work, and no refusal costs its results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .errors import ConfigError, first_line
+
+
+def require_hub(key: str, repo: str | None, token: str | None) -> None:
+    """Refuse an upload that cannot succeed, before anything slow happens.
+
+    Args:
+        key: That asks for it.
+        repo: Name of the repository; None = made of the folder's name.
+        token: The user's; None = the one that the environment or ``hf auth login`` keeps.
+
+    Raises:
+        ConfigError: The name is none, or the hub is not reached or does not know the user.
+    """
+    from huggingface_hub import HfApi, constants, get_token
+    from huggingface_hub.utils import validate_repo_id
+
+    with _one_line(f"{key}: nothing can be pushed"):
+        if repo is not None:
+            validate_repo_id(repo)
+        if constants.HF_HUB_OFFLINE:
+            raise ConfigError(f"{key}: nothing can be pushed while HF_HUB_OFFLINE is set; unset it, or leave {key} out")
+        if not (token or get_token()):
+            raise ConfigError(f"{key}: needs a token of the hub; give hf_hub_token, set HF_TOKEN or `hf auth login`")
+        HfApi(token=token).whoami()
+
+
+@contextmanager
+def pushing(key: str, kept: object) -> Iterator[None]:
+    """Say in one line why an upload failed, and where its content is.
+
+    Raises:
+        ConfigError: It failed.
+    """
+    with _one_line(f"{key}: {kept} is written and whole, but could not be pushed"):
+        yield
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # of the hub's client, whose HTTP library changes with its version
+        raise ConfigError(f"{what}: {first_line(error)}") from error

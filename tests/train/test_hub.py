@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Uploads that cannot succeed are refused before the work; one that fails afterwards loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from llamafactory.export.export import run_export
+from llamafactory.extras.errors import ConfigError
+
+from .conftest import Keys
+from .running import train
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """Knows the user ``hf_good``, makes every repository, takes no file."""
+
+    def do_GET(self) -> None:
+        good = self.headers.get("Authorization") == "Bearer hf_good"
+        self.answer(200 if good else 401, {"name": "me", "type": "user", "orgs": [], "auth": {"type": "access_token"}})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/api/repos/create":
+            name = json.loads(body)["name"]
+            self.answer(200, {"url": f"http://127.0.0.1:{self.server.server_address[1]}/me/{name}", "name": name})
+        else:
+            self.answer(403, {"error": "the disk is full"})
+
+    def answer(self, status: int, body: dict[str, object]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def run(command: str, given: dict[str, object], endpoint: str, token: str | None) -> subprocess.CompletedProcess[str]:
+    """Run a command against a hub, which the client learns of at its import."""
+    env = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
+    env |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(given["home"]), **({"HF_TOKEN": token} if token else {})}
+    words = [f"{key}={value}" for key, value in given.items() if key != "home"]
+    return subprocess.run(
+        [sys.executable, "-m", "llamafactory", command, *words], env=env, capture_output=True, text=True, timeout=180
+    )
+
+
+def test_offline_is_said_before_the_work(keys: Keys, tiny_llama: Path, tmp_path: Path) -> None:
+    given = keys(push_to_hub=True, hub_token="hf_good")
+    with pytest.raises(ConfigError, match=r"^push_to_hub: nothing can be pushed while HF_HUB_OFFLINE is set"):
+        train(given)
+    assert not Path(given["output_dir"]).exists()
+    export = {"model_name_or_path": str(tiny_llama), "template": "chatml", "export_dir": str(tmp_path / "out")}
+    with pytest.raises(ConfigError, match=r"^export_hub_model_id: nothing can be pushed while HF_HUB_OFFLINE is set"):
+        run_export({**export, "export_hub_model_id": "me/it"})
+    with pytest.raises(ConfigError, match=r"^export_hub_model_id: nothing can be pushed: .*Repo id"):
+        run_export({**export, "export_hub_model_id": "me/it/too/long"})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "token", "words"),
+    [
+        ("http://127.0.0.1:9", "hf_good", "export_hub_model_id: nothing can be pushed: "),
+        ("", "hf_bad", "export_hub_model_id: nothing can be pushed: "),
+        ("", None, "export_hub_model_id: needs a token of the hub"),
+    ],
+    ids=["no network", "wrong token", "no token"],
+)
+def test_no_hub(hub: str, tiny_llama: Path, tmp_path: Path, endpoint: str, token: str | None, words: str) -> None:
+    given = {"model_name_or_path": tiny_llama, "template": "chatml", "export_dir": tmp_path / "out", "home": tmp_path}
+    done = run("export", {**given, "export_hub_model_id": "me/it"}, endpoint or hub, token)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {words}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_written_stays_when_the_push_fails(hub: str, keys: Keys, tiny_llama: Path, tmp_path: Path) -> None:
+    given = {"model_name_or_path": tiny_llama, "template": "chatml", "export_dir": tmp_path / "out", "home": tmp_path}
+    done = run("export", {**given, "export_hub_model_id": "me/it"}, hub, "hf_good")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error: export_hub_model_id: {tmp_path / 'out'} is written and whole, but could not be")
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    training = keys(max_steps=2, save_strategy="steps", save_steps=1, push_to_hub=True, hub_model_id="me/it")
+    done = run("train", {**training, "home": tmp_path}, hub, "hf_good")
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    last, folder = done.stderr.strip().splitlines()[-1], training["output_dir"]
+    assert last.startswith(f"error: push_to_hub: {folder} is written and whole, but could not be pushed")
+    assert (Path(folder) / "adapter_model.safetensors").is_file()
