@@ -206,6 +206,7 @@ def test_rules_between_keys(name):
     [
         ({"lora_modules": "law"}, "lora_modules: expected name=path, got 'law'"),
         ({"lora_modules": "a=x,a=y"}, "lora_modules: the name 'a' stands twice"),
+        ({"max_new_tokens": -5}, "max_new_tokens: expected 1 or more"),
         ({"max_batch_size": 0}, "max_batch_size: expected 1 or more, got 0"),
         ({"vllm_config": "{"}, "vllm_config: not JSON"),
         ({"sglang_config": "[1]"}, "sglang_config: expected a mapping"),

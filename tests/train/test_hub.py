@@ -105,8 +105,11 @@ def test_what_was_written_stays_when_the_push_fails(hub: str, keys: Keys, tiny_l
     assert last.startswith(f"error: export_hub_model_id: {tmp_path / 'out'} is written and whole, but could not be")
     assert (tmp_path / "out" / "model.safetensors").is_file()
     training = keys(max_steps=2, save_strategy="steps", save_steps=1, push_to_hub=True, hub_model_id="me/it")
-    done = run("train", {**training, "home": tmp_path}, hub, "hf_good")
+    training["hub_token"] = "hf_good"
+    done = run("train", {**training, "home": tmp_path}, hub, None)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     last, folder = done.stderr.strip().splitlines()[-1], training["output_dir"]
     assert last.startswith(f"error: push_to_hub: {folder} is written and whole, but could not be pushed")
     assert (Path(folder) / "adapter_model.safetensors").is_file()
+    pickled = (Path(folder) / "training_args.bin").read_bytes()  # transformers' own, beside each pushed checkpoint
+    assert b"hub_model_id" in pickled and b"hf_good" not in pickled

@@ -58,7 +58,9 @@ class SglangEngine(EngineBase):
         words = (command or server_command)(args, port)
         self.context = args.sglang.sglang_maxlen
         self._url = f"http://127.0.0.1:{port}"
-        self._server = subprocess.Popen(words, preexec_fn=ask_to_end_with_parent)
+        # To Linux the parent is the thread that starts a process: one that ends early must not take the server along.
+        lasting = threading.current_thread() is threading.main_thread()
+        self._server = subprocess.Popen(words, preexec_fn=ask_to_end_with_parent if lasting else None)
         try:
             self._wait_until_ready()
         except BaseException:

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from ..hparams import TrainArgs
 
 
+class _Arguments(Seq2SeqTrainingArguments):
+    """Transformers pickles its arguments into the folder that it pushes: the token stays out of them."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "hub_token": None}
+
+
 def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
     """Return what ``transformers.Trainer`` needs to know of ``args``.
 
@@ -41,7 +48,7 @@ def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
     decided = _decided_here(args)
     rejoin(decided["ddp_backend"], args.training.ddp_timeout)
     try:
-        return Seq2SeqTrainingArguments(**{**given, **decided})
+        return _Arguments(**{**given, **decided})
     except ValueError as error:
         raise ConfigError(f"training arguments: {' '.join(str(error).split())}") from error
 
