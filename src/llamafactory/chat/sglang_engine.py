@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from importlib.util import find_spec
