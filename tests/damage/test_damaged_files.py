@@ -28,6 +28,7 @@ HARMLESS = {
     "resume run/trainer_log.jsonl *": "lines that can be read are kept",
     "resume-checkpoint * *": "the checkpoint before it is taken",
     "* adapter/trainer_state.json *": "of the run that made it",
+    "* adapter/trainer_log.jsonl *": "figures of the run that made it",
     "*-cache * *": "a cache is made again",
     "dpo cache/* *": "a cache is made again",
     "* */generation_config.json removed": "advice that may be absent",

@@ -354,6 +354,9 @@ def test_the_hub_gets_everything_but_the_manifest(
         def __init__(self, token: str | None) -> None:
             calls["token"] = token
 
+        def whoami(self) -> None:
+            calls["asked"] = True
+
         def create_repo(self, repo: str, exist_ok: bool) -> None:
             calls["repo"] = repo
 
@@ -362,6 +365,7 @@ def test_the_hub_gets_everything_but_the_manifest(
             calls["kept"] = ignore_patterns
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     run(tiny_llama, tmp_path / "out", export_hub_model_id="me/model", hf_hub_token="secret")
     assert calls["token"] == "secret" and calls["repo"] == calls["upload"] == "me/model"
     assert {"model.safetensors", "config.json", "tokenizer.json", "Modelfile"} <= set(calls["files"])

@@ -67,7 +67,7 @@ def test_a_key_left_empty_means_its_default(tmp_path: Path, capsys: pytest.Captu
         "eval_steps:\nreport_to:\nevaluation_strategy:\n"
     )
     args = get_train_args([str(file)])
-    assert (args.data.cutoff_len, args.training.learning_rate, args.data.enable_thinking) == (2048, 5e-5, True)
+    assert (args.data.cutoff_len, args.training.learning_rate, args.data.enable_thinking) == (2048, 5e-5, "default")
     assert (args.training.eval_steps, args.training.report_to, args.training.eval_strategy) == (None, "none", "no")
     assert args.training.do_train and "c.yaml:3: cutoff_len: left empty" in capsys.readouterr().err
     assert get_train_args([str(file), "enable_thinking=null"]).data.enable_thinking is None

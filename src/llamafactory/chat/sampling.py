@@ -90,6 +90,8 @@ def get_sampling(args: InferArgs, overrides: dict[str, Any], vocabulary: int) ->
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise ConfigError(f"{name}: unknown generation option; {f'did you mean {near[0]}?' if near else known}")
+    if given.get("max_new_tokens", 1) < 1:
+        raise ConfigError(f"max_new_tokens: {given['max_new_tokens']} is out of range; expected 1 or more")
     if "max_length" in given:
         given.setdefault("max_new_tokens", 0)
     if isinstance(given.get("stop"), str):

@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 import threading
-from contextlib import nullcontext
 from typing import Any, cast
 
 from .errors import ConfigError
@@ -81,15 +80,24 @@ class _Stderr(logging.StreamHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """A line of its own: progress bars are taken off the screen and drawn again below it."""
-        bars = sys.modules.get("tqdm")
-        with bars.tqdm.external_write_mode(sys.stderr) if bars is not None else nullcontext():
-            super().emit(record)
+        bars = _drawn_bars()
+        for bar in bars:
+            bar.clear()
+        super().emit(record)
+        for bar in bars:
+            bar.refresh()
+
+
+def _drawn_bars() -> list[Any]:
+    """The progress bars on the screen: not those that are switched off, or that wait until their work is a long one."""
+    bars = sys.modules.get("tqdm")
+    known = list(getattr(bars.tqdm, "_instances", ())) if bars is not None else []
+    return [bar for bar in known if not bar.disable and bar.last_print_t >= bar.start_t + bar.delay]
 
 
 def end_bars() -> None:
     """Close every progress bar, each with the end of its line: what is written next begins a new one."""
-    bars = sys.modules.get("tqdm")
-    for bar in list(getattr(bars.tqdm, "_instances", ())) if bars is not None else ():
+    for bar in _drawn_bars():
         bar.leave = True  # else its text is wiped out by spaces on the same line, which a log file keeps
         bar.close()
 
