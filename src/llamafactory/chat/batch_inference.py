@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..data.formats.media import with_markers
 from ..data.processor.prompt import split_completion
-from ..data.sources.dataset_info import find_media_datasets
+from ..data.sources.dataset_info import check_columns, find_media_datasets
 from ..data.sources.reading import open_set, to_samples
 from ..extras.errors import ConfigError
 from ..extras.files import parse_json, read_json, write_atomic, write_json
@@ -71,7 +71,9 @@ def _samples(args: InferArgs) -> Iterator[tuple[tuple[str, int], Sample]]:
     names = split_list(args.data.eval_dataset) or split_list(args.data.dataset)
     if not names:
         raise ConfigError("dataset: missing; give dataset or eval_dataset")
-    for attr in find_media_datasets(names, args.data.dataset_dir, args.data.media_dir):
+    sets = find_media_datasets(names, args.data.dataset_dir, args.data.media_dir, args.data.columns)
+    check_columns(args.data.columns, sets)
+    for attr in sets:
         settled, rows = open_set(attr, args.data.max_samples, args.evaluation.seed)
         for number, sample in enumerate(to_samples(rows, settled), start=1):
             yield (attr.name, number), sample
@@ -82,7 +84,10 @@ def _settings(args: InferArgs) -> Row:
     model = {key: getattr(args.model, key) for key in ("model_name_or_path", "adapter_name_or_path", "infer_dtype")}
     data = {
         key: getattr(args.data, key)
-        for key in ("dataset", "eval_dataset", "dataset_dir", "template", "enable_thinking", "max_samples", "media_dir")
+        for key in (
+            *("dataset", "eval_dataset", "dataset_dir", "columns", "media_dir"),
+            *("template", "enable_thinking", "max_samples"),
+        )
     }
     generating = asdict(args.generating)
     del generating["legacy_text_scores"]  # how answers are judged changes none of them

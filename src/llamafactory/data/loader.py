@@ -22,7 +22,7 @@ from .prepare.fingerprint import check_identity, fingerprint, identify, shard_ke
 from .prepare.prepared import CURE, MANIFEST, find_fault, is_prepared, load, prepare_once, read_manifest, save
 from .prepare.report import DatasetReport, SourceReport
 from .prepare.shards import Encoder
-from .sources.dataset_info import DatasetAttr, find_datasets
+from .sources.dataset_info import DatasetAttr, check_columns, find_datasets
 from .streaming.loader import encode_held, make_stream, open_sets, split_sets, stream_identity
 
 if TYPE_CHECKING:
@@ -215,9 +215,10 @@ class _Job:
         """Look up the sets by name."""
         # Prompts of held-out rows come out of the training sets; else prompts need the evaluation sets alone.
         train_names = [] if self.prompts and not self.data.val_size else split_list(self.data.dataset)
-        self.train_sets = find_datasets(train_names, self.data.dataset_dir)
-        self.eval_sets = find_datasets(split_list(self.data.eval_dataset), self.data.dataset_dir)
+        self.train_sets = find_datasets(train_names, self.data.dataset_dir, self.data.columns)
+        self.eval_sets = find_datasets(split_list(self.data.eval_dataset), self.data.dataset_dir, self.data.columns)
         self.sets = [*self.train_sets, *self.eval_sets]
+        check_columns(self.data.columns, self.sets)
         if not self.sets:
             raise ConfigError("dataset: missing; give dataset or eval_dataset")
         self.shares = self._shares()

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from ..template.base import Template
 
 # Raise it whenever the same rows and settings give other features than before.
-DATA_VERSION = 4
+DATA_VERSION = 5
 
 _SETTINGS = (
-    "cutoff_len", "overlong", "train_on_prompt", "mask_history", "packing", "tool_format", "default_system",
+    "columns", "cutoff_len", "overlong", "train_on_prompt", "mask_history", "packing", "tool_format", "default_system",
     "enable_thinking", "preserve_thinking", "max_samples", "mix_strategy", "interleave_probs", "val_size",
     "eval_on_each_dataset", "deduplicate",
 )  # fmt: skip

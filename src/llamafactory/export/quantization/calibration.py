@@ -45,7 +45,7 @@ def read_calibration(args: InferArgs, tokenizer: PreTrainedTokenizerBase, templa
     held = max(1, wanted // 8)
     names = split_list(args.export.export_quantization_dataset)
     samples: list[Sample] = []
-    for attr in find_datasets(names, args.data.dataset_dir):
+    for attr in find_datasets(names, args.data.dataset_dir, args.data.columns):
         resolved, numbered = open_set(attr, args.data.max_samples, SEED)
         samples += islice(to_samples(numbered, resolved), CHOICE * (wanted + held))
     random.Random(SEED).shuffle(samples)

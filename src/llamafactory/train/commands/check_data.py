@@ -12,7 +12,7 @@ from ...data.checking import DataCheck, check_data
 from ...data.loader import resolve_stage
 from ...data.prepare.shards import Encoder
 from ...data.preview import show_lengths
-from ...data.sources.dataset_info import find_datasets
+from ...data.sources.dataset_info import check_columns, find_datasets
 from ...data.template.thinking import resolve_thinking
 from ...data.template_loader import get_template
 from ...extras.errors import ConfigError
@@ -42,9 +42,12 @@ def run_check_data(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
     data = resolve_thinking(resolve_stage(processor, train_args))
     tokenizer = load_tokenizer(train_args.model)
     names = {"train": split_list(data.dataset), "eval": split_list(data.eval_dataset)}
-    sets = [(part, attr) for part, some in names.items() for attr in find_datasets(some, data.dataset_dir)]
+    sets = [
+        (part, attr) for part, some in names.items() for attr in find_datasets(some, data.dataset_dir, data.columns)
+    ]
     if not sets:
         raise ConfigError("dataset: missing; give dataset or eval_dataset")
+    check_columns(data.columns, [attr for _, attr in sets])
     found = check_data(sets, Encoder(processor, get_template(tokenizer, data), tokenizer, data))
     folder = Path(str(train_args.training.output_dir))
     write_json(folder / f"{NAME}.json", found.to_dict())

@@ -71,7 +71,7 @@ _OF_OPTIMIZER = (
 _OF_SCHEDULE = ("lr_scheduler_*",)
 # What these amount to is compared in their place: one may be written in many ways.
 _AMOUNTS = {
-    "training_data": ("dataset", "dataset_dir", "media_dir", "tokenized_path"),
+    "training_data": ("dataset", "dataset_dir", "columns", "media_dir", "tokenized_path"),
     "base_model": ("model_name_or_path", "model_revision", "adapter_name_or_path"),
     "effective_batch": ("per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
     "number_formats": ("bf16", "fp16", "pure_bf16"),
