@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.template.chat_template import slots
 from ..data.template.literal_template import LiteralTemplate
+from ..data.template.renderer import thought_prompt
 
 if TYPE_CHECKING:
     from ..data.template.base import Template
@@ -69,7 +70,7 @@ def _go_template(template: LiteralTemplate) -> str:
 
     prompt = chat.generation
     if chat.thought is not None:
-        prompt += "".join(chat.thought) if template.options.enable_thinking is False else chat.thought_prompt
+        prompt += thought_prompt(chat, template.options)
     prefix = chat.prefix.removeprefix(bos)
     content = "{{ .Content }}"
     if chat.merge_system is not None:
@@ -88,6 +89,8 @@ def _go_template(template: LiteralTemplate) -> str:
         opening = "{{ if .System }}" + fill(first, "{{ .System }}")
         missing = fill(first, "") if chat.default_system == "" else chat.no_system
         opening += ("{{ else }}" + missing if missing else "") + "{{ end }}"
+        if template.options.asked and chat.asked_system:
+            opening = fill(first, chat.asked_system + "{{ .System }}")
         user = fill(chat.user, content)
     assistant = fill(chat.assistant, chat.no_thought + chat.text_start + content)
     turns = {

@@ -10,7 +10,7 @@ import pytest
 from llamafactory.data.messages import Message, Part
 from llamafactory.export.ollama import modelfile
 from llamafactory.extras.errors import ConfigError
-from llamafactory.plugins import TEMPLATES
+from llamafactory.plugins import TEMPLATES, resolve
 
 from .binding import bind
 from .go_template import execute, read_modelfile
@@ -30,9 +30,17 @@ def as_ollama(chat: list[tuple[str, str]], default_system: str) -> dict[str, Any
     return {"System": system, "Messages": [{"Role": role, "Content": text} for role, text in chat]}
 
 
-@pytest.mark.parametrize("name", sorted(TEMPLATES))
-def test_modelfile(name: str) -> None:
-    template = bind(build_tokenizer(name), name)
+PLAIN = [(name, {}) for name in sorted(TEMPLATES)]
+ASKED = [
+    (name, {"enable_thinking": True, "asked": True})
+    for name in sorted(TEMPLATES)
+    if resolve("templates", name).asked_prompt is not None
+]
+
+
+@pytest.mark.parametrize(("name", "flags"), [*PLAIN, *ASKED], ids=str)
+def test_modelfile(name: str, flags: dict[str, Any]) -> None:
+    template = bind(build_tokenizer(name), name, **flags)
     found = read_modelfile(modelfile(template, num_ctx=8192, weights="./model-F16.gguf"))
     values = {one.name: one.value for one in found}
     assert values["FROM"] == "./model-F16.gguf"
