@@ -76,7 +76,11 @@ FILES = [
     Broken(
         "x.csv", b"instruction,output\nq,a\nq,\xff\n", ("x.csv line 3", "UTF-8", "byte 0xff at 3", "iconv -f CP1252")
     ),
-    Broken("x.csv", "q one,a one\nq two,a two\n", ("x.csv", "q one", "instruction + input + output", 'columns="prompt=q one,response=a one"')),  # no header
+    Broken(  # no header
+        "x.csv",
+        "q one,a one\nq two,a two\n",
+        ("x.csv", "q one", "instruction + input + output", 'columns="prompt=q one,response=a one"'),
+    ),
     Broken("x.parquet", "not parquet", ("x.parquet", "not a readable parquet file")),
     Broken("x.parquet", _parquet([GOOD] * 50)[:-20], ("x.parquet", "not a readable parquet file")),
     Broken("x.arrow", "not arrow", ("x.arrow", "not a readable arrow file")),

@@ -125,7 +125,7 @@ def test_columns_that_the_user_names(tmp_path: Path) -> None:
     path.write_text("Nr;Frage hier;Text dazu\n1;Wie viel?;Vier.\n", encoding="utf-8")
     (sample,) = samples_of(path, "prompt=frage hier,response=Text dazu")  # the case need not be right
     assert turns(sample) == [("user", "Wie viel?"), ("assistant", "Vier.")]
-    with pytest.raises(ConfigError, match="columns: .*has no column 'Frage'; it has Nr, Frage hier, Text dazu"):
+    with pytest.raises(ConfigError, match=r"columns: .*has no column 'Frage'; it has Nr, Frage hier, Text dazu"):
         samples_of(path, "prompt=Frage,response=Text dazu")
     with pytest.raises(ConfigError, match="is not of the form prompt=COLUMN"):
         samples_of(path, "Frage hier")
@@ -134,7 +134,7 @@ def test_columns_that_the_user_names(tmp_path: Path) -> None:
 def test_the_error_proposes_a_mapping_that_works(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"n": 1, "asked_of_us": "two and two?", "told": "four"}) + "\n")
-    with pytest.raises(ConfigError, match="known layouts: .*instruction") as caught:
+    with pytest.raises(ConfigError, match=r"known layouts: .*instruction") as caught:
         samples_of(path)
     proposed = str(caught.value).split('columns="')[1].split('"')[0]
     (sample,) = samples_of(path, proposed)

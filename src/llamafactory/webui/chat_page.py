@@ -176,6 +176,13 @@ def _boxes(gr: Any, engine: Engine) -> list[Any]:
         ]
 
 
+def _thinks(engine: Engine, args: InferArgs) -> bool:
+    """Whether an answer begins with a thought unless the box says otherwise."""
+    chat = getattr(engine.template, "chat", None)
+    waits = chat is not None and chat.asked_prompt is not None
+    return args.data.enable_thinking is not False and not (waits and args.data.enable_thinking == "default")
+
+
 def _settings(gr: Any, engine: Engine, args: InferArgs) -> list[Any]:
     """The controls: the role, then the others in the order of the arguments of :meth:`ChatHandler.respond`."""
     keys = args.generating
@@ -193,7 +200,7 @@ def _settings(gr: Any, engine: Engine, args: InferArgs) -> list[Any]:
         with gr.Row():
             skip = gr.Checkbox(keys.skip_special_tokens, label="skip_special_tokens")
             thinking = gr.Checkbox(
-                args.data.enable_thinking is not False,
+                _thinks(engine, args),
                 label="enable_thinking",
                 visible=engine.template.thought is not None,
             )
