@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from llamafactory.data.prepare.report import length_steps
 from llamafactory.data.preview import CONTEXT, TRAINED, row_as_text
-from llamafactory.train.commands.preview import run_preview
+from llamafactory.train.commands.preview import next_command, run_preview
 
 from .conftest import alpaca_rows, write_jsonl
 
@@ -58,3 +59,21 @@ def test_trained_and_context_tokens_differ_in_colour(tokenizer: Any) -> None:
     text = row_as_text({"input_ids": ids, "labels": labels, "seq_lens": [len(ids)]}, tokenizer)
     assert text.plain == "ab cd"
     assert [span.style for span in text.spans] == [CONTEXT, TRAINED]
+
+
+@pytest.mark.parametrize(
+    "words", [["a.yaml", "preview_samples=2"], ["a.yaml", "--preview_samples", "2", "--seed", "1"]]
+)
+def test_the_next_command_leaves_nothing_of_the_preview_behind(words: list[str]) -> None:
+    kept = ["--seed", "1"] if "--seed" in words else []
+    assert next_command(words).split() == ["llamafactory-cli", "train", "a.yaml", *kept]
+
+
+@pytest.mark.parametrize(
+    ("longest", "cutoff"), [(45, 2048), (400, 64), (1, 8), (2048, 2048), (100_000, 4096), (7, 4096)]
+)
+def test_the_steps_of_lengths_fit_the_data(longest: int, cutoff: int) -> None:
+    steps = length_steps(longest, cutoff)
+    top = min(longest, cutoff)
+    assert len(steps) <= 7 and steps == sorted(set(steps)) and steps[-1] >= top and steps[-1] <= cutoff
+    assert steps[-1] < 2 * top + 1

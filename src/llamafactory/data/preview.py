@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from .prepare.report import BINS, DatasetReport
+from .prepare.report import DatasetReport
 from .processor import IGNORED
 
 if TYPE_CHECKING:
@@ -54,13 +54,16 @@ def show_lengths(report: DatasetReport, console: Console) -> None:
     for source in report.sources:
         console.print(f"\n[bold]{source.name}[/bold] ({source.part}): tokens a sample, the longest {source.longest:,}")
         highest = max(*source.histogram, 1)
-        for index, count in enumerate(source.histogram):
-            low, high = (round(report.cutoff_len * step / BINS) for step in (index, index + 1))
-            name = f"{low + 1:>7}-{high}" if index < BINS else f"{'over':>7} {report.cutoff_len}"
+        *within, beyond = source.histogram
+        bars = [
+            (f"{low + 1:>7}-{high}", count, "")
+            for low, high, count in zip([0, *source.steps], source.steps, within, strict=False)
+        ]
+        if beyond:
+            bars.append((f"{'over':>7} {report.cutoff_len}", beyond, "red"))
+        for name, count, style in bars:
             bar = "█" * -(-count * _BAR // highest)
-            console.print(
-                f"{name:<15} {bar:<{_BAR}} {count:,}", highlight=False, style="red" if index == BINS and count else ""
-            )
+            console.print(f"{name:<15} {bar:<{_BAR}} {count:,}", highlight=False, style=style)
 
 
 def _stretches(ids: list[int], labels: list[int]) -> Iterator[tuple[list[int], bool]]:

@@ -1,12 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Uploads to the Hugging Face hub: what would refuse them is said before the work, and no refusal costs its results."""
+"""The Hugging Face hub: without it its library asks nobody; uploads are refused before the work, or lose nothing."""
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from urllib.parse import urlsplit
 
 from .errors import ConfigError, first_line
+from .logging import get_logger
+
+logger = get_logger(__name__)
+
+_PATIENCE = 3.0  # seconds
+
+
+@cache
+def look_for_hub() -> None:
+    """Look once whether the hub can be reached; if not, say so, and let its library take what is on this machine.
+
+    By itself the library tries again and again, for half a minute a file.
+    """
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    if constants.HF_HUB_OFFLINE or address.scheme in urllib.request.getproxies():
+        return
+    host, port = address.hostname or "", address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((host, port), timeout=_PATIENCE).close()
+    except OSError as error:
+        logger.warning("no hub at %s:%d (%s): only what is on this machine is used", host, port, first_line(error))
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        constants.HF_HUB_OFFLINE = True
+        if "datasets.config" in sys.modules:
+            sys.modules["datasets.config"].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
 
 
 def require_hub(key: str, repo: str | None, token: str | None) -> None:

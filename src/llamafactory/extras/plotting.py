@@ -84,14 +84,17 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_histograms(
-    path: str | os.PathLike[str], histograms: Mapping[str, Sequence[int]], limit: int, label: str
+    path: str | os.PathLike[str],
+    histograms: Mapping[str, tuple[Sequence[int], Sequence[int]]],
+    limit: int,
+    label: str,
 ) -> None:
     """Draw counts by size, one panel a name.
 
     Args:
         path: Picture to write; its folder is made when missing.
-        histograms: For each name its counts in equal steps up to ``limit``, the last count for all beyond.
-        limit: What the last but one step ends at.
+        histograms: For each name where its steps end, and the count of each, with one more for all beyond ``limit``.
+        limit: The largest size that fits.
         label: Of the sizes.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -99,14 +102,16 @@ def plot_histograms(
 
     figure = Figure(figsize=(7, 2.6 * len(histograms)), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (name, counts) in zip(
-        figure.subplots(len(histograms), squeeze=False).flat, histograms.items(), strict=True
-    ):
-        step = limit / (len(counts) - 1)
-        colors = ["#1f77b4"] * (len(counts) - 1) + ["#d62728"]
-        axes.bar([(index + 0.5) * step for index in range(len(counts))], counts, width=0.95 * step, color=colors)
-        axes.axvline(limit, color="#d62728", linestyle="--", linewidth=1)
-        axes.set(title=name, xlabel=f"{label} (red: over {limit})", ylabel="samples")
+    panels = figure.subplots(len(histograms), squeeze=False).flat
+    for axes, (name, (ends, counts)) in zip(panels, histograms.items(), strict=True):
+        low, beyond = 0, counts[len(ends)]
+        for end, count in zip(ends, counts, strict=False):
+            axes.bar((low + end) / 2, count, width=0.95 * (end - low), color="#1f77b4")
+            low = end
+        if beyond:
+            axes.bar(1.1 * limit, beyond, width=0.19 * limit, color="#d62728")
+            axes.axvline(limit, color="#d62728", linestyle="--", linewidth=1)
+        axes.set(title=name, xlabel=label + (f" (red: over {limit})" if beyond else ""), ylabel="samples")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_atomic(path, buffer.getvalue())

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..extras.environment import is_env_enabled
 from ..extras.errors import ConfigError, first_line
 from ..extras.files import read_json
+from ..extras.hub import look_for_hub
 from ..hparams.model_args import ModelArguments
 from .adapter_config import read_adapter_values
 from .folders import check_folder
@@ -143,6 +144,7 @@ def _probe_hugging_face(name: str, args: ModelArguments, key: str, filename: str
     )
 
     where = f"{key}: '{name}'"
+    look_for_hub()
     try:
         hf_hub_download(name, filename, revision=args.model_revision, cache_dir=args.cache_dir, token=args.hf_hub_token)
     except HFValidationError:

@@ -127,6 +127,4 @@ def _ensure_pad_token(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
         )
     # Labels mark untrained tokens themselves (-100), so this eos is still trained where it ends an answer.
     tokenizer.pad_token = tokenizer.eos_token
-    logger.info_rank0(
-        "No pad token: batches are padded with the eos token %r, which stays trained", tokenizer.eos_token
-    )
+    logger.info_once("No pad token: batches are padded with the eos token %r, which stays trained", tokenizer.eos_token)

@@ -13,7 +13,18 @@ from ..processor import Tally
 if TYPE_CHECKING:
     from rich.table import Table
 
-BINS = 12
+_STEPS = 7  # and one more for what is longer than cutoff_len
+
+
+def length_steps(longest: int, cutoff: int) -> list[int]:
+    """Where the steps of a histogram of lengths end: round numbers that fit the data, none beyond ``cutoff``."""
+    top = max(1, min(longest, cutoff))
+    size = 10 ** len(str(top))
+    step = next(
+        step for step in (size * part // 100 for part in (1, 2, 5, 10, 20, 50)) if step and step * _STEPS >= top
+    )
+    ends = list(range(step, top + step, step))
+    return [*ends[:-1], min(ends[-1], cutoff)]
 
 
 @dataclass
@@ -22,7 +33,8 @@ class SourceReport:
 
     Attributes:
         longest: Tokens of the longest sample, before cutting.
-        histogram: Samples by length before cutting, in ``BINS`` equal steps up to ``cutoff_len``, then those beyond.
+        histogram: Samples by length before cutting, in the steps that end at ``steps``, then those beyond cutoff_len.
+        steps: Where each step ends, in tokens.
         used: Rows of this set in the training data (after mixing; repeats count).
         duplicates: Rows that ``deduplicate`` left out.
     """
@@ -42,6 +54,7 @@ class SourceReport:
     lost: int
     longest: int
     histogram: list[int]
+    steps: list[int]
     used: int = 0
     duplicates: int = 0
 
@@ -49,13 +62,14 @@ class SourceReport:
     def of(cls, name: str, part: str, tally: Tally, cutoff: int) -> SourceReport:
         """Sum up a set's count."""
         counts = tally.to_dict()
-        edges = np.linspace(0, cutoff, BINS + 1)
         lengths = np.asarray(counts.pop("lengths"), dtype=np.int64)
         counts.pop("weighted")
-        # Right edges are closed: a sample of exactly cutoff_len tokens fits.
-        bins = np.clip(np.searchsorted(edges, lengths, side="left") - 1, 0, BINS)
-        histogram = np.bincount(bins, minlength=BINS + 1).tolist()
-        return cls(name, part, **counts, longest=int(lengths.max(initial=0)), histogram=histogram)
+        longest = int(lengths.max(initial=0))
+        steps = length_steps(longest, cutoff)
+        # The ends belong to their step: a sample of exactly cutoff_len tokens fits.
+        places = np.searchsorted(steps, lengths, side="left")
+        histogram = np.bincount(places, minlength=len(steps) + 1).tolist()
+        return cls(name, part, **counts, longest=longest, histogram=histogram, steps=steps)
 
     @property
     def dropped(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ...extras.errors import ConfigError, first_line
+from ...extras.hub import look_for_hub
 from .arrow_rows import rows_of
 from .dataset_info import DatasetAttr
 
@@ -32,6 +33,7 @@ def _load_hugging_face(attr: DatasetAttr) -> Any:
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
+    look_for_hub()
     try:
         return load_dataset(attr.location, name=attr.subset, data_dir=attr.folder, split=attr.split)
     except (DatasetNotFoundError, ConnectionError, ValueError, RuntimeError, OSError) as error:

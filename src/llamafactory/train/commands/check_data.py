@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from ...data.template_loader import get_template
 from ...extras.errors import ConfigError
 from ...extras.files import write_json
 from ...extras.plotting import plot_histograms
+from ...extras.secrets import mask_words
 from ...hparams import get_train_args, split_list
 from ...model.tokenizer import load_tokenizer
 from .preprocess import stage_processor
@@ -51,7 +54,7 @@ def run_check_data(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
     found = check_data(sets, Encoder(processor, get_template(tokenizer, data), tokenizer, data))
     folder = Path(str(train_args.training.output_dir))
     write_json(folder / f"{NAME}.json", found.to_dict())
-    histograms = {source.name: source.histogram for source in found.report.sources}
+    histograms = {source.name: (source.steps, source.histogram) for source in found.report.sources}
     plot_histograms(folder / f"{NAME}.png", histograms, data.cutoff_len, "tokens of a sample")
     if data.report_format == "json":
         print(json.dumps(found.to_dict(), ensure_ascii=False))
@@ -59,6 +62,8 @@ def run_check_data(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
         _show(found, folder)
     if found.bad:
         raise ConfigError(f"check-data: {found.bad:,} broken rows; the first: {_first_problem(found)}")
+    if data.report_format != "json" and args is None:
+        print(f"\nnext: {shlex.join(['llamafactory-cli', 'preview', *mask_words(sys.argv[2:])])}", flush=True)
 
 
 def _show(found: DataCheck, folder: Path) -> None:
