@@ -273,7 +273,7 @@ def test_what_is_no_reward_model_is_refused(
 
 HEADS: dict[str, tuple[dict[str, Any], str]] = {
     "NaN": ({"v_head.summary.weight": torch.full((1, 64), float("nan"))}, "holds NaN"),
-    "integers": ({"v_head.summary.weight": torch.ones(1, 64, dtype=torch.int8)}, "floats"),
+    "integers": ({"v_head.summary.weight": torch.ones(1, 64, dtype=torch.int8)}, "floating numbers"),
     "left over": ({"v_head.other": torch.ones(1)}, "not a value head"),
     "shape": ({"v_head.summary.weight": torch.ones(2, 64)}, "head of one score"),
 }
@@ -319,7 +319,7 @@ def test_a_reward_adapter_of_another_type_is_refused(keys: Keys, adapter: Callab
     file = adapter("SEQ_CLS") / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"peft_type": "PROMPT_TUNING"}))
     given = keys(reward_model=str(file.parent), reward_model_type="lora")
-    with pytest.raises(ConfigError, match="^reward_model: .* of type PROMPT_TUNING, which cannot be used"):
+    with pytest.raises(ConfigError, match=r"^reward_model: .* of type PROMPT_TUNING, which cannot be used"):
         _reward(given, _policy(given))
 
 
