@@ -334,3 +334,20 @@ def test_generation_through_an_adapter(tiny_llama, train_args):
     plain = AutoModelForCausalLM.from_pretrained(tiny_llama)
     expected = plain.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=4, do_sample=False)
     assert torch.equal(answer, expected)
+
+
+@pytest.mark.parametrize(
+    ("tied", "keys", "words"),
+    [
+        (True, {"lora_target": "q_proj,lm_head", "use_dora": True}, "use_dora: lm_head"),
+        (True, {"additional_target": "lm_head"}, "additional_target: lm_head is tied to embed_tokens"),
+        (True, {"lora_target": "q_proj,embed_tokens"}, "lora_target: embed_tokens"),
+        (False, {"lora_target": "q_proj,lm_head"}, "lora_target: lm_head"),
+        (False, {"lora_target": "q_proj", "additional_target": "q_proj", "add_tokens": None}, "finetuning_type: PEFT"),
+    ],
+)
+def test_what_peft_cannot_put_together_is_one_line(tied, keys, words, make_tiny_model, train_args):
+    args = train_args(make_tiny_model(tie_word_embeddings=tied), **{"add_tokens": "wombat", **keys})
+    with pytest.raises(ConfigError, match=f"^{words}") as caught:
+        train(args)
+    assert "\n" not in str(caught.value)

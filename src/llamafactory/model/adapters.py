@@ -7,7 +7,7 @@ import copy
 import functools
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from peft import (
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, first_line
 from ..extras.files import write_atomic
 from ..extras.logging import get_logger
 from .adapter_config import read_adapter_config
@@ -43,11 +43,14 @@ _MISFITS = (ValueError, RuntimeError, KeyError, TypeError, AttributeError)
 
 def new_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """Wrap the model with a fresh adapter. PiSSA's starting point is remembered for :func:`save_converted`."""
-    if not str(config.init_lora_weights).startswith("pissa"):
-        with _no_hints():
-            return get_peft_model(model, config)
-    with _same_svd(model), _no_hints():
-        tuned = get_peft_model(model, config)
+    is_pissa = str(config.init_lora_weights).startswith("pissa")
+    try:
+        with _same_svd(model) if is_pissa else nullcontext(), _no_hints():
+            tuned = get_peft_model(model, config)
+    except _MISFITS as error:
+        raise ConfigError(f"finetuning_type: PEFT cannot put this adapter on the model: {first_line(error)}") from error
+    if not is_pissa:
+        return tuned
     tuned.pissa_start = {name: value.detach().cpu().clone() for name, value in get_peft_model_state_dict(tuned).items()}
     return tuned
 

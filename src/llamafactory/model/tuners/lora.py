@@ -119,6 +119,8 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
     tied = head is not None and head.weight is model.get_input_embeddings().weight
     plain = not (tuner.lora_dropout or tuner.use_dora or tuner.pissa_init)
     targets = find_targets(model, split_list(tuner.lora_target), with_experts=plain)
+    if rows:
+        _check_rows(model, tuner, [*rows], targets.modules, additional if tied else [])
     return LoraConfig(
         task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",  # the former trains and saves the score too
         r=tuner.lora_rank,
@@ -133,6 +135,27 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
         init_lora_weights=init,
         trainable_token_indices=rows or None,
         ensure_weight_tying=tied and not set(embeddings).isdisjoint(additional),
+    )
+
+
+def _check_rows(
+    model: PreTrainedModel, tuner: Arguments, rows: list[str], targets: list[str], beside_tied: list[str]
+) -> None:
+    """Refuse what PEFT cannot put around an embedding (or head) whose rows of new tokens are trained."""
+    twice = [name for name in rows if any(target.rsplit(".", 1)[-1] == name for target in targets)]
+    require(
+        not twice,
+        f"lora_target: {', '.join(twice)} trains the rows of the added tokens whole, so it takes no LoRA; "
+        "name it in additional_target instead",
+    )
+    head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), "")
+    require(
+        head not in beside_tied,
+        f"additional_target: {head} is tied to {rows[0]}, whose rows of added tokens are trained; name both",
+    )
+    require(
+        not (tuner.use_dora and head in targets),
+        f"use_dora: {head} holds rows of added tokens; leave it out of lora_target, or name it in additional_target",
     )
 
 

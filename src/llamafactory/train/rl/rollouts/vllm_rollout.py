@@ -96,15 +96,20 @@ def policy_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         model: A language model, or a PeftModel around one with LoRA adapters.
     """
     plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    layers = {name: module for name, module in plain.named_modules() if hasattr(module, "get_delta_weight")}
+    layers = {
+        # layers around fused experts stand one in another, each for one parameter
+        f"{name.replace('.base_layer', '')}.{getattr(module, 'parameter_name', 'weight')}": module
+        for name, module in plain.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
     for name, weight in plain.named_parameters():
         if name.startswith("value_head.") or ".original_module." in name or ".lora_" in name:
             continue
-        layer = layers.get(name.removesuffix(".base_layer.weight"))
-        if layer is not None and name.endswith(".base_layer.weight"):
+        layer = layers.get(name.replace(".base_layer", "")) if ".base_layer." in name else None
+        if layer is not None:
             for adapter in layer.active_adapters:
                 if adapter in layer.lora_A or adapter in layer.lora_embedding_A:
                     weight = weight + layer.get_delta_weight(adapter).to(weight.dtype)
-        parts = name.replace(".base_layer.", ".").split(".modules_to_save.")
+        parts = name.replace(".base_layer", "").split(".modules_to_save.")
         # the tail of a module that is trained whole begins with the adapter's name
         yield parts[0] if len(parts) == 1 else f"{parts[0]}.{parts[1].partition('.')[2]}", weight.detach()
