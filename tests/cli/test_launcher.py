@@ -68,14 +68,14 @@ def test_a_free_port_is_taken_when_none_is_set():
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ({"NPROC_PER_NODE": "two"}, "NPROC_PER_NODE: expected a whole number of 1 or more, got 'two'"),
-        ({"NPROC_PER_NODE": "0"}, "NPROC_PER_NODE: expected a whole number of 1 or more, got '0'"),
+        ({"NPROC_PER_NODE": "two"}, "NPROC_PER_NODE: expected a whole number from 1 to 1000000, got 'two'"),
+        ({"NPROC_PER_NODE": "0"}, "NPROC_PER_NODE: expected a whole number from 1 to 1000000, got '0'"),
         (TWO | {"NNODES": "-1"}, "NNODES: expected a whole number"),
         (TWO | {"NNODES": "2", "NODE_RANK": "2"}, r"NODE_RANK: expected less than NNODES \(2\), got 2"),
         (TWO | {"MASTER_PORT": "http"}, "MASTER_PORT: expected a whole number"),
         (
             TWO | {"RDZV_ID": "x", "MIN_NNODES": "3", "MAX_NNODES": "2"},
-            "MAX_NNODES: expected a whole number of 3 or more",
+            "MAX_NNODES: expected a whole number from 3 to 1000000",
         ),
     ],
 )
