@@ -13,7 +13,7 @@ import pytest
 import llamafactory
 from llamafactory.extras import environment, misc, ploting, plotting
 from llamafactory.extras.errors import ConfigError
-from llamafactory.hparams import get_eval_args, get_infer_args, get_ray_args, read_args
+from llamafactory.hparams import get_eval_args, get_infer_args, get_ray_args, get_train_args, read_args
 
 KEYS = {"stage": "sft", "evaluation_strategy": "no", "lora_rank": 16}
 
@@ -37,6 +37,16 @@ def test_get_eval_args_is_what_benchmarks_read():
     args = get_eval_args({"model_name_or_path": "m", "task": "mmlu_test", "n_shot": "3"})
     assert (args.evaluation.task, args.evaluation.n_shot) == ("mmlu_test", 3)
     assert args == get_infer_args({"model_name_or_path": "m", "task": "mmlu_test", "n_shot": "3"})
+
+
+def test_arguments_are_unpacked_as_older_scripts_do():
+    keys = {"model_name_or_path": "m", "dataset": "d", "cutoff_len": 77, "top_k": 7, "seed": 5, "stage": "pt"}
+    model_args, data_args, training_args, finetuning_args, generating_args = get_train_args(keys)
+    assert (model_args.model_name_or_path, data_args.cutoff_len, training_args.seed) == ("m", 77, 5)
+    assert (finetuning_args.stage, generating_args.top_k) == ("pt", 7)
+    model_args, data_args, finetuning_args, generating_args = get_infer_args(keys)
+    assert (model_args.model_name_or_path, data_args.cutoff_len) == ("m", 77)
+    assert (finetuning_args.stage, generating_args.top_k) == ("pt", 7)
 
 
 def test_get_ray_args_is_the_section_of_ray():
