@@ -30,7 +30,7 @@ def test_it_is_the_page_of_the_model(
         chat, box, error = client.predict("Who?", "user", "", "", 8, 0.7, 0, True, True, api_name="/chat")
     finally:
         page.close()
-    assert [one["role"] for one in chat] == ["user", "assistant"] and (box, error) == ("", "")
+    assert [one["role"] for one in chat][:2] == ["user", "assistant"] and (box, error) == ("", "")
 
 
 def test_a_reward_model_has_no_page(page_args: InferArgs) -> None:

@@ -84,7 +84,10 @@ def test_answers_are_the_engine_s_and_the_conversation_goes_on(page, engine):
     assert texts(chat)[:2] == [("user", "Tell me of rivers"), ("assistant", expected.strip().replace("<", "&lt;"))]
     assert [title for title in titles(chat) if title] == [CUT]  # it has as many tokens as were allowed
     chat, _, _ = ask(client, "And of stars?")
-    assert [role for role, _ in texts(chat)] == [*["user", "assistant"] * 2, "assistant"]  # the last says that it was cut
+    assert [role for role, _ in texts(chat)] == [
+        *["user", "assistant"] * 2,
+        "assistant",
+    ]  # the last says that it was cut
     assert connect(page).predict(*values("New"), api_name="/chat")[0][0]["content"][0]["text"] == "New"
 
 
