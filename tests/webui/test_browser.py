@@ -114,7 +114,7 @@ def test_a_phone(browser, make_template, page_args):
         box.wait_for()
         for part in ("#question", "#send"):
             place = tab.locator(part).bounding_box()
-            assert 0 <= place["x"] and place["x"] + place["width"] <= 390 and place["y"] + place["height"] <= 780
+            assert place["x"] >= 0 and place["x"] + place["width"] <= 390 and place["y"] + place["height"] <= 780
         assert not wide(tab) and tab.get_by_role("button", name="Send").count() == 1
         assert tab.title() == "llamafactory" and tab.locator("#title").get_by_text("llamafactory").is_visible()
 

@@ -31,7 +31,7 @@ class TextItem:
     def __init__(self, place: int, thought: bool) -> None:
         self._thought, self._event = thought, "response.reasoning_text" if thought else "response.output_text"
         self._text, self._log_probs = "", list[Any]()
-        self._id, self._at = identity("rs_" if thought else "msg_"), {"output_index": place}
+        self._id, self._at = identity("rs_" if thought else "msg_"), dict[str, Any](output_index=place)
 
     def begin(self) -> Iterator[Event]:
         """The item and its part are there, empty."""

@@ -145,8 +145,8 @@ class ResponsesRequest(SamplingRequest):
     tools: list[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolName | AllowedTools | None = None
     parallel_tool_calls: bool = Field(True, description="false = of several calls, only the first is sent.")
-    text: TextOptions = Field(default_factory=TextOptions)
-    reasoning: ThoughtOptions = Field(default_factory=ThoughtOptions)
+    text: TextOptions = Field(default_factory=lambda: TextOptions())
+    reasoning: ThoughtOptions = Field(default_factory=lambda: ThoughtOptions())
     include: list[str] = Field(default_factory=list, description="message.output_text.logprobs is offered.")
     top_logprobs: int | None = Field(None, ge=0, le=20)
     truncation: str = Field("disabled", description="Only this value is accepted.")

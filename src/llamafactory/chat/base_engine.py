@@ -244,7 +244,12 @@ class EngineBase:
         """Refuse texts that do not fit, each for itself; tokens are counted only as far as that needs."""
         for text in texts:
             self.refuse_long(text)
-        await self.run_tokenizing(lambda: [self._refuse_longer(text, (), None) for text in texts])
+
+        def refuse() -> None:
+            for text in texts:
+                self._refuse_longer(text, (), None)
+
+        await self.run_tokenizing(refuse)
 
     async def run_tokenizing(self, job: Callable[[], T]) -> T:
         """Run what tokenizes, in the thread for that."""

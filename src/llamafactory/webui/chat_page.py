@@ -129,7 +129,7 @@ def _with_event(kind: Any, handle: Callable[..., Any]) -> Callable[..., Any]:
 
     chosen: Any = answers if isasyncgenfunction(handle) else handler
     chosen.__annotations__ = {"event": kind}
-    return chosen  # type: ignore[no-any-return]
+    return chosen
 
 
 def _example(event: Any) -> str:
