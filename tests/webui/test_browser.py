@@ -99,6 +99,55 @@ def test_a_conversation(browser, make_template, page_args):
         assert errors == []
 
 
+def wide(tab: Any) -> bool:
+    """Whether something is wider than the screen."""
+    return bool(tab.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
+
+
+def test_a_phone(browser, make_template, page_args):
+    """An example, keys, another answer, another question; all within 390 points."""
+    engine = ScriptedEngine(make_template("qwen"), ["An", " answer."])
+    with running(engine, page_args) as url:
+        tab = browser.new_page(viewport={"width": 390, "height": 780})
+        tab.goto(url)
+        box = tab.locator("#question textarea")
+        box.wait_for()
+        for part in ("#question", "#send"):
+            place = tab.locator(part).bounding_box()
+            assert place["x"] >= 0 and place["x"] + place["width"] <= 390 and place["y"] + place["height"] <= 780
+        assert not wide(tab) and tab.get_by_role("button", name="Send").count() == 1
+        assert tab.title() == "llamafactory" and tab.locator("#title").get_by_text("llamafactory").is_visible()
+
+        tab.locator("#chat").get_by_text("Who are you?").click()
+        until(lambda: box.input_value() == "Who are you?" or bool(tab.wait_for_timeout(50)))
+        box.press("End")
+        box.press("Shift+Enter")
+        box.type("Really?")
+        assert box.input_value() == "Who are you?\nReally?" and engine.asked == []
+        box.press("Enter")
+        until(lambda: len(engine.asked) == 1 or bool(tab.wait_for_timeout(50)))
+        tab.locator("#chat").get_by_text("An answer.").wait_for()
+        assert engine.asked[0][0][-1].text == "Who are you?\nReally?" and not wide(tab)
+
+        tab.wait_for_timeout(500)  # the page takes no click before the last answer is over
+        box.fill("draft")
+        engine.pieces = ["Another", " one."]
+        tab.locator("#again").click()
+        tab.locator("#chat").get_by_text("Another one.").wait_for()
+        assert tab.locator("#chat").get_by_text("An answer.").count() == 0 and box.input_value() == "draft"
+        assert [message.text for message in engine.asked[1][0]] == ["Who are you?\nReally?"]
+
+        tab.wait_for_timeout(500)
+        engine.pieces = ["A third."]
+        tab.locator("#chat").get_by_label("Edit").first.click()
+        tab.locator("#chat textarea").first.fill("Who am I?")
+        tab.locator("#chat").get_by_label("Submit").first.click()
+        tab.locator("#chat").get_by_text("A third.").wait_for()
+        assert [message.text for message in engine.asked[2][0]] == ["Who am I?"]
+        assert tab.locator("#chat").get_by_text("Who am I?").is_visible() and not wide(tab)
+        tab.close()
+
+
 def test_an_error_is_a_line_on_the_page(browser, make_template, page_args):
     with running(ScriptedEngine(make_template("qwen")), page_args) as url:
         tab = browser.new_page()

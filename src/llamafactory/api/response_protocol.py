@@ -126,14 +126,14 @@ class TextOptions(_Model):
     """What the text must be."""
 
     format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] = Field(default_factory=PlainFormat)
-    verbosity: str | None = Field(default=None, description="Not offered.")
+    verbosity: str | None = Field(None, description="Not offered.")
 
 
 class ThoughtOptions(_Model):
     """How much is thought."""
 
-    effort: str | None = Field(default=None, description="none = without a thought; others are not offered.")
-    summary: str | None = Field(default=None, description="Not offered: thoughts come whole.")
+    effort: str | None = Field(None, description="none = without a thought; others are not offered.")
+    summary: str | None = Field(None, description="Not offered: thoughts come whole.")
 
 
 class ResponsesRequest(SamplingRequest):
@@ -145,8 +145,8 @@ class ResponsesRequest(SamplingRequest):
     tools: list[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolName | AllowedTools | None = None
     parallel_tool_calls: bool = Field(True, description="false = of several calls, only the first is sent.")
-    text: TextOptions = TextOptions()
-    reasoning: ThoughtOptions = ThoughtOptions()
+    text: TextOptions = Field(default_factory=lambda: TextOptions())
+    reasoning: ThoughtOptions = Field(default_factory=lambda: ThoughtOptions())
     include: list[str] = Field(default_factory=list, description="message.output_text.logprobs is offered.")
     top_logprobs: int | None = Field(None, ge=0, le=20)
     truncation: str = Field("disabled", description="Only this value is accepted.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,8 +37,8 @@ def is_short(prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[di
     """Whether a prompt is tokenized so fast that nobody need look before."""
     if isinstance(prompt, str) or is_ids(prompt):
         return is_ids(prompt) or len(prompt) <= _PIECE
-    thoughts = sum(len(message.reasoning or "") for message in prompt)  # type: ignore[union-attr, misc]
-    return characters(prompt, tools) + thoughts <= _PIECE  # type: ignore[arg-type]
+    turns = cast("Sequence[Message]", prompt)
+    return characters(turns, tools) + sum(len(turn.reasoning or "") for turn in turns) <= _PIECE
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase, text: str, tokens: int) -> str:
