@@ -35,7 +35,7 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
         better, worse = _pair(row, columns)
         chosen, rejected = (Message.of("assistant", better),), (Message.of("assistant", worse),)
     elif response := text_field(row, columns.response):
-        messages.append(Message.of("assistant", response))
+        messages.append(Message.of("assistant", response, reasoning=text_field(row, columns.reasoning) or None))
     margin, label = margin_field(row, columns.margin), label_field(row, columns.kto_tag)
     sample = Sample(tuple(messages), tools_field(row, columns.tools), chosen, rejected, margin, label)
     return attach_media(sample, row, attr) if has_media_columns(attr) else sample

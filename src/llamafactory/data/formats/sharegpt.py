@@ -11,7 +11,7 @@ from ..messages import Message, Sample
 from ..sources.dataset_info import DatasetAttr
 from .fields import label_field, list_field, margin_field, require_columns, short, text_field, tools_field
 from .media import attach_media, has_media_columns
-from .turns import read_turns
+from .turns import read_dialogue, read_turns
 
 
 def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
@@ -24,29 +24,68 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
         ConfigError: A column is missing, a turn has an unknown role, no text, or calls that are not JSON.
     """
     columns = attr.columns
-    require_columns(row, columns.messages)
-    turns = list_field(row, columns.messages)
-    if not turns:
-        raise ConfigError(f"field {columns.messages!r} holds no turn")
-    messages = read_turns(turns, attr, str(columns.messages))
-    system = text_field(row, columns.system)
-    if system:
+    messages = _context(row, attr)
+    if system := text_field(row, columns.system):
         messages = (Message.of("system", system), *messages)
     chosen = rejected = None
     if attr.ranking:
-        require_columns(row, columns.chosen, columns.rejected)
-        chosen, rejected = _completion(row, attr, columns.chosen), _completion(row, attr, columns.rejected)
+        messages, chosen, rejected = _pair(row, attr, messages)
+    elif columns.response:
+        require_columns(row, columns.response)
+        messages = (*messages, *_completion(row, attr, columns.response))
     margin, label = margin_field(row, columns.margin), label_field(row, columns.kto_tag)
     sample = Sample(messages, tools_field(row, columns.tools), chosen, rejected, margin, label)
     return attach_media(sample, row, attr) if has_media_columns(attr) else sample
 
 
-def _completion(row: Mapping[str, Any], attr: DatasetAttr, column: str | None) -> tuple[Message, ...]:
-    value = row.get(column) if column else None
-    turns = value if isinstance(value, list) else [value]
-    completion = read_turns(turns, attr, str(column))
-    if not completion or completion[0].role != "assistant":
-        raise ConfigError(
-            f"field {column!r} is {short(value)}, expected a turn of {attr.tags.assistant_tag!r} (ranking: true)"
-        )
+def _context(row: Mapping[str, Any], attr: DatasetAttr) -> tuple[Message, ...]:
+    """The conversation in its column, or a question that is text; pairs may hold it in both answers instead."""
+    columns = attr.columns
+    if columns.prompt is not None:
+        return (Message.of("user", text_field(row, columns.prompt)),)
+    if columns.messages is None or (attr.ranking and columns.messages not in row):
+        return ()
+    require_columns(row, columns.messages)
+    turns = list_field(row, columns.messages)
+    if not turns:
+        raise ConfigError(f"field {columns.messages!r} holds no turn")
+    return read_turns(turns, attr, columns.messages)
+
+
+def _pair(row: Mapping[str, Any], attr: DatasetAttr, context: tuple[Message, ...]) -> tuple[tuple[Message, ...], ...]:
+    """Context, better and worse answer; what both answers begin with is context too."""
+    columns = attr.columns
+    require_columns(row, columns.chosen, columns.rejected)
+    rejected = _turns_of(row, attr, columns.rejected)
+    if columns.chosen is not None:
+        chosen = _turns_of(row, attr, columns.chosen)
+    else:  # the conversation ends with the better answer
+        last = max((place for place, message in enumerate(context) if message.role != "assistant"), default=-1) + 1
+        context, chosen = context[:last], context[last:]
+    if chosen and chosen[0].role != "assistant":
+        same = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), 0)
+        context, chosen, rejected = (*context, *chosen[:same]), chosen[same:], rejected[same:]
+    for column, answer in ((columns.chosen or columns.messages, chosen), (columns.rejected, rejected)):
+        _check_answer(row, attr, column, answer)
+    return context, chosen, rejected
+
+
+def _completion(row: Mapping[str, Any], attr: DatasetAttr, column: str) -> tuple[Message, ...]:
+    completion = _turns_of(row, attr, column)
+    _check_answer(row, attr, column, completion)
     return completion
+
+
+def _turns_of(row: Mapping[str, Any], attr: DatasetAttr, column: str | None) -> tuple[Message, ...]:
+    value = row.get(column) if column else None
+    if isinstance(value, str) and not value.lstrip().startswith("[{"):
+        return read_dialogue(value)
+    turns = list_field(row, column) if isinstance(value, str) else value
+    return read_turns(turns if isinstance(turns, list) else [turns], attr, str(column))
+
+
+def _check_answer(row: Mapping[str, Any], attr: DatasetAttr, column: str | None, answer: tuple[Message, ...]) -> None:
+    if not answer or answer[0].role != "assistant":
+        value = row.get(column) if column else None
+        wanted = f"a turn of {attr.tags.assistant_tag!r}" + (" (ranking: true)" if attr.ranking else "")
+        raise ConfigError(f"field {column!r} is {short(value)}, expected {wanted}")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,16 @@ from .fields import parse_json, short
 from .media import read_media_parts
 
 _END_OF_THOUGHT = "</think>"
-_WEIGHTS = ("train", "weight", "loss_weight")
+_WEIGHTS = ("train", "weight", "loss_weight", "loss", "training", "trainable")
+_MASKS = ("masked",)
+# What other tools call the roles, where the tags of the set do not say otherwise.
+_FUNCTION = "function_call"
+_ROLES = {
+    "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant",
+    "system": "system", "tool": "tool", "observation": "tool", "tool_response": "tool",
+    _FUNCTION: _FUNCTION, "tool_call": _FUNCTION,
+}  # fmt: skip
+_SPEAKER = re.compile(r"(?:^|\n\n)\s*(Human|Assistant): ?")
 
 
 def read_turns(turns: list[Any], attr: DatasetAttr, column: str) -> tuple[Message, ...]:
@@ -30,8 +40,12 @@ def read_turns(turns: list[Any], attr: DatasetAttr, column: str) -> tuple[Messag
         except ConfigError as error:
             raise ConfigError(f"field {column!r}, turn {number}: {error}") from None
         last = messages[-1] if messages else None
-        is_call = isinstance(turn, Mapping) and turn.get(attr.tags.role_tag) == attr.tags.function_tag
-        if is_call and last is not None and last.role == "assistant" and not last.tool_calls:
+        is_call = isinstance(turn, Mapping) and _role(turn, attr) == _FUNCTION
+        if is_call and last is not None and last.tool_calls and turn[attr.tags.role_tag] == "tool_call":
+            if last.weight != message.weight:
+                raise ConfigError(f"field {column!r}, turn {number}: calls made together are trained alike")
+            messages[-1] = replace(last, tool_calls=last.tool_calls + message.tool_calls)
+        elif is_call and last is not None and last.role == "assistant" and not last.tool_calls:
             messages[-1] = _joined(last, message)
         else:
             messages.append(message)
@@ -48,32 +62,50 @@ def _read_turn(turn: Any, attr: DatasetAttr) -> Message:
     tags = attr.tags
     if not isinstance(turn, Mapping):
         raise ConfigError(f"{short(turn)} is not an object with {tags.role_tag!r} and {tags.content_tag!r}")
-    role = turn.get(tags.role_tag)
+    role = _role(turn, attr)
     weight = _weight(turn)
-    if role == tags.function_tag:
+    if role == _FUNCTION:
         return _function_turn(turn.get(tags.content_tag), weight)
+    content = turn.get(tags.content_tag)
+    if role == "tool" and not isinstance(content, str) and attr.formatting != "openai":
+        content = json.dumps(content, ensure_ascii=False)
+    if isinstance(content, list):
+        content = read_media_parts(content, attr)
+    plain = {key: value for key, value in turn.items() if key not in (tags.role_tag, tags.content_tag, *_WEIGHTS)}
+    if plain.get("reasoning_content") is None and isinstance(turn.get("thinking"), str):
+        plain["reasoning_content"] = turn["thinking"]
+    if "function_call" in turn and not turn.get("tool_calls"):  # the OpenAI schema of 2023
+        plain["tool_calls"] = [turn["function_call"]] if turn["function_call"] else None
+    if content is None and not plain.get("tool_calls"):
+        raise ConfigError(f"key {tags.content_tag!r} is missing or null")
+    return Message.from_openai({**plain, "role": role, "content": content, "weight": weight})
+
+
+def _role(turn: Mapping[str, Any], attr: DatasetAttr) -> str:
+    """Who speaks: as the tags say, else as other tools spell it."""
+    tags, role = attr.tags, turn.get(attr.tags.role_tag)
     roles = {
         tags.user_tag: "user",
         tags.assistant_tag: "assistant",
         tags.observation_tag: "tool",
         tags.system_tag: "system",
+        tags.function_tag: _FUNCTION,
     }
     if attr.formatting == "openai":
         roles["developer"] = "system"
-    if role not in roles:
-        choices = ", ".join(dict.fromkeys([*roles, tags.function_tag]))
-        raise ConfigError(f"role {role!r} (key {tags.role_tag!r}) is not one of {choices}")
-    content = turn.get(tags.content_tag)
-    if roles[role] == "tool" and not isinstance(content, str) and attr.formatting != "openai":
-        content = json.dumps(content, ensure_ascii=False)
-    if isinstance(content, list):
-        content = read_media_parts(content, attr)
-    plain = {key: value for key, value in turn.items() if key not in (tags.role_tag, tags.content_tag, *_WEIGHTS)}
-    if "function_call" in turn and not turn.get("tool_calls"):  # the OpenAI schema of 2023
-        plain["tool_calls"] = [turn["function_call"]] if turn["function_call"] else None
-    if content is None and not plain.get("tool_calls"):
-        raise ConfigError(f"key {tags.content_tag!r} is missing or null")
-    return Message.from_openai({**plain, "role": roles[role], "content": content, "weight": weight})
+    known = {**_ROLES, **roles}
+    if not isinstance(role, str) or role not in known:
+        raise ConfigError(f"role {role!r} (key {tags.role_tag!r}) is not one of {', '.join(roles)}")
+    return known[role]
+
+
+def read_dialogue(text: str) -> tuple[Message, ...]:
+    """Read an answer that is text; one with ``Human:`` and ``Assistant:`` in it is a whole conversation."""
+    if not (first := _SPEAKER.match(text)) or first.group(1) != "Human":
+        return (Message.of("assistant", text),)
+    _, *pieces = _SPEAKER.split(text)
+    said = zip(pieces[::2], pieces[1::2], strict=True)
+    return tuple(Message.of("user" if name == "Human" else "assistant", text.strip()) for name, text in said)
 
 
 def _function_turn(content: Any, weight: float | None) -> Message:
@@ -100,4 +132,4 @@ def _weight(turn: Mapping[str, Any]) -> float | None:
         if not isinstance(value, int | float) or value < 0:
             raise ConfigError(f"key {key!r} is {short(value)}, expected true, false or a number of 0 or more")
         return float(value)
-    return None
+    return 0.0 if any(turn.get(key) is True for key in _MASKS) else None

@@ -38,6 +38,7 @@ class Columns:
     rejected: str | None = None
     margin: str | None = None
     kto_tag: str | None = None
+    reasoning: str | None = None
 
 
 NO_COLUMNS = Columns(prompt=None, query=None, response=None, messages=None)
@@ -70,6 +71,7 @@ class DatasetAttr:
         weight: How often the set is drawn when sets are interleaved, in any unit; None = 1 beside sets that have one.
         repeat: How often each row stands in the training data.
         listed: Columns that the user named; one of these missing in the file is an error.
+        asked: The key ``columns``, for a set without an entry: ``(part, column)``.
         media_dir: Folder of relative image, video and audio paths; ``None`` = rows with media are refused.
     """
 
@@ -87,6 +89,7 @@ class DatasetAttr:
     columns: Columns = field(default_factory=Columns)
     tags: Tags = field(default_factory=Tags)
     listed: frozenset[str] = frozenset()
+    asked: tuple[tuple[str, str], ...] = ()
     sniffed: bool = False
     media_dir: str | None = None
 
@@ -107,7 +110,10 @@ _KEYS = [*_PLACES, "script_url", "formatting", *_OPTIONS, "columns", "tags"]
 
 
 def find_media_datasets(
-    names: list[str], dataset_dir: str | Mapping[str, Any], media_dir: str | None
+    names: list[str],
+    dataset_dir: str | Mapping[str, Any],
+    media_dir: str | None,
+    columns: str | Mapping[str, Any] | None = None,
 ) -> list[DatasetAttr]:
     """Look up data sets whose rows may hold images, videos and audio.
 
@@ -123,16 +129,19 @@ def find_media_datasets(
             return os.path.expanduser(media_dir or base)
         return attr.location if os.path.isdir(attr.location) else os.path.dirname(attr.location)
 
-    return [replace(attr, media_dir=folder(attr)) for attr in find_datasets(names, dataset_dir)]
+    return [replace(attr, media_dir=folder(attr)) for attr in find_datasets(names, dataset_dir, columns)]
 
 
-def find_datasets(names: list[str], dataset_dir: str | Mapping[str, Any]) -> list[DatasetAttr]:
+def find_datasets(
+    names: list[str], dataset_dir: str | Mapping[str, Any], columns: str | Mapping[str, Any] | None = None
+) -> list[DatasetAttr]:
     """Look up data sets by name, or take plain paths as they are. Rows with media are refused.
 
     Args:
         names: Names in ``dataset_info.json``, else in our list of public sets, or paths of files or folders.
         dataset_dir: Folder that holds ``dataset_info.json``; ``ONLINE`` (names are hub ids); ``REMOTE:<hub data set>``
             (the file is taken from there); or the entries themselves as a mapping.
+        columns: Columns of the sets that have no entry: ``prompt=Frage,response=Antwort``, or a mapping.
 
     Returns:
         One description a name, in order; plain paths have ``formatting="auto"`` until their rows are sniffed.
@@ -140,8 +149,9 @@ def find_datasets(names: list[str], dataset_dir: str | Mapping[str, Any]) -> lis
     Raises:
         ConfigError: Unknown name, missing or broken ``dataset_info.json``, a wrong entry.
     """
+    asked = read_columns(columns)
     if dataset_dir == "ONLINE":
-        return [DatasetAttr(name, hub_in_use(), name, formatting="auto", sniffed=True) for name in names]
+        return [DatasetAttr(name, hub_in_use(), name, formatting="auto", sniffed=True, asked=asked) for name in names]
     root = "." if isinstance(dataset_dir, Mapping) else dataset_dir
     plain = {name: path for name in names if (path := _plain_path(name, root))}
     listing = (
@@ -159,13 +169,32 @@ def find_datasets(names: list[str], dataset_dir: str | Mapping[str, Any]) -> lis
             found.append(parse_entry(name, entries[name], listing, root))
         elif name in plain:
             place: Place = "cloud" if "://" in name else "file"
-            found.append(DatasetAttr(name, place, plain[name], formatting="auto", sniffed=True))
+            found.append(DatasetAttr(name, place, plain[name], formatting="auto", sniffed=True, asked=asked))
         elif name in public_datasets():
             found.append(parse_entry(name, public_datasets()[name], str(LISTING), root))
         else:
             known = [*entries, *public_datasets()]
             raise ConfigError(f"dataset: {name!r} is neither in {listing} nor a file; {_nearest(name, known)}")
+    if asked and found and not any(attr.sniffed for attr in found):
+        raise ConfigError(f"columns: only for sets given as files; {found[0].name!r} is an entry of {listing}")
     return found
+
+
+def read_columns(given: str | Mapping[str, Any] | None) -> tuple[tuple[str, str], ...]:
+    """Read the key ``columns``: parts of a row and the columns that hold them.
+
+    Raises:
+        ConfigError: It is no such list, or names a part that rows do not have.
+    """
+    if not given:
+        return ()
+    if isinstance(given, str):
+        pairs = [pair.partition("=") for pair in given.split(",")]
+        if not all(equals and column.strip() for _, equals, column in pairs):
+            raise ConfigError(f"columns: {given!r} is not of the form prompt=COLUMN,response=COLUMN")
+        given = {part.strip(): column.strip() for part, _, column in pairs}
+    columns = _override(NO_COLUMNS, given, "columns")
+    return tuple((part, column) for part, column in vars(columns).items() if column is not None)
 
 
 def parse_entry(name: str, entry: Any, listing: str, root: str) -> DatasetAttr:
@@ -200,7 +229,10 @@ def parse_entry(name: str, entry: Any, listing: str, root: str) -> DatasetAttr:
 
 
 def _columns(given: Any, formatting: str, ranking: bool, where: str) -> Columns:
-    usual = Columns() if formatting != "openai" else replace(Columns(), messages="messages", tools="tools")
+    usual = Columns(messages=None)
+    if formatting != "alpaca":
+        chat = {"messages": "messages", "tools": "tools"} if formatting == "openai" else {"messages": "conversations"}
+        usual = replace(NO_COLUMNS, **chat)
     if not given:
         _override(usual, given, where)
         return replace(usual, chosen="chosen", rejected="rejected") if ranking else usual

@@ -3,102 +3,196 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ...extras.errors import ConfigError
-from .dataset_info import OPENAI_TAGS, Columns, DatasetAttr, Tags
+from .dataset_info import NO_COLUMNS, OPENAI_TAGS, Columns, DatasetAttr, Tags
+from .tables import separator_name
 
-_CHATS = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat")
-_QUESTIONS = ("instruction", "prompt", "question", "query", "input")
-_ANSWERS = ("output", "response", "completion", "answer", "target")
-_TEXTS = ("text", "content")
-_MEDIA = ("images", "videos", "audios")
-_LABELS = ("kto_tag", "label")
+Rows = list[Mapping[str, Any]]
+_SPELLINGS = Path(__file__).with_name("spellings.yaml")
+_LAYOUTS = (
+    "messages or conversations (a list of turns); instruction + input + output; prompt + response, "
+    "question + answer, user + assistant and the like; prompt + chosen + rejected; text"
+)
+_DIALOGUE = re.compile(r"\s*(Human|Assistant): ?")
 
 
-def sniff(attr: DatasetAttr, rows: list[Mapping[str, Any]]) -> DatasetAttr:
+@cache
+def spellings() -> dict[str, list[str]]:
+    """Names of columns by the part of a row that they hold."""
+    import yaml
+
+    found: dict[str, list[str]] = yaml.safe_load(_SPELLINGS.read_text(encoding="utf-8"))
+    return found
+
+
+def sniff(attr: DatasetAttr, rows: Rows) -> DatasetAttr:
     """Choose format, columns and tags by what the first rows hold.
 
     Args:
-        attr: The set, with ``formatting="auto"``.
+        attr: The set, with ``formatting="auto"``; ``asked`` columns are taken as they are, and no others.
         rows: Its first rows; at least one.
 
     Returns:
         ``attr`` with the layout filled in.
 
     Raises:
-        ConfigError: No known layout fits; the columns found are named.
+        ConfigError: No known layout fits; the columns found are named, and what they may be.
     """
-    present = {key for row in rows for key, value in row.items() if value is not None}
-    chat = next((name for name in _CHATS if name in present), None)
-    extra: dict[str, str] = {name: name for name in ("system", "tools", "history", *_MEDIA) if name in present}
-    labels = [name for name in _LABELS if name in present and all(isinstance(row.get(name), bool) for row in rows)]
-    if labels:
-        extra["kto_tag"] = labels[0]
-    ranking = {"chosen", "rejected"} <= present
-    if ranking:
-        extra.update(chosen="chosen", rejected="rejected")
-        if "margin" in present:
-            extra["margin"] = "margin"
-    if chat is not None:
-        formatting, tags = _chat_layout(chat, rows, attr)
-        return replace(
-            attr, formatting=formatting, ranking=ranking, columns=replace(Columns(), messages=chat, **extra), tags=tags
-        )
-    question = next((name for name in _QUESTIONS if name in present), None)
-    answer = next((name for name in _ANSWERS if name in present), None)
-    text = next((name for name in _TEXTS if name in present), None)
-    if question is not None and (answer is not None or ranking):
-        query = "input" if question == "instruction" and "input" in present else None
-        columns = replace(Columns(), prompt=question, query=query, response=None if ranking else answer, **extra)
-        return replace(attr, formatting="alpaca", ranking=ranking, columns=columns)
+    present = list(dict.fromkeys(key for row in rows for key, value in row.items() if value is not None))
+    parts = _asked(attr, present) if attr.asked else _spelled(present, rows)
+    text = parts.pop("text", None)
+    ranking = "rejected" in parts and ("chosen" in parts or "messages" in parts)
+    if _turns(rows, parts.get("prompt")) and "messages" not in parts:
+        parts["messages"] = parts.pop("prompt")
+    if _is_whole(rows, parts.get("chosen")):  # both answers hold the question too
+        parts.pop("messages", None)
+        parts.pop("prompt", None)
+        return _chat(attr, rows, parts, "chosen", ranking)
+    for part in ("messages", "chosen", "response"):
+        if part == "messages" and part in parts or _turns(rows, parts.get(part)):
+            return _chat(attr, rows, parts, part, ranking)
+    if parts.keys() & {"prompt", "query"} and ("response" in parts or ranking or attr.asked):
+        parts.pop("chosen" if not ranking else "response", None)
+        return replace(attr, formatting="alpaca", ranking=ranking, columns=replace(NO_COLUMNS, **parts))
     if text is not None:
-        return replace(attr, formatting="alpaca", columns=replace(Columns(), prompt=text, query=None, response=None))
-    found = ", ".join(sorted(present)) or "none"
+        return replace(attr, formatting="alpaca", columns=replace(NO_COLUMNS, prompt=text))
+    found = ", ".join(present) or "none"
     raise ConfigError(
-        f"dataset {attr.name!r}: the columns of {attr.location} fit no known layout: {found}; expected messages, "
-        "conversations, instruction + output, prompt + response or text; else describe it in dataset_info.json"
+        f"dataset {attr.name!r}: the columns of {attr.location} fit no known layout: {found}; known layouts: {_LAYOUTS}; "
+        f"{_proposal(present, rows)}"
     )
 
 
 def describe(attr: DatasetAttr) -> str:
     """Say in one line what a set was taken for."""
-    used = {name: value for name, value in vars(attr.columns).items() if value is not None}
-    for name in ("prompt", "query", "response") if attr.formatting != "alpaca" else ("messages",):
-        used.pop(name, None)
-    columns = ", ".join(f"{name}={value}" for name, value in used.items())
-    return f"dataset {attr.name}: taken for {attr.formatting}{' pairs' if attr.ranking else ''} ({columns})"
+    columns = ", ".join(f"{column}→{part}" for part, column in vars(attr.columns).items() if column is not None)
+    kind = {"alpaca": "questions and answers", "sharegpt": "conversations", "openai": "messages"}[attr.formatting]
+    kind = (
+        "pairs"
+        if attr.ranking
+        else "text"
+        if attr.columns == Columns(attr.columns.prompt, None, None, messages=None)
+        else kind
+    )
+    table = attr.place == "file" and re.search(r"\.[ct]sv(\.gz|\.zst)?$", attr.location, re.IGNORECASE)
+    separated = f"{separator_name(attr.location)}, " if table and separator_name(attr.location) else ""
+    name = os.path.basename(attr.location.rstrip("/")) or attr.name
+    return f"{name}: {separated}{kind}, columns {columns}"
 
 
-def _chat_layout(column: str, rows: list[Mapping[str, Any]], attr: DatasetAttr) -> tuple[str, Tags]:
+def _asked(attr: DatasetAttr, present: Iterable[str]) -> dict[str, str]:
+    """The columns that the user names; their case need not be right where it is clear which is meant."""
+    alike: dict[str, list[str]] = {}
+    for column in present:
+        alike.setdefault(_plain(column), []).append(column)
+    parts = {}
+    for part, column in attr.asked:
+        found = [column] if column in present else alike.get(_plain(column), [])
+        if len(found) != 1:
+            raise ConfigError(f"columns: {attr.location} has no column {column!r}; it has {', '.join(present)}")
+        parts[part] = found[0]
+    return parts
+
+
+def _spelled(present: Iterable[str], rows: Rows) -> dict[str, str]:
+    """The part of a row that each column holds, by its name."""
+    columns: dict[str, str] = {}
+    for column in present:
+        columns.setdefault(_plain(column), column)
+    parts: dict[str, str] = {}
+    for part, names in spellings().items():
+        if part == "kto_tag":
+            names = [name for name in names if name in columns and _are_labels(rows, columns[name])]
+        name = next((_plain(name) for name in names if columns.get(_plain(name)) not in (None, *parts.values())), None)
+        if name is not None:
+            parts[part] = columns[name]
+    if "rejected" not in parts or not parts.keys() & {"chosen", "messages"}:
+        for part in ("chosen", "rejected", "margin"):
+            parts.pop(part, None)
+    return parts
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip().casefold())
+
+
+def _are_labels(rows: Rows, column: str) -> bool:
+    return all(
+        isinstance(value, bool) or str(value).lower() in ("true", "false")
+        for row in rows
+        for value in [row.get(column)]
+    )
+
+
+def _chat(attr: DatasetAttr, rows: Rows, parts: dict[str, str], part: str, ranking: bool) -> DatasetAttr:
+    formatting, tags = _turn_layout(parts[part], rows, attr)
+    return replace(attr, formatting=formatting, ranking=ranking, columns=replace(NO_COLUMNS, **parts), tags=tags)
+
+
+def _turn_layout(column: str, rows: Rows, attr: DatasetAttr) -> tuple[str, Tags]:
+    turn = _turns(rows, column)
+    if turn is None:
+        if any(isinstance(row.get(column), str) and _DIALOGUE.match(row[column]) for row in rows):
+            return "openai", OPENAI_TAGS
+        raise ConfigError(f"dataset {attr.name!r}: column {column!r} of {attr.location} holds no list of turns")
+    role = next((key for key in ("role", "from") if key in turn), None)
+    content = next((key for key in ("content", "value", "text") if key in turn), None)
+    if role is None:
+        raise ConfigError(
+            f"dataset {attr.name!r}: turns in {column!r} have the keys {', '.join(map(repr, turn))}; "
+            "expected role and content, or from and value"
+        )
+    formatting, tags = ("openai", OPENAI_TAGS) if role == "role" else ("sharegpt", Tags())
+    return formatting, replace(tags, content_tag=content or tags.content_tag)
+
+
+def _turns(rows: Rows, column: str | None) -> Mapping[str, Any] | None:
+    """The first turn in a column of conversations; None if it holds none."""
     for row in rows:
-        turns = row.get(column)
+        turns = row.get(column) if column else None
         if isinstance(turns, str) and turns.lstrip().startswith("["):
             try:
                 turns = json.loads(turns)
             except json.JSONDecodeError:
                 continue
         if isinstance(turns, list) and turns and isinstance(turns[0], Mapping):
-            if "role" in turns[0]:
-                return "openai", OPENAI_TAGS
-            if "from" in turns[0]:
-                return "sharegpt", _sharegpt_tags(turns)
-            keys = ", ".join(map(repr, turns[0]))
-            raise ConfigError(
-                f"dataset {attr.name!r}: turns in {column!r} have the keys {keys}; "
-                "expected role and content, or from and value"
-            )
-    raise ConfigError(f"dataset {attr.name!r}: column {column!r} of {attr.location} holds no list of turns")
+            return turns[0]
+    return None
 
 
-def _sharegpt_tags(turns: list[Any]) -> Tags:
-    """Some sets of this layout call the speakers user and assistant."""
-    roles = {turn.get("from") for turn in turns if isinstance(turn, Mapping)}
-    return Tags(
-        user_tag="user" if "user" in roles else "human",
-        assistant_tag="assistant" if "assistant" in roles else "gpt",
-        observation_tag="tool" if "tool" in roles else "observation",
-    )
+def _is_whole(rows: Rows, column: str | None) -> bool:
+    """Whether answers that are compared hold the whole conversation: they do not begin with the assistant."""
+    turn = _turns(rows, column)
+    if turn is not None:
+        return turn.get("role", turn.get("from")) in ("user", "human", "system")
+    values = [row.get(column) for row in rows] if column else []
+    return bool(values) and all(isinstance(value, str) and _DIALOGUE.match(value) for value in values)
+
+
+def _proposal(present: list[str], rows: Rows) -> str:
+    """The nearest mapping, as the key that says it."""
+    parts: dict[str, str] = {}
+    for part in ("prompt", "response"):
+        names = [_plain(name) for name in spellings()[part]]
+        free = [column for column in present if column not in parts.values()]
+        alike = [column for column in free if any(len(name) > 3 and name in _plain(column) for name in names)]
+        alike += [column for column in free if difflib.get_close_matches(_plain(column), names, n=1, cutoff=0.75)]
+        if alike:
+            parts[part] = alike[0]
+    if len(parts) < 2:  # the two longest texts, in their order
+        size = {column: sum(len(row[column]) for row in rows if isinstance(row.get(column), str)) for column in present}
+        longest = sorted((column for column in present if size[column]), key=lambda column: -size[column])[:2]
+        parts = dict(zip(("prompt", "response"), sorted(longest, key=present.index), strict=False))
+    if not parts:
+        return f"say what they hold with columns (parts: {', '.join(item.name for item in fields(Columns))})"
+    return f'say what they hold, perhaps: columns="{",".join(f"{part}={column}" for part, column in parts.items())}"'

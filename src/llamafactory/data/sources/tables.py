@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import csv
 import io
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import IO, Any
+from zipfile import BadZipFile
 
 from ...extras.errors import ConfigError, first_line
 from ...extras.logging import get_logger
@@ -99,7 +101,16 @@ def read_excel(path: str) -> Iterator[FoundRow]:
             book = openpyxl.load_workbook(file, read_only=True, data_only=True)
             sheets = [(sheet.title, _cells(sheet)) for sheet in book.worksheets if sheet.sheet_state == "visible"]
             yield from _rows_of_sheets(path, sheets)
-        except (InvalidFileException, KeyError, ValueError, OSError, EOFError, SyntaxError) as error:
+        except (
+            InvalidFileException,
+            BadZipFile,
+            zlib.error,
+            LookupError,
+            ValueError,
+            OSError,
+            EOFError,
+            SyntaxError,
+        ) as error:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(f"{path}: not a readable Excel file: {first_line(error)}") from None
