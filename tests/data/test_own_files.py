@@ -47,7 +47,7 @@ def test_excel_takes_the_first_sheet_that_holds_rows(tmp_path: Path) -> None:
         {"question": "say it", "answer": "a\nb"},
     ]
     (tmp_path / "b.xlsx").write_bytes((tmp_path / "a.xlsx").read_bytes()[:300])
-    with pytest.raises(ConfigError, match="b.xlsx: not a readable Excel file"):
+    with pytest.raises(ConfigError, match=r"b\.xlsx: not a readable Excel file"):
         rows_of(tmp_path / "b.xlsx")
 
 
@@ -79,7 +79,9 @@ def test_other_encodings_are_named_with_their_cure(
 ) -> None:
     path = tmp_path / f"a.{kind}"
     path.write_bytes((json.dumps([text], ensure_ascii=False) if kind == "json" else text).encode(encoding))
-    with pytest.raises(ConfigError, match=f"line [12]: not UTF-8 text .* looks like {named}; convert it: iconv") as caught:
+    with pytest.raises(
+        ConfigError, match=f"line [12]: not UTF-8 text .* looks like {named}; convert it: iconv"
+    ) as caught:
         rows_of(path)
     cure = str(caught.value).split("convert it: ")[1]
     import subprocess

@@ -71,7 +71,7 @@ def _samples(args: InferArgs) -> Iterator[tuple[tuple[str, int], Sample]]:
     names = split_list(args.data.eval_dataset) or split_list(args.data.dataset)
     if not names:
         raise ConfigError("dataset: missing; give dataset or eval_dataset")
-    for attr in find_media_datasets(names, args.data.dataset_dir, args.data.media_dir):
+    for attr in find_media_datasets(names, args.data.dataset_dir, args.data.media_dir, args.data.columns):
         settled, rows = open_set(attr, args.data.max_samples, args.evaluation.seed)
         for number, sample in enumerate(to_samples(rows, settled), start=1):
             yield (attr.name, number), sample

@@ -205,8 +205,8 @@ class _Job:
         """Look up the sets by name."""
         # Prompts of held-out rows come out of the training sets; else prompts need the evaluation sets alone.
         train_names = [] if self.prompts and not self.data.val_size else split_list(self.data.dataset)
-        self.train_sets = find_datasets(train_names, self.data.dataset_dir)
-        self.eval_sets = find_datasets(split_list(self.data.eval_dataset), self.data.dataset_dir)
+        self.train_sets = find_datasets(train_names, self.data.dataset_dir, self.data.columns)
+        self.eval_sets = find_datasets(split_list(self.data.eval_dataset), self.data.dataset_dir, self.data.columns)
         self.sets = [*self.train_sets, *self.eval_sets]
         if not self.sets:
             raise ConfigError("dataset: missing; give dataset or eval_dataset")

@@ -59,7 +59,7 @@ def sniff(attr: DatasetAttr, rows: Rows) -> DatasetAttr:
         parts.pop("prompt", None)
         return _chat(attr, rows, parts, "chosen", ranking)
     for part in ("messages", "chosen", "response"):
-        if part == "messages" and part in parts or _turns(rows, parts.get(part)):
+        if (part == "messages" and part in parts) or _turns(rows, parts.get(part)):
             return _chat(attr, rows, parts, part, ranking)
     if parts.keys() & {"prompt", "query"} and ("response" in parts or ranking or attr.asked):
         parts.pop("chosen" if not ranking else "response", None)
@@ -68,22 +68,21 @@ def sniff(attr: DatasetAttr, rows: Rows) -> DatasetAttr:
         return replace(attr, formatting="alpaca", columns=replace(NO_COLUMNS, prompt=text))
     found = ", ".join(present) or "none"
     raise ConfigError(
-        f"dataset {attr.name!r}: the columns of {attr.location} fit no known layout: {found}; known layouts: {_LAYOUTS}; "
-        f"{_proposal(present, rows)}"
+        f"dataset {attr.name!r}: the columns of {attr.location} fit no known layout: {found}; "
+        f"known layouts: {_LAYOUTS}; {_proposal(present, rows)}"
     )
 
 
 def describe(attr: DatasetAttr) -> str:
     """Say in one line what a set was taken for."""
     columns = ", ".join(f"{column}→{part}" for part, column in vars(attr.columns).items() if column is not None)
-    kind = {"alpaca": "questions and answers", "sharegpt": "conversations", "openai": "messages"}[attr.formatting]
-    kind = (
-        "pairs"
-        if attr.ranking
-        else "text"
-        if attr.columns == Columns(attr.columns.prompt, None, None, messages=None)
-        else kind
-    )
+    is_text = attr.formatting == "alpaca" and attr.columns.response is None
+    kinds = {
+        "alpaca": "text" if is_text else "questions and answers",
+        "sharegpt": "conversations",
+        "openai": "messages",
+    }
+    kind = "pairs" if attr.ranking else kinds[attr.formatting]
     table = attr.place == "file" and re.search(r"\.[ct]sv(\.gz|\.zst)?$", attr.location, re.IGNORECASE)
     separated = f"{separator_name(attr.location)}, " if table and separator_name(attr.location) else ""
     name = os.path.basename(attr.location.rstrip("/")) or attr.name

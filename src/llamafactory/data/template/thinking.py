@@ -62,7 +62,7 @@ def resolve_thinking(data: DataArguments) -> DataArguments:
 
 def _first_samples(data: DataArguments) -> list[Sample]:
     samples: list[Sample] = []
-    sets = find_datasets(split_list(data.dataset) or split_list(data.eval_dataset), data.dataset_dir)
+    sets = find_datasets(split_list(data.dataset) or split_list(data.eval_dataset), data.dataset_dir, data.columns)
     if not sets:
         raise ConfigError("dataset is not given")
     for attr in sets:

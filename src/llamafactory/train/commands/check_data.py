@@ -42,7 +42,9 @@ def run_check_data(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
     data = resolve_thinking(resolve_stage(processor, train_args))
     tokenizer = load_tokenizer(train_args.model)
     names = {"train": split_list(data.dataset), "eval": split_list(data.eval_dataset)}
-    sets = [(part, attr) for part, some in names.items() for attr in find_datasets(some, data.dataset_dir)]
+    sets = [
+        (part, attr) for part, some in names.items() for attr in find_datasets(some, data.dataset_dir, data.columns)
+    ]
     if not sets:
         raise ConfigError("dataset: missing; give dataset or eval_dataset")
     found = check_data(sets, Encoder(processor, get_template(tokenizer, data), tokenizer, data))

@@ -75,7 +75,14 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
 
 def next_command(words: Sequence[str]) -> str:
     """Return what to type to train what was shown."""
-    kept = [word for word in words if not word.lstrip("-").startswith("preview_")]
+    kept: list[str] = []
+    dropped = False
+    for word in words:
+        is_key = word.startswith("--") or "=" in word
+        # `--preview_samples 2`: the value goes with its flag.
+        dropped = word.lstrip("-").startswith("preview_") if is_key else dropped
+        kept += [] if dropped else [word]
+        dropped = dropped and "=" not in word
     return shlex.join(["llamafactory-cli", "train", *mask_words(kept)])
 
 
