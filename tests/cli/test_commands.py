@@ -114,7 +114,7 @@ def test_commands_not_built_say_so_and_exit_2(command):
     done = cli(command, "x.yaml")
     assert (done.returncode, done.stderr) == (
         2,
-        f"error: {command} is not built yet in this version; `llamafactory-cli webchat` talks to a model in the browser\n",
+        f"error: {command} is not built yet in this version; {NOT_BUILT[command]}\n",
     )
 
 

@@ -73,14 +73,8 @@ FILES = [
     Broken("x.csv", "instruction,output\nq,a\nq\n", ("x.csv line 3", "1 cells", "instruction, output")),
     Broken("x.csv", "instruction,instruction\nq,a\n", ("x.csv line 1", "repeated")),
     Broken("x.csv", 'instruction,output\nq,"a"b\n', ("x.csv line 2", "bad CSV")),
-    Broken(
-        "x.csv", b"instruction,output\nq,a\nq,\xff\n", ("x.csv line 3", "UTF-8", "byte 0xff at 3", "iconv -f CP1252")
-    ),
-    Broken(  # no header
-        "x.csv",
-        "q one,a one\nq two,a two\n",
-        ("x.csv", "q one", "instruction + input + output", 'columns="prompt=q one,response=a one"'),
-    ),
+    Broken("x.csv", b"instruction,output\nq,a\nq,\xff\n", ("x.csv line 3", "byte 0xff at 3", "iconv -f CP1252")),
+    Broken("x.csv", "q one,a one\nq two,a two\n", ("x.csv", "q one", "instruction + input + output")),  # no header
     Broken("x.parquet", "not parquet", ("x.parquet", "not a readable parquet file")),
     Broken("x.parquet", _parquet([GOOD] * 50)[:-20], ("x.parquet", "not a readable parquet file")),
     Broken("x.arrow", "not arrow", ("x.arrow", "not a readable arrow file")),
@@ -98,7 +92,7 @@ KTO = {"columns": {**NAMED, "kto_tag": "k"}}
 U = {"from": "human", "value": "q"}
 A = {"from": "gpt", "value": "a"}
 ROWS = [
-    Broken("x.jsonl", [{"foo": "q", "bar": "a"}], ("x.jsonl", "foo, bar", 'columns="prompt=foo,response=bar"')),
+    Broken("x.jsonl", [{"foo": "q", "bar": "a"}], ("foo, bar", "layouts: messages", '="prompt=foo,response=bar"')),
     Broken("x.jsonl", [GOOD, {"instruction": "q", "output": 5}], ("x.jsonl line 2", "'output'", "5")),
     Broken("x.jsonl", [GOOD, {"instruction": "q", "output": ["a"]}], ("x.jsonl line 2", "'output'", "['a']")),
     Broken("x.jsonl", [GOOD, {"input": "q", "output": "a"}], ("x.jsonl line 2", "missing column 'instruction'")),

@@ -99,11 +99,11 @@ def test_the_layout_is_read_off_the_rows(row: dict[str, Any], formatting: str, c
     assert attr.ranking == ("chosen" in row)
 
 
-def test_sharegpt_roles_called_user_and_assistant_are_seen() -> None:
-    row = {"conversations": [{"from": "user", "value": "q"}, {"from": "assistant", "value": "a"}]}
-    attr = sniff(DatasetAttr("x", "file", "x", formatting="auto"), [row])
-    messages = sharegpt.convert(row, attr).messages
-    assert [(message.role, message.text) for message in messages] == [("user", "q"), ("assistant", "a")]
+def test_roles_as_other_tools_spell_them() -> None:
+    for user, assistant in (("user", "assistant"), ("human", "gpt"), ("human", "chatgpt")):
+        row = {"conversations": [{"from": user, "value": "q"}, {"from": assistant, "value": "a"}]}
+        attr = sniff(DatasetAttr("x", "file", "x", formatting="auto"), [row])
+        assert [message.role for message in sharegpt.convert(row, attr).messages] == ["user", "assistant"]
 
 
 def test_whole_pairs_and_spelled_escapes_are_text(tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def _check_set(part: str, attr: DatasetAttr, encoder: Encoder, seen: set[bytes])
     check, tally = SetCheck(attr.name, part), Tally()
     try:
         attr, rows = _open(attr, encoder.args.max_samples)
+        encoder.check_layout(attr)
         samples = _samples(rows, attr, check)
         while batch := list(islice(samples, encoder.args.preprocessing_batch_size)):
             _check_batch(batch, encoder, check, tally, seen)

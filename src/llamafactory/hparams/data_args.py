@@ -20,8 +20,8 @@ class DataArguments:
     dataset_dir: str | dict = arg(
         "data", "Folder of dataset_info.json; or ONLINE, REMOTE:<repo>, or a mapping of dataset entries."
     )
-    columns: dict | str | None = arg(
-        None, "What the columns of a file without an entry hold: prompt=Frage,response=Antwort, or a mapping."
+    columns: str | dict | None = arg(
+        None, "Columns of sets given as files: prompt=Frage,response=Antwort, or a mapping; unset = by their names."
     )
     media_dir: str | None = arg(None, "Folder of relative image, video and audio paths; unset = dataset_dir.")
     max_samples: int | None = arg(None, "Use at most this many rows of each set.", within=AT_LEAST_1)

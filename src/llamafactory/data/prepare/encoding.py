@@ -61,6 +61,7 @@ def encode_set(attr: DatasetAttr, encoder: Encoder, seed: int, store: Path, key:
     store.mkdir(parents=True, exist_ok=True)
     clear_old(store)
     attr, rows = open_set(attr, encoder.args.max_samples, seed)
+    encoder.check_layout(attr)
     folders: list[str] = []
     opened: dict[int, tuple[Dataset, Tally]] = {}
     with tqdm(desc=f"tokenizing {attr.name}", unit=" rows", disable=None) as bar:

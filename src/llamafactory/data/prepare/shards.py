@@ -56,6 +56,11 @@ class Encoder:
     def __call__(self, samples: list[Sample]) -> Encoded:
         return self.processor.encode(samples, self.template, self.tokenizer, self.args)
 
+    def check_layout(self, attr: DatasetAttr) -> None:
+        """Refuse a set whose rows cannot hold what the stage trains."""
+        for one in (*attr.by_file.values(), attr):
+            self.processor.check_layout(one)
+
 
 @dataclass(frozen=True)
 class ShardJob:

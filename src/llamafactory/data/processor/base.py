@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ...hparams.data_args import DataArguments
     from ..messages import Sample
+    from ..sources.dataset_info import DatasetAttr
     from ..template.base import Template
 
 IGNORED = -100
@@ -149,6 +150,9 @@ class Processor(ABC, Generic[Tokens]):
     columns: tuple[str, ...] = ("input_ids", "labels", "seq_lens", "weights", "sample")
     default_overlong: Rule = "truncate"
     packs: bool = False
+
+    def check_layout(self, attr: DatasetAttr) -> None:
+        """Refuse a set whose rows cannot hold what this stage trains."""
 
     @abstractmethod
     def tokenize(

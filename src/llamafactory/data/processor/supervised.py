@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ...extras.errors import ConfigError
 from ..messages import Segment
 from ..prepare.overlong import count, fit
 from .base import Outcome, Processor
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from ...hparams.data_args import DataArguments
     from ..messages import Sample
+    from ..sources.dataset_info import DatasetAttr
     from ..template.base import Template
 
 
@@ -23,6 +25,15 @@ class SupervisedProcessor(Processor[list[Segment]]):
     """``train_on_prompt``, ``mask_history`` and the messages' own weights decide what is trained."""
 
     name = "supervised"
+
+    def check_layout(self, attr: DatasetAttr) -> None:
+        """Running text has no answer to train."""
+        columns = attr.columns
+        if attr.formatting == "alpaca" and not (attr.ranking or columns.response or columns.history):
+            raise ConfigError(
+                f"dataset {attr.name!r}: its rows are running text (column {columns.prompt!r}), and stage sft trains "
+                'answers; use stage: pt, or name the answer: columns="prompt=…,response=…"'
+            )
 
     def tokenize(
         self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments

@@ -75,6 +75,7 @@ class DatasetAttr:
         repeat: How often each row stands in the training data.
         listed: Columns that the user named; one of these missing in the file is an error.
         asked: The key ``columns``, for a set without an entry: ``(part, column)``.
+        by_file: The layouts of single files, for a folder whose files differ.
         media_dir: Folder of relative image, video and audio paths; ``None`` = rows with media are refused.
     """
 
@@ -95,6 +96,7 @@ class DatasetAttr:
     asked: tuple[tuple[str, str], ...] = ()
     sniffed: bool = False
     media_dir: str | None = None
+    by_file: Mapping[str, DatasetAttr] = field(default_factory=dict)
 
 
 _MEDIA_DEMO = (
@@ -138,6 +140,7 @@ def find_media_datasets(
     Args:
         names: As for :func:`find_datasets`.
         dataset_dir: As for :func:`find_datasets`.
+        by_file: The layouts of single files, for a folder whose files differ.
         media_dir: Folder of relative paths; ``None`` = ``dataset_dir``, or for a data set given as a file its folder.
     """
     base = dataset_dir if isinstance(dataset_dir, str) and os.path.isdir(dataset_dir) else "."

@@ -66,6 +66,12 @@ def scan_rows(attr: DatasetAttr) -> Iterator[FoundRow]:
         raise ConfigError(f"dataset {attr.name!r}: {attr.location} holds no rows")
 
 
+def first_rows(path: str, number: int) -> list[Row]:
+    """The first rows of a file that are not broken."""
+    found = islice(READERS[_kind(path)](path), number)
+    return [row for _, row in found if not isinstance(row, ConfigError)]
+
+
 def list_files(attr: DatasetAttr) -> list[str]:
     """Return the files a set is made of: the file itself, or the data files of a folder by name."""
     if attr.place == "cloud":

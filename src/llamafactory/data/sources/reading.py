@@ -13,9 +13,9 @@ from ...extras.logging import get_logger
 from ...plugins import resolve
 from ..messages import Origin, Sample
 from .dataset_info import DatasetAttr
-from .files import read_rows
+from .files import first_rows, list_files, read_rows
 from .opened import NumberedRow
-from .sniff import describe, sniff
+from .sniff import Rows, describe, sniff
 
 logger = get_logger(__name__)
 SNIFFED_ROWS = 20
@@ -46,8 +46,9 @@ def open_set(attr: DatasetAttr, max_samples: int | None, seed: int) -> tuple[Dat
 def resolve_layout(attr: DatasetAttr, first: list[NumberedRow]) -> DatasetAttr:
     """Read the layout off the first rows if no entry says it, and check the columns that the entry names."""
     if attr.formatting == "auto":
-        attr = sniff(attr, [row for _, row in first])
-        logger.info(describe(attr))
+        attr = _sniffed(attr, [row for _, row in first])
+        for one in attr.by_file.values() or [attr]:
+            logger.info_once(describe(one))
     # Columns that dataset_info.json names must occur in the first rows; the defaults need not.
     present = {column for _, row in first for column in row}
     missing = sorted(attr.listed - present)
@@ -57,12 +58,27 @@ def resolve_layout(attr: DatasetAttr, first: list[NumberedRow]) -> DatasetAttr:
     return attr
 
 
+def _sniffed(attr: DatasetAttr, first: Rows) -> DatasetAttr:
+    """The layout by the rows; in a folder each file may have its own."""
+    paths = list_files(attr) if attr.place in ("file", "cloud") else []
+    if len(paths) < 2:
+        return sniff(attr, first)
+    by_file = {}
+    for path in paths:
+        if rows := first_rows(path, SNIFFED_ROWS):
+            by_file[path] = sniff(replace(attr, location=path), rows)
+    layouts = list(by_file.values())
+    if all(replace(one, location=attr.location) == replace(layouts[0], location=attr.location) for one in layouts):
+        return replace(layouts[0], location=attr.location)
+    return replace(layouts[0], location=attr.location, by_file=by_file)
+
+
 def to_samples(rows: Iterable[NumberedRow], attr: DatasetAttr) -> Iterator[Sample]:
     """Convert rows; an error names file and line."""
-    convert = resolve("formats", attr.formatting)
     for place, row in rows:
+        layout = attr.by_file.get(place.file, attr)
         try:
-            sample: Sample = convert(row, attr)
+            sample: Sample = resolve("formats", layout.formatting)(row, layout)
         except ConfigError as error:
             raise ConfigError(f"{place}: {error}") from None
         yield replace(sample, origin=Origin(attr.name, place.file, place.number), row=row)

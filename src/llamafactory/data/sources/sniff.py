@@ -7,7 +7,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from ...extras.errors import ConfigError
 from .dataset_info import NO_COLUMNS, OPENAI_TAGS, Columns, DatasetAttr, Tags
 from .tables import separator_name
 
-Rows = list[Mapping[str, Any]]
+Rows = Sequence[Mapping[str, Any]]
 _SPELLINGS = Path(__file__).with_name("spellings.yaml")
 _LAYOUTS = (
     "messages or conversations (a list of turns); instruction + input + output; prompt + response, "
@@ -68,22 +68,21 @@ def sniff(attr: DatasetAttr, rows: Rows) -> DatasetAttr:
         return replace(attr, formatting="alpaca", columns=replace(NO_COLUMNS, prompt=text))
     found = ", ".join(present) or "none"
     raise ConfigError(
-        f"dataset {attr.name!r}: the columns of {attr.location} fit no known layout: {found}; known layouts: "
-        f"{_LAYOUTS}; {_proposal(present, rows)}"
+        f"dataset {attr.name!r}: the columns of {attr.location} fit no known layout: {found}; "
+        f"known layouts: {_LAYOUTS}; {_proposal(present, rows)}"
     )
 
 
 def describe(attr: DatasetAttr) -> str:
     """Say in one line what a set was taken for."""
     columns = ", ".join(f"{column}→{part}" for part, column in vars(attr.columns).items() if column is not None)
-    kind = {"alpaca": "questions and answers", "sharegpt": "conversations", "openai": "messages"}[attr.formatting]
-    kind = (
-        "pairs"
-        if attr.ranking
-        else "text"
-        if attr.columns == Columns(attr.columns.prompt, None, None, messages=None)
-        else kind
-    )
+    is_text = attr.formatting == "alpaca" and attr.columns.response is None
+    kinds = {
+        "alpaca": "text" if is_text else "questions and answers",
+        "sharegpt": "conversations",
+        "openai": "messages",
+    }
+    kind = "pairs" if attr.ranking else kinds[attr.formatting]
     table = attr.place == "file" and re.search(r"\.[ct]sv(\.gz|\.zst)?$", attr.location, re.IGNORECASE)
     separated = f"{separator_name(attr.location)}, " if table and separator_name(attr.location) else ""
     name = os.path.basename(attr.location.rstrip("/")) or attr.name

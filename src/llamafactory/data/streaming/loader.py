@@ -73,7 +73,9 @@ def open_sets(attrs: list[DatasetAttr], root: Path, prepare: Prepare, encoder: E
             chosen = np.concatenate([np.tile(chosen, times), np.asarray(drawn, dtype=np.int64)])
         chosen = chosen[: encoder.args.max_samples]
         first = list(rows.read(chosen[:SNIFFED_ROWS].tolist()))
-        sets.append(StreamSet(resolve_layout(attr, first), rows, chosen))
+        attr = resolve_layout(attr, first)
+        encoder.check_layout(attr)
+        sets.append(StreamSet(attr, rows, chosen))
         logger.info_rank0("streaming %s: %s rows", attr.name, f"{len(chosen):,}")
     return sets
 

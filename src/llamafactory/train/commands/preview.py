@@ -75,12 +75,13 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
 def next_command(words: Sequence[str]) -> str:
     """Return what to type to train what was shown."""
     kept: list[str] = []
-    is_value = False  # of a flag that is left out
+    dropped = False
     for word in words:
-        left_out = word.lstrip("-").startswith("preview_")
-        if not left_out and not (is_value and not word.startswith("--")):
-            kept.append(word)
-        is_value = left_out and word.startswith("--") and "=" not in word
+        is_key = word.startswith("--") or "=" in word
+        # `--preview_samples 2`: the value goes with its flag.
+        dropped = word.lstrip("-").startswith("preview_") if is_key else dropped
+        kept += [] if dropped else [word]
+        dropped = dropped and "=" not in word
     return shlex.join(["llamafactory-cli", "train", *mask_words(kept)])
 
 
