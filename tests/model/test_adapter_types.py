@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
 
 from llamafactory.extras.errors import ConfigError
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.model.adapter_config import MERGED
 from llamafactory.model.adapters import load_adapter, load_named_adapters
 from llamafactory.model.merging import merge
+
+from .peft_adapters import base, save
 
 IDS = torch.tensor([[5, 17, 80, 3, 44, 261, 9, 120]])
 PLACES: dict[str, Any] = {"target_modules": ["q_proj", "o_proj"]}
@@ -52,22 +53,6 @@ OTHERS: dict[str, dict[str, Any]] = {
 @torch.inference_mode()
 def logits(model: Any) -> torch.Tensor:
     return model.eval()(IDS).logits
-
-
-def base(folder: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder)
-
-
-def save(model_folder: Path, folder: Path, config: Any) -> Path:
-    """An adapter by PEFT whose trained weights are random."""
-    torch.manual_seed(3)
-    tuned = get_peft_model(base(model_folder), config)
-    with torch.no_grad():
-        for weight in tuned.parameters():
-            if weight.requires_grad:
-                weight.add_(0.05 * torch.randn_like(weight))
-    tuned.save_pretrained(folder)
-    return folder
 
 
 def live(model_folder: Path, adapter: Path) -> torch.Tensor:

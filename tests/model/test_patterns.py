@@ -10,32 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
+from peft import IA3Config, LoraConfig, PeftModel
 
 from llamafactory.extras.errors import ConfigError
 from llamafactory.model import patterns
 from llamafactory.model.adapter_config import read_adapter_config
 from llamafactory.model.adapters import load_adapter, load_named_adapters
 
+from .peft_adapters import base, save
+
 SLOW = (
     r"model\.(\w|\.){1,3}" + r"(\w|\.)*" * 7 + "Z"
 )  # each star more multiplies the time: hundreds of millions of steps
-
-
-def base(folder: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder)
-
-
-def save(model_folder: Path, folder: Path, config: Any) -> Path:
-    torch.manual_seed(3)
-    tuned = get_peft_model(base(model_folder), config)
-    with torch.no_grad():
-        for weight in tuned.parameters():
-            if weight.requires_grad:
-                weight.add_(0.05 * torch.randn_like(weight))
-    tuned.save_pretrained(folder)
-    return folder
 
 
 def shapes(model: Any) -> dict[str, Any]:

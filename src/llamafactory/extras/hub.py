@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from urllib.parse import urlsplit
 
-from .errors import ConfigError, first_line
+from .errors import ConfigError, first_line, in_one_line
 from .logging import get_logger
 
 logger = get_logger(__name__)
@@ -56,7 +56,8 @@ def require_hub(key: str, repo: str | None, token: str | None) -> None:
     from huggingface_hub import HfApi, constants, get_token
     from huggingface_hub.utils import validate_repo_id
 
-    with _one_line(f"{key}: nothing can be pushed"):
+    # Whatever the hub's client raises: its HTTP library changes with its version.
+    with in_one_line(f"{key}: nothing can be pushed"):
         if repo is not None:
             validate_repo_id(repo)
         if constants.HF_HUB_OFFLINE:
@@ -73,15 +74,5 @@ def pushing(key: str, kept: object) -> Iterator[None]:
     Raises:
         ConfigError: It failed.
     """
-    with _one_line(f"{key}: {kept} is written and whole, but could not be pushed"):
+    with in_one_line(f"{key}: {kept} is written and whole, but could not be pushed"):
         yield
-
-
-@contextmanager
-def _one_line(what: str) -> Iterator[None]:
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:  # of the hub's client, whose HTTP library changes with its version
-        raise ConfigError(f"{what}: {first_line(error)}") from error

@@ -63,8 +63,8 @@ def report_share(model: PeftModel, lora_target: str) -> None:
     if lora_target != "all":
         return
     core: Any = model.get_base_model()
-    head = getattr(core, "score", None) or core.get_output_embeddings()
-    outside = re.compile(outside_language(core) or "(?!)")
+    head = _head(core)
+    outside = _outside(core)
     taken = left = 0
     names = set()
     for name, module in core.named_modules():
@@ -107,9 +107,19 @@ def _named(model: PreTrainedModel, names: list[str], linear: set[str], experts: 
     )
 
 
+def _head(model: Any) -> Any:
+    """The layer that scores or writes, which ``all`` leaves alone."""
+    return getattr(model, "score", None) or model.get_output_embeddings()
+
+
+def _outside(model: Any) -> re.Pattern[str]:
+    """Names of modules that are no part of the language model."""
+    return re.compile(outside_language(model) or "(?!)")
+
+
 def _linear(model: Any) -> set[str]:
-    head = getattr(model, "score", None) or model.get_output_embeddings()
-    outside = re.compile(outside_language(model) or "(?!)")
+    head = _head(model)
+    outside = _outside(model)
     return {
         name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()
@@ -119,7 +129,7 @@ def _linear(model: Any) -> set[str]:
 
 def _experts(model: Any) -> list[str]:
     """``experts.gate_up_proj`` and the like: one parameter holds a matrix of every expert."""
-    outside = re.compile(outside_language(model) or "(?!)")
+    outside = _outside(model)
     found = set()
     for name, module in model.named_modules():
         if "experts" in name.rpartition(".")[2] and not outside.fullmatch(name):

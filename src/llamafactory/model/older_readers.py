@@ -7,11 +7,10 @@ names reads base 10000 and no scaling, without a word. It reads the older names 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ..extras.files import write_json
+from ..extras.files import read_json, write_json
 
 # What the older classes call the base and the rotated share, where it is not rope_theta and partial_rotary_factor.
 _THETA = {
@@ -50,7 +49,7 @@ def add_older_names(folder: Path) -> None:
     for name, change in (("config.json", _add_to_config), ("tokenizer_config.json", _change_tokenizer)):
         path = folder / name
         if path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             change(content)
             write_json(path, content)
 

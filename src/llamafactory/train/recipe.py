@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..extras.logging import get_logger
 from ..model.config import read_config
-from .saving.run_config import NAME as RUN_CONFIG
+from .saving.run_config import read_run_config
 
 if TYPE_CHECKING:
     from ..hparams import TrainArgs
@@ -47,8 +46,8 @@ def settle_recipe(args: TrainArgs, rows: int, world_size: int, resume: Path | No
         args.training.eval_strategy != "steps" or args.training.eval_steps is not None
     ):
         usual["logging_steps"] = _logging_steps(replace(args.training, **_open(args, usual)), rows, world_size)
-    if resume is not None and (resume / RUN_CONFIG).is_file():
-        before = json.loads((resume / RUN_CONFIG).read_text("utf-8"))
+    if resume is not None:
+        before = read_run_config(resume)
         usual = {key: before.get(key, value) for key, value in usual.items()}
     chosen = _open(args, usual)
     if chosen:

@@ -48,9 +48,8 @@ class LogCallback(TrainerCallback):
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        last = (
-            state.global_step >= state.max_steps
-        )  # else the figures of the run would miss the steps since the last log
+        # Else the figures of the run would miss the steps since the last log.
+        last = state.global_step >= state.max_steps
         if last or control.should_save or (control.should_evaluate and args.save_strategy == "best"):
             control.should_log = True
         return control

@@ -121,7 +121,7 @@ class Start:
 
         With another batch, or other data, an epoch has another number of steps.
         """
-        before = _read(self.checkpoint) if self.checkpoint else {}
+        before = read_run_config(self.checkpoint) if self.checkpoint else {}
         if before.get("steps_an_epoch", steps_an_epoch) == steps_an_epoch:
             return int(before.get("shift", 0))
         file = Path(str(self.checkpoint)) / "trainer_state.json"
@@ -167,7 +167,7 @@ def write_run_config(folder: Path, config: Mapping[str, Any], steps_an_epoch: in
 
 def find_changes(checkpoint: Path, config: Mapping[str, Any]) -> list[Change]:
     """Return the settings that differ from a checkpoint's and shape the weights."""
-    before = _read(checkpoint)
+    before = read_run_config(checkpoint)
     if not before:
         logger.warning_rank0("%s has no %s: whether the settings are still the same cannot be seen", checkpoint, NAME)
     differing = {key for key in before.keys() & config.keys() - {"tuner_keys"} if before[key] != config[key]}
@@ -177,7 +177,12 @@ def find_changes(checkpoint: Path, config: Mapping[str, Any]) -> list[Change]:
     return [Change(key, before[key], config[key]) for key in config if key in differing]
 
 
-def _read(checkpoint: Path) -> dict[str, Any]:
+def read_run_config(checkpoint: Path) -> dict[str, Any]:
+    """Read what :func:`write_run_config` wrote; nothing if the checkpoint has none.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
     path = checkpoint / NAME
     found: dict[str, Any] = read_json(path, dict, "resume_from_checkpoint") if path.is_file() else {}
     return found
