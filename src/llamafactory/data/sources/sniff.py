@@ -7,7 +7,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from ...extras.errors import ConfigError
 from .dataset_info import NO_COLUMNS, OPENAI_TAGS, Columns, DatasetAttr, Tags
 from .tables import separator_name
 
-Rows = list[Mapping[str, Any]]
+Rows = Sequence[Mapping[str, Any]]
 _SPELLINGS = Path(__file__).with_name("spellings.yaml")
 _LAYOUTS = (
     "messages or conversations (a list of turns); instruction + input + output; prompt + response, "
