@@ -126,14 +126,14 @@ class TextOptions(_Model):
     """What the text must be."""
 
     format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] = Field(default_factory=PlainFormat)
-    verbosity: str | None = Field(None, description="Not offered.")
+    verbosity: str | None = Field(default=None, description="Not offered.")
 
 
 class ThoughtOptions(_Model):
     """How much is thought."""
 
-    effort: str | None = Field(None, description="none = without a thought; others are not offered.")
-    summary: str | None = Field(None, description="Not offered: thoughts come whole.")
+    effort: str | None = Field(default=None, description="none = without a thought; others are not offered.")
+    summary: str | None = Field(default=None, description="Not offered: thoughts come whole.")
 
 
 class ResponsesRequest(SamplingRequest):
