@@ -87,9 +87,13 @@ def test_a_conversation(browser, make_template, page_args):
         tab.wait_for_timeout(300)  # longer than the page may wait before it tells of new text
         engine.gate.release()
         until(lambda: chat.locator("strong").count() == 2)
+        refused: list[str] = []
+        tab.on("response", lambda one: refused.append(one.url) if one.status >= 400 else None)
         tab.locator("#stop").click()
         until(lambda: engine.open == 0)
         assert chat.get_by_text("Count").is_visible()
+        tab.wait_for_timeout(300)
+        assert refused == []
 
         engine.gate = threading.Semaphore(3)
         submit(tab, "Again", engine)
@@ -109,6 +113,8 @@ def test_a_phone(browser, make_template, page_args):
     engine = ScriptedEngine(make_template("qwen"), ["An", " answer."])
     with running(engine, page_args) as url:
         tab = browser.new_page(viewport={"width": 390, "height": 780})
+        refused: list[str] = []
+        tab.on("response", lambda one: refused.append(one.url) if one.status >= 400 else None)
         tab.goto(url)
         box = tab.locator("#question textarea")
         box.wait_for()
@@ -145,6 +151,11 @@ def test_a_phone(browser, make_template, page_args):
         tab.locator("#chat").get_by_text("A third.").wait_for()
         assert [message.text for message in engine.asked[2][0]] == ["Who am I?"]
         assert tab.locator("#chat").get_by_text("Who am I?").is_visible() and not wide(tab)
+
+        tab.wait_for_timeout(500)
+        tab.locator("#clear").click()
+        tab.locator("#chat").get_by_text("Who are you?").wait_for()  # the examples are there again
+        assert refused == []
         tab.close()
 
 

@@ -92,7 +92,7 @@ def make_page(engine: Engine, args: InferArgs, max_waiting: int) -> Any:
         anew = gr.on([again.click, chatbot.retry], handler.regenerate, kept, **shared)
         edited = chatbot.edit(_with_event(gr.EditData, handler.edit), kept, **shared)
         chatbot.example_select(
-            _with_event(gr.SelectData, _example), None, question, queue=False, api_visibility="private"
+            _with_event(gr.SelectData, _example), None, question, concurrency_limit=None, api_visibility="private"
         )
         running = [submit, anew, edited]
         _connect_stop(stop, running, conversation, chatbot, error)
@@ -144,7 +144,7 @@ def _connect_stop(stop: Any, running: list[Any], conversation: Any, chatbot: Any
         conversation,
         [chatbot, error],
         cancels=running,
-        queue=False,
+        concurrency_limit=None,
         api_visibility="private",
     )
 
@@ -158,7 +158,7 @@ def _connect_clear(
         None,
         [chatbot, error, conversation, *boxes],
         cancels=running,
-        queue=False,
+        concurrency_limit=None,
         api_name="clear",
     )
 
