@@ -273,7 +273,7 @@ def test_what_is_no_reward_model_is_refused(
 
 HEADS: dict[str, tuple[dict[str, Any], str]] = {
     "NaN": ({"v_head.summary.weight": torch.full((1, 64), float("nan"))}, "holds NaN"),
-    "integers": ({"v_head.summary.weight": torch.ones(1, 64, dtype=torch.int8)}, "floats"),
+    "integers": ({"v_head.summary.weight": torch.ones(1, 64, dtype=torch.int8)}, "floating numbers"),
     "left over": ({"v_head.other": torch.ones(1)}, "not a value head"),
     "shape": ({"v_head.summary.weight": torch.ones(2, 64)}, "head of one score"),
 }
