@@ -12,8 +12,9 @@ from .running import assert_bit_equal, train, train_elsewhere
 
 
 def test_the_first_run_prepares_and_the_second_trains(
-    keys: Keys, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    keys: Keys, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sys.argv", ["llamafactory-cli", "train", "my.yaml"])
     folder = tmp_path / "tokens"
     given = keys(max_steps=2, tokenized_path=str(folder))
     run = train(given)

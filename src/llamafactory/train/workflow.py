@@ -93,7 +93,8 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     dataset = get_dataset(stage.processor, template, tokenizer, args)
     if only_prepares:
         if arguments.process_index == 0:
-            print(f"The data is prepared in {dataset.folder}; nothing is trained yet.\nNext:\n  {same_command(args)}")
+            again = same_command(overwrites=False)
+            print(f"The data is prepared in {dataset.folder}; nothing is trained yet.\nNext:\n  {again}")
         return
     rows = len(dataset.train) if args.training.do_train and dataset.train else 0
     chosen: dict[str, Any] = {}
@@ -273,5 +274,5 @@ def _leave_if_interrupted(trainer: Trainer) -> None:
         *(state.global_step, state.max_steps, checkpoint_folder(training.output_dir, state.global_step)),
     )
     if trainer.is_world_process_zero():
-        print(f"To go on:\n  {same_command(trainer.run_args)}", file=sys.stderr, flush=True)
+        print(f"To go on:\n  {same_command(training.overwrite_output_dir)}", file=sys.stderr, flush=True)
     raise SystemExit(128 + listener.received)

@@ -104,13 +104,12 @@ Versions, seeds and the fingerprint of the data are in `run_manifest.json`.
 """
 
 
-def same_command(args: TrainArgs) -> str:
-    """Return what to type to run this configuration once more; it goes on from the last checkpoint, if there is one."""
-    words = mask_words(sys.argv[2:]) if sys.argv[1:2] == ["train"] else []
-    words = words or ["CONFIG", f"output_dir={args.training.output_dir}"]
-    return shlex.join(
-        ["llamafactory-cli", "train", *words, *["overwrite_output_dir=false"] * args.training.overwrite_output_dir]
-    )
+def same_command(overwrites: bool) -> str:
+    """Return what goes on from the last checkpoint: the same command, but that it must not begin anew."""
+    if sys.argv[1:2] != ["train"]:  # started by Python code
+        return "the same settings" + " with overwrite_output_dir: false" * overwrites
+    words = mask_words(sys.argv[2:])
+    return shlex.join(["llamafactory-cli", "train", *words, *["overwrite_output_dir=false"] * overwrites])
 
 
 def next_commands(args: TrainArgs) -> str:
