@@ -75,7 +75,7 @@ def test_a_free_port_is_taken_when_none_is_set():
         (TWO | {"MASTER_PORT": "http"}, "MASTER_PORT: expected a whole number"),
         (
             TWO | {"RDZV_ID": "x", "MIN_NNODES": "3", "MAX_NNODES": "2"},
-            "MAX_NNODES: expected a whole number from 3 to 1000000",
+            "MAX_NNODES: expected a whole number from 3 to 1000000, got '2'",
         ),
     ],
 )
@@ -88,10 +88,11 @@ def test_worker_environment():
     cores = len(os.sched_getaffinity(0))
     assert worker_environment(TWO) == {
         "OMP_NUM_THREADS": str(max(1, cores // 2)),
+        "LLAMAFACTORY_SHARED_CORES": "1",
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         "TORCH_NCCL_AVOID_RECORD_STREAMS": "1",
     }
-    assert set(worker_environment(TWO | {"OPTIM_TORCH": "0"})) == {"OMP_NUM_THREADS"}
+    assert set(worker_environment(TWO | {"OPTIM_TORCH": "0"})) == {"OMP_NUM_THREADS", "LLAMAFACTORY_SHARED_CORES"}
     assert "OMP_NUM_THREADS" not in worker_environment(TWO | {"OMP_NUM_THREADS": "3"})
     assert "PYTORCH_CUDA_ALLOC_CONF" not in worker_environment(TWO | {"PYTORCH_CUDA_ALLOC_CONF": ""})
 

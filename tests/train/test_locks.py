@@ -122,11 +122,14 @@ def test_a_run_that_cannot_start_leaves_no_folder(keys: Keys) -> None:
 def test_two_preprocess_of_one_cache_make_it_once(keys: Keys, tmp_path: Path) -> None:
     """The second waits for the first and takes what it has made."""
     code = (
-        "import sys, time, os; from llamafactory.data.prepare import shards\n"
-        "encode = shards.Encoder.__call__\n"
+        "import sys, time, os; from llamafactory.data.prepare import shards; from llamafactory.extras import locks\n"
+        "encode, say, waits = shards.Encoder.__call__, locks.logger.info_rank0, sys.argv[1] + '-waits'\n"
         "def slow(self, samples):\n"
-        "    time.sleep(2); open(sys.argv[1], 'a').write('x'); return encode(self, samples)\n"
-        "shards.Encoder.__call__ = slow\n"
+        "    until = time.monotonic() + 60\n"
+        "    while not os.path.exists(waits) and time.monotonic() < until: time.sleep(0.05)\n"
+        "    open(sys.argv[1], 'a').write('x'); return encode(self, samples)\n"
+        "def told(*words): say(*words); open(waits, 'w').close()\n"
+        "shards.Encoder.__call__, locks.logger.info_rank0 = slow, told\n"
         "from llamafactory.train.commands.preprocess import run_preprocess; run_preprocess(sys.argv[2:])"
     )
     words = [f"{key}={value}" for key, value in keys().items()]
