@@ -137,11 +137,6 @@ def test_wrong_columns_are_one_line(tmp_path: Path, prepare: Prepare, columns: s
         prepare(dataset=path, columns=columns)
 
 
-def test_columns_belong_to_files_not_to_entries(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="columns: only for sets given as files"):
-        find_datasets(["x"], {"x": {"file_name": "x.json"}}, "prompt=q")
-
-
 @pytest.mark.parametrize("streaming", [False, True])
 def test_running_text_is_refused_under_sft(tmp_path: Path, prepare: Prepare, streaming: bool) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "Rivers run."}])
