@@ -10,6 +10,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
+from .formats.unread import Unread
 from .prepare.duplicates import is_new
 from .prepare.report import DatasetReport, SourceReport
 from .prepare.shards import Encoder
@@ -123,16 +124,17 @@ def check_data(sets: Sequence[tuple[str, DatasetAttr]], encoder: Encoder) -> Dat
 
 
 def _check_set(part: str, attr: DatasetAttr, encoder: Encoder, seen: set[bytes]) -> SetCheck:
-    check, tally = SetCheck(attr.name, part), Tally()
+    check, tally, unread = SetCheck(attr.name, part), Tally(), Unread(encoder.processor.unused)
     try:
         attr, rows = _open(attr, encoder.args.max_samples)
         encoder.check_layout(attr)
-        samples = _samples(rows, attr, check)
+        samples = _samples(rows, attr, check, unread)
         while batch := list(islice(samples, encoder.args.preprocessing_batch_size)):
             _check_batch(batch, encoder, check, tally, seen)
     except ConfigError as error:  # of the set as a whole: no file, no known layout
         check.blame(error)
-    check.counts = SourceReport.of(attr.name, part, tally, encoder.args.cutoff_len)
+    tally.unread = {attr.name: unread.names}
+    check.counts = SourceReport.of(attr, part, tally, encoder.args.cutoff_len)
     return check
 
 
@@ -145,13 +147,13 @@ def _open(attr: DatasetAttr, max_samples: int | None) -> tuple[DatasetAttr, Iter
     return attr, chain(first, rows)
 
 
-def _samples(rows: Iterator[FoundRow], attr: DatasetAttr, check: SetCheck) -> Iterator[Sample]:
+def _samples(rows: Iterator[FoundRow], attr: DatasetAttr, check: SetCheck, unread: Unread) -> Iterator[Sample]:
     for place, row in rows:
         check.rows += 1
         try:
             if isinstance(row, ConfigError):
                 raise row
-            (sample,) = to_samples([(place, row)], attr)
+            (sample,) = to_samples([(place, row)], attr, unread.look)
         except ConfigError as error:
             check.blame(error)
             continue

@@ -217,6 +217,7 @@ def _unpack_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(content, list):
         return message
     kinds = [part.get("type") if isinstance(part, Mapping) else None for part in content]
+    kinds = ["reasoning" if kind == "thinking" else kind for kind in kinds]
     if not {"reasoning", "tool_call"} & set(kinds):
         return message
     found = {

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...extras.logging import get_logger
 from ..processor import Tally
+from ..sources.dataset_info import DatasetAttr
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+logger = get_logger(__name__)
 _STEPS = 7  # and one more for what is longer than cutoff_len
 
 
@@ -37,6 +41,8 @@ class SourceReport:
         steps: Where each step ends, in tokens.
         used: Rows of this set in the training data (after mixing; repeats count).
         duplicates: Rows that ``deduplicate`` left out.
+        unread: Columns that hold something and are not read, and keys of turns (``column[].key``).
+        spelled_out: The user named the columns, so others were left out on purpose.
     """
 
     name: str
@@ -57,19 +63,23 @@ class SourceReport:
     steps: list[int]
     used: int = 0
     duplicates: int = 0
+    unread: list[str] = field(default_factory=list)
+    spelled_out: bool = False
 
     @classmethod
-    def of(cls, name: str, part: str, tally: Tally, cutoff: int) -> SourceReport:
+    def of(cls, attr: DatasetAttr, part: str, tally: Tally, cutoff: int) -> SourceReport:
         """Sum up a set's count."""
         counts = tally.to_dict()
         lengths = np.asarray(counts.pop("lengths"), dtype=np.int64)
         counts.pop("weighted")
+        unread = counts.pop("unread").get(attr.name, [])
         longest = int(lengths.max(initial=0))
         steps = length_steps(longest, cutoff)
         # The ends belong to their step: a sample of exactly cutoff_len tokens fits.
         places = np.searchsorted(steps, lengths, side="left")
         histogram = np.bincount(places, minlength=len(steps) + 1).tolist()
-        return cls(name, part, **counts, longest=longest, histogram=histogram, steps=steps)
+        found = {"longest": longest, "histogram": histogram, "steps": steps, "unread": unread}
+        return cls(attr.name, part, **counts, **found, spelled_out=attr.is_spelled_out)
 
     @property
     def dropped(self) -> int:
@@ -152,6 +162,22 @@ class DatasetReport:
         console.print(self.table())
         for note in self.notes():
             console.print(note, soft_wrap=True, highlight=False)
+        for source in self.sources:
+            say_unread(source.name, source.unread, source.spelled_out)
+
+
+def say_unread(name: str, unread: Sequence[str], spelled_out: bool) -> None:
+    """Name what the rows of a set hold and nothing reads: a warning, unless the user chose the columns."""
+    if not unread:
+        return
+    is_chosen = spelled_out and not any("[]." in one for one in unread)
+    (logger.info_once if is_chosen else logger.warning_once)(unread_line(name, unread))
+
+
+def unread_line(name: str, unread: Sequence[str]) -> str:
+    """One line that names columns and keys of turns that are not read."""
+    keys = "; [] = a key of its turns" if any("[]." in one for one in unread) else ""
+    return f"{name}: its rows hold what is not read: {', '.join(unread)} (docs/data.md, columns{keys})"
 
 
 def _reasons(source: SourceReport) -> str:
