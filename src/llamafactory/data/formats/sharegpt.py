@@ -34,7 +34,7 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
     elif columns.response and not (messages and messages[-1].role == "assistant"):
         require_columns(row, columns.response)
         messages = (*messages, *_completion(row, attr, columns.response))
-    if (thought := text_field(row, columns.reasoning)) and not attr.ranking:
+    if not attr.ranking and (thought := text_field(row, columns.reasoning)):
         messages = _with_thought(messages, thought)
     margin, label = margin_field(row, columns.margin), label_field(row, columns.kto_tag)
     sample = Sample(messages, tools_field(row, columns.tools), chosen, rejected, margin, label)
