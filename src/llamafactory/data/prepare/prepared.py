@@ -212,12 +212,11 @@ def _adopt(folder: Path, splits: DatasetDict | dict[str, Dataset]) -> tuple[Data
         folder,
         f"; not read: {', '.join(sorted(unread))}" if unread else "",
     )
-    adopted = {
-        split: rows.map(
-            _Adopt(f"tokenized_path: {folder}, split {split}"), with_indices=True, remove_columns=_others(rows)
-        )
-        for split, rows in splits.items()
-    }
+    adopted = {}
+    for split, rows in splits.items():
+        read = _Adopt(f"tokenized_path: {folder}, split {split}")
+        with _quiet():
+            adopted[split] = rows.map(read, with_indices=True, remove_columns=_others(rows))
     train = adopted.pop("train", None)
     return train, {split.removeprefix("validation").removeprefix("_"): rows for split, rows in adopted.items()}
 
