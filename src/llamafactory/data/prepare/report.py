@@ -41,6 +41,7 @@ class SourceReport:
         steps: Where each step ends, in tokens.
         used: Rows of this set in the training data (after mixing; repeats count).
         duplicates: Rows that ``deduplicate`` left out.
+        bad: Rows that could not be read; only ``check-data`` goes on then. They are not in ``rows``.
         unread: Columns that hold something and are not read, and keys of turns (``column[].key``).
         spelled_out: The user named the columns, so others were left out on purpose.
     """
@@ -63,6 +64,7 @@ class SourceReport:
     steps: list[int]
     used: int = 0
     duplicates: int = 0
+    bad: int = 0
     unread: list[str] = field(default_factory=list)
     spelled_out: bool = False
 
@@ -119,22 +121,24 @@ class DatasetReport:
         return cls(**{**values, "sources": [SourceReport(**source) for source in values["sources"]]})
 
     def table(self) -> Table:
-        """The table for a terminal: rows = kept + cut + split + dropped."""
+        """The table for a terminal: rows = kept + cut + split + dropped (+ broken)."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
         title = f"Rows (cutoff_len {self.cutoff_len}, overlong: {self.overlong})"
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        broken = any(source.bad for source in self.sources)
         table.add_column("data set", overflow="fold")
         mixed = sum(source.used for source in self.sources)
         mixes = len([source for source in self.sources if source.used]) > 1
-        names = ["rows", "kept", "cut", "split", "dropped", "tokens", "trained", "lost"]
+        names = ["rows", "kept", "cut", "split", "dropped", *["broken"] * broken, "tokens", "trained", "lost"]
         for name in [*names, "mix"] if mixes else names:
             table.add_column(name, justify="right", no_wrap=True)
         for source in self.sources:
             name = source.name if source.part == "train" else f"{source.name} ({source.part})"
-            numbers = (source.rows, source.kept, source.cut, source.split, source.dropped)
-            row = [f"{number:,}" for number in (*numbers, source.tokens_out, source.trained, source.lost)]
+            fates = (source.kept, source.cut, source.split, source.dropped, *[source.bad] * broken)
+            counts = (source.rows + source.bad, *fates, source.tokens_out, source.trained, source.lost)
+            row = [f"{number:,}" for number in counts]
             if mixes:
                 row.append(f"{source.used / mixed:.1%}" if source.used else "")
             table.add_row(name, *row)
@@ -142,7 +146,7 @@ class DatasetReport:
 
     def notes(self) -> list[str]:
         """Lines below the table: why rows were dropped, and how full the packs are."""
-        lines = [f"dropped from {source.name}: {_reasons(source)}" for source in self.sources if source.dropped]
+        lines = [f"dropped from {source.name}: {reasons(source)}" for source in self.sources if source.dropped]
         lines += [
             f"left out of {source.name}: {source.duplicates:,} duplicates"
             for source in self.sources
@@ -180,6 +184,8 @@ def unread_line(name: str, unread: Sequence[str]) -> str:
     return f"{name}: its rows hold what is not read: {', '.join(unread)} (docs/data.md, columns{keys})"
 
 
-def _reasons(source: SourceReport) -> str:
-    reasons = {"no answer": source.unanswered, "no trained token": source.untrained, "too long": source.too_long}
-    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+def reasons(counts: SourceReport | Tally) -> str:
+    """Why rows were dropped, and how many; of one row the reason alone."""
+    why = {"no answer": counts.unanswered, "no trained token": counts.untrained, "too long": counts.too_long}
+    numbered = counts.rows > 1
+    return ", ".join(f"{count:,} {reason}" if numbered else reason for reason, count in why.items() if count)

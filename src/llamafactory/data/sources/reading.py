@@ -85,7 +85,7 @@ def to_samples(
             raise ConfigError(f"{place}: {error}") from None
         if look is not None:
             look(row, layout)
-        yield replace(sample, origin=Origin(attr.name, place.file, place.number), row=row)
+        yield replace(sample, origin=Origin(attr.name, place.file, place.number, place.unit), row=row)
 
 
 def _choose(rows: list[NumberedRow], number: int, seed: int) -> list[NumberedRow]:

@@ -83,6 +83,8 @@ def _show(found: DataCheck, folder: Path) -> None:
     console.print(found.table())
     show_lengths(found.report, console)
     for check in found.sets:
+        for line in check.places():
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
         for problem in check.problems:
             console.print(problem, style="red", soft_wrap=True, highlight=False, markup=False)
         if check.bad > len(check.problems):
