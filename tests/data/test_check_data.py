@@ -50,6 +50,8 @@ def test_what_was_planted_is_found_by_file_and_line(keys: Keys, tmp_path: Path, 
     assert shown == json.loads((tmp_path / "o" / "check_data.json").read_text())
     (found,) = shown["sets"]
     assert (found["rows"], found["bad"], found["duplicates"], found["reasoning"]) == (61, 4, 3, 5)
+    assert found["repeated"] == [f"{path}, line {line}" for line in (52, 53, 54)]
+    assert found["dropped"] == [f"{path}, line {line} (no answer)" for line in (55, 56)]
     places = [problem.split(":")[0] for problem in found["problems"]]
     assert places == [f"{path} line {line}" for line in (11, 21, 31, 51)]
     assert (found["counts"]["rows"], found["counts"]["unanswered"]) == (57, 2)
@@ -76,7 +78,7 @@ def test_rows_that_only_the_template_or_the_length_refuses_are_named(keys: Keys,
     with pytest.raises(ConfigError, match="2 broken rows"):
         run_check_data({**keys, "dataset": path, "cutoff_len": 64, "overlong": "error"})
     (found,) = json.loads((tmp_path / "o" / "check_data.json").read_text())["sets"]
-    assert [problem.split(": ")[0] for problem in found["problems"]] == [f"{path}, row 8", f"{path}, row 34"]
+    assert [problem.split(": ")[0] for problem in found["problems"]] == [f"{path}, line 8", f"{path}, line 34"]
 
 
 def test_a_set_that_cannot_be_read_does_not_hide_the_others(keys: Keys, tmp_path: Path) -> None:

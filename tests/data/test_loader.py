@@ -279,6 +279,55 @@ def test_a_folder_that_llama_factory_made_is_taken_with_a_warning(
     assert list(module.eval) == [""]
 
 
+PACK = {"input_ids": [5, 6, 7, 8, 9], "labels": [5, 6, 7, 8, 9]}
+APART = {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, 6, -100, 8, 9], "seq_lens": [2, 3], "source": "tokenized"}
+
+
+@pytest.mark.parametrize(
+    "border",
+    [
+        {"position_ids": [0, 1, 0, 1, 2]}, {"position_ids": [0, 1, 0, 1, 2], "attention_mask": [1] * 5},
+        {"seq_lengths": [2, 3]}, {"seq_lens": [2, 3]}, {"attention_mask": [1, 1, 2, 2, 2]},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("padded", [False, True])
+def test_borders_of_packs_are_read_wherever_they_stand(
+    prepare: Prepare, tmp_path: Path, border: dict[str, Any], padded: bool
+) -> None:
+    from datasets import Dataset
+
+    row = {**PACK, **border}
+    if padded:  # as LLaMA-Factory does, with or without numbers in the mask
+        fill = {"labels": -100, "attention_mask": int(border.get("attention_mask") == [1] * 5)}
+        row = {name: [*value, *[fill.get(name, 0)] * 2] for name, value in row.items() if name[:3] != "seq"} | {
+            name: [*value, 2] for name, value in row.items() if name[:3] == "seq"
+        }
+        row.setdefault("attention_mask", [1] * 5 + [0] * 2)
+    Dataset.from_list([row, PACK]).save_to_disk(tmp_path / "theirs")
+    first, second = prepare(tokenized_path=str(tmp_path / "theirs")).train
+    assert first == APART
+    assert second["seq_lens"] == [5]
+
+
+@pytest.mark.parametrize(
+    ("border", "message"),
+    [
+        ({"position_ids": [0, 1, 5, 6, 7]}, "row 1: position_ids go from 1 to 5, which is no border of a pack"),
+        ({"position_ids": [[0, 1, 2, 3, 4]] * 3}, "row 1: position_ids is no list of 5 numbers"),
+        ({"seq_lengths": [2, 2]}, "row 1: seq_lengths add up to 4, input_ids has 5"),
+        ({"attention_mask": [1, 1]}, "row 1: attention_mask is no list of 5 numbers"),
+    ],
+)
+def test_borders_that_cannot_be_read_are_refused(
+    prepare: Prepare, tmp_path: Path, border: dict[str, Any], message: str
+) -> None:
+    from datasets import Dataset
+
+    Dataset.from_list([PACK | border]).save_to_disk(tmp_path / "theirs")
+    with pytest.raises(ConfigError, match=f"tokenized_path: .*theirs, split train, {message}"):
+        prepare(tokenized_path=str(tmp_path / "theirs"))
+
+
 def test_of_two_processes_one_encodes_and_both_read(prepare: Prepare, numbered: str, tmp_path: Path) -> None:
     def work(rank: int) -> None:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Keys
-from .running import assert_bit_equal, train, train_elsewhere
+from .running import assert_bit_equal, curve, train, train_elsewhere
 
 
 def test_the_first_run_prepares_and_the_second_trains(
@@ -34,3 +34,21 @@ def test_no_rank_trains_while_another_stops(keys: Keys, tmp_path: Path) -> None:
     second = train_elsewhere(given, ranks=2)
     assert second.returncode == 0, second.stderr[-2000:]
     assert list(Path(given["output_dir"]).glob("*.safetensors"))
+
+
+def test_packs_made_elsewhere_are_trained_as_the_sequences_they_hold(keys: Keys, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    texts = [list(range(20, 20 + size)) for size in (7, 12, 5, 9)]
+    rows = [{"input_ids": ids, "labels": ids} for ids in texts]
+    joined = [token for ids in texts for token in ids]
+    positions = [place for ids in texts for place in range(len(ids))]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "apart")
+    pack = {"input_ids": joined, "labels": joined, "position_ids": positions}
+    Dataset.from_list([pack]).save_to_disk(tmp_path / "pack")
+
+    def first_step(name: str, size: int) -> list[float]:
+        given = {"tokenized_path": str(tmp_path / name), "output_dir": str(tmp_path / f"{name}-run")}
+        return list(curve(train(keys(**given, max_steps=1, per_device_train_batch_size=size)))[0])
+
+    assert first_step("pack", 1) == pytest.approx(first_step("apart", 4), rel=1e-5)

@@ -10,8 +10,9 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
+from .formats.unread import Unread
 from .prepare.duplicates import is_new
-from .prepare.report import DatasetReport, SourceReport
+from .prepare.report import DatasetReport, SourceReport, reasons
 from .prepare.shards import Encoder
 from .processor import Tally
 from .sources.dataset_info import DatasetAttr
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .messages import Sample
 
 SHOWN_PROBLEMS = 20
+SHOWN_PLACES = 5
 _FIRST_ROWS = 20
 
 
@@ -42,6 +44,8 @@ class SetCheck:
         reasoning: Rows with a thought in some assistant turn.
         tools: Rows with tools or tool calls.
         duplicates: Rows whose tokens and labels equal those of an earlier row, of this set or one before it.
+        repeated: The places of the first of them.
+        dropped: The first rows that training leaves out, with the reason.
         counts: Lengths and what became of the good rows, as in the table of every run.
     """
 
@@ -53,6 +57,8 @@ class SetCheck:
     reasoning: int = 0
     tools: int = 0
     duplicates: int = 0
+    repeated: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
     counts: SourceReport | None = None
 
     @property
@@ -65,6 +71,15 @@ class SetCheck:
         self.bad += 1
         if len(self.problems) < SHOWN_PROBLEMS:
             self.problems.append(str(problem))
+
+    def places(self) -> Iterator[str]:
+        """Lines that name where the rows stand that are repeated or left out."""
+        dropped = self.counts.dropped if self.counts else 0
+        for what, places, count in (("repeated", self.repeated, self.duplicates), ("left out", self.dropped, dropped)):
+            if places:
+                shown = places[:SHOWN_PLACES]
+                more = f" … and {count - len(shown):,} more" if count > len(shown) else ""
+                yield f"{what}: {'; '.join(shown)}{more}"
 
 
 @dataclass
@@ -97,14 +112,15 @@ class DataCheck:
 
         table = Table(title="Found", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("data set", overflow="fold")
-        for name in ("rows", "bad", "duplicates", "reasoning", "tools", "trained"):
+        for name in ("duplicates", "reasoning", "tools", "trained"):
             table.add_column(name, justify="right", no_wrap=True)
         for found in self.sets:
             name = found.name if found.part == "train" else f"{found.name} ({found.part})"
             of = max(found.rows, 1)
             shares = (found.reasoning / of, found.tools / of, found.trained_share)
-            numbers = (f"{number:,}" for number in (found.rows, found.bad, found.duplicates))
-            table.add_row(name, *numbers, *(f"{share:.1%}" for share in shares), style="red" if found.bad else "")
+            table.add_row(
+                name, f"{found.duplicates:,}", *(f"{share:.1%}" for share in shares), style="red" if found.bad else ""
+            )
         return table
 
 
@@ -123,16 +139,18 @@ def check_data(sets: Sequence[tuple[str, DatasetAttr]], encoder: Encoder) -> Dat
 
 
 def _check_set(part: str, attr: DatasetAttr, encoder: Encoder, seen: set[bytes]) -> SetCheck:
-    check, tally = SetCheck(attr.name, part), Tally()
+    check, tally, unread = SetCheck(attr.name, part), Tally(), Unread(encoder.processor.unused)
     try:
         attr, rows = _open(attr, encoder.args.max_samples)
         encoder.check_layout(attr)
-        samples = _samples(rows, attr, check)
+        samples = _samples(rows, attr, check, unread)
         while batch := list(islice(samples, encoder.args.preprocessing_batch_size)):
             _check_batch(batch, encoder, check, tally, seen)
     except ConfigError as error:  # of the set as a whole: no file, no known layout
         check.blame(error)
-    check.counts = SourceReport.of(attr.name, part, tally, encoder.args.cutoff_len)
+    tally.unread = {attr.name: unread.names}
+    check.counts = SourceReport.of(attr, part, tally, encoder.args.cutoff_len)
+    check.counts.bad = check.bad
     return check
 
 
@@ -145,13 +163,13 @@ def _open(attr: DatasetAttr, max_samples: int | None) -> tuple[DatasetAttr, Iter
     return attr, chain(first, rows)
 
 
-def _samples(rows: Iterator[FoundRow], attr: DatasetAttr, check: SetCheck) -> Iterator[Sample]:
+def _samples(rows: Iterator[FoundRow], attr: DatasetAttr, check: SetCheck, unread: Unread) -> Iterator[Sample]:
     for place, row in rows:
         check.rows += 1
         try:
             if isinstance(row, ConfigError):
                 raise row
-            (sample,) = to_samples([(place, row)], attr)
+            (sample,) = to_samples([(place, row)], attr, unread.look)
         except ConfigError as error:
             check.blame(error)
             continue
@@ -173,6 +191,16 @@ def _check_batch(samples: list[Sample], encoder: Encoder, check: SetCheck, tally
         _check_batch(samples[middle:], encoder, check, tally, seen)
         return
     tally.add(encoded.tally)
-    ids, labels = encoded.columns["input_ids"], encoded.columns["labels"]
-    for cells in zip(ids, labels, strict=True):
-        check.duplicates += not is_new([array("i", cell).tobytes() for cell in cells], seen)
+    columns = [encoded.columns[name] for name in ("input_ids", "labels")]
+    for owner, *cells in zip(encoded.columns["sample"], *columns, strict=True):
+        if not is_new([array("i", cell).tobytes() for cell in cells], seen):
+            check.duplicates += 1
+            if len(check.repeated) < SHOWN_PROBLEMS:
+                check.repeated.append(str(samples[owner].origin))
+    if encoded.tally.dropped and len(check.dropped) < SHOWN_PROBLEMS:
+        kept = set(encoded.columns["sample"])
+        dropped = (sample for number, sample in enumerate(samples) if number not in kept)
+        check.dropped += [
+            f"{sample.origin} ({reasons(encoder([sample]).tally)})"
+            for sample in islice(dropped, SHOWN_PROBLEMS - len(check.dropped))
+        ]

@@ -313,7 +313,7 @@ class _Job:
             done = encode_set(
                 attr, self.encoder, self.seed, _cache_root(self.args) / "shards", shard_key(identity, attr)
             )
-            self.sources.append(SourceReport.of(attr.name, part, done.tally, self.data.cutoff_len))
+            self.sources.append(SourceReport.of(attr, part, done.tally, self.data.cutoff_len))
             self.weighted += done.tally.weighted
             self.shards += done.shards
             encoded.append(done)

@@ -175,15 +175,17 @@ class Origin:
     Attributes:
         source: Name of the data set.
         file: File it was read from; ``None`` for a hub set.
-        row: Row number in it, from 0.
+        row: The number of its line or row, from 1.
+        unit: What is counted.
     """
 
     source: str
     file: str | None
     row: int
+    unit: str = "row"
 
     def __str__(self) -> str:
-        return f"{self.file or self.source}, row {self.row}"
+        return f"{self.file or self.source}, {self.unit} {self.row}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +219,7 @@ def _unpack_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(content, list):
         return message
     kinds = [part.get("type") if isinstance(part, Mapping) else None for part in content]
+    kinds = ["reasoning" if kind == "thinking" else kind for kind in kinds]
     if not {"reasoning", "tool_call"} & set(kinds):
         return message
     found = {

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...extras.errors import ConfigError
@@ -30,9 +31,11 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
     chosen = rejected = None
     if attr.ranking:
         messages, chosen, rejected = _pair(row, attr, messages)
-    elif columns.response:
+    elif columns.response and not (messages and messages[-1].role == "assistant"):
         require_columns(row, columns.response)
         messages = (*messages, *_completion(row, attr, columns.response))
+    if not attr.ranking and (thought := text_field(row, columns.reasoning)):
+        messages = _with_thought(messages, thought)
     margin, label = margin_field(row, columns.margin), label_field(row, columns.kto_tag)
     sample = Sample(messages, tools_field(row, columns.tools), chosen, rejected, margin, label)
     return attach_media(sample, row, attr) if has_media_columns(attr) else sample
@@ -41,7 +44,7 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
 def _context(row: Mapping[str, Any], attr: DatasetAttr) -> tuple[Message, ...]:
     """The conversation in its column, or a question that is text; pairs may hold it in both answers instead."""
     columns = attr.columns
-    if columns.prompt is not None:
+    if columns.messages is None and columns.prompt is not None:
         return (Message.of("user", text_field(row, columns.prompt)),)
     if columns.messages is None or (attr.ranking and columns.messages not in row):
         return ()
@@ -50,6 +53,14 @@ def _context(row: Mapping[str, Any], attr: DatasetAttr) -> tuple[Message, ...]:
     if not turns:
         raise ConfigError(f"field {columns.messages!r} holds no turn")
     return read_turns(turns, attr, columns.messages)
+
+
+def _with_thought(messages: tuple[Message, ...], thought: str) -> tuple[Message, ...]:
+    """A thought in a column of its own is that of the last answer, unless that answer has one."""
+    last = messages[-1] if messages else None
+    if last is None or last.role != "assistant" or last.reasoning:
+        return messages
+    return (*messages[:-1], replace(last, reasoning=thought))
 
 
 def _pair(row: Mapping[str, Any], attr: DatasetAttr, context: tuple[Message, ...]) -> tuple[tuple[Message, ...], ...]:

@@ -18,6 +18,9 @@ from .media import read_media_parts
 _END_OF_THOUGHT = "</think>"
 _WEIGHTS = ("train", "weight", "loss_weight", "loss", "training", "trainable")
 _MASKS = ("masked",)
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+# Besides those that the tags of a set name.
+READ_KEYS = frozenset((*_WEIGHTS, *_MASKS, *_THOUGHTS, "tool_calls", "function_call", "name", "tool_call_id"))
 # What other tools call the roles, where the tags of the set do not say otherwise.
 _FUNCTION = "function_call"
 _ROLES = {
@@ -65,15 +68,14 @@ def _read_turn(turn: Any, attr: DatasetAttr) -> Message:
     role = _role(turn, attr)
     weight = _weight(turn)
     if role == _FUNCTION:
-        return _function_turn(turn.get(tags.content_tag), weight)
+        return replace(_function_turn(turn.get(tags.content_tag), weight), reasoning=_thought(turn))
     content = turn.get(tags.content_tag)
     if role == "tool" and not isinstance(content, str) and attr.formatting != "openai":
         content = json.dumps(content, ensure_ascii=False)
     if isinstance(content, list):
         content = read_media_parts(content, attr)
     plain = {key: value for key, value in turn.items() if key not in (tags.role_tag, tags.content_tag, *_WEIGHTS)}
-    if plain.get("reasoning_content") is None and isinstance(turn.get("thinking"), str):
-        plain["reasoning_content"] = turn["thinking"]
+    plain["reasoning_content"] = _thought(turn)
     if "function_call" in turn and not turn.get("tool_calls"):  # the OpenAI schema of 2023
         plain["tool_calls"] = [turn["function_call"]] if turn["function_call"] else None
     if content is None and not plain.get("tool_calls"):
@@ -123,6 +125,15 @@ def _function_turn(content: Any, weight: float | None) -> Message:
     return Message("assistant", parts, tuple(ToolCall.from_openai(call) for call in calls), weight=weight)
 
 
+def _thought(turn: Mapping[str, Any]) -> str | None:
+    """The thought before a turn's text, under whichever name it has."""
+    key = next((key for key in _THOUGHTS if not isinstance(turn.get(key), bool | None)), _THOUGHTS[0])
+    thought = turn.get(key)
+    if not isinstance(thought, str | bool | None):
+        raise ConfigError(f"key {key!r} is {short(thought)}, expected text")
+    return thought if isinstance(thought, str) else None
+
+
 def _weight(turn: Mapping[str, Any]) -> float | None:
     """Return the loss weight that ``train`` (true, false, number), ``weight`` or ``loss_weight`` (numbers) asks for."""
     for key in _WEIGHTS:
@@ -132,4 +143,7 @@ def _weight(turn: Mapping[str, Any]) -> float | None:
         if not isinstance(value, int | float) or value < 0:
             raise ConfigError(f"key {key!r} is {short(value)}, expected true, false or a number of 0 or more")
         return float(value)
-    return 0.0 if any(turn.get(key) is True for key in _MASKS) else None
+    for key in _MASKS:
+        if turn.get(key) not in (None, True, False):
+            raise ConfigError(f"key {key!r} is {short(turn[key])}, expected true or false")
+    return 0.0 if any(turn.get(key) for key in _MASKS) else None

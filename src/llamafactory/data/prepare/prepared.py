@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...extras.errors import ConfigError, in_one_line
 from ...extras.file_list import find_damage, write_file_list
 from ...extras.files import publish_folder, read_json, write_json
@@ -33,7 +35,7 @@ CURE = "remove the folder, and it is made again"
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder holds prepared data; it appears by a rename, so it is never half written."""
-    return any((folder / name).is_file() for name in (MANIFEST, _LIST, "dataset_dict.json"))
+    return any((folder / name).is_file() for name in (MANIFEST, _LIST, "dataset_dict.json", "state.json"))
 
 
 def find_fault(folder: Path) -> str | None:
@@ -198,34 +200,83 @@ def load(folder: Path) -> tuple[Dataset | None, dict[str, Dataset]]:
 
 
 def _adopt(folder: Path, splits: DatasetDict | dict[str, Dataset]) -> tuple[Dataset | None, dict[str, Dataset]]:
-    """Take over a folder that LLaMA-Factory wrote: it has no manifest, and lengths hide in the attention mask."""
-    logger.warning_rank0(
-        "tokenized_path: %s has no manifest; template, tokenizer and lengths cannot be checked", folder
-    )
+    """Take over a folder that another program wrote: it has no manifest, and the borders of packs hide in columns."""
+    unread: set[str] = set()
     for split, rows in splits.items():
-        missing = {"input_ids", "labels"} - set(rows.column_names)
+        missing = set(_FEATURES) - set(rows.column_names)
         if missing:
             raise ConfigError(f"tokenized_path: {folder}, split {split} has no column {min(missing)!r}")
-    adopted = {split: rows.map(_add_lengths, remove_columns=_others(rows)) for split, rows in splits.items()}
+        unread.update(set(rows.column_names) - {*_FEATURES, *_BORDERS})
+    logger.warning_rank0(
+        "tokenized_path: %s has no manifest; template, tokenizer and lengths cannot be checked%s",
+        folder,
+        f"; not read: {', '.join(sorted(unread))}" if unread else "",
+    )
+    adopted = {}
+    for split, rows in splits.items():
+        read = _Adopt(f"tokenized_path: {folder}, split {split}")
+        with _quiet():
+            adopted[split] = rows.map(read, with_indices=True, remove_columns=_others(rows))
     train = adopted.pop("train", None)
     return train, {split.removeprefix("validation").removeprefix("_"): rows for split, rows in adopted.items()}
 
 
 def _others(rows: Dataset) -> list[str]:
-    return [name for name in rows.column_names if name not in ("input_ids", "labels")]
+    return [name for name in rows.column_names if name not in _FEATURES]
 
 
-def _add_lengths(row: dict[str, Any]) -> dict[str, Any]:
-    """Packed rows number their sequences 1, 2, 3 … in the mask; others have only ones."""
-    mask = row.get("attention_mask") or [1] * len(row["input_ids"])
-    lengths: list[int] = []
-    for number, previous in zip(mask, [None, *mask], strict=False):
-        if number == previous:
-            lengths[-1] += 1
-        else:
-            lengths.append(1)
-    labels, start = list(row["labels"]), 0
-    for length in lengths:
-        labels[start] = -100
-        start += length
-    return {"labels": labels, "seq_lens": lengths, "source": "tokenized"}
+# By all but the first two programs say where the sequences of a pack end: ours, TRL's, numbers in the mask, positions.
+_FEATURES = ("input_ids", "labels")
+_LENGTHS = ("seq_lens", "seq_lengths")
+_BORDERS = (*_LENGTHS, "attention_mask", "position_ids")
+
+
+class _Adopt:
+    """A row of another program as one of ours; its padding goes.
+
+    Args:
+        where: The folder and its split, for errors.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __call__(self, row: dict[str, Any], number: int) -> dict[str, Any]:
+        where, size = f"{self.where}, row {number + 1}", len(row["input_ids"])
+        given = {name: np.asarray(row[name]) for name in (*_FEATURES, *_BORDERS) if row.get(name) is not None}
+        for name in given.keys() - set(_LENGTHS):
+            if given[name].shape != (size,):
+                raise ConfigError(f"{where}: {name} is no list of {size} numbers, as many as there are input_ids")
+        starts = _starts(given, size, where)
+        owner = np.cumsum(starts) - 1
+        lengths = np.bincount(owner)
+        # A sequence of one token trains nothing; some programs fill rows up with them.
+        kept = given.get("attention_mask", np.ones(size)) != 0
+        kept &= (lengths > 1)[owner] if (lengths[owner[kept]] > 1).any() else True
+        lengths = np.bincount(owner[kept])
+        labels = np.where(starts, -100, given["labels"])
+        features = {"input_ids": given["input_ids"][kept].tolist(), "labels": labels[kept].tolist()}
+        return {**features, "seq_lens": lengths[lengths > 0].tolist(), "source": "tokenized"}
+
+
+def _starts(given: dict[str, np.ndarray], size: int, where: str) -> np.ndarray:
+    """Where sequences begin, bool [size]: lengths say so, another number in the mask, or a position that is 0 again."""
+    starts = np.zeros(size, bool)
+    starts[:1] = True
+    for name in _LENGTHS:
+        if name in given:
+            if given[name].sum() != size:
+                raise ConfigError(f"{where}: {name} add up to {given[name].sum()}, input_ids has {size}")
+            starts[np.cumsum(given[name])[:-1]] = True
+    if (mask := given.get("attention_mask")) is not None:
+        starts[1:] |= mask[1:] != mask[:-1]
+    if (positions := given.get("position_ids")) is not None:
+        again = positions[1:] != positions[:-1] + 1
+        real = mask[1:] != 0 if mask is not None else np.ones(size - 1, bool)
+        if (odd := np.flatnonzero(again & real & (positions[1:] > 1))).size:
+            at = odd[0] + 1
+            raise ConfigError(
+                f"{where}: position_ids go from {positions[at - 1]} to {positions[at]}, which is no border of a pack"
+            )
+        starts[1:] |= again
+    return starts

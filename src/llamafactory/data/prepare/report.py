@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...extras.logging import get_logger
 from ..processor import Tally
+from ..sources.dataset_info import DatasetAttr
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+logger = get_logger(__name__)
 _STEPS = 7  # and one more for what is longer than cutoff_len
 
 
@@ -37,6 +41,9 @@ class SourceReport:
         steps: Where each step ends, in tokens.
         used: Rows of this set in the training data (after mixing; repeats count).
         duplicates: Rows that ``deduplicate`` left out.
+        bad: Rows that could not be read; only ``check-data`` goes on then. They are not in ``rows``.
+        unread: Columns that hold something and are not read, and keys of turns (``column[].key``).
+        spelled_out: The user named the columns, so others were left out on purpose.
     """
 
     name: str
@@ -57,19 +64,24 @@ class SourceReport:
     steps: list[int]
     used: int = 0
     duplicates: int = 0
+    bad: int = 0
+    unread: list[str] = field(default_factory=list)
+    spelled_out: bool = False
 
     @classmethod
-    def of(cls, name: str, part: str, tally: Tally, cutoff: int) -> SourceReport:
+    def of(cls, attr: DatasetAttr, part: str, tally: Tally, cutoff: int) -> SourceReport:
         """Sum up a set's count."""
         counts = tally.to_dict()
         lengths = np.asarray(counts.pop("lengths"), dtype=np.int64)
         counts.pop("weighted")
+        unread = counts.pop("unread").get(attr.name, [])
         longest = int(lengths.max(initial=0))
         steps = length_steps(longest, cutoff)
         # The ends belong to their step: a sample of exactly cutoff_len tokens fits.
         places = np.searchsorted(steps, lengths, side="left")
         histogram = np.bincount(places, minlength=len(steps) + 1).tolist()
-        return cls(name, part, **counts, longest=longest, histogram=histogram, steps=steps)
+        found = {"longest": longest, "histogram": histogram, "steps": steps, "unread": unread}
+        return cls(attr.name, part, **counts, **found, spelled_out=attr.is_spelled_out)
 
     @property
     def dropped(self) -> int:
@@ -109,22 +121,24 @@ class DatasetReport:
         return cls(**{**values, "sources": [SourceReport(**source) for source in values["sources"]]})
 
     def table(self) -> Table:
-        """The table for a terminal: rows = kept + cut + split + dropped."""
+        """The table for a terminal: rows = kept + cut + split + dropped (+ broken)."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
         title = f"Rows (cutoff_len {self.cutoff_len}, overlong: {self.overlong})"
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        broken = any(source.bad for source in self.sources)
         table.add_column("data set", overflow="fold")
         mixed = sum(source.used for source in self.sources)
         mixes = len([source for source in self.sources if source.used]) > 1
-        names = ["rows", "kept", "cut", "split", "dropped", "tokens", "trained", "lost"]
+        names = ["rows", "kept", "cut", "split", "dropped", *["broken"] * broken, "tokens", "trained", "lost"]
         for name in [*names, "mix"] if mixes else names:
             table.add_column(name, justify="right", no_wrap=True)
         for source in self.sources:
             name = source.name if source.part == "train" else f"{source.name} ({source.part})"
-            numbers = (source.rows, source.kept, source.cut, source.split, source.dropped)
-            row = [f"{number:,}" for number in (*numbers, source.tokens_out, source.trained, source.lost)]
+            fates = (source.kept, source.cut, source.split, source.dropped, *[source.bad] * broken)
+            counts = (source.rows + source.bad, *fates, source.tokens_out, source.trained, source.lost)
+            row = [f"{number:,}" for number in counts]
             if mixes:
                 row.append(f"{source.used / mixed:.1%}" if source.used else "")
             table.add_row(name, *row)
@@ -132,7 +146,7 @@ class DatasetReport:
 
     def notes(self) -> list[str]:
         """Lines below the table: why rows were dropped, and how full the packs are."""
-        lines = [f"dropped from {source.name}: {_reasons(source)}" for source in self.sources if source.dropped]
+        lines = [f"dropped from {source.name}: {reasons(source)}" for source in self.sources if source.dropped]
         lines += [
             f"left out of {source.name}: {source.duplicates:,} duplicates"
             for source in self.sources
@@ -152,8 +166,26 @@ class DatasetReport:
         console.print(self.table())
         for note in self.notes():
             console.print(note, soft_wrap=True, highlight=False)
+        for source in self.sources:
+            say_unread(source.name, source.unread, source.spelled_out)
 
 
-def _reasons(source: SourceReport) -> str:
-    reasons = {"no answer": source.unanswered, "no trained token": source.untrained, "too long": source.too_long}
-    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+def say_unread(name: str, unread: Sequence[str], spelled_out: bool) -> None:
+    """Name what the rows of a set hold and nothing reads: a warning, unless the user chose the columns."""
+    if not unread:
+        return
+    is_chosen = spelled_out and not any("[]." in one for one in unread)
+    (logger.info_once if is_chosen else logger.warning_once)(unread_line(name, unread))
+
+
+def unread_line(name: str, unread: Sequence[str]) -> str:
+    """One line that names columns and keys of turns that are not read."""
+    keys = "; [] = a key of its turns" if any("[]." in one for one in unread) else ""
+    return f"{name}: its rows hold what is not read: {', '.join(unread)} (docs/data.md, columns{keys})"
+
+
+def reasons(counts: SourceReport | Tally) -> str:
+    """Why rows were dropped, and how many; of one row the reason alone."""
+    why = {"no answer": counts.unanswered, "no trained token": counts.untrained, "too long": counts.too_long}
+    numbered = counts.rows > 1
+    return ", ".join(f"{count:,} {reason}" if numbered else reason for reason, count in why.items() if count)

@@ -25,6 +25,7 @@ import psutil
 
 from ...extras.file_list import find_damage, write_file_list
 from ...extras.files import publish_folder, read_json, write_json
+from ..formats.unread import Unread
 from ..processor import Encoded, Processor, Tally
 from ..sources.dataset_info import DatasetAttr
 from ..sources.opened import NumberedRow
@@ -104,7 +105,8 @@ class ShardWriter:
         return job.number
 
     def _write(self, job: ShardJob, staging: str) -> None:
-        tally, samples = Tally(), to_samples(job.rows, self.attr)
+        tally, unread = Tally(), Unread(self.encoder.processor.unused)
+        samples = to_samples(job.rows, self.attr, unread.look)
         with ArrowFile(os.path.join(staging, _ROWS)) as file:
             while batch := list(islice(samples, self.encoder.args.preprocessing_batch_size)):
                 encoded = self.encoder(batch)
@@ -113,6 +115,7 @@ class ShardWriter:
                 columns["source"] = [self.attr.name] * len(columns["sample"])
                 file.write(columns)
                 tally.add(encoded.tally)
+        tally.unread = {self.attr.name: unread.names}
         write_json(os.path.join(staging, _TALLY), tally.to_dict())
         write_file_list(Path(staging), _LIST)
 

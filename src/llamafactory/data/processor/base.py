@@ -65,6 +65,7 @@ class Tally:
         lost: Tokens that are in no row.
         weighted: Rows whose trained tokens do not all have weight 1.
         lengths: Tokens of each sample before anything was cut.
+        unread: For each set, columns and keys of turns that hold something and are not read.
     """
 
     rows: int = 0
@@ -80,6 +81,7 @@ class Tally:
     lost: int = 0
     weighted: int = 0
     lengths: array[int] = field(default_factory=lambda: array("i"))
+    unread: dict[str, set[str]] = field(default_factory=dict)
 
     @property
     def dropped(self) -> int:
@@ -89,17 +91,22 @@ class Tally:
     @classmethod
     def from_dict(cls, counts: Mapping[str, Any]) -> Tally:
         """From what was kept as JSON; the lengths are a list there."""
-        return cls(**{**counts, "lengths": array("i", counts["lengths"])})
+        unread = {source: set(names) for source, names in counts["unread"].items()}
+        return cls(**{**counts, "lengths": array("i", counts["lengths"]), "unread": unread})
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {**vars(self), "lengths": self.lengths.tolist()}
+        unread = {source: sorted(names) for source, names in self.unread.items()}
+        return {**vars(self), "lengths": self.lengths.tolist(), "unread": unread}
 
     def add(self, other: Tally) -> None:
         """Add another count to this one."""
+        for source, names in other.unread.items():
+            self.unread.setdefault(source, set()).update(names)
         for item in fields(self):
             # In place, so that the list of lengths is not copied for every batch.
-            setattr(self, item.name, iadd(getattr(self, item.name), getattr(other, item.name)))
+            if item.name != "unread":
+                setattr(self, item.name, iadd(getattr(self, item.name), getattr(other, item.name)))
 
     def skip(self) -> None:
         """Count one sample that holds no completion."""
@@ -144,12 +151,14 @@ class Processor(ABC, Generic[Tokens]):
         columns: Columns of the features, in order.
         default_overlong: Rule when the user gives none.
         packs: Whether packing is on when the user does not say.
+        unused: Parts of a row that the stage does not look at; None = all of a row's columns are handed on.
     """
 
     name: str
     columns: tuple[str, ...] = ("input_ids", "labels", "seq_lens", "weights", "sample")
     default_overlong: Rule = "truncate"
     packs: bool = False
+    unused: tuple[str, ...] | None = ("margin", "kto_tag")
 
     def check_layout(self, attr: DatasetAttr) -> None:
         """Refuse a set whose rows cannot hold what this stage trains."""

@@ -25,6 +25,7 @@ class PretrainProcessor(Processor[list[int]]):
     name = "pretrain"
     default_overlong: Rule = "split"
     packs = True
+    unused = ("margin", "kto_tag", "tools", "chosen", "rejected", "reasoning")
 
     def tokenize(
         self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments

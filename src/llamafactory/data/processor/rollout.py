@@ -23,6 +23,7 @@ class RolloutProcessor(PromptProcessor):
 
     name = "rollout"
     columns = ("input_ids", "labels", "seq_lens", "rollout", "sample")
+    unused = None
 
     def check(self, messages: Sequence[Message], sample: Sample) -> None:
         """Raise unless there is a question or a tool's result to go on from."""

@@ -25,6 +25,7 @@ class SupervisedProcessor(Processor[list[Segment]]):
     """``train_on_prompt``, ``mask_history`` and the messages' own weights decide what is trained."""
 
     name = "supervised"
+    unused = ("margin", "kto_tag", "chosen", "rejected")
 
     def check_layout(self, attr: DatasetAttr) -> None:
         """Running text has no answer to train."""

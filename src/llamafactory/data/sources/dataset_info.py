@@ -98,6 +98,11 @@ class DatasetAttr:
     media_dir: str | None = None
     by_file: Mapping[str, DatasetAttr] = field(default_factory=dict)
 
+    @property
+    def is_spelled_out(self) -> bool:
+        """Whether the user named the columns: what is not named was left out on purpose."""
+        return bool(self.listed or self.asked)
+
 
 _MEDIA_DEMO = (
     "its rows and files belong to LLaMA-Factory's repository and are not shipped here; put them and their entry beside "
@@ -140,7 +145,6 @@ def find_media_datasets(
     Args:
         names: As for :func:`find_datasets`.
         dataset_dir: As for :func:`find_datasets`.
-        by_file: The layouts of single files, for a folder whose files differ.
         media_dir: Folder of relative paths; ``None`` = ``dataset_dir``, or for a data set given as a file its folder.
     """
     base = dataset_dir if isinstance(dataset_dir, str) and os.path.isdir(dataset_dir) else "."

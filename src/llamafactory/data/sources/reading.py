@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
 
@@ -14,7 +14,7 @@ from ...plugins import resolve
 from ..messages import Origin, Sample
 from .dataset_info import DatasetAttr
 from .files import first_rows, list_files, read_rows
-from .opened import NumberedRow
+from .opened import NumberedRow, Row
 from .sniff import Rows, describe, sniff
 
 logger = get_logger(__name__)
@@ -73,15 +73,19 @@ def _sniffed(attr: DatasetAttr, first: Rows) -> DatasetAttr:
     return replace(layouts[0], location=attr.location, by_file=by_file)
 
 
-def to_samples(rows: Iterable[NumberedRow], attr: DatasetAttr) -> Iterator[Sample]:
-    """Convert rows; an error names file and line."""
+def to_samples(
+    rows: Iterable[NumberedRow], attr: DatasetAttr, look: Callable[[Row, DatasetAttr], None] | None = None
+) -> Iterator[Sample]:
+    """Convert rows; an error names file and line. Each row and its layout is shown to ``look``."""
     for place, row in rows:
         layout = attr.by_file.get(place.file, attr)
         try:
             sample: Sample = resolve("formats", layout.formatting)(row, layout)
         except ConfigError as error:
             raise ConfigError(f"{place}: {error}") from None
-        yield replace(sample, origin=Origin(attr.name, place.file, place.number), row=row)
+        if look is not None:
+            look(row, layout)
+        yield replace(sample, origin=Origin(attr.name, place.file, place.number, place.unit), row=row)
 
 
 def _choose(rows: list[NumberedRow], number: int, seed: int) -> list[NumberedRow]:

@@ -52,6 +52,8 @@ def sniff(attr: DatasetAttr, rows: Rows) -> DatasetAttr:
     parts = _asked(attr, present) if attr.asked else _spelled(present, rows)
     text = parts.pop("text", None)
     ranking = "rejected" in parts and ("chosen" in parts or "messages" in parts)
+    if "messages" in parts and not attr.asked:
+        parts = {part: column for part, column in parts.items() if part not in _repeated(rows, parts["messages"])}
     if _turns(rows, parts.get("prompt")) and "messages" not in parts:
         parts["messages"] = parts.pop("prompt")
     if _is_whole(rows, parts.get("chosen")):  # both answers hold the question too
@@ -167,6 +169,17 @@ def _turns(rows: Rows, column: str | None) -> Mapping[str, Any] | None:
         if isinstance(turns, list) and turns and isinstance(turns[0], Mapping):
             return turns[0]
     return None
+
+
+def _repeated(rows: Rows, column: str) -> set[str]:
+    """Parts that a conversation holds itself: a column beside it, such as ``prompt``, says it again."""
+    last = [turns[-1] for row in rows if isinstance(turns := row.get(column), list) and turns]
+    answered = any(isinstance(turn, Mapping) and _is_answer(turn) for turn in last)
+    return {"prompt", "query", "history"} | ({"response"} if answered else set())
+
+
+def _is_answer(turn: Mapping[str, Any]) -> bool:
+    return turn.get("role", turn.get("from")) in ("assistant", "gpt", "chatgpt")
 
 
 def _is_whole(rows: Rows, column: str | None) -> bool:

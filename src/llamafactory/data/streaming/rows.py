@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...extras.errors import ConfigError
+from ..formats.unread import Unread
 from ..prepare.assembly import feature_columns, join_groups, mixed_order
 from ..prepare.packing import pack
+from ..prepare.report import say_unread
 from ..prepare.shards import Encoder
 from ..processor import Encoded, Tally
 from ..sources.dataset_info import DatasetAttr
@@ -148,7 +150,13 @@ class StreamRows:
             tally = block.tally
             why = f"{tally.unanswered} no answer, {tally.untrained} no trained token, {tally.too_long} too long"
             raise ConfigError(f"dataset: none of the first {tally.rows} rows is left ({why})")
+        self.say_unread(block.tally)
         return len(block.table) / block.tally.rows
+
+    def say_unread(self, tally: Tally) -> None:
+        """Name what the rows hold and nothing reads."""
+        for one in self.sets:
+            say_unread(one.attr.name, sorted(tally.unread.get(one.attr.name, ())), one.attr.is_spelled_out)
 
     def encode(self, numbers: np.ndarray) -> Block:
         """Read, encode and pack rows.
@@ -159,24 +167,26 @@ class StreamRows:
         Raises:
             ConfigError: A row is broken; names file and line.
         """
-        samples = iter(self._samples(numbers))
         tables, tally = [], Tally()
+        samples = iter(self._samples(numbers, tally))
         while some := list(islice(samples, self.encoder.args.preprocessing_batch_size)):
             encoded = self.encoder(some)
             tables.append(_as_table(encoded, some, numbers[tally.rows :]))
             tally.add(encoded.tally)
         return Block(self._joined(tables, tally.weighted > 0), tally)
 
-    def _samples(self, numbers: np.ndarray) -> list[Sample]:
-        """Read rows set by set, and put them back in order."""
+    def _samples(self, numbers: np.ndarray, tally: Tally) -> list[Sample]:
+        """Read rows set by set, and put them back in order; ``tally`` learns what is not read of them."""
         starts = np.concatenate([[0], np.cumsum([len(one.rows) for one in self.sets])])
         owner = np.searchsorted(starts, numbers, side="right") - 1
         samples: list[Any] = [None] * len(numbers)
         for which, one in enumerate(self.sets):
             places = np.flatnonzero(owner == which)
             wanted = (numbers[places] - starts[which]).tolist()
-            for place, sample in zip(places, to_samples(one.rows.read(wanted), one.attr), strict=True):
+            unread = Unread(self.encoder.processor.unused)
+            for place, sample in zip(places, to_samples(one.rows.read(wanted), one.attr, unread.look), strict=True):
                 samples[place] = sample
+            tally.unread.setdefault(one.attr.name, set()).update(unread.names)
         return samples
 
     def _joined(self, tables: list[pa.Table], weighted: bool) -> pa.Table:

@@ -89,6 +89,7 @@ class StreamRun(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         state.epoch = self.epoch
         tally = self.batches.tally
+        self.batches.rows.say_unread(tally)
         if tally.dropped or tally.cut:
             logger.info_rank0(
                 "streaming: of %s rows read by this process since it began the epoch, %s dropped (%s no answer, %s no "

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...data.checking import DataCheck, check_data
 from ...data.loader import resolve_stage
+from ...data.prepare.report import unread_line
 from ...data.prepare.shards import Encoder
 from ...data.preview import show_lengths
 from ...data.sources.dataset_info import check_columns, find_datasets
@@ -75,9 +76,15 @@ def _show(found: DataCheck, folder: Path) -> None:
     console.print(found.report.table())
     for note in found.report.notes():
         console.print(note, soft_wrap=True, highlight=False)
+    for source in found.report.sources:
+        if source.unread:
+            line = unread_line(source.name, source.unread)
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print(found.table())
     show_lengths(found.report, console)
     for check in found.sets:
+        for line in check.places():
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
         for problem in check.problems:
             console.print(problem, style="red", soft_wrap=True, highlight=False, markup=False)
         if check.bad > len(check.problems):
