@@ -37,6 +37,7 @@ class SourceReport:
         steps: Where each step ends, in tokens.
         used: Rows of this set in the training data (after mixing; repeats count).
         duplicates: Rows that ``deduplicate`` left out.
+        rewritten: Answers that the whole text shows otherwise than when they were asked for.
     """
 
     name: str
@@ -57,6 +58,7 @@ class SourceReport:
     steps: list[int]
     used: int = 0
     duplicates: int = 0
+    rewritten: int = 0
 
     @classmethod
     def of(cls, name: str, part: str, tally: Tally, cutoff: int) -> SourceReport:
@@ -89,6 +91,7 @@ class DatasetReport:
         train_rows: Rows of the training data (packs, when packing).
         train_tokens: Tokens in them.
         fill: Share of the packed rows that is filled; None without packing.
+        thoughts: What was done with answers that stand otherwise than when they are asked for.
     """
 
     sources: list[SourceReport] = field(default_factory=list)
@@ -98,6 +101,7 @@ class DatasetReport:
     train_rows: int = 0
     train_tokens: int = 0
     fill: float | None = None
+    thoughts: str = "mask"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -133,6 +137,7 @@ class DatasetReport:
     def notes(self) -> list[str]:
         """Lines below the table: why rows were dropped, and how full the packs are."""
         lines = [f"dropped from {source.name}: {_reasons(source)}" for source in self.sources if source.dropped]
+        lines += [self._rewritten(source) for source in self.sources if source.rewritten]
         lines += [
             f"left out of {source.name}: {source.duplicates:,} duplicates"
             for source in self.sources
@@ -141,6 +146,15 @@ class DatasetReport:
         if self.fill is not None:
             lines.append(f"packed into {self.train_rows:,} rows, {self.fill:.1%} filled")
         return lines
+
+    def _rewritten(self, source: SourceReport) -> str:
+        what = f"{source.rewritten:,} earlier answers stand in the whole text otherwise than when they are asked for"
+        if self.thoughts == "split":
+            return f"rows of {source.name}: {what} (thoughts dropped), so each is trained in a row of its own"
+        return (
+            f"not trained in {source.name}: {what} (thoughts dropped); thoughts: split trains each in a row of its own, "
+            "preserve_thinking: true keeps written thoughts in the text"
+        )
 
     def show(self) -> None:
         """Print the table and its notes to stderr."""
