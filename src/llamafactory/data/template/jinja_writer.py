@@ -388,9 +388,7 @@ def _thought_prompt(chat: ChatTemplate) -> str:
     closed, opened = _emit(_quote(closed_thought(chat))), _emit(_quote(chat.thought_prompt))
     if chat.asked_prompt is not None:
         opened = _when("asked", _emit(_quote(chat.asked_prompt)), opened)
-    body = (
-        _when("not thinking", closed, opened) if closed or not opened else _when("thinking", opened)
-    )
+    body = _when("not thinking", closed, opened) if closed or not opened else _when("thinking", opened)
     if chat.generation_after_tool is None:
         return body
     return _when(
