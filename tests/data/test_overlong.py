@@ -91,7 +91,9 @@ def test_rows_fit_and_answers_end_only_where_they_end(chat: Chat, cutoff: int, r
 def test_the_count_is_whole_and_every_row_trains(batch: list[Chat], cutoff: int, rule: str) -> None:
     template = SimpleNamespace(encode_batch=lambda samples, **_: [by_id[id(sample)] for sample in samples])
     by_id = {id(chat.sample): chat.segments for chat in batch}
-    data: Any = SimpleNamespace(cutoff_len=cutoff, overlong=rule, train_on_prompt=False, mask_history=False)
+    data: Any = SimpleNamespace(
+        cutoff_len=cutoff, overlong=rule, train_on_prompt=False, mask_history=False, thoughts="mask"
+    )
     encoded = SupervisedProcessor().encode([chat.sample for chat in batch], template, None, data)  # type: ignore[arg-type]
     columns, tally = encoded.columns, encoded.tally
     assert tally.rows == len(batch) == tally.kept + tally.cut + tally.split + tally.dropped

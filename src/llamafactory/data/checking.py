@@ -135,7 +135,7 @@ def check_data(sets: Sequence[tuple[str, DatasetAttr]], encoder: Encoder) -> Dat
     checks = [_check_set(part, attr, encoder, seen) for part, attr in sets]
     data = encoder.args
     counts = [found.counts for found in checks if found.counts is not None]
-    return DataCheck(checks, DatasetReport(counts, data.cutoff_len, data.overlong))
+    return DataCheck(checks, DatasetReport(counts, data.cutoff_len, data.overlong, thoughts=data.thoughts))
 
 
 def _check_set(part: str, attr: DatasetAttr, encoder: Encoder, seen: set[bytes]) -> SetCheck:

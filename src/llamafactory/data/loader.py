@@ -239,7 +239,10 @@ class _Job:
                 evals[""] = held
         if self.eval_sets:
             evals.update(self._evals(raw, identity))
-        report = DatasetReport(self.sources, self.data.cutoff_len, self.data.overlong, fingerprint(identity))
+        data = self.data
+        report = DatasetReport(
+            self.sources, data.cutoff_len, data.overlong, fingerprint(identity), thoughts=data.thoughts
+        )
         if train is not None:
             report.train_rows = len(train)
             report.train_tokens = int(row_lengths(train).sum())

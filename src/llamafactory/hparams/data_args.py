@@ -51,6 +51,11 @@ class DataArguments:
         "unset = true without the asking.",
     )
     preserve_thinking: bool = arg(False, "Keep the thoughts of earlier turns.")
+    thoughts: Literal["mask", "split", "train"] = arg(
+        "mask",
+        "Earlier answers that the text of a whole conversation shows otherwise than when they were asked for (without "
+        "their thought): not trained, trained in a row of their own each (stage sft), or trained as they stand.",
+    )
 
     # Length, masks, packing.
     cutoff_len: int = arg(2048, "Most tokens of one sample.", within=Range(least=2))

@@ -180,7 +180,7 @@ def _thinks(engine: Engine, args: InferArgs) -> bool:
     """Whether an answer begins with a thought unless the box says otherwise."""
     chat = getattr(engine.template, "chat", None)
     waits = chat is not None and chat.asked_prompt is not None
-    return args.data.enable_thinking is not False and not (waits and args.data.enable_thinking == "default")
+    return args.data.enable_thinking not in (False, None) and not (waits and args.data.enable_thinking == "default")
 
 
 def _settings(gr: Any, engine: Engine, args: InferArgs) -> list[Any]:

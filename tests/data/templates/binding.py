@@ -8,6 +8,7 @@ from typing import Any
 
 from llamafactory.data.messages import Message, Sample
 from llamafactory.data.template.base import Template
+from llamafactory.data.template.encoding import EncodingTemplate
 from llamafactory.data.template.literal_template import LiteralTemplate
 from llamafactory.plugins import resolve
 
@@ -28,10 +29,20 @@ def ids_and_weights(template: Template, one: Sample, **flags: Any) -> tuple[list
 
 
 def encode(
-    template: Template, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], prompt: bool
+    template: EncodingTemplate, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], prompt: bool
 ) -> list[int]:
+    """Ids of the text that is shown; training has the same, unless official texts show an answer and its prompt
+    differently (``test_asked.py``)."""
     one = sample(messages, tools)
-    return template.encode_prompt(one.messages, one.tools) if prompt else ids_and_weights(template, one)[0]
+    if prompt:
+        return template.encode_prompt(one.messages, one.tools)
+    pieces = template.pieces(one.messages, one.tools, template.options)
+    (segments,) = template._encode([[(piece, float(piece.trained)) for piece in pieces]])
+    ids = [token for segment in segments for token in segment.ids]
+    trained = template.pieces(one.messages, one.tools, template.options._replace(for_training=True))
+    if "".join(piece.text for piece in pieces) == "".join(piece.text for piece in trained):
+        assert ids_and_weights(template, one)[0] == ids
+    return ids
 
 
 def official_ids(tokenizer: Any, source: str, messages: Any, tools: Any, prompt: bool, **flags: Any) -> list[int]:

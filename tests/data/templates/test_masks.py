@@ -57,10 +57,10 @@ FAMILIES = {
     "phi3_5": Family("phi", PLAIN + SYSTEM + THOUGHTS, ("</s>",)),
     "qwen2_5": Family("qwen2_5", PLAIN + SYSTEM + THOUGHTS + TOOLS),
     "qwen2_5_vl": Family("qwen2_vl", PLAIN + SYSTEM + THOUGHTS),  # this text writes no calls
-    # These keep the thoughts of earlier turns in training.
+    # These keep the thoughts of earlier turns in training. An answer with a thought is asked for with it open.
     "qwen3": Family("qwen3", [*PLAIN[:1], *SYSTEM[:1], *THOUGHTS]),
     "qwen3_5_nothink": Family(
-        "qwen3_5_nothink", [*PLAIN[:1], *SYSTEM[:1], *THOUGHTS, *TOOLS[:1]], ("<think>\n\n</think>",)
+        "qwen3_5_nothink", [*PLAIN[:1], *SYSTEM[:1], *THOUGHTS, *TOOLS[:1]], ("<think>", "<think>\n\n</think>")
     ),
     "qwen3_5_think": Family("qwen3_5", [*PLAIN[:1], *SYSTEM[:1], *THOUGHTS, *TOOLS[:1]], ("<think>",)),
     "qwen3_6": Family("qwen3_6", [*PLAIN[:1], *SYSTEM[:1], *THOUGHTS, *TOOLS[:1]], ("<think>",)),

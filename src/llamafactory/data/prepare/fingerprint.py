@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from ..template.base import Template
 
 # Raise it whenever the same rows and settings give other features than before.
-DATA_VERSION = 7
+DATA_VERSION = 8
 
 _SETTINGS = (
     "columns", "cutoff_len", "overlong", "train_on_prompt", "mask_history", "packing", "tool_format", "default_system",
-    "enable_thinking", "preserve_thinking", "max_samples", "mix_strategy", "interleave_probs", "val_size",
+    "enable_thinking", "preserve_thinking", "thoughts", "max_samples", "mix_strategy", "interleave_probs", "val_size",
     "eval_on_each_dataset", "deduplicate",
 )  # fmt: skip
 # Not part of a shard's key: rows are counted by what they hold, and mixed and packed after they were encoded.

@@ -44,6 +44,7 @@ class SourceReport:
         bad: Rows that could not be read; only ``check-data`` goes on then. They are not in ``rows``.
         unread: Columns that hold something and are not read, and keys of turns (``column[].key``).
         spelled_out: The user named the columns, so others were left out on purpose.
+        rewritten: Answers that the whole text shows otherwise than when they were asked for.
     """
 
     name: str
@@ -67,6 +68,7 @@ class SourceReport:
     bad: int = 0
     unread: list[str] = field(default_factory=list)
     spelled_out: bool = False
+    rewritten: int = 0
 
     @classmethod
     def of(cls, attr: DatasetAttr, part: str, tally: Tally, cutoff: int) -> SourceReport:
@@ -101,6 +103,7 @@ class DatasetReport:
         train_rows: Rows of the training data (packs, when packing).
         train_tokens: Tokens in them.
         fill: Share of the packed rows that is filled; None without packing.
+        thoughts: What was done with answers that stand otherwise than when they are asked for.
     """
 
     sources: list[SourceReport] = field(default_factory=list)
@@ -110,6 +113,7 @@ class DatasetReport:
     train_rows: int = 0
     train_tokens: int = 0
     fill: float | None = None
+    thoughts: str = "mask"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -147,6 +151,7 @@ class DatasetReport:
     def notes(self) -> list[str]:
         """Lines below the table: why rows were dropped, and how full the packs are."""
         lines = [f"dropped from {source.name}: {reasons(source)}" for source in self.sources if source.dropped]
+        lines += [self._rewritten(source) for source in self.sources if source.rewritten]
         lines += [
             f"left out of {source.name}: {source.duplicates:,} duplicates"
             for source in self.sources
@@ -155,6 +160,15 @@ class DatasetReport:
         if self.fill is not None:
             lines.append(f"packed into {self.train_rows:,} rows, {self.fill:.1%} filled")
         return lines
+
+    def _rewritten(self, source: SourceReport) -> str:
+        what = f"{source.rewritten:,} earlier answers stand in the whole text otherwise than when they are asked for"
+        if self.thoughts == "split":
+            return f"rows of {source.name}: {what} (thoughts dropped), so each is trained in a row of its own"
+        return (
+            f"not trained in {source.name}: {what} (thoughts dropped); thoughts: split trains each in a row of its own, "
+            "preserve_thinking: true keeps written thoughts in the text"
+        )
 
     def show(self) -> None:
         """Print the table and its notes to stderr."""

@@ -39,12 +39,14 @@ class Outcome(NamedTuple):
         length: Its tokens before anything was cut.
         lost: Its tokens that are in no row.
         too_long: That there is no row is the doing of ``overlong: drop``.
+        rewritten: Its answers that the whole text shows otherwise than when they were asked for (``thoughts``).
     """
 
     rows: list[Row]
     length: int
     lost: int
     too_long: bool
+    rewritten: int = 0
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Tally:
         trained: Trained tokens in them.
         lost: Tokens that are in no row.
         weighted: Rows whose trained tokens do not all have weight 1.
+        rewritten: Answers that the whole text shows otherwise than when they were asked for (``thoughts``).
         lengths: Tokens of each sample before anything was cut.
         unread: For each set, columns and keys of turns that hold something and are not read.
     """
@@ -80,6 +83,7 @@ class Tally:
     trained: int = 0
     lost: int = 0
     weighted: int = 0
+    rewritten: int = 0
     lengths: array[int] = field(default_factory=lambda: array("i"))
     unread: dict[str, set[str]] = field(default_factory=dict)
 
@@ -119,6 +123,7 @@ class Tally:
         self.rows += 1
         self.rows_out += rows
         self.lost += outcome.lost
+        self.rewritten += outcome.rewritten
         self.lengths.append(outcome.length)
         if rows > 1:
             self.split += 1

@@ -12,7 +12,7 @@ from ...extras.errors import ConfigError
 from ..messages import Message, Segment
 from ..prepare.overlong import count, fit_completions
 from .base import Outcome, Processor, Row
-from .rows import sequence_row
+from .rows import sequence_row, without
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,6 +55,8 @@ class CompletionsProcessor(Processor[list[list[Segment]]]):
             for sample, some in zip(samples, completions, strict=True)
             for completion in some
         ]
+        if args.thoughts != "train":
+            whole = [replace(one, messages=without(one.messages, template.rewritten(one))) for one in whole]
         encoded = iter(template.encode_batch(whole))
         return [[next(encoded) for _ in some] for some in completions]
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import replace
 
-from ..messages import Segment
+from ..messages import Message, Segment
 from .base import IGNORED, Row
 
 
@@ -30,6 +31,21 @@ def sequence_row(segments: Sequence[Segment]) -> Row | None:
     weighted = any(segment.weight not in (0, 1) for segment in segments)
     weights = [segment.weight for segment in segments for _ in segment.ids] if weighted else None
     return Row({"input_ids": ids, "labels": labels, "seq_lens": [len(ids)], "weights": weights}, trained)
+
+
+def is_trained(message: Message, default: float = 1.0) -> bool:
+    """Whether some of an answer is trained; ``default`` is the weight of one that has none of its own."""
+    weight = default if message.weight is None else message.weight
+    calls = weight if message.call_weight == "as the text" else message.call_weight
+    return weight > 0 or (default if calls is None else calls) > 0
+
+
+def without(messages: Sequence[Message], places: Container[int]) -> tuple[Message, ...]:
+    """The same messages, but those at some places are not trained."""
+    return tuple(
+        replace(message, weight=0.0, call_weight="as the text") if place in places else message
+        for place, message in enumerate(messages)
+    )
 
 
 def sequence_rows(sequences: Sequence[Sequence[Segment]]) -> list[Row]:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...extras.errors import ConfigError
 from ..messages import Segment
 from ..prepare.overlong import count, fit
-from .base import Outcome, Processor
-from .rows import sequence_rows
+from .base import Outcome, Processor, Row
+from .rows import is_trained, sequence_rows, without
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,8 +22,15 @@ if TYPE_CHECKING:
     from ..template.base import Template
 
 
-class SupervisedProcessor(Processor[list[Segment]]):
-    """``train_on_prompt``, ``mask_history`` and the messages' own weights decide what is trained."""
+class Conversation(NamedTuple):
+    """The rows of one sample, and how many of its answers its whole text shows otherwise than when asked for."""
+
+    rows: list[list[Segment]]
+    rewritten: int
+
+
+class SupervisedProcessor(Processor[Conversation]):
+    """``train_on_prompt``, ``mask_history``, ``thoughts`` and the messages' own weights decide what is trained."""
 
     name = "supervised"
     unused = ("margin", "kto_tag", "chosen", "rejected")
@@ -38,21 +46,54 @@ class SupervisedProcessor(Processor[list[Segment]]):
 
     def tokenize(
         self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments
-    ) -> list[list[Segment] | None]:
+    ) -> list[Conversation | None]:
         """Conversations without an assistant turn are left out."""
-        answered = [any(message.role == "assistant" for message in sample.messages) for sample in samples]
+        found = [_rows_of(sample, template, args) for sample in samples]
         encoded = iter(
             template.encode_batch(
-                [sample for sample, is_answered in zip(samples, answered, strict=True) if is_answered],
+                [row for rows, _ in found for row in rows],
                 train_on_prompt=args.train_on_prompt,
                 mask_history=args.mask_history,
             )
         )
-        return [next(encoded) if is_answered else None for is_answered in answered]
+        return [Conversation([next(encoded) for _ in rows], rewritten) if rows else None for rows, rewritten in found]
 
-    def fit(self, sample: Sample, tokens: list[Segment], args: DataArguments) -> Outcome:
+    def fit(self, sample: Sample, tokens: Conversation, args: DataArguments) -> Outcome:
         """A conversation may become several rows; those without a trained token are left out."""
-        length = count(tokens)
-        sequences, lost = fit(tokens, sample.messages, args.cutoff_len, args.overlong, sample.origin)
-        rows = sequence_rows(sequences)
-        return Outcome(rows, length, lost if rows else length, too_long=args.overlong == "drop" and lost > 0)
+        rows: list[Row] = []
+        lost = 0
+        for segments in tokens.rows:
+            sequences, missing = fit(segments, sample.messages, args.cutoff_len, args.overlong, sample.origin)
+            made = sequence_rows(sequences)
+            rows += made
+            lost += missing if made else count(segments)
+        too_long = args.overlong == "drop" and lost > 0
+        return Outcome(rows, count(tokens.rows[-1]), lost, too_long, tokens.rewritten)
+
+
+def _rows_of(sample: Sample, template: Template, args: DataArguments) -> tuple[list[Sample], int]:
+    """The conversations that a sample is trained as, the whole one last, and how many of its answers are rewritten."""
+    messages = sample.messages
+    if not any(message.role == "assistant" for message in messages):
+        return [], 0
+    if args.train_on_prompt or args.thoughts == "train":
+        return [sample], 0
+    rewritten = template.rewritten(sample)
+    last = max(place for place, message in enumerate(messages) if message.role == "assistant")
+    trained = [
+        place
+        for place in sorted(rewritten)
+        if is_trained(messages[place], default=0.0 if args.mask_history and place != last else 1.0)
+    ]
+    if not trained:
+        return [sample], 0
+    whole = replace(sample, messages=without(messages, rewritten))
+    alone = [_only(sample, place) for place in trained] if args.thoughts == "split" else []
+    if any(is_trained(message) for message in whole.messages if message.role == "assistant") or not alone:
+        alone.append(whole)
+    return alone, len(trained)
+
+
+def _only(sample: Sample, place: int) -> Sample:
+    """The conversation that ends with one answer, which alone is trained."""
+    return replace(sample, messages=(*without(sample.messages[:place], range(place)), sample.messages[place]))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...extras.errors import ConfigError
+from ...extras.logging import get_logger
 from ..formats.unread import Unread
 from ..prepare.assembly import feature_columns, join_groups, mixed_order
 from ..prepare.packing import pack
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ..messages import Sample
+
+logger = get_logger(__name__)
 
 BLOCK_ROWS = 1000
 PACKED_BLOCK_ROWS = 4000  # more rows fit each other better
@@ -151,6 +154,12 @@ class StreamRows:
             why = f"{tally.unanswered} no answer, {tally.untrained} no trained token, {tally.too_long} too long"
             raise ConfigError(f"dataset: none of the first {tally.rows} rows is left ({why})")
         self.say_unread(block.tally)
+        if block.tally.rewritten and self.encoder.args.thoughts == "mask":
+            logger.warning_once(
+                f"streaming: {block.tally.rewritten:,} earlier answers of the first {block.tally.rows:,} rows are not "
+                "trained, for the whole text shows them otherwise than when they are asked for (thoughts dropped); "
+                "thoughts: split trains each in a row of its own"
+            )
         return len(block.table) / block.tally.rows
 
     def say_unread(self, tally: Tally) -> None:

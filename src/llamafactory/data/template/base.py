@@ -50,17 +50,20 @@ class Options(NamedTuple):
     """How to render.
 
     Attributes:
-        enable_thinking: False drops every thought and closes the prompt's thought; None and True let the model choose
-            or think; a missing thought is trained as an empty one only for True.
+        enable_thinking: False drops every thought and closes the prompt's thought; None closes it too, but an answer
+            of the data that has a thought is written as True would ask for it; True lets the model think.
         preserve_thinking: Keep the thoughts of earlier turns.
         add_generation_prompt: End with the start of an assistant turn.
         asked: Thinking was switched on by name, so that families think that officially do not unless asked.
+        for_training: The last answer follows the very prompt that asks for it, also where the official text shows an
+            answer and its prompt differently.
     """
 
     enable_thinking: bool | None = True
     preserve_thinking: bool = False
     add_generation_prompt: bool = False
     asked: bool = False
+    for_training: bool = False
 
     def switched(self, enable_thinking: bool | None) -> Options:
         """The same with the switch of one call."""
@@ -207,6 +210,14 @@ class Template(ABC):
 
         Raises:
             ConfigError: The template cannot tell where that turn ends.
+        """
+
+    @abstractmethod
+    def rewritten(self, sample: Sample) -> frozenset[int]:
+        """Indices of answers that the text of the whole conversation shows otherwise than when they were asked for.
+
+        Many official texts drop the thoughts of earlier answers. Training such an answer would teach the model to
+        begin without the thought that it is asked for.
         """
 
     @abstractmethod

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
 from ..media.placement import hide_special
-from ..messages import Message, Sample, Segment
+from ..messages import Message, Role, Sample, Segment
 from .base import GLUE, Options, Piece, Template, TextSpan
 from .shape_cache import ShapeCache
-from .text_spans import cut, cut_by_prefix, join, merge, weigh
+from .text_spans import answer_texts, cut, cut_by_prefix, join, merge, weigh
 from .word_cache import WordCache
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ..media.encoder import MediaEncoder, MediaPrompt
+
+
+_MOST_SHAPES = 4096
 
 
 class EncodingTemplate(Template):
@@ -54,6 +57,7 @@ class EncodingTemplate(Template):
         self.stop_token_ids: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         special.sort(key=len, reverse=True)
+        self._rewritten: dict[tuple[Role, ...], frozenset[int]] = {}
         self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
 
     def encode_prompt(
@@ -107,6 +111,37 @@ class EncodingTemplate(Template):
             return [token for segment in segments for token in segment.ids]
         return [token for segment in segments[1:] for token in segment.ids]
 
+    def rewritten(self, sample: Sample) -> frozenset[int]:
+        messages = sample.messages
+        answers = [place for place, message in enumerate(messages[:-1]) if message.role == "assistant"]
+        if not answers or not self.rewrites(sample):
+            return frozenset()
+        shape: tuple[Role, ...] | None = None
+        if not sample.tools and all(self.plain_text(message) is not None for message in messages):
+            shape = tuple(message.role for message in messages)
+            if shape in self._rewritten:
+                return self._rewritten[shape]
+        try:
+            whole = self._training_pieces(messages, sample.tools)
+            found = frozenset(place for place in answers if not self._stands(whole, sample, place))
+        except ConfigError:  # encoding names the row
+            return frozenset()
+        if shape is not None and len(self._rewritten) < _MOST_SHAPES:
+            self._rewritten[shape] = found
+        return found
+
+    def rewrites(self, sample: Sample) -> bool:
+        """Whether an answer may be shown otherwise once more turns follow."""
+        return True
+
+    def _stands(self, whole: list[Piece], sample: Sample, place: int) -> bool:
+        """Whether an answer stands in the whole text as it does in the text that ends with it."""
+        alone = self._training_pieces(sample.messages[: place + 1], sample.tools)
+        return answer_texts(whole, place, self.ends) == answer_texts(alone, place, self.ends)
+
+    def _training_pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[Piece]:
+        return self.pieces(messages, tools, self.options._replace(for_training=True))
+
     def encode_batch(
         self, samples: Sequence[Sample], train_on_prompt: bool = False, mask_history: bool = False
     ) -> list[list[Segment]]:
@@ -120,10 +155,7 @@ class EncodingTemplate(Template):
     @cached_property
     def _shape_cache(self) -> ShapeCache | None:
         words = WordCache.of(self.tokenizer)
-        return None if words is None else ShapeCache(self._plain_pieces, self.plain_text, words)
-
-    def _plain_pieces(self, messages: Sequence[Message]) -> list[Piece]:
-        return self.pieces(messages, (), self.options)
+        return None if words is None else ShapeCache(self._training_pieces, self.plain_text, words)
 
     def _encode_plain_samples(
         self, samples: Sequence[Sample], train_on_prompt: bool, mask_history: bool
@@ -141,7 +173,7 @@ class EncodingTemplate(Template):
         weighed = []
         for sample in samples:
             try:
-                pieces = self.pieces(sample.messages, sample.tools, self.options)
+                pieces = self._training_pieces(sample.messages, sample.tools)
             except ConfigError as error:
                 raise ConfigError(f"{sample.origin}: {error}" if sample.origin else str(error)) from None
             weighed.append(weigh(pieces, sample.messages, train_on_prompt, mask_history))

@@ -19,7 +19,7 @@ from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...plugins import resolve
 from ..media.families import MediaFamily, probe_family
-from ..messages import Message, Part
+from ..messages import Message, Part, Sample
 from .base import GLUE, Options, Piece
 from .encoding import EncodingTemplate
 from .jinja_sandbox import render
@@ -32,6 +32,8 @@ logger = get_logger(__name__)
 
 _SENTINEL = "q7Zx9Wk3"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# Words of a source that shows thoughts, and may drop them.
+_THINKS = re.compile("think|reason", re.IGNORECASE)
 # Around special tokens that stand in data; private-use characters that no text should hold.
 _MARKS = ("\ue0f0", "\ue0f1")
 # What a template's source says about its tool dialect; the first that is found counts.
@@ -103,6 +105,9 @@ class JinjaTemplate(EncodingTemplate):
 
     def jinja(self) -> str:
         return self._source
+
+    def rewrites(self, sample: Sample) -> bool:
+        return bool(_THINKS.search(self._source))
 
     def parse(self, text: str) -> Message:
         for end in self.ends:

@@ -254,7 +254,7 @@ def _user(chat: ChatTemplate) -> str:
     if "user_turn" in chat.strip:
         lines.append(_set("content", "content | trim"))
     if chat.user_no_thinking:
-        lines.append(_when("thinking is false", _set("content", f"content + {_quote(chat.user_no_thinking)}")))
+        lines.append(_when("not thinking", _set("content", f"content + {_quote(chat.user_no_thinking)}")))
     lines.append(_emit(_fill(chat.user, content="content")))
     return "\n".join(line for line in lines if line)
 
@@ -388,9 +388,7 @@ def _thought_prompt(chat: ChatTemplate) -> str:
     closed, opened = _emit(_quote(closed_thought(chat))), _emit(_quote(chat.thought_prompt))
     if chat.asked_prompt is not None:
         opened = _when("asked", _emit(_quote(chat.asked_prompt)), opened)
-    body = (
-        _when("thinking is false", closed, opened) if closed or not opened else _when("thinking is not false", opened)
-    )
+    body = _when("not thinking", closed, opened) if closed or not opened else _when("thinking", opened)
     if chat.generation_after_tool is None:
         return body
     return _when(

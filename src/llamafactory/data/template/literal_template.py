@@ -12,7 +12,7 @@ from ...extras.errors import ConfigError
 from ...plugins import resolve
 from ..media.families import MediaFamily, jinja_of, probe_family
 from ..media.placement import Marks, mark_media, place
-from ..messages import Message, Part
+from ..messages import Message, Part, Sample
 from .base import Options, Piece
 from .chat_template import ChatTemplate, slots
 from .encoding import EncodingTemplate
@@ -108,6 +108,14 @@ class LiteralTemplate(EncodingTemplate):
             if chat.thought is not None and chat.thought[1].strip() in text:
                 return None
         return text
+
+    def rewrites(self, sample: Sample) -> bool:
+        chat = self.chat
+        return (
+            chat.thought is not None
+            or (bool(sample.tools) and chat.tools_in == "before_last_user")
+            or (chat.gather_system is not None and any(message.role == "system" for message in sample.messages[1:]))
+        )
 
     def jinja(self) -> str:
         media = resolve("media", self.chat.media) if self.chat.media else None

@@ -51,7 +51,18 @@ def render_pieces(
     Raises:
         ConfigError: The template has no place for something in the conversation.
     """
+    if options.for_training:
+        options = _asking(chat, messages, options)
     return _Renderer(chat, tool_format, messages, tools, options).run()
+
+
+def _asking(chat: ChatTemplate, messages: Sequence[Message], options: Options) -> Options:
+    """How the last answer is asked for: one with a thought is not asked with a prompt that closes the thought."""
+    last = messages[-1] if messages else None
+    if chat.thought is None or last is None or last.role != "assistant" or options.enable_thinking is False:
+        return options
+    reasoning, _ = split_thought(last.text, last.reasoning, chat.thought)
+    return options.switched(True) if reasoning.strip() and _closes(chat, thought_prompt(chat, options)) else options
 
 
 class _Renderer:
@@ -87,11 +98,7 @@ class _Renderer:
             turns[messages[index].role](index, messages[index])
         if self.options.add_generation_prompt:
             self.write(self.header(len(messages)), GLUE)
-            if chat.thought:
-                after_tool = self.continues(len(messages))
-                self.write(
-                    after_tool_prompt(chat, self.options) if after_tool else thought_prompt(chat, self.options), GLUE
-                )
+            self.write(self.prompt_end(len(messages)), GLUE)
         else:
             self.write(chat.suffix, GLUE)
         return self.out
@@ -163,7 +170,7 @@ class _Renderer:
                 content = self.tools + content
         if "user_turn" in chat.strip:
             content = strip_pieces(content)
-        if chat.user_no_thinking and self.options.enable_thinking is False:
+        if chat.user_no_thinking and self.options.enable_thinking is not True:
             content.append(Piece(chat.user_no_thinking, index, False, True))
         if chat.tools_in == "before_last_user" and index == self.last_user:
             self.out += self.tools
@@ -173,6 +180,12 @@ class _Renderer:
         """What stands before an assistant turn at this place."""
         return (self.chat.generation_after_tool or "") if self.continues(index) else self.chat.generation
 
+    def prompt_end(self, index: int) -> str:
+        """What the prompt for an assistant turn at this place ends with, behind its header."""
+        if self.chat.thought is None:
+            return ""
+        return (after_tool_prompt if self.continues(index) else thought_prompt)(self.chat, self.options)
+
     def continues(self, index: int) -> bool:
         """Whether an assistant turn at this place goes on after a tool's result, without a start of its own."""
         after_tool = index > 0 and self.messages[index - 1].role == "tool"
@@ -180,7 +193,9 @@ class _Renderer:
 
     def assistant(self, index: int, message: Message) -> None:
         self.write(self.header(index), index)
-        body, text = self.thought(index, message)
+        start = len(self.out)
+        thought, text = self.thought(index, message)
+        body: list[Piece] = []
         if text or not message.tool_calls:
             body += fill(self.chat.text_start, index, True, {})
         body += _data(text, index, True)
@@ -195,10 +210,41 @@ class _Renderer:
         ends_calls = bool(message.tool_calls) and self.chat.calls_end is not None
         self.names = [call.name for call in message.tool_calls]
         self.write(before, index, True)
+        self.out += thought
+        lead = len(self.out)
         self.out += body
         end = (self.chat.calls_end or "") if ends_calls else (last and self.chat.end) or after
         self.out += [piece._replace(is_call=bool(message.tool_calls)) for piece in fill(end, index, True, {})]
         self.write("" if ends_calls else self.chat.gap, index)
+        if self.options.for_training and self.chat.thought is not None:
+            self.follow_prompt(index, start, lead)
+
+    def follow_prompt(self, index: int, start: int, lead: int) -> None:
+        """Let an answer begin to be trained where its prompt ends.
+
+        The last answer is also made to follow that prompt where the official text shows it otherwise: behind a thought
+        that is closed comes the text, and one that is open is written to its end.
+
+        Args:
+            index: Of the message.
+            start: First piece of ``out`` behind the header of the answer.
+            lead: First piece behind its thought.
+        """
+        prompt, written = self.prompt_end(index), self.out[start:]
+        if not "".join([piece.text for piece in written]).startswith(prompt):
+            if index < len(self.messages) - 1:
+                return  # it does not stand as it was asked for: `Template.rewritten`
+            written = [Piece(prompt, index, False, True), *self.rest_of_thought(prompt, index), *self.out[lead:]]
+        self.out[start:] = train_from(written, len(prompt))
+
+    def rest_of_thought(self, prompt: str, index: int) -> list[Piece]:
+        """The thought of an answer behind a prompt that opened or closed it."""
+        assert self.chat.thought is not None
+        if _closes(self.chat, prompt):
+            return []
+        opening, closing = self.chat.thought
+        rest = opening[len(prompt) :] if opening.startswith(prompt) else ""
+        return [Piece(word, index, True, True) for word in (rest, closing) if word]
 
     def thought(self, index: int, message: Message) -> tuple[list[Piece], str]:
         """The thought as it is written at this place, and the text without it."""
@@ -218,16 +264,12 @@ class _Renderer:
         if "assistant" in self.chat.strip:
             text = text.strip()
         if not here or not (reasoning or empty):
-            trained = last and self.options.enable_thinking is True
             shown = "" if self.continues(index) else self.chat.no_thought
-            dropped = list(fill(shown, index, trained, {}))
+            dropped = list(fill(shown, index, True, {}))
             return dropped, text.lstrip("\n") if inline and "answer" in self.chat.strip else text
-        written = bool(reasoning) or self.options.enable_thinking is True
-        prompt = thought_prompt(self.chat, self.options._replace(enable_thinking=True))
-        in_prompt = not reasoning and prompt.startswith(opening) and prompt != opening
-        pieces = [Piece(opening, index, written and prompt != opening and not in_prompt, True)]
+        pieces = [Piece(opening, index, True, True)]
         pieces += _data(reasoning.strip(None if "thought" in self.chat.strip else "\n"), index, True)
-        pieces.append(Piece(closing, index, written and not in_prompt, True))
+        pieces.append(Piece(closing, index, True, True))
         return pieces, text.lstrip("\n")
 
     def tool(self, index: int, message: Message) -> None:
@@ -245,7 +287,7 @@ class _Renderer:
 
 def thought_prompt(chat: ChatTemplate, options: Options) -> str:
     """What the generation prompt of a family that thinks ends with."""
-    if options.enable_thinking is False:
+    if options.enable_thinking is not True:
         return closed_thought(chat)
     return chat.asked_prompt if options.asked and chat.asked_prompt is not None else chat.thought_prompt
 
@@ -260,6 +302,11 @@ def closed_thought(chat: ChatTemplate) -> str:
     if chat.no_thought_prompt is not None:
         return chat.no_thought_prompt
     return chat.no_thought or "".join(chat.thought or ())
+
+
+def _closes(chat: ChatTemplate, prompt: str) -> bool:
+    """Whether the thought is over at the end of a prompt."""
+    return chat.thought is not None and chat.thought[1].strip() in prompt
 
 
 def split_thought(text: str, reasoning: str | None, words: tuple[str, str]) -> tuple[str, str]:
@@ -279,6 +326,24 @@ def split_thought(text: str, reasoning: str | None, words: tuple[str, str]) -> t
         return "", text
     before = text.split(closing)[0].rstrip("\n").split(opening)[-1].lstrip("\n")
     return before, text.split(closing)[-1]
+
+
+def train_from(pieces: list[Piece], start: int) -> list[Piece]:
+    """Leave the first ``start`` characters untrained, and train the next ones at once.
+
+    What is not trained behind the answer stays so.
+    """
+    out: list[Piece] = []
+    begun = False
+    for piece in pieces:
+        before, behind = piece.text[:start], piece.text[start:]
+        start -= len(before)
+        if before:
+            out.append(piece._replace(text=before, trained=False))
+        if behind:
+            out.append(piece._replace(text=behind, trained=piece.trained or not begun))
+            begun = begun or piece.trained
+    return out
 
 
 def strip_pieces(pieces: list[Piece]) -> list[Piece]:

@@ -37,6 +37,18 @@ def weigh(
     ]
 
 
+def answer_texts(pieces: Sequence[Piece], index: int, ends: Sequence[str]) -> tuple[str, str]:
+    """What stands before the words of an answer, and these words without what ends the turn."""
+    places = [number for number, piece in enumerate(pieces) if piece.trained and piece.message == index]
+    if not places:
+        return "", ""
+    first, last = places[0], places[-1] + 1
+    words = "".join([piece.text for piece in pieces[first:last]])
+    for end in ends:
+        words = words.removesuffix(end)
+    return "".join([piece.text for piece in pieces[:first]]), words
+
+
 def join(pieces: Iterable[tuple[Piece, float]]) -> list[TextSpan]:
     """Join neighbours of the same weight and message."""
     spans = []

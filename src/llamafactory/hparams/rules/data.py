@@ -25,6 +25,10 @@ def check_training(args: TrainArgs) -> None:
     data, stage = args.data, args.finetuning.stage
     for key in ("train_on_prompt", "mask_history", "neat_packing"):
         require(not (getattr(data, key) and stage != "sft"), f"{key}: only for stage sft, not {stage}")
+    require(
+        data.thoughts != "split" or stage == "sft",
+        f"thoughts: split is only for stage sft, not {stage}; choices: mask, train",
+    )
     require(not (data.neat_packing and data.packing is False), "neat_packing: cannot be combined with packing: false")
     _check_sets(args)
     _check_mix(data)
