@@ -99,6 +99,7 @@ def test_what_tokenizer_config_asks_for_is_kept(tmp_path):
         add_prefix_space=True,
         add_bos_token=True,
         bos_token="<mark>",
+        unk_token="<end>",
         additional_special_tokens=["<new>"],
     )
     official = AutoTokenizer.from_pretrained(folder)
