@@ -37,7 +37,11 @@ def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
     """
     source = _tokenizer_source(args)
     tokenizer = open_tokenizer(
-        source, split_special_tokens=args.split_special_tokens, padding_side="right", **hub_options(args)
+        source,
+        use_fast=args.use_fast_tokenizer,
+        split_special_tokens=args.split_special_tokens,
+        padding_side="right",
+        **hub_options(args),
     )
     ordinary, special = tokens_to_add(args)
     added = tokenizer.add_tokens(ordinary) if ordinary else 0
@@ -73,7 +77,8 @@ def open_tokenizer(source: str, **options: Any) -> PreTrainedTokenizerBase:
             _raise_exceptions_for_connection_errors=False,
             **place,
         )
-        return as_in_file(loaded, source, file, options)
+        plain = {key: value for key, value in options.items() if key not in ("use_fast", "trust_remote_code")}
+        return as_in_file(loaded, source, file, plain)
 
 
 def tokens_to_add(args: ModelArguments) -> tuple[list[str], list[str]]:
