@@ -24,6 +24,7 @@ from ..data.messages import Message, Sample, ToolCall
 from ..data.template.jinja_sandbox import limited
 from ..extras.errors import ConfigError
 from ..model.config import language_class
+from ..model.tokenizer import open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -119,12 +120,12 @@ def prove(
     Raises:
         ExportFailure: A tensor, a logit or a token id differs; the message names it.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     remote = {"trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(folder, **remote)
     auto = language_class(config) if head is None else AutoModelForSequenceClassification
-    conversations = prove_template(AutoTokenizer.from_pretrained(folder, **remote), template)
+    conversations = prove_template(open_tokenizer(str(folder), **remote), template)
     reference = load_reference()
     placement = getattr(reference, "hf_device_map", None) or {"": reference.device}
     exported = auto.from_pretrained(folder, dtype="auto", device_map=placement, **remote)

@@ -14,7 +14,7 @@ from ..extras.errors import ConfigError, first_line
 from ..extras.logging import get_logger
 from .adapter_config import read_adapter_values
 from .paths import resolve_adapter_path, resolve_model_path
-from .tokenizer import adapter_names, hub_options, token_descriptions, tokens_to_add
+from .tokenizer import adapter_names, hub_options, open_tokenizer, token_descriptions, tokens_to_add
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,12 +61,10 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 def new_token_ids(tokenizer: PreTrainedTokenizerBase, args: ModelArguments) -> list[int]:
     """Ids of the tokens to add that the base model's own tokenizer does not have, ascending."""
-    from transformers import AutoTokenizer
-
     ordinary, special = tokens_to_add(args)
     if not ordinary and not special:
         return []
-    base = AutoTokenizer.from_pretrained(resolve_model_path(str(args.model_name_or_path), args), **hub_options(args))
+    base = open_tokenizer(resolve_model_path(str(args.model_name_or_path), args), **hub_options(args))
     known = base.get_vocab()
     return sorted(tokenizer.convert_tokens_to_ids(token) for token in {*ordinary, *special} if token not in known)
 

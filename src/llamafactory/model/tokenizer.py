@@ -12,6 +12,7 @@ from ..extras.logging import get_logger
 from ..hparams.field import split_list
 from ..hparams.model_args import ModelArguments
 from .paths import resolve_adapter_path, resolve_model_path
+from .tokenizer_file import as_in_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,19 +35,14 @@ def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
     Raises:
         ConfigError: No model or tokenizer at the path, or a token list that cannot be read.
     """
-    from transformers import AutoTokenizer
-
     source = _tokenizer_source(args)
-    files = "tokenizer.json, tokenizer_config.json"
-    with in_one_line(f"model_name_or_path: no tokenizer could be loaded from '{source}' ({files})"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source,
-            use_fast=args.use_fast_tokenizer,
-            split_special_tokens=args.split_special_tokens,
-            padding_side="right",
-            **hub_options(args),
-        )
-
+    tokenizer = open_tokenizer(
+        source,
+        use_fast=args.use_fast_tokenizer,
+        split_special_tokens=args.split_special_tokens,
+        padding_side="right",
+        **hub_options(args),
+    )
     ordinary, special = tokens_to_add(args)
     added = tokenizer.add_tokens(ordinary) if ordinary else 0
     if special:
@@ -55,6 +51,34 @@ def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
         logger.info_rank0("%d of %d listed tokens are new to the vocabulary", added, len(ordinary) + len(special))
     _ensure_pad_token(tokenizer, source)
     return tokenizer
+
+
+def open_tokenizer(source: str, **options: Any) -> PreTrainedTokenizerBase:
+    """Open a tokenizer that does what its files say; the one place where transformers is asked for one.
+
+    Args:
+        source: Folder or hub name.
+        options: Keyword arguments of ``from_pretrained``.
+
+    Raises:
+        ConfigError: There is none, or its files contradict each other.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import cached_file
+
+    files = "tokenizer.json, tokenizer_config.json"
+    with in_one_line(f"model_name_or_path: no tokenizer could be loaded from '{source}' ({files})"):
+        loaded = AutoTokenizer.from_pretrained(source, **options)
+        place = {key: value for key, value in options.items() if key in ("revision", "cache_dir", "token")}
+        file = cached_file(
+            source,
+            "tokenizer.json",
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **place,
+        )
+        plain = {key: value for key, value in options.items() if key not in ("use_fast", "trust_remote_code")}
+        return as_in_file(loaded, source, file, plain)
 
 
 def tokens_to_add(args: ModelArguments) -> tuple[list[str], list[str]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
 from ...extras.packages import require
+from ...model.tokenizer import open_tokenizer
 from .architectures import Architecture, architecture, metadata, rope_factors, to_gguf
 from .vocabulary import Vocabulary, vocabulary
 
@@ -66,11 +67,11 @@ def write_gguf(folder: Path, file: Path, kind: str) -> int:
         ConfigError: Model or tokenizer cannot be written.
     """
     from gguf import GGUFWriter, LlamaFileType
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder)
     family = architecture(config)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = open_tokenizer(str(folder))
     words = vocabulary(tokenizer, config.vocab_size)
     writer = GGUFWriter(file, family.name)
     writer.add_name(file.stem)
