@@ -60,7 +60,10 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2 full layers": ("gemma2", {"layer_types": [FULL, FULL]}),
     "gemma2 linear": ("gemma2", {"rope_parameters": LINEAR}),
     "gemma2 yarn": ("gemma2", {"rope_parameters": {**YARN, "attention_factor": 1.0}}),
-    "gemma2 27b": ("gemma2", {"num_hidden_layers": 46, "hidden_size": 32, "query_pre_attn_scalar": 20}),
+    "gemma2 27b": (
+        "gemma2",
+        {"num_hidden_layers": 46, "hidden_size": 32, "query_pre_attn_scalar": 20, "initializer_range": 0.1},
+    ),
     "gemma3": ("gemma3_text", {"query_pre_attn_scalar": 16}),
     "gemma3 scalar": ("gemma3_text", {"query_pre_attn_scalar": 64}),
     "gemma3 softcap": ("gemma3_text", {"final_logit_softcapping": 10.0}),
@@ -77,12 +80,18 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gemma3 27b": (
         "gemma3_text",
-        {"num_hidden_layers": 62, "hidden_size": 32, "intermediate_size": 32, "query_pre_attn_scalar": 20},
+        {
+            "num_hidden_layers": 62,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "query_pre_attn_scalar": 20,
+            "initializer_range": 0.1,
+        },
     ),
     "phi3": ("phi3", {}),
     "phi3 window": ("phi3", {"sliding_window": 16}),
     "phi3 partial": ("phi3", {"partial_rotary_factor": 0.5}),
-    "phi3 linear": ("phi3", {"rope_parameters": LINEAR}),
+    "phi3 partial 12": ("phi3", {"partial_rotary_factor": 0.75}),
 }
 
 

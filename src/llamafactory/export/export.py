@@ -194,9 +194,18 @@ def _write_model(
     model.config.use_cache = True
     model.save_pretrained(folder, max_shard_size=max(1, int(args.export.export_size * GIGABYTE)))
     copy_processor(model, args.model, folder)
+    _note_readers(model.config)
     del model
     gc.collect()
     return dtype
+
+
+def _note_readers(config: Any) -> None:
+    if config.model_type == "gemma2" and not config.tie_word_embeddings:
+        logger.warning(
+            "tie_word_embeddings = False: a Gemma 2 with an output layer of its own runs in transformers only; "
+            "vLLM and mlx-lm refuse it, llama.cpp has no place for that layer"
+        )
 
 
 def _generation_config(

@@ -102,11 +102,17 @@ def _rope(kinds: tuple[str, ...], partial: bool = False) -> Callable[[Pretrained
             return f"rope type {kind!r} cannot be written; known: {', '.join(kinds)}"
         if not partial and (rope.get("partial_rotary_factor") or 1.0) != 1.0:
             return "llama.cpp turns whole heads: partial_rotary_factor must be 1.0"
+        if partial and _rotated(config, rope) % 2:
+            return f"llama.cpp turns an even number of {config.hidden_size // config.num_attention_heads} in each head"
         if kind == "yarn" and "llama3" not in kinds and not is_plain_yarn(rope):
             return "llama.cpp computes yarn with beta_fast 32, beta_slow 1 and truncate true"
         return None
 
     return fault
+
+
+def _rotated(config: PretrainedConfig, rope: dict[str, Any]) -> int:
+    return int(config.hidden_size // config.num_attention_heads * rope.get("partial_rotary_factor", 1.0))
 
 
 def _gemma3_rope(config: PretrainedConfig, value: Any) -> str | None:
@@ -205,7 +211,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
         "head_dim": Rule("only hidden_size / num_attention_heads", _derived_head),
         "original_max_position_embeddings": UNUSED,  # of yarn it stands in rope_parameters too
         "sliding_window": _WINDOW,
-        "rope_parameters": _rope_rule("default", "linear", "yarn", partial=True),
+        "rope_parameters": _rope_rule("default", partial=True),
     },
 }
 
