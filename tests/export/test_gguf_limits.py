@@ -6,6 +6,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,6 @@ def names_read(family: str) -> set[str]:
     spec = importlib.util.find_spec(f"transformers.models.{module}.modeling_{module}")
     assert spec is not None and spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    if family == "gemma3_text":  # the file holds the model with images too
-        tree.body = [node for node in tree.body if "Conditional" not in getattr(node, "name", "Gemma3TextModel")]
-        tree.body = [node for node in tree.body if getattr(node, "name", "") not in ("Gemma3Model",)]
     names = {
         node.attr
         for node in ast.walk(tree)
@@ -49,6 +48,7 @@ def names_read(family: str) -> set[str]:
         and ast.unparse(node.func) == "getattr"
         and ast.unparse(node.args[0]) in ("config", "self.config")
     }
+    # The file of Gemma 3 holds the model with images too.
     others = {"image_token_id", "mm_tokens_per_image", "text_config", "vision_config", "get_text_config"}
     return {name for name in names if not name.startswith("_")} - others
 
@@ -104,8 +104,6 @@ def test_the_plain_model_is_written(family: str) -> None:
     ],
 )
 def test_what_llama_cpp_would_not_obey_is_refused(family: str, changes: dict[str, Any], named: str) -> None:
-    import re
-
     refusal = llama_cpp_limits(config(family, **changes)).refusal
     assert refusal is not None
     assert re.search(named, refusal)
@@ -136,8 +134,6 @@ def test_the_context_ends_at_a_window_that_does_not_slide(family: str, changes: 
 def test_a_window_caps_file_and_modelfile(
     tiny_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import logging
-
     monkeypatch.setattr(logging.getLogger("llamafactory"), "propagate", True)
     _, context = tiny_gguf("mistral", {"sliding_window": 32}, tiny_llama, tmp_path / "base", "f32")
     assert context == 32
@@ -157,13 +153,11 @@ def test_a_window_caps_file_and_modelfile(
 def test_an_output_layer_of_its_own_keeps_its_flag_and_gemma_2_says_where_it_runs(
     tiny_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import logging
-
     monkeypatch.setattr(logging.getLogger("llamafactory"), "propagate", True)
     words = AutoTokenizer.from_pretrained(tiny_llama)
     base = tiny(config("gemma2", head_dim=16, tie_word_embeddings=False), words, tmp_path / "base")
     keys = {"model_name_or_path": str(base), "template": "chatml", "export_dir": str(tmp_path / "out")}
-    with pytest.raises(ConfigError, match="^export_gguf: tie_word_embeddings = False: llama.cpp computes with True"):
+    with pytest.raises(ConfigError, match=r"^export_gguf: tie_word_embeddings = False: llama.cpp computes with True"):
         run_export({**keys, "export_gguf": "f32"})
     assert not (tmp_path / "out").exists()
     run_export(keys)

@@ -29,6 +29,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+DEEP = {"intermediate_size": 32, "initializer_range": 0.1}  # rounding adds up over many layers
 SLIDE, FULL = "sliding_attention", "full_attention"
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
@@ -62,7 +63,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2 yarn": ("gemma2", {"rope_parameters": {**YARN, "attention_factor": 1.0}}),
     "gemma2 27b": (
         "gemma2",
-        {"num_hidden_layers": 46, "hidden_size": 32, "query_pre_attn_scalar": 20, "initializer_range": 0.1},
+        {"num_hidden_layers": 46, "hidden_size": 32, "query_pre_attn_scalar": 20, **DEEP},
     ),
     "gemma3": ("gemma3_text", {"query_pre_attn_scalar": 16}),
     "gemma3 scalar": ("gemma3_text", {"query_pre_attn_scalar": 64}),
