@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gguf import GGUFReader
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoTokenizer,
     Gemma2Config,
     Gemma3TextConfig,
+    GenerationConfig,
     LlamaConfig,
     MistralConfig,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
 )
+
+from llamafactory.export.gguf.writer import write_gguf
 
 IDS = torch.tensor([[5, 17, 80, 3, 44, 261, 9, 120]])
 SHAPE: dict[str, Any] = {
@@ -59,3 +65,20 @@ def tiny(config: Any, tokenizer: Any, folder: Path) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def tiny_gguf(family: str, changes: dict[str, Any], words: Path, folder: Path, kind: str) -> tuple[Path, int]:
+    """Write a random model with some settings and its GGUF file; return the file and the context that it names.
+
+    Its weights are large, so that attention is far from even; windows are 16 tokens wide where nothing else is said.
+    """
+    window = {"head_dim": 16, "sliding_window": 16} if family.startswith("gemma") else {}
+    shape = {**SHAPE, "initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = AutoConfig.for_model(family, **{**shape, **window, **changes})
+    tiny(config, AutoTokenizer.from_pretrained(words), folder)
+    GenerationConfig(eos_token_id=2).save_pretrained(folder)
+    file = folder / f"model-{kind}.gguf"
+    write_gguf(folder, file, kind)
+    fields = GGUFReader(file).fields
+    architecture = fields["general.architecture"].contents()
+    return file, fields[f"{architecture}.context_length"].contents()

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from llamafactory.hparams import get_infer_args
 from llamafactory.train.tuner import run_exp
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = ROOT / ".cache" / "llamacpp-env" / "bin" / "python"
 TEXTS = (
     "Hello  world 1234!\n\n  x",
     "Größe 你好 🙂 don't  DON'T",
@@ -49,17 +47,9 @@ QUESTIONS = (
     "What should I call you?",
 )
 
+Ask = Callable[..., dict[str, Any]]
+
 pytestmark = pytest.mark.llamacpp
-
-
-def ask(**job: Any) -> dict[str, Any]:
-    """Run one job in llama.cpp's environment."""
-    worker = Path(__file__).with_name("worker.py")
-    done = subprocess.run(
-        [PYTHON, worker], input=json.dumps(job) + "\n", capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def export(base: Path, out: Path, kind: str, **keys: Any) -> Path:
@@ -71,7 +61,7 @@ def export(base: Path, out: Path, kind: str, **keys: Any) -> Path:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.inference_mode()
-def test_logits_of_every_family(name: str, smollm2: Path, tmp_path: Path) -> None:
+def test_logits_of_every_family(name: str, smollm2: Path, tmp_path: Path, ask: Ask) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     out = export(tiny(FAMILIES[name], tokenizer, tmp_path / "base"), tmp_path / "out", "f32")
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32, attn_implementation="eager").eval()
@@ -81,14 +71,14 @@ def test_logits_of_every_family(name: str, smollm2: Path, tmp_path: Path) -> Non
     assert float((ours - theirs).abs().max() / ours.abs().max()) < 3e-3
 
 
-def test_tokens(smollm2: Path, tmp_path: Path) -> None:
+def test_tokens(smollm2: Path, tmp_path: Path, ask: Ask) -> None:
     out = export(smollm2, tmp_path / "out", "q8_0")
     tokenizer = AutoTokenizer.from_pretrained(out)
     found = ask(file=str(out / "out-Q8_0.gguf"), text=TEXTS)["ids"]
     assert found == [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS]
 
 
-def test_answers_of_a_fine_tuned_model(smollm2: Path, tmp_path: Path) -> None:
+def test_answers_of_a_fine_tuned_model(smollm2: Path, tmp_path: Path, ask: Ask) -> None:
     """Greedy answers of the f16 file equal ours; a near tie may fall the other way, so 18 of 20 must."""
     data = {"dataset_dir": str(ROOT / "data"), "dataset": "identity", "template": "smollm2", "cutoff_len": 256}
     adapter, common = tmp_path / "adapter", {"model_name_or_path": str(smollm2), "finetuning_type": "lora"}

@@ -40,7 +40,7 @@ from ..model.paths import resolve_adapter_path
 from ..model.processor import copy_processor
 from ..model.tokenizer import hub_options
 from .cross_encoder import write_cross_encoder
-from .gguf.writer import check_types, write_gguf
+from .gguf.writer import check_config, check_types, write_gguf
 from .ollama import context_length, modelfile
 from .proof import ExportFailure, Proof, prove, prove_template
 from .quantization.calibration import read_calibration
@@ -79,6 +79,9 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
         raise ConfigError(
             f"model_name_or_path: models of type {config.model_type} also speak and cannot be exported yet"
         )
+    if kinds:
+        for note in check_config(config).notes:
+            logger.warning("export_gguf: %s", note)
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, resolve_thinking(args.data))
     head = "reward" if args.finetuning.stage == "rm" else None
@@ -191,9 +194,18 @@ def _write_model(
     model.config.use_cache = True
     model.save_pretrained(folder, max_shard_size=max(1, int(args.export.export_size * GIGABYTE)))
     copy_processor(model, args.model, folder)
+    _note_readers(model.config)
     del model
     gc.collect()
     return dtype
+
+
+def _note_readers(config: Any) -> None:
+    if config.model_type == "gemma2" and not config.tie_word_embeddings:
+        logger.warning(
+            "tie_word_embeddings = False: a Gemma 2 with an output layer of its own runs in transformers only; "
+            "vLLM and mlx-lm refuse it, llama.cpp has no place for that layer"
+        )
 
 
 def _generation_config(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.template.chat_template import slots
 from ..data.template.literal_template import LiteralTemplate
 from ..data.template.renderer import thought_prompt
+from .gguf.limits import llama_cpp_limits
 
 if TYPE_CHECKING:
     from ..data.template.base import Template
@@ -19,13 +20,16 @@ _LEAST_CONTEXT = 4096
 
 
 def context_length(config: Any) -> int:
-    """The model's own length in tokens; less where its key/value cache in half precision would take over 2 GiB.
+    """The model's own length in tokens, or that which llama.cpp can compute rightly.
+
+    It is less where the key/value cache in half precision would take over 2 GiB.
 
     Args:
         config: A transformers config.
     """
     text = config.get_text_config()
     longest = int(getattr(text, "max_position_embeddings", None) or _LEAST_CONTEXT)
+    longest = llama_cpp_limits(text).context or longest
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     token_bytes = 2 * 2 * text.num_hidden_layers * heads * width

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ...extras.errors import ConfigError
 from ...extras.packages import require
 from ...model.tokenizer import open_tokenizer
-from .architectures import Architecture, architecture, metadata, rope_factors, to_gguf
+from .architectures import ARCHITECTURES, Architecture, metadata, rope_factors, to_gguf
+from .limits import Limits, llama_cpp_limits
 from .vocabulary import Vocabulary, vocabulary
 
 if TYPE_CHECKING:
@@ -49,6 +50,18 @@ def _by_llama_quantize(kind: str) -> str:
     return f"; export f16 and run llama.cpp's `llama-quantize FILE-f16.gguf FILE-{kind}.gguf {kind.upper()}`"
 
 
+def check_config(config: PretrainedConfig) -> Limits:
+    """Return what llama.cpp makes of a model.
+
+    Raises:
+        ConfigError: No GGUF file of it would be right.
+    """
+    limits = llama_cpp_limits(config)
+    if limits.refusal is not None:
+        raise ConfigError(f"export_gguf: {limits.refusal}")
+    return limits
+
+
 def write_gguf(folder: Path, file: Path, kind: str) -> int:
     """Write the model of an exported folder to ``file``.
 
@@ -70,13 +83,15 @@ def write_gguf(folder: Path, file: Path, kind: str) -> int:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder)
-    family = architecture(config)
+    context = check_config(config).context
+    assert context is not None
+    family = ARCHITECTURES[config.model_type]
     tokenizer = open_tokenizer(str(folder))
     words = vocabulary(tokenizer, config.vocab_size)
     writer = GGUFWriter(file, family.name)
     writer.add_name(file.stem)
     writer.add_file_type(LlamaFileType[_file_type(kind)])
-    for key, value in metadata(config, family).items():
+    for key, value in metadata(config, family, context).items():
         _add(writer, f"{family.name}.{key}", value)
     _add_vocabulary(writer, words, tokenizer, folder)
     tensors = list(_plan(folder, config, family, kind))
@@ -138,7 +153,7 @@ def _plan(folder: Path, config: PretrainedConfig, family: Architecture, kind: st
     arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == family.name)
     assert isinstance(arch, MODEL_ARCH)
     names = get_tensor_name_map(arch, config.num_hidden_layers)
-    factors = rope_factors(config)
+    factors = rope_factors(config, family)
     if factors is not None:
         yield "rope_freqs.weight", tuple(factors.shape), "f32", lambda: factors
     for file in sorted(folder.glob("*.safetensors")):
