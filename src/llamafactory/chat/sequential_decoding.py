@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from ..model import generation_attention
+from ..model.families.family import prompt_types
 from ..model.whole import not_finite, require_finite
 from .continuous_batching import on_device
 from .request import Outbox, Request
@@ -38,7 +39,8 @@ def _sample(model: Any, request: Request, config: dict[str, Any], outbox: Outbox
     model.generate(
         input_ids=input_ids,
         attention_mask=torch.ones_like(input_ids),
-        **{name: _repeat(value, rows) for name, value in on_device(request.inputs, model).items()},
+        **prompt_types(model, input_ids)
+        | {name: _repeat(value, rows) for name, value in on_device(request.inputs, model).items()},
         generation_config=GenerationConfig(**config, do_sample=False),
         logits_processor=LogitsProcessorList([_SampleByRequest(request, outbox)]),
         stopping_criteria=StoppingCriteriaList([_Finished(request)]),
@@ -69,6 +71,7 @@ def _search(model: Any, request: Request, config: dict[str, Any], outbox: Outbox
         output = model.generate(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
+            **prompt_types(model, input_ids),
             generation_config=GenerationConfig(
                 **config,
                 do_sample=not sampling.greedy,

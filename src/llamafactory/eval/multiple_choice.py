@@ -15,6 +15,7 @@ from ..data.messages import Message, Sample
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..model import generation_attention
+from ..model.families.family import prompt_types
 from ..model.whole import require_finite
 from .questions import CHOICES, Benchmark, Question, Subject
 
@@ -134,7 +135,10 @@ def _last_logits(model: Any, rows: list[list[int]], pad: int) -> torch.Tensor:
     ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=model.device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
+    output = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1,
+        **prompt_types(model, ids),
+    )  # fmt: skip
     return output.logits[:, -1].float()
 
 

@@ -29,6 +29,7 @@ from ..extras.seeds import set_seed
 from ..hparams import to_dict
 from ..hparams.rules.packages import require_packages
 from ..model import can_share_prefixes, is_isolating, load_model, load_tokenizer
+from ..model.families.family import reads_prefix_both_ways
 from ..plugins import resolve
 from .batching.batches import largest_batch
 from .batching.packing import settle_packing
@@ -194,8 +195,9 @@ def choose_collator(stage: Stage, model: Any, tokenizer: Any, dataset: DatasetMo
         ConfigError: Packed rows and an attention that would let their sequences see each other.
     """
     padding_free = is_isolating(model) and args.data.padding_free is not False
+    padded = PaddedCollator(tokenizer, prefix_types=reads_prefix_both_ways(model.config))
     if stage.collator is not None:
-        single = PaddingFreeCollator(tokenizer) if padding_free else PaddedCollator(tokenizer)
+        single = PaddingFreeCollator(tokenizer) if padding_free else padded
         collator = stage.collator(single)
         if isinstance(collator, PairCollator):
             collator.least_shared = _least_shared(model, padding_free, args)
@@ -205,7 +207,7 @@ def choose_collator(stage: Stage, model: Any, tokenizer: Any, dataset: DatasetMo
     if _is_packed(dataset.train):
         why = "padding_free is false" if is_isolating(model) else "this model's attention cannot keep sequences apart"
         raise ConfigError(f"packing: packed rows need isolating attention, but {why}; set packing: false")
-    return PaddedCollator(tokenizer)
+    return padded
 
 
 def _is_packed(rows: Dataset | StreamRows | None) -> bool:

@@ -13,11 +13,20 @@ IGNORED = -100
 
 
 class PaddedCollator:
-    """Pad rows to the longest of the batch."""
+    """Pad rows to the longest of the batch.
 
-    def __init__(self, tokenizer: Any, padding_side: Literal["left", "right"] = "right") -> None:
+    Args:
+        tokenizer: Of the model.
+        padding_side: Where rows are filled.
+        prefix_types: The model reads the text before the first answer in both directions, and is told where it ends.
+    """
+
+    def __init__(
+        self, tokenizer: Any, padding_side: Literal["left", "right"] = "right", prefix_types: bool = False
+    ) -> None:
         self.pad_token_id: int = tokenizer.pad_token_id
         self.left = padding_side == "left"
+        self.prefix_types = prefix_types
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Pad features.
@@ -27,7 +36,8 @@ class PaddedCollator:
 
         Returns:
             ``input_ids``, ``attention_mask`` (1 = token), ``labels`` (-100 = padding or context): ``[B, L]`` int64;
-            ``weights``: ``[B, L]`` float32, if any row has them.
+            ``weights``: ``[B, L]`` float32, if any row has them; with ``prefix_types`` ``token_type_ids``: ``[B, L]``,
+            0 before a row's first label and 1 from there on, so that no label is seen by what stands before it.
 
         Raises:
             ValueError: A row holds several packed sequences, which this attention would let see each other.
@@ -44,6 +54,8 @@ class PaddedCollator:
         }
         if any("weights" in feature for feature in features):
             batch["weights"] = pad([feature["weights"] for feature in features], 0.0, self.left, np.float32)
+        if self.prefix_types:
+            batch["token_type_ids"] = ((batch["labels"] != IGNORED).cumsum(1) > 0).long()
         return batch
 
 

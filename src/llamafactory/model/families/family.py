@@ -54,6 +54,10 @@ _CONTINUE_AS_TEXT = {
     "smolvlm",
 }
 
+# Text before the first answer is read in both directions; ``token_type_ids`` says where that ends (0 before, 1 behind).
+# Without them the answer itself is read in both directions under sdpa, and nothing is in a padded row.
+_PREFIX_LM = {"paligemma"}
+
 _LAYERS_THAT_ISOLATE = {"full_attention", "sliding_attention"}
 
 
@@ -71,6 +75,16 @@ def _has_window(config: Any) -> bool:
 def continues_as_text(config: Any) -> bool:
     """Whether answers about media of such a model (whole configuration) can be decoded together with others."""
     return config.model_type in _CONTINUE_AS_TEXT
+
+
+def reads_prefix_both_ways(config: Any) -> bool:
+    """Whether such a model (whole configuration) must be told in ``token_type_ids`` where the prompt ends."""
+    return config.model_type in _PREFIX_LM
+
+
+def prompt_types(model: Any, input_ids: Any) -> dict[str, Any]:
+    """Further inputs of prompts ``[B, L]``: token types of a model that reads them in both directions."""
+    return {"token_type_ids": input_ids.new_zeros(input_ids.shape)} if reads_prefix_both_ways(model.config) else {}
 
 
 def isolation(model_class: type, config: Any) -> Capability:

@@ -19,6 +19,7 @@ from ...data.processor import PromptProcessor
 from ...extras.files import write_atomic
 from ...extras.text_metrics import NAMES, text_scores
 from ...model import eval_mode, generation_attention
+from ...model.families.family import prompt_types
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -78,7 +79,8 @@ def generate(
             batch = [rows[index] for index in indices]
             inputs = {name: tensor.to(model.device) for name, tensor in collate(batch).items()}
             with autocast():
-                output = model.generate(**inputs, generation_config=config)
+                types = prompt_types(model, inputs["input_ids"])
+                output = model.generate(**inputs, **types, generation_config=config)
             decode = tokenizer.batch_decode
             texts = decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=skip_special_tokens)
             prompts = decode([row["input_ids"] for row in batch], skip_special_tokens=skip_special_tokens)

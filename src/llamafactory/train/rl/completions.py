@@ -15,7 +15,9 @@ from ..token_scores import trained_positions
 from .rollouts.rollout import Rollout
 
 Batch = dict[str, Any]
-_MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids", "cu_seqlens", "max_seqlen", "labels", "positions")
+_MODEL_INPUTS = (
+    "input_ids", "attention_mask", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen", "labels", "positions",
+)  # fmt: skip
 
 
 def make_batch(rollouts: Sequence[Rollout], collator: Any, slots: Sequence[int], rows: Sequence[int]) -> Batch:

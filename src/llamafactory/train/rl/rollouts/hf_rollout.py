@@ -19,6 +19,7 @@ from transformers import (
 
 from ....data.collators import PromptCollator
 from ....model import eval_mode, generation_attention
+from ....model.families.family import prompt_types
 from .rollout import Request, Sampling
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class HuggingfaceRollout:
         )
         output = self.model.generate(
             **{name: tensor.to(device) for name, tensor in inputs.items()},
+            **prompt_types(self.model, inputs["input_ids"].to(device)),
             generation_config=config,
             logits_processor=draw,
         )
