@@ -118,3 +118,19 @@ def test_what_is_said(tiny_llama, make_tiny_model, tmp_path):
         embeddings.fit_to_tokenizer(
             AutoModelForCausalLM.from_pretrained(tiny_llama), load_tokenizer(described), described
         )
+
+
+def test_only_placeholders_may_lack_a_row(make_tiny_model):
+    """Gemma 3's text models have one row less than their tokenizer has tokens: none for what stands for an image."""
+    folder = make_tiny_model()
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), load_tokenizer(arguments(folder))
+    rows = model.get_input_embeddings().weight.shape[0]
+    fill = [f"<x{number}>" for number in range(rows - max(tokenizer.get_vocab().values()) - 1)]
+    tokenizer.add_tokens(fill)
+    assert max(tokenizer.get_vocab().values()) + 1 == rows
+    tokenizer.add_tokens(["<image_soft_token>"], special_tokens=True)
+    assert embeddings.fit_to_tokenizer(model, tokenizer, arguments(folder)) == []
+    assert model.get_input_embeddings().weight.shape[0] == rows
+    tokenizer.add_tokens(["wombat"])
+    with pytest.raises(ConfigError, match=r"set resize_vocab: true to grow it \(wombat"):
+        embeddings.fit_to_tokenizer(model, tokenizer, arguments(folder))

@@ -279,9 +279,9 @@ class EngineBase:
             ids = list(tokenizer(prompt)["input_ids"])
         elif prompt and isinstance(prompt[0], int):
             ids = list(prompt)
-            strange = next((token for token in ids if not 0 <= token < len(tokenizer)), None)
+            strange = next((token for token in ids if not 0 <= token < self.vocabulary), None)
             if strange is not None:
-                raise ConfigError(f"prompt: {strange} is not one of the {len(tokenizer)} tokens of this model")
+                raise ConfigError(f"prompt: {strange} is not one of the {self.vocabulary} tokens of this model")
         else:
             ids = self.template.encode_prompt(prompt, tools=tools, enable_thinking=enable_thinking)  # type: ignore[arg-type]
         if not ids:

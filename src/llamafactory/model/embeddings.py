@@ -40,13 +40,11 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     new_ids = new_token_ids(tokenizer, args)
     rows = model.get_input_embeddings().weight.shape[0]
     needed = rows
-    if len(tokenizer) > rows:
-        if not (new_ids or args.resize_vocab or adapter_names(args)):
-            raise ConfigError(
-                f"resize_vocab: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows; "
-                "set resize_vocab: true to grow it"
-            )
-        needed = math.ceil(len(tokenizer) / _ROW_MULTIPLE) * _ROW_MULTIPLE
+    size = max(tokenizer.get_vocab().values()) + 1
+    if size > rows and (new_ids or args.resize_vocab or adapter_names(args)):
+        needed = math.ceil(size / _ROW_MULTIPLE) * _ROW_MULTIPLE
+    elif size > rows:
+        _allow_only_placeholders(tokenizer, rows)
     for name in adapter_names(args):
         whole, least = _rows_of_adapter(name, args)
         needed = whole or max(needed, least)
@@ -57,6 +55,24 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     if fresh:
         _initialise(model, tokenizer, args, fresh)
     return new_ids
+
+
+def _allow_only_placeholders(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Let pass what text cannot hold: Gemma 3's text models have no row for the token that stands for an image.
+
+    Raises:
+        ConfigError: Some other token has no row.
+    """
+    without = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    named = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
+    written = sorted(token for token, number in without.items() if number not in special or token in named)
+    if written:
+        raise ConfigError(
+            f"resize_vocab: the tokenizer has ids up to {max(without.values())}, the embedding {rows} rows; "
+            f"set resize_vocab: true to grow it ({written[0]} would have none)"
+        )
+    logger.info_rank0("%s: special tokens without a row of the embedding; no text may hold them", ", ".join(without))
 
 
 def new_token_ids(tokenizer: PreTrainedTokenizerBase, args: ModelArguments) -> list[int]:
