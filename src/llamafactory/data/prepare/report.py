@@ -152,8 +152,8 @@ class DatasetReport:
         if self.thoughts == "split":
             return f"rows of {source.name}: {what} (thoughts dropped), so each is trained in a row of its own"
         return (
-            f"not trained in {source.name}: {what} (thoughts dropped); thoughts: split trains each in a row of its own, "
-            "preserve_thinking: true keeps written thoughts in the text"
+            f"not trained in {source.name}: {what} (thoughts dropped); thoughts: split trains each in a row of its "
+            "own, preserve_thinking: true keeps written thoughts in the text"
         )
 
     def show(self) -> None:

@@ -77,9 +77,9 @@ _AMOUNTS = {
     "number_formats": ("bf16", "fp16", "pure_bf16"),
 }
 _SHAPE_DATA = (
-    "seed", "template", "tool_format", "default_system", "enable_thinking", "preserve_thinking", "thoughts", "cutoff_len",
-    "overlong", "train_on_prompt", "mask_history", "packing", "neat_packing", "max_samples", "mix_strategy",
-    "interleave_probs", "val_size", "deduplicate", "streaming", "stage",
+    "seed", "template", "tool_format", "default_system", "enable_thinking", "preserve_thinking", "thoughts",
+    "cutoff_len", "overlong", "train_on_prompt", "mask_history", "packing", "neat_packing", "max_samples",
+    "mix_strategy", "interleave_probs", "val_size", "deduplicate", "streaming", "stage",
 )  # fmt: skip
 
 
