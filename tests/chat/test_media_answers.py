@@ -230,9 +230,9 @@ def test_an_adapter_of_the_language_part(family: str, model_of: Callable[[str], 
     ask: Ask = [model.medium(1), "What is it?"]
     targets = r".*language_model.*\.(q_proj|v_proj|down_proj)"
     net = AutoModelForMultimodalLM.from_pretrained(model.folder, dtype=torch.float32)
-    tuned = get_peft_model(net, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=targets))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
+        tuned = get_peft_model(net, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=targets))
         for name, weight in tuned.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.3)
