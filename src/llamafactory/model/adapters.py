@@ -97,7 +97,9 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool) -> PeftMo
             if hasattr(model, "score") and config.task_type == "CAUSAL_LM":
                 tuned, state = _onto_reward_model(model, state, config, trainable)
             else:
-                tuned = PeftModel.from_pretrained(model, folder, config=config, is_trainable=trainable, key_mapping=renamed)
+                tuned = PeftModel.from_pretrained(
+                    model, folder, config=config, is_trainable=trainable, key_mapping=renamed
+                )
         check_adapter(tuned, "default", state, folder)
     except _MISFITS as error:
         raise _misfit("adapter_name_or_path", folder, error) from error

@@ -7,7 +7,7 @@ names that today's modules had before each of the moves; the adapter's tensors t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,21 +44,18 @@ def name_of_today(tensor: str, former: dict[str, str]) -> str:
     return PREFIX + ".".join([former[".".join(parts[:count])], *parts[count:]])
 
 
-def _former(model: Any, today: Iterable[str]) -> list[dict[str, str]]:
+def _former(model: Any, today: Sequence[str]) -> list[dict[str, str]]:
     """The names before the last move, before the last two, and so on."""
     if not hasattr(model, "base_model_prefix"):  # no model of transformers
         return []
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, apply_renamings
+    from transformers.core_model_loading import WeightRenaming
 
     moves = [move for move in get_model_conversion_mapping(model, add_legacy=False) if isinstance(move, WeightRenaming)]
-    back = [move.reverse_transform() for move in reversed(moves)]
-    forms = []
-    for count in range(1, len(back) + 1):
-        form: dict[str, str] = {}
-        for name in today:
-            form.setdefault(apply_renamings(name, back[:count]), name)
-        forms.append(form)
+    names, forms = list(today), []
+    for back in (move.reverse_transform() for move in reversed(moves)):
+        names = [back.rename_source_key(name)[0] for name in names]
+        forms.append(dict(zip(reversed(names), reversed(today), strict=True)))  # of two of one name the outer counts
     return forms
 
 
