@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,13 +69,16 @@ def read_adapter_values(folder: str | Path, key: str = "adapter_name_or_path") -
     )
 
 
-def read_adapter_config(folder: str, model: nn.Module, key: str = "adapter_name_or_path") -> PeftConfig:
+def read_adapter_config(
+    folder: str, model: nn.Module, key: str = "adapter_name_or_path", former: Mapping[str, str] | None = None
+) -> PeftConfig:
     """Read an adapter's configuration for this model; PEFT finds no pattern in it that is still to be matched.
 
     Args:
         folder: Of the adapter.
         model: The plain base model, or one with other adapters on it.
         key: The key that named the folder.
+        former: From :func:`find_former_names`; the configuration speaks of those names.
 
     Raises:
         ConfigError: It cannot be used, or a pattern in it cannot be matched.
@@ -87,7 +91,7 @@ def read_adapter_config(folder: str, model: nn.Module, key: str = "adapter_name_
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         file = Path(folder) / "adapter_config.json"
         raise ConfigError(f"{key}: {file} cannot be used: {first_line(error)}") from None
-    resolve_patterns(config, model, f"{key}: '{folder}'")
+    resolve_patterns(config, model, f"{key}: '{folder}'", former or {})
     _keep_scale_of_experts(config, model, f"{key}: '{folder}'")
     return config
 

@@ -26,6 +26,7 @@ from ..extras.errors import ConfigError, first_line
 from ..extras.files import write_atomic
 from ..extras.logging import get_logger
 from .adapter_config import read_adapter_config
+from .former_names import PREFIX, find_former_names, name_of_today
 from .lora_linear import use_exact_add
 from .merging import merge
 from .whole import check_adapter, read_adapter_weights
@@ -55,13 +56,40 @@ def new_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     return tuned
 
 
+def read_adapter(
+    folder: str, model: nn.Module, key: str = "adapter_name_or_path"
+) -> tuple[PeftConfig, dict[str, Tensor], dict[str, Any] | None]:
+    """Read an adapter for this model, in the names that the model has today.
+
+    Args:
+        folder: Of the adapter.
+        model: The plain base model, or one with other adapters on it.
+        key: The key that named the folder.
+
+    Returns:
+        Its configuration, its tensors, and PEFT's ``key_mapping`` from the names in its file.
+
+    Raises:
+        ConfigError: It cannot be read or used.
+    """
+    state = read_adapter_weights(folder, key)
+    former = find_former_names(model, state)
+    config = read_adapter_config(folder, model, key, former)
+    if not former:
+        return config, state, None
+    logger.info_rank0("%s was made with former names of this model's parts; they are read as today's", folder)
+    today = {name: name_of_today(name, former) for name in state}
+    bare = {then.removeprefix(PREFIX): now.removeprefix(PREFIX) for then, now in today.items()}
+    return config, {today[name]: value for name, value in state.items()}, {".+": lambda name: bare[name[0]]}
+
+
 def load_adapter(model: PreTrainedModel, folder: str, trainable: bool) -> PeftModel:
     """Load one adapter from its folder. One of a language model fits a reward model too.
 
     Raises:
         ConfigError: It was made for another model.
     """
-    config, state = read_adapter_config(folder, model), read_adapter_weights(folder)
+    config, state, renamed = read_adapter(folder, model)
     if config.task_type == "SEQ_CLS" and not hasattr(model, "score"):
         raise ConfigError(f"adapter_name_or_path: '{folder}' is a reward model; add stage: rm")
     try:
@@ -69,7 +97,9 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool) -> PeftMo
             if hasattr(model, "score") and config.task_type == "CAUSAL_LM":
                 tuned, state = _onto_reward_model(model, state, config, trainable)
             else:
-                tuned = PeftModel.from_pretrained(model, folder, config=config, is_trainable=trainable)
+                tuned = PeftModel.from_pretrained(
+                    model, folder, config=config, is_trainable=trainable, key_mapping=renamed
+                )
         check_adapter(tuned, "default", state, folder)
     except _MISFITS as error:
         raise _misfit("adapter_name_or_path", folder, error) from error
@@ -88,13 +118,13 @@ def load_named_adapters(model: PreTrainedModel, folders: dict[str, str]) -> Peft
     """
     key, named = "lora_modules", None
     for name, folder in folders.items():
-        config, state = read_adapter_config(folder, named or model, key), read_adapter_weights(folder, key)
+        config, state, renamed = read_adapter(folder, named or model, key)
         if named is not None:
             add_adapter(named, name, config, state, folder, key)
             continue
         try:
             with _no_hints():
-                named = PeftModel.from_pretrained(model, folder, adapter_name=name, config=config)
+                named = PeftModel.from_pretrained(model, folder, adapter_name=name, config=config, key_mapping=renamed)
             check_adapter(named, name, state, folder, key)
         except _MISFITS as error:
             raise _misfit(key, folder, error) from error
@@ -116,7 +146,7 @@ def add_adapter(
     Args:
         model: Gets it.
         name: What it is called.
-        config: From :func:`read_adapter_config`.
+        config: From :func:`read_adapter`.
         state: Its tensors.
         folder: For the message.
         key: The key that named the folder.

@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SECONDS = 10.0  # for all expressions of one adapter; honest ones take milliseconds
 
 _PLAIN = re.compile(r"[\w.-]*")
+_NEVER = re.compile(r"(?!)")
 _MODULES = ("target_modules", "exclude_modules", "feedforward_modules")
 _CHILD = """
 import json, re, sys
@@ -34,24 +35,30 @@ json.dump(found, sys.stdout)
 """
 
 
-def resolve_patterns(config: Any, model: nn.Module, place: str) -> None:
+def resolve_patterns(config: Any, model: nn.Module, place: str, former: Mapping[str, str]) -> None:
     """Put names of this model in the place of the expressions in an adapter's configuration.
 
     Args:
         config: Of PEFT; changed in place.
         model: What the adapter is to be put on.
         place: For the message.
+        former: The names that the configuration speaks of → those of today; empty if it speaks of those of today.
 
     Raises:
         ConfigError: An expression is none, matches nothing, or takes too long.
     """
     for key in ("modules_to_save", "layers_pattern"):
         _require_plain(key, getattr(config, key, None), place)
-    wanted = _expressions(config)
+    if former:
+        _spell_out(config, former)
+    wanted = _expressions(config, _NEVER if former else _PLAIN)
     if not wanted:
         return
     names = _names(model, getattr(config, "target_parameters", None) or ())
-    found = dict(zip(wanted, match_all(list(wanted.values()), names, place), strict=True))
+    then = {today: name for name, today in former.items()}
+    called = {then.get(name, name): name for name in names}
+    matches = match_all(list(wanted.values()), list(called), place)
+    found = {key: [called[name] for name in matching] for key, matching in zip(wanted, matches, strict=True)}
     for (key, expression), matching in found.items():
         if key in ("target_modules", "feedforward_modules") and not matching:
             raise ConfigError(f"{place}: {key}: {expression!r} matches no module of this model")
@@ -82,8 +89,8 @@ def match_all(expressions: Sequence[str], names: Sequence[str], place: str) -> l
     return found
 
 
-def _expressions(config: Any) -> dict[tuple[str, str], str]:
-    """(key, expression as it stands) → what has to match a whole name, as PEFT means it."""
+def _expressions(config: Any, plain: re.Pattern[str]) -> dict[tuple[str, str], str]:
+    """(key, expression as it stands) → what has to match a whole name, as PEFT means it; ``plain`` ones stay."""
     wanted = {}
     for key in _MODULES:
         value = getattr(config, key, None)
@@ -91,9 +98,31 @@ def _expressions(config: Any) -> dict[tuple[str, str], str]:
             wanted[key, value] = value
     for key in _tables(config):
         for expression in getattr(config, key):
-            if not _PLAIN.fullmatch(expression):
+            if not plain.fullmatch(expression):
                 wanted[key, expression] = rf"(?:.*\.)?(?:{expression})"
     return wanted
+
+
+def _spell_out(config: Any, former: Mapping[str, str]) -> None:
+    """Plain names are ends of names: write them as what can be matched with former names, or as names of today."""
+    for key in _MODULES:
+        value = getattr(config, key, None)
+        if value and not isinstance(value, str):
+            setattr(config, key, rf"(?:.*\.)?(?:{'|'.join(re.escape(name) for name in sorted(value))})")
+    whole = getattr(config, "modules_to_save", None) or ()
+    if whole:
+        config.modules_to_save = [today for name in whole for today in _ends_of_today(name, former)]
+    rows = getattr(config, "trainable_token_indices", None)
+    if isinstance(rows, dict):
+        config.trainable_token_indices = {
+            today: ids for name, ids in rows.items() for today in _ends_of_today(name, former)
+        }
+
+
+def _ends_of_today(end: str, former: Mapping[str, str]) -> list[str]:
+    """What PEFT has to be given so that it takes the modules whose former names end in ``end``."""
+    meant = [today for then, today in former.items() if then.endswith(end)]
+    return [end] if all(today.endswith(end) for today in meant) else meant
 
 
 def _tables(config: Any) -> list[str]:

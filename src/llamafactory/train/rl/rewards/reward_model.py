@@ -21,11 +21,9 @@ from ....data.messages import Sample
 from ....data.template_loader import get_template
 from ....extras.errors import ConfigError
 from ....model import load_model, load_tokenizer
-from ....model.adapter_config import read_adapter_config
-from ....model.adapters import add_adapter
+from ....model.adapters import add_adapter, read_adapter
 from ....model.paths import resolve_adapter_path
 from ....model.value_head import read_value_head
-from ....model.whole import read_adapter_weights
 from ....plugins import resolve
 from .completion import Completion, RewardFunction
 
@@ -189,7 +187,7 @@ class _Head:
 
 def _add_adapter(policy: Any, folder: str, args: TrainArgs) -> _Head:
     """Put an adapter of stage rm (ours, or LLaMA-Factory's with its value head) on the policy; return the head."""
-    config, state = read_adapter_config(folder, policy, "reward_model"), read_adapter_weights(folder, "reward_model")
+    config, state, _ = read_adapter(folder, policy, "reward_model")
     value_head, score = read_value_head(folder, args.model), state.pop(_SCORE, None)
     size = policy.get_input_embeddings().weight.shape[1]
     if value_head is None and score is None:
