@@ -59,6 +59,7 @@ class DataArguments:
     )
     train_on_prompt: bool = arg(False, "Train prompt tokens too (stage sft).")
     mask_history: bool = arg(False, "Train the last answer only (stage sft).")
+    train_on_turn_break: bool = arg(False, "Train the line break that the template writes after an answer's end mark.")
     packing: bool | None = arg(None, "Join short samples up to cutoff_len; unset = on for stage pt.")
     neat_packing: bool = arg(False, "Packing whose samples cannot see each other (stage sft); turns packing on.")
     padding_free: bool | None = arg(None, "Batches without padding; unset = where the attention isolates samples.")

@@ -19,7 +19,7 @@ from ..media.placement import hide_special
 from ..messages import Message, Sample, Segment
 from .base import GLUE, Options, Piece, Template, TextSpan
 from .shape_cache import ShapeCache
-from .text_spans import cut, cut_by_prefix, join, merge, weigh
+from .text_spans import cut, cut_by_prefix, join, merge, weigh, with_turn_breaks
 from .word_cache import WordCache
 
 if TYPE_CHECKING:
@@ -123,7 +123,12 @@ class EncodingTemplate(Template):
         return None if words is None else ShapeCache(self._plain_pieces, self.plain_text, words)
 
     def _plain_pieces(self, messages: Sequence[Message]) -> list[Piece]:
-        return self.pieces(messages, (), self.options)
+        return self._trained_pieces(messages, ())
+
+    def _trained_pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> list[Piece]:
+        """A finished conversation, with what is trained in it marked."""
+        pieces = self.pieces(messages, tools, self.options)
+        return with_turn_breaks(pieces) if self.trains_turn_break else pieces
 
     def _encode_plain_samples(
         self, samples: Sequence[Sample], train_on_prompt: bool, mask_history: bool
@@ -141,7 +146,7 @@ class EncodingTemplate(Template):
         weighed = []
         for sample in samples:
             try:
-                pieces = self.pieces(sample.messages, sample.tools, self.options)
+                pieces = self._trained_pieces(sample.messages, sample.tools)
             except ConfigError as error:
                 raise ConfigError(f"{sample.origin}: {error}" if sample.origin else str(error)) from None
             weighed.append(weigh(pieces, sample.messages, train_on_prompt, mask_history))
