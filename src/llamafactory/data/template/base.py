@@ -115,6 +115,7 @@ class Template(ABC):
         ends: What may close an assistant turn, as text.
         openings: What may stand before an assistant turn's text, in this order.
         trains_turn_break: The line break behind a trained turn is trained with it.
+        parses_special: Special tokens that the text of a training row spells are those tokens.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Template(ABC):
     ends: tuple[str, ...]
     openings: tuple[str, ...]
     trains_turn_break: bool = False
+    parses_special: bool = False
 
     @abstractmethod
     def pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:

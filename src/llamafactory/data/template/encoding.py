@@ -149,6 +149,8 @@ class EncodingTemplate(Template):
                 pieces = self._trained_pieces(sample.messages, sample.tools)
             except ConfigError as error:
                 raise ConfigError(f"{sample.origin}: {error}" if sample.origin else str(error)) from None
+            if self.parses_special:
+                pieces = [piece._replace(literal=True) for piece in pieces]
             weighed.append(weigh(pieces, sample.messages, train_on_prompt, mask_history))
         return self._encode(weighed)
 
