@@ -209,9 +209,8 @@ def _serve() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     compare("1", "1")  # what is imported and compiled first takes longer than any limit
     for line in sys.stdin:
-        faulthandler.dump_traceback_later(
-            SECONDS, exit=True
-        )  # ends it within C code too, which a signal would wait for
+        # Ends it within C code too, which a signal would wait for.
+        faulthandler.dump_traceback_later(float(sys.argv[1]), exit=True)
         verdict: bool | None = False
         with contextlib.suppress(Exception):  # a formula on which the libraries fail is not equal to anything
             verdict = compare(*json.loads(line))
