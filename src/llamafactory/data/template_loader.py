@@ -52,11 +52,18 @@ def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Tem
     Args:
         tokenizer: Its EOS token is replaced when the template's family requires another one that it has.
         args: Reads ``template`` (a name, a ``.jinja`` or ``.yaml`` file, or ``None`` for the tokenizer's own Jinja),
-            ``default_system``, ``tool_format``, ``enable_thinking``, ``preserve_thinking``.
+            ``default_system``, ``tool_format``, ``enable_thinking``, ``preserve_thinking``, ``train_on_turn_break``,
+            ``parse_special_tokens``.
 
     Raises:
         ConfigError: No such template, file or tool format, or a Jinja that cannot be compiled.
     """
+    template = _bind(tokenizer, args)
+    template.trains_turn_break, template.parses_special = args.train_on_turn_break, args.parse_special_tokens
+    return template
+
+
+def _bind(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Template:
     from .template.jinja_template import JinjaTemplate
     from .template.literal_template import LiteralTemplate
 

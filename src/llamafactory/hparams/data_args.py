@@ -59,11 +59,17 @@ class DataArguments:
 
     # Length, masks, packing.
     cutoff_len: int = arg(2048, "Most tokens of one sample.", within=Range(least=2))
-    overlong: Literal["truncate", "drop", "error", "split"] = arg(
-        "truncate", "A sample beyond cutoff_len is cut, left out, an error, or split at turns."
+    overlong: Literal["truncate", "drop", "error", "split", "keep_start", "keep_end"] = arg(
+        "truncate",
+        "A sample beyond cutoff_len is cut with sense, left out, an error, split at turns, or only its first or last "
+        "tokens are kept.",
     )
     train_on_prompt: bool = arg(False, "Train prompt tokens too (stage sft).")
     mask_history: bool = arg(False, "Train the last answer only (stage sft).")
+    train_on_turn_break: bool = arg(False, "Train the line break that the template writes after an answer's end mark.")
+    parse_special_tokens: bool = arg(
+        False, "Special tokens that the text of a row spells are those tokens, as in other tools; else they are text."
+    )
     packing: bool | None = arg(None, "Join short samples up to cutoff_len; unset = on for stage pt.")
     neat_packing: bool = arg(False, "Packing whose samples cannot see each other (stage sft); turns packing on.")
     padding_free: bool | None = arg(None, "Batches without padding; unset = where the attention isolates samples.")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to a sample with more tokens than ``cutoff_len``: the same four choices in every stage.
+"""What happens to a sample with more tokens than ``cutoff_len``: the same choices in every stage.
 
 ``truncate`` cuts, ``drop`` leaves the row out, ``error`` stops, ``split`` makes several rows at the borders of turns
 (of running text: at every ``cutoff_len`` tokens). A turn is everything up to and with a response. A response that
 must be cut loses its tail *with* its end-of-turn token, so the model never learns to stop where the cut fell.
+``keep_start`` and ``keep_end`` cut wherever the limit falls, as other tools do.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal, NamedTuple
 from ...extras.errors import ConfigError
 from ..messages import Message, Origin, Segment
 
-Rule = Literal["truncate", "drop", "error", "split"]
+Rule = Literal["truncate", "drop", "error", "split", "keep_start", "keep_end"]
 # With fewer tokens left, a further turn is not begun: headers alone would fill them.
 _LEAST_ROOM = 16
 
@@ -58,6 +59,8 @@ def fit(segments: list[Segment], messages: Sequence[Message], cutoff: int, rule:
         return Fitted([], total)
     if rule == "error":
         raise too_long(origin, total, cutoff)
+    if rule in ("keep_start", "keep_end"):
+        return Fitted([_keep(segments, cutoff, rule)], total - cutoff)
     head, turns = _turns(segments, messages)
     if rule == "split":
         return _split(head, turns, cutoff, total)
@@ -73,8 +76,8 @@ def fit_text(ids: list[int], cutoff: int, rule: Rule, origin: Origin | None) -> 
         return [], len(ids)
     if rule == "error":
         raise too_long(origin, len(ids), cutoff)
-    if rule == "truncate":
-        return [ids[:cutoff]], len(ids) - cutoff
+    if rule != "split":
+        return [ids[-cutoff:] if rule == "keep_end" else ids[:cutoff]], len(ids) - cutoff
     rows = [ids[start : start + cutoff] for start in range(0, len(ids), cutoff)]
     if len(rows[-1]) > 1:
         return rows, 0
@@ -192,6 +195,14 @@ def _first(segments: list[Segment], room: int) -> list[Segment]:
     return kept
 
 
+def _keep(segments: list[Segment], cutoff: int, rule: Rule) -> list[Segment]:
+    """The first or the last tokens."""
+    if rule == "keep_start":
+        return _first(segments, cutoff)
+    turned = [segment._replace(ids=segment.ids[::-1]) for segment in reversed(segments)]
+    return [segment._replace(ids=segment.ids[::-1]) for segment in reversed(_first(turned, cutoff))]
+
+
 def _shrink(segments: list[Segment], room: int) -> list[Segment]:
     """Cut the longest segments to one common length, out of their middles, until all fit."""
     sizes = sorted(len(segment.ids) for segment in segments)
@@ -237,6 +248,9 @@ def fit_completions(
         return Fitted([], total)
     if rule == "error":
         raise too_long(origin, longest, cutoff)
+    if rule in ("keep_start", "keep_end"):
+        rows = [_keep(segments, cutoff, rule) for segments in sequences]
+        return Fitted(rows, total - sum(map(count, rows)))
     starts = [_completion_start(segments, len(history)) for segments in sequences]
     prompt = sequences[0][: starts[0]]
     completions = [segments[start:] for segments, start in zip(sequences, starts, strict=True)]

@@ -57,8 +57,10 @@ class PromptProcessor(Processor[Prompt]):
             yield Prompt(messages, reference, template.encode_prompt(messages, sample.tools))
 
     def fit(self, sample: Sample, tokens: Prompt, args: DataArguments) -> Outcome:
-        """A prompt beyond ``cutoff_len`` loses its middle (also with ``overlong: split``)."""
+        """A prompt beyond ``cutoff_len`` loses its middle, since its end is its header; with ``keep_end`` its start."""
         length, ids = len(tokens.ids), cut_middle(tokens.ids, args.cutoff_len)
+        if args.overlong == "keep_end":
+            ids = tokens.ids[-args.cutoff_len :]
         if len(ids) < length and args.overlong == "error":
             raise too_long(sample.origin, length, args.cutoff_len)
         if len(ids) < length and args.overlong == "drop":

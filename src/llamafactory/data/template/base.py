@@ -117,6 +117,8 @@ class Template(ABC):
         thought: The words around a thought; ``None``: the family does not think.
         ends: What may close an assistant turn, as text.
         openings: What may stand before an assistant turn's text, in this order.
+        trains_turn_break: The line break behind a trained turn is trained with it.
+        parses_special: Special tokens that the text of a training row spells are those tokens.
     """
 
     name: str
@@ -127,6 +129,8 @@ class Template(ABC):
     thought: tuple[str, str] | None
     ends: tuple[str, ...]
     openings: tuple[str, ...]
+    trains_turn_break: bool = False
+    parses_special: bool = False
 
     @abstractmethod
     def pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:

@@ -19,7 +19,7 @@ from ..media.placement import hide_special
 from ..messages import Message, Role, Sample, Segment
 from .base import GLUE, Options, Piece, Template, TextSpan
 from .shape_cache import ShapeCache
-from .text_spans import answer_texts, cut, cut_by_prefix, join, merge, weigh
+from .text_spans import answer_texts, cut, cut_by_prefix, join, merge, weigh, with_turn_breaks
 from .word_cache import WordCache
 
 if TYPE_CHECKING:
@@ -155,7 +155,11 @@ class EncodingTemplate(Template):
     @cached_property
     def _shape_cache(self) -> ShapeCache | None:
         words = WordCache.of(self.tokenizer)
-        return None if words is None else ShapeCache(self._training_pieces, self.plain_text, words)
+        return None if words is None else ShapeCache(self._weighed_pieces, self.plain_text, words)
+
+    def _weighed_pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[Piece]:
+        pieces = self._training_pieces(messages, tools)
+        return with_turn_breaks(pieces) if self.trains_turn_break else pieces
 
     def _encode_plain_samples(
         self, samples: Sequence[Sample], train_on_prompt: bool, mask_history: bool
@@ -173,9 +177,11 @@ class EncodingTemplate(Template):
         weighed = []
         for sample in samples:
             try:
-                pieces = self._training_pieces(sample.messages, sample.tools)
+                pieces = self._weighed_pieces(sample.messages, sample.tools)
             except ConfigError as error:
                 raise ConfigError(f"{sample.origin}: {error}" if sample.origin else str(error)) from None
+            if self.parses_special:
+                pieces = [piece._replace(literal=True) for piece in pieces]
             weighed.append(weigh(pieces, sample.messages, train_on_prompt, mask_history))
         return self._encode(weighed)
 

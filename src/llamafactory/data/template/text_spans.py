@@ -15,6 +15,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def with_turn_breaks(pieces: list[Piece]) -> list[Piece]:
+    """Mark the line breaks behind the end of each trained turn as part of it."""
+    ends = {piece.message: number for number, piece in enumerate(pieces) if piece.trained}
+    out: list[Piece] = []
+    for number, piece in enumerate(pieces):
+        ended = pieces[number - 1] if number and not piece.trained else None
+        if ended and ended.trained and ends[ended.message] == number - 1 and piece.literal:
+            rest = piece.text.lstrip("\n")
+            out.append(ended._replace(text=piece.text[: len(piece.text) - len(rest)], literal=True))
+            piece = piece._replace(text=rest)
+        out.append(piece)
+    return out
+
+
 def weigh(
     pieces: list[Piece], messages: Sequence[Message], train_on_prompt: bool, mask_history: bool
 ) -> list[tuple[Piece, float]]:

@@ -78,7 +78,8 @@ _AMOUNTS = {
 }
 _SHAPE_DATA = (
     "seed", "template", "tool_format", "default_system", "enable_thinking", "preserve_thinking", "thoughts",
-    "cutoff_len", "overlong", "train_on_prompt", "mask_history", "packing", "neat_packing", "max_samples",
+    "cutoff_len", "overlong", "train_on_prompt", "mask_history", "train_on_turn_break", "parse_special_tokens",
+    "packing", "neat_packing", "max_samples",
     "mix_strategy", "interleave_probs", "val_size", "deduplicate", "streaming", "stage",
 )  # fmt: skip
 

@@ -4,16 +4,12 @@
 from __future__ import annotations
 
 import re
-import threading
 from typing import Any
 
 from ....extras.packages import require
+from .mathematics import judge
 
 _THOUGHT = re.compile(r"\s*<think>(?P<thought>.*?)</think>(?P<answer>.*)", re.DOTALL)
-_WORD = re.compile(
-    r"(?<![\\A-Za-z])[A-Za-z]{2,}"
-)  # two letters in a row, not of a LaTeX command: text, no bare formula
-_VERIFY_SECONDS = 5
 
 
 def format(completions: list[str], completion_messages: list[list[dict[str, Any]]], **_: Any) -> list[float]:
@@ -43,31 +39,23 @@ def length(completion_ids: list[list[int]], **_: Any) -> list[float]:
 def math_verify(
     completion_messages: list[list[dict[str, Any]]],
     references: list[str | None],
-    solution: list[str | None] | None = None,
+    solution: list[Any] | None = None,
     **_: Any,
 ) -> list[float | None]:
     """1 when the answer is mathematically equal to the solution, else 0; None when the solution cannot be read.
 
     Args:
-        completion_messages: The last number or formula of the last message counts; ``\\boxed{}`` goes first.
+        completion_messages: The last ``\\boxed{}`` of the last message counts, without one its last number or formula.
         references: Text of the row's own last turn.
         solution: A column of that name goes before it.
     """
-    package = require("math_verify", "reward_funcs: math_verify", "math-verify")
-    # math_verify stops a formula that takes too long by a signal, which only the main thread can receive.
-    seconds = _VERIFY_SECONDS if threading.current_thread() is threading.main_thread() else None
-    rewards: list[float | None] = []
-    for number, (said, reference) in enumerate(zip(completion_messages, references, strict=True)):
-        gold = str((solution[number] if solution is not None else None) or reference or "")
-        wanted = package.parse(gold, parsing_timeout=seconds)
-        if not wanted and not _WORD.search(gold):
-            wanted = package.parse(f"${gold}$", parsing_timeout=seconds)
-        if not wanted:
-            rewards.append(None)
-            continue
-        found = package.parse(_answer(said[-1]), parsing_timeout=seconds)
-        rewards.append(float(bool(found) and package.verify(wanted, found, timeout_seconds=seconds)))
-    return rewards
+    require("math_verify", "reward_funcs: math_verify", "math-verify")
+    solutions = solution or [None] * len(references)
+    verdicts = [
+        judge(str(column) if column not in (None, "") else reference or "", _answer(said[-1]))
+        for said, column, reference in zip(completion_messages, solutions, references, strict=True)
+    ]
+    return [None if verdict is None else float(verdict) for verdict in verdicts]
 
 
 def _is_formed(text: str, message: dict[str, Any]) -> bool:
