@@ -31,6 +31,7 @@ SHAPE: dict[str, Any] = {
 _PLAIN = {"rope_parameters": {"rope_type": "default", **_THETA}}
 _WINDOWS = {"use_sliding_window": True, "sliding_window": 16}
 _GEMMA = {"sliding_window": 16, "query_pre_attn_scalar": 32}
+_DEEP = {"num_hidden_layers": 6}  # five layers slide, one does not
 _LOCAL = {"rope_type": "default", "rope_theta": 500.0}
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -54,8 +55,8 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("gemma2", {**_PLAIN, **_GEMMA}),
     "gemma2 scalar": ("gemma2", {**_PLAIN, **_GEMMA, "query_pre_attn_scalar": 100}),
     "gemma2 untied": ("gemma2", {**_PLAIN, **_GEMMA, "tie_word_embeddings": False}),
-    "gemma3": ("gemma3_text", {**_GEMMA, "rope_parameters": {SLIDE: _LOCAL, FULL: {**_LOCAL, "rope_theta": 777.0}}}),
-    "gemma3 linear": ("gemma3_text", {**_GEMMA, "rope_parameters": {SLIDE: _LOCAL, FULL: LINEAR}}),
+    "gemma3": ("gemma3_text", {**_GEMMA, **_DEEP, "rope_parameters": {SLIDE: _LOCAL, FULL: {**_LOCAL, "rope_theta": 777.0}}}),
+    "gemma3 linear": ("gemma3_text", {**_GEMMA, **_DEEP, "rope_parameters": {SLIDE: _LOCAL, FULL: LINEAR}}),
     "phi3": ("phi3", {**_PLAIN, "sliding_window": None}),
     "phi3 longrope": (
         "phi3",
@@ -72,6 +73,8 @@ def make(name: str, words: Path, folder: Path) -> Path:
     """Save the model with the tokenizer of another folder."""
     family, changes = SETTINGS[name]
     tokenizer = AutoTokenizer.from_pretrained(words)
+    # CTranslate2's converter takes no tokenizer without these.
+    tokenizer.bos_token = tokenizer.unk_token = tokenizer.eos_token
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **{**SHAPE, **changes, "vocab_size": len(tokenizer)})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
