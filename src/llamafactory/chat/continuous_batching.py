@@ -15,6 +15,7 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..model.families.family import continues_as_text, isolation
+from ..model.rope import rope_kinds
 from .kv_pool import Layers, Pools, Slot
 from .ragged_attention import RAGGED, Prompts, Step, register
 
@@ -29,12 +30,10 @@ def can_batch(model: Any) -> bool:
     attention and the like are answered one at a time.
     """
     config = model.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = {rope.get("rope_type")} | {part.get("rope_type") for part in rope.values() if isinstance(part, dict)}
     layers = DynamicCache(config=config).layers
     return (
         isolation(type(model), config).works
-        and not kinds & _ROPE_OF_THE_BATCH
+        and not rope_kinds(config).keys() & _ROPE_OF_THE_BATCH
         and not getattr(config, "num_kv_shared_layers", 0)
         and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
     )

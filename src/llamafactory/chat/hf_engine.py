@@ -69,8 +69,8 @@ class HuggingfaceEngine(EngineBase):
             self.model = load_named_adapters(self.model, folders)
         return tuple(named)
 
-    async def stream(
-        self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
+    async def _stream(
+        self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], **overrides: Any
     ) -> AsyncGenerator[Delta, None]:
         """Yield the pieces of all responses as they are made; see :class:`Engine`."""
         sampling = self._sampling(overrides)

@@ -81,8 +81,8 @@ class SglangEngine(EngineBase):
             time.sleep(0.5)
         raise ConfigError(f"infer_backend: the sglang server was not ready within {START_SECONDS} s")
 
-    async def stream(
-        self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
+    async def _stream(
+        self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], **overrides: Any
     ) -> AsyncGenerator[Delta, None]:
         """Yield the pieces of all responses as they are made; see :class:`Engine`."""
         sampling = get_sampling(self._args, overrides, self.vocabulary)
@@ -266,6 +266,7 @@ def server_command(args: InferArgs, port: int) -> list[str]:
     words += ["--model-path", resolve_model_path(str(model.model_name_or_path), model), "--dtype", model.infer_dtype]
     words += ["--context-length", str(sglang.sglang_maxlen), "--mem-fraction-static", str(sglang.sglang_mem_fraction)]
     words += ["--tp-size", str(_devices() if sglang.sglang_tp_size == -1 else sglang.sglang_tp_size)]
+    words += ["--grammar-backend", "llguidance"]  # xgrammar forgets what stands beside anyOf, and many keywords
     words += ["--trust-remote-code"] if model.trust_remote_code else []
     always = adapter_names(model)
     if len(always) > 1:

@@ -15,6 +15,7 @@ from ..hparams import InferArgs
 from ..hparams.inference_args import engine_settings
 from ..hparams.model_args import named_adapters
 from ..model import resolve_model_path
+from ..model.vllm_length import vllm_length
 from .base_engine import Delta, EngineBase, FinishReason, TokenLogProb, copies
 from .sampling import Sampling, get_sampling
 
@@ -57,8 +58,8 @@ class VllmEngine(EngineBase):
         except (TypeError, ValueError) as error:
             raise ConfigError(f"infer_backend: vllm: {' '.join(str(error).split())[:300]}") from error
 
-    async def stream(
-        self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict] = (), **overrides: Any
+    async def _stream(
+        self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], **overrides: Any
     ) -> AsyncGenerator[Delta, None]:
         """Yield the pieces of all responses as they are made; see :class:`Engine`."""
         sampling = get_sampling(self._args, overrides, self.vocabulary)
@@ -178,12 +179,14 @@ def engine_arguments(args: InferArgs, *, lora: bool) -> dict[str, Any]:
         "download_dir": model.cache_dir,
         "revision": model.model_revision if path == model.model_name_or_path else None,
         "dtype": model.infer_dtype,
-        "max_model_len": vllm.vllm_maxlen,
+        "max_model_len": vllm_length(args),
         "enforce_eager": vllm.vllm_enforce_eager,
         "gpu_memory_utilization": vllm.vllm_gpu_util,
         "tensor_parallel_size": max(1, torch.cuda.device_count()),
         "max_logprobs": _MOST_LOG_PROBS,
         "logprobs_mode": "raw_logprobs",
+        # xgrammar, its first choice, forgets what stands beside anyOf, and many keywords.
+        "structured_outputs_config": {"backend": "guidance"},
         "disable_log_stats": True,
     }
     if lora:

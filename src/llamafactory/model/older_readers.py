@@ -63,6 +63,8 @@ def _add_to_config(config: dict[str, Any]) -> None:
         config["torch_dtype"] = config["dtype"]
     if older := _LAYER_TYPES.get(str(config.get("model_type"))):
         config["layer_types"] = [older.get(kind, kind) for kind in config.get("layer_types") or []]
+    if "num_local_experts" in config:  # Qwen's and OLMo's classes take 128 or 64 for what they do not find
+        config.setdefault("num_experts", config["num_local_experts"])
     parameters = config.get("rope_parameters")
     if isinstance(parameters, dict):
         config.update(_older_rope(str(config.get("model_type")), parameters))

@@ -46,3 +46,12 @@ def scale_rope(config: Any, method: str, cutoff_len: int) -> None:
     text.rope_parameters = scaled
     text.max_position_embeddings = int(trained * factor)
     logger.info_rank0("rope_scaling: %s, factor %g, context %d tokens", method, factor, text.max_position_embeddings)
+
+
+def rope_kinds(config: Any) -> dict[str, int]:
+    """The kinds of rotary embedding that a model has, each with the most positions before it was stretched."""
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    parts = [part for part in (rope, *rope.values()) if isinstance(part, dict) and "rope_type" in part]
+    whole = getattr(text, "original_max_position_embeddings", None) or getattr(text, "max_position_embeddings", 0)
+    return {part["rope_type"]: part.get("original_max_position_embeddings") or whole for part in parts}

@@ -18,6 +18,7 @@ from torch import Tensor
 from ....extras.errors import ConfigError
 from ....extras.packages import require
 from ....model.paths import resolve_model_path
+from ....model.vllm_length import vllm_length
 from .rollout import Request, Sampling, seed_of
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class VllmRollout:
                 "dtype": "bfloat16"
                 if next(model.parameters()).dtype == torch.bfloat16 or args.training.bf16
                 else "auto",
-                "max_model_len": args.vllm.vllm_maxlen,
+                "max_model_len": vllm_length(args),
                 "gpu_memory_utilization": args.vllm.vllm_gpu_util,
                 "enforce_eager": args.vllm.vllm_enforce_eager,
                 "tensor_parallel_size": 1,

