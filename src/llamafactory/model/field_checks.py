@@ -73,10 +73,10 @@ def _check_dtype(values: Mapping[str, Any], where: str) -> None:
     import torch
 
     for name in ("dtype", "torch_dtype"):
-        value = values.get(name)
-        if isinstance(value, str) and value != "auto":
-            if not isinstance(getattr(torch, value.removeprefix("torch."), None), torch.dtype):
-                raise ConfigError(f"{where}: {name}: {value!r}, expected a number format such as bfloat16")
+        value = values.get(name, "auto")
+        known = value == "auto" or not isinstance(value, str)
+        if not known and not isinstance(getattr(torch, value.removeprefix("torch."), None), torch.dtype):
+            raise ConfigError(f"{where}: {name}: {value!r}, expected a number format such as bfloat16")
 
 
 def _check_class(path: Path, values: Mapping[str, Any], key: str) -> None:
