@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..extras.errors import ConfigError, in_one_line
+from ..extras.field_types import check_fields
 from ..extras.files import name_of, read_json
 
 CHOICES = ("A", "B", "C", "D")
@@ -58,12 +59,12 @@ class Benchmark:
         self.folder = folder
         mapping = folder / "mapping.json"
         entries = read_json(mapping, dict, "task")
-        try:
-            self.subjects = [Subject(key, entry["name"], entry["category"]) for key, entry in entries.items()]
-        except (KeyError, TypeError) as error:
-            raise ConfigError(
-                f'task: {mapping}: expected {{"id": {{"name": ..., "category": ...}}}} ({error!r})'
-            ) from None
+        self.subjects = []
+        for key, entry in entries.items():
+            if not isinstance(entry, dict) or not {"name", "category"} <= entry.keys():
+                raise ConfigError(f'task: {mapping}: {key}: expected {{"name": ..., "category": ...}}')
+            check_fields(entry, {"name": str, "category": str}, f"task: {mapping}: {key}")
+            self.subjects.append(Subject(key, entry["name"], entry["category"]))
         self._files = _files(folder)
 
     def questions(self, subject: Subject, split: str) -> list[Question]:

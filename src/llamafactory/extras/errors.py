@@ -28,8 +28,12 @@ class ModelFault(ConfigError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what another library says, for an error of ours; the error's name when it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what another library says, for an error of ours; the error's name when it says nothing.
+
+    A line that ends with a colon says nothing without the next one.
+    """
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])
 
 
 _DISK = {

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import socket
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from .errors import ConfigError, first_line
 
@@ -102,6 +107,8 @@ def _named(path: str | os.PathLike[str], key: str) -> str:
 def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     """Write a whole file under a temporary name, fsync it, then rename it into place.
 
+    What a killed process of this machine left of the same file is removed.
+
     Args:
         path: Final file; its folder is made when missing.
         data: Text (UTF-8) or bytes.
@@ -112,7 +119,7 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        handle, temporary = _new_temporary(target)
     except OSError as error:
         error.filename = str(target)  # not the temporary name
         raise
@@ -128,6 +135,16 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
         if isinstance(error, OSError):  # writing says only what went wrong, not where
             error.filename = str(target)
         raise
+
+
+def _new_temporary(target: Path) -> tuple[int, str]:
+    """Open a file beside the target that names its machine (others may see the folder too) and its process."""
+    prefix = f".{target.name}.{zlib.crc32(socket.gethostname().encode()):08x}-"
+    for left in target.parent.glob(f"{glob.escape(prefix)}*"):
+        process = left.name.removeprefix(prefix).partition("-")[0]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            left.unlink(missing_ok=True)
+    return tempfile.mkstemp(dir=target.parent, prefix=f"{prefix}{os.getpid()}-")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -6,9 +6,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ..extras.errors import ConfigError, first_line
+from ..extras.field_types import check_fields
 from ..extras.files import read_json
 from .patterns import resolve_patterns
 
@@ -44,6 +45,7 @@ _VARIANTS = {
     "alora_invocation_tokens": "it acts only after its invocation tokens",
     "arrow_config": "it chooses among adapters at each token",
     "layer_replication": "it repeats layers of the base",
+    "megatron_config": "it needs the layers of Megatron",
 }
 
 
@@ -51,22 +53,31 @@ def read_adapter_values(folder: str | Path, key: str = "adapter_name_or_path") -
     """Read ``adapter_config.json`` and see that the adapter is one that can be used.
 
     Raises:
-        ConfigError: The file cannot be read, is of a type that PEFT does not know, or of one that cannot be merged.
+        ConfigError: The file cannot be read, is of a type that PEFT does not know, or of one that cannot be merged; a
+            field has a value of another kind than PEFT takes.
     """
     file = Path(folder) / "adapter_config.json"
     values: dict[str, Any] = read_json(file, dict, key)
-    kind = values.get("peft_type")
+    kind = str(values.get("peft_type"))
+    _check_fields(values, kind, f"{key}: {file}")
     variants = [name for name in _VARIANTS if values.get(name)]
-    why = _VARIANTS[variants[0]] if variants else _REFUSED.get(str(kind))
+    why = _VARIANTS[variants[0]] if variants else _REFUSED.get(kind)
     if why is None and kind in MERGED:
         return values
     if why is None:
-        raise ConfigError(f"{key}: '{folder}' is an adapter of type {kind!r}, which is not known")
+        raise ConfigError(f"{key}: {file}: peft_type: {kind!r} is not a type that PEFT knows")
     name = f"{kind} with {variants[0]}" if variants else kind
     raise ConfigError(
         f"{key}: '{folder}' is an adapter of type {name}, which cannot be used: {why}; "
         f"types that can be: {', '.join(sorted(MERGED))}"
     )
+
+
+def _check_fields(values: dict[str, Any], kind: str, where: str) -> None:
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
+
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING.get(kind, PeftConfig)
+    check_fields(values, get_type_hints(config_class), where)
 
 
 def read_adapter_config(
@@ -91,6 +102,9 @@ def read_adapter_config(
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         file = Path(folder) / "adapter_config.json"
         raise ConfigError(f"{key}: {file} cannot be used: {first_line(error)}") from None
+    for table in ("rank_pattern", "alpha_pattern"):
+        if getattr(config, table, {}) is None:  # its annotation takes null, its code does not
+            setattr(config, table, {})
     resolve_patterns(config, model, f"{key}: '{folder}'", former or {})
     _keep_scale_of_experts(config, model, f"{key}: '{folder}'")
     return config

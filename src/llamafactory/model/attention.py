@@ -114,7 +114,7 @@ def isolated_attention(
         value: Like ``key``.
         attention_mask: ``None`` for whole sequences; else ``[B, 1, Tq, Tk]``, true where attention is allowed.
         scaling: Factor on the scores; default ``D ** -0.5``.
-        dropout: Probability, already 0 outside training.
+        dropout: Probability, already 0 outside training; a configuration may say null for 0.
         cu_seqlens: Bounds ``[S+1]`` of the sequences in the one row; ``None``: every row is one sequence.
         max_seqlen: Longest sequence.
         shared_prefix: Sequences have tokens of the row in common: which ones stand at the places that ``cu_seqlens``
@@ -130,7 +130,7 @@ def isolated_attention(
     # Under autocast rotary embeddings may leave q and k in float32 while v is half: the kernels want one type.
     query, key = query.to(value.dtype), key.to(value.dtype)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    options = _Options(scaling or query.shape[-1] ** -0.5, dropout, causal, sliding_window, softcap, s_aux)
+    options = _Options(scaling or query.shape[-1] ** -0.5, dropout or 0.0, causal, sliding_window, softcap, s_aux)
     if cu_seqlens is None:
         return _attend(query, key, value, attention_mask, options).transpose(1, 2), None
     assert query.shape[0] == 1, "cu_seqlens describes one packed row"

@@ -13,6 +13,7 @@ from zipfile import is_zipfile
 
 from ..extras.errors import ConfigError, in_one_line
 from ..extras.files import check_safetensors, read_json, read_text
+from .field_checks import check_known_fields
 
 CURE = "it is damaged: copy or download it again"
 # What transformers and PEFT open; a folder may hold anything else.
@@ -58,6 +59,7 @@ def _check_json(path: Path, key: str) -> None:
         lost = sorted(part for part in set(parts.values()) if not (path.parent / part).is_file())
         if lost:
             raise ConfigError(f"{key}: {path.parent / lost[0]} is missing, {path.name} names it; {CURE}")
+    check_known_fields(path, values, key)
 
 
 def _check_text(path: Path, key: str) -> None:

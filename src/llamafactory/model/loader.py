@@ -160,7 +160,7 @@ def _load_base(
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
         return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
     _check_generation_config(path)
-    with in_one_line(f"model_name_or_path: '{path}' cannot be loaded"), quiet_report():
+    with in_one_line(f"model_name_or_path: '{path}' cannot be loaded as its config.json says"), quiet_report():
         model, info = auto.from_pretrained(
             path,
             config=config,

@@ -39,7 +39,9 @@ def check_base(model: Any, info: Mapping[str, Any], place: str, head: str | None
     shapes = [f"{name} {list(there)} for {list(here)}" for name, there, here in info["mismatched_keys"]]
     trouble = _trouble(missing, beyond, shapes)
     if trouble:
-        raise ConfigError(f"model_name_or_path: '{place}' does not hold the whole model: {trouble}")
+        raise ConfigError(
+            f"model_name_or_path: '{place}' does not hold the whole model that its config.json describes: {trouble}"
+        )
     _require_numbers(model.named_parameters(), f"model_name_or_path: '{place}'")
 
 

@@ -8,6 +8,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,12 +34,13 @@ def load_file(path: str, key: str) -> ModuleType:
     if not file.is_file():
         raise ConfigError(f"{key}: no file {path} (looked for {file})")
     name = f"llamafactory_user_{file.stem}_{len(_loaded)}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None, file
+    loader = SourceFileLoader(name, str(file))  # whatever the name that a link leads to ends in
+    spec = importlib.util.spec_from_file_location(name, file, loader=loader)
+    assert spec is not None, file
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and type hints look their module up there
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except Exception as error:  # whatever a user's file can raise
         del sys.modules[name]
         raise ConfigError(f"{key}: {path} cannot be used: {describe(error, file)}") from error
