@@ -144,7 +144,7 @@ def build_trainer(
         LogCallback(),
         SignalCallback(),
         ThreadsCallback(),
-        PlanCallback(args, dataset),
+        PlanCallback(args, dataset, stage.generates),
         ProgressCallback(bars=not args.training.disable_tqdm),
     ]
     if "swanlab" in trackers(args):
