@@ -395,7 +395,7 @@ def test_the_resolved_configuration_hides_secrets():
         ({"max_length": 50, "max_new_tokens": 7}, 7),
         ({"max_new_tokens": 7}, 7),
         ({}, 1024),
-        ({"max_length": None, "max_new_tokens": None}, 1024),
+        ({"max_length": ""}, 1024),
     ],
 )
 def test_a_limit_that_is_given_alone_counts(keys, room):

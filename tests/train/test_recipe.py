@@ -138,7 +138,7 @@ def _planned(given: dict[str, Any], caplog: pytest.LogCaptureFixture) -> tuple[t
     [
         {"max_steps": 4, "gradient_accumulation_steps": 5},  # 12 micro-batches: steps of 5, 5 and 2
         {"max_steps": -1, "num_train_epochs": 0.4, "per_device_train_batch_size": 7},
-        {"max_steps": 5, "per_device_train_batch_size": 9, "dataloader_drop_last": True, "gradient_accumulation_steps": 2},
+        {"per_device_train_batch_size": 9, "dataloader_drop_last": True, "gradient_accumulation_steps": 2},
         {"max_steps": 3, "packing": True},
         {"max_steps": 3, "per_device_train_batch_size": 64},
     ],

@@ -61,7 +61,9 @@ class TrainingArguments:
         3.0, "Passes over the training data; more when they are few.", within=Range(least=0, most=1_000_000)
     )
     max_steps: int = arg(
-        -1, "Optimizer steps to do; it wins over num_train_epochs. -1 = epochs count.", within=Range(least=1, also=(-1,))
+        -1,
+        "Optimizer steps; they win over num_train_epochs. -1 = epochs count.",
+        within=Range(least=1, also=(-1,)),
     )
     per_device_train_batch_size: int = arg(
         8, "Rows per device and micro-batch in training; less when they are few.", within=AT_LEAST_1
