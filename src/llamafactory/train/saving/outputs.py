@@ -14,6 +14,8 @@ from ...extras.files import read_json, write_atomic
 from ...extras.hub import pushing
 from ...extras.logging import get_logger
 from ...extras.secrets import mask_values, mask_words
+from ...hparams.next_command import next_command
+from ...hparams.reader import FILE_ENDINGS
 from ...plugins import resolve
 from .weights_first import keeping_weights
 
@@ -114,23 +116,24 @@ def same_command(overwrites: bool) -> str:
 
 def next_commands(args: TrainArgs) -> str:
     """Return what to type after training: the same configuration serves chat and export (a reward model: export)."""
-    words = mask_words(sys.argv[2:]) if sys.argv[1:2] == ["train"] else []
+    words = sys.argv[2:] if sys.argv[1:2] == ["train"] else []
     output_dir = str(args.training.output_dir)
-    if words and words[0].endswith((".yaml", ".yml", ".json")):
-        source = shlex.join(words)  # overrides too: one of them may be the folder
-    else:
-        kind = "adapter_name_or_path" if args.finetuning.finetuning_type == "lora" else "model_name_or_path"
-        words = [f"{kind}={output_dir}"]
-        if kind == "adapter_name_or_path":
-            words.insert(0, f"model_name_or_path={args.model.model_name_or_path}")
-        if args.data.template:
-            words.append(f"template={args.data.template}")
-        if args.finetuning.stage == "rm":
-            words.append("stage=rm")
-        source = " ".join(shlex.quote(word) for word in words)
-    export_dir = shlex.quote(f"{output_dir.rstrip('/')}-merged")
-    export = f"  llamafactory-cli export {source} export_dir={export_dir}"
-    return f"Next:\n{export}" if args.finetuning.stage == "rm" else f"Next:\n  llamafactory-cli chat {source}\n{export}"
+    if not words or not words[0].endswith(FILE_ENDINGS):
+        words = _words_of_result(args, output_dir)  # overrides of a file stay: one of them may be the folder
+    export = next_command("export", words, export_dir=f"{output_dir.rstrip('/')}-merged")
+    chat = [] if args.finetuning.stage == "rm" else [next_command("chat", words)]
+    return "Next:\n  " + "\n  ".join([*chat, export])
+
+
+def _words_of_result(args: TrainArgs, output_dir: str) -> list[str]:
+    keys = {"model_name_or_path": output_dir}
+    if args.finetuning.finetuning_type == "lora":
+        keys = {"model_name_or_path": str(args.model.model_name_or_path), "adapter_name_or_path": output_dir}
+    if args.data.template:
+        keys["template"] = args.data.template
+    if args.finetuning.stage == "rm":
+        keys["stage"] = "rm"
+    return [f"{key}={value}" for key, value in keys.items()]
 
 
 def _is_number(value: Any) -> bool:
