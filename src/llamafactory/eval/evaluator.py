@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .questions import Benchmark
 
 RESULTS, PICTURE = "results.json", "results.png"
+_OURS = Path(__file__).parent / "benchmarks"  # they come with the package, so that they are found from any folder
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _find_local(name: str, root: Path) -> LocalTask | None:
     from .questions import Benchmark
 
     stem, _, split = name.rpartition("_")
-    folder = root / stem
+    folder = root / stem if (root / stem).is_dir() else _OURS / stem
     if not stem or not folder.is_dir():
         return None
     if not (folder / "mapping.json").is_file():
