@@ -14,9 +14,11 @@ from ...extras.files import read_json, write_atomic
 from ...extras.hub import pushing
 from ...extras.logging import get_logger
 from ...extras.secrets import mask_values, mask_words
+from ...hparams import split_list
 from ...hparams.next_command import next_command
 from ...hparams.reader import FILE_ENDINGS
 from ...plugins import resolve
+from .upload import upload_run
 from .weights_first import keeping_weights
 
 if TYPE_CHECKING:
@@ -69,20 +71,23 @@ def create_modelcard_and_push(trainer: Trainer, metrics: dict[str, float] | None
         write_atomic(Path(trainer.args.output_dir) / "README.md", model_card(trainer.run_args, metrics or {}, adapter))
     if trainer.args.push_to_hub:
         with pushing("push_to_hub", trainer.args.output_dir):
-            trainer.push_to_hub()
+            trainer._finish_current_push()
+            if trainer.is_world_process_zero():
+                upload_run(trainer, "End of training")
 
 
 def model_card(args: TrainArgs, metrics: dict[str, float], adapter: bool) -> str:
     """Return a README.md: what was trained on what, how, and with which result."""
-    sets = ", ".join(name for name in (args.data.dataset, args.data.eval_dataset) if name)
+    sets = ", ".join(_public(name) for name in split_list(args.data.dataset) + split_list(args.data.eval_dataset))
     tags = ["llama-factory", args.finetuning.finetuning_type, args.finetuning.stage]
-    base = str(args.model.model_name_or_path)
-    keys = "\n".join(f"- {key}: {value}" for key, value in sorted(mask_values(args.keys).items()))
+    base = _public(args.model.model_name_or_path)
+    keys = "\n".join(f"- {key}: {_public(value)}" for key, value in sorted(mask_values(args.keys).items()))
+    # The hub refuses a card whose base is none of its models.
+    base_line = f"\nbase_model: {base}" if base == args.model.model_name_or_path else ""
     results = "\n".join(f"| {key} | {value:.6g} |" for key, value in sorted(metrics.items()) if _is_number(value))
     return f"""---
 library_name: {"peft" if adapter else "transformers"}
-license: other
-base_model: {base}
+license: other{base_line}
 tags:
 {chr(10).join(f"- {tag}" for tag in tags)}
 ---
@@ -102,7 +107,7 @@ tags:
 
 {keys}
 
-Versions, seeds and the fingerprint of the data are in `run_manifest.json`.
+Versions, seeds and the fingerprint of the data are in `run_manifest.json`, which stays with who trained it.
 """
 
 
@@ -138,3 +143,10 @@ def _words_of_result(args: TrainArgs, output_dir: str) -> list[str]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _public(value: Any) -> str:
+    """A value for others to read: of a place on this machine its last name."""
+    text = str(value)
+    is_here = isinstance(value, str) and (text.startswith(("/", "~", ".")) or "\\" in text or Path(text).exists())
+    return Path(text.replace("\\", "/")).name if is_here else text
