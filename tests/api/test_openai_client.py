@@ -238,6 +238,11 @@ ERRORS: list[tuple[dict[str, Any], type[openai.APIStatusError], str]] = [
     ({"frequency_penalty": 0.5}, openai.BadRequestError, "frequency_penalty: not offered"),
     ({"presence_penalty": 0.5}, openai.BadRequestError, "presence_penalty: taken as repetition_penalty"),
     ({"tool_choice": "required"}, openai.BadRequestError, "tool_choice: there are no tools"),
+    (
+        {"stop": [str(number) for number in range(100)]},
+        openai.BadRequestError,
+        "stop: List should have at most 16 items",
+    ),
     ({"messages": []}, openai.BadRequestError, "messages: List should have at least 1 item"),
     ({"messages": [{"role": "robot", "content": "x"}]}, openai.BadRequestError, "messages.0.role: Input should be"),
     ({"messages": [{"role": "user", "content": "x" * 5000}]}, openai.BadRequestError, "the model takes fewer than"),

@@ -104,6 +104,11 @@ def test_bad_requests(judge: Running, change: Any, param: str) -> None:
     assert answer.status_code == 400 and answer.json()["error"]["param"].startswith(param)
 
 
+def test_another_method_is_told_which_one_there_is(judge: Running) -> None:
+    answer = httpx.get(judge.url + ROUTE)
+    assert answer.status_code == 405 and answer.json()["error"]["message"] == "Method Not Allowed; this path takes POST"
+
+
 def test_a_chat_model_ranks_nothing(make_template: Callable[[str], Any]) -> None:
     with running(ScriptedEngine(make_template("chatml"))) as server:
         answer = httpx.post(server.url + ROUTE, json=BODY)

@@ -150,3 +150,12 @@ def test_the_class_runs_what_the_function_runs(tiny_llama: Path, task_dir: Path,
     assert evaluator.args.evaluation.n_shot == 1 and not (tmp_path / "again").exists()
     evaluator.eval()
     assert json.loads((tmp_path / "again" / "results.json").read_text()) == results(task_dir)
+
+
+def test_our_benchmark_is_found_from_any_folder(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_eval({"model_name_or_path": str(tiny_llama), "task": "basics_test", "n_shot": 0, "save_dir": "out"})
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["basics_test"]
+    assert found["questions"] > 10 and found["categories"].keys() == {"World", "Numbers"}

@@ -386,3 +386,19 @@ def test_the_resolved_configuration_hides_secrets():
     assert shown["training"]["hub_token"] == shown["swanlab"]["swanlab_api_key"] == "***"
     assert shown["model"]["add_tokens"] == "t" and shown["generating"]["max_new_tokens"] == 3
     assert shown["model"]["ms_hub_token"] is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "room"),
+    [
+        ({"max_length": 50}, 30),  # of 50 tokens in all 20 are the prompt's
+        ({"max_length": 50, "max_new_tokens": 7}, 7),
+        ({"max_new_tokens": 7}, 7),
+        ({}, 1024),
+        ({"max_length": ""}, 1024),
+    ],
+)
+def test_a_limit_that_is_given_alone_counts(keys, room):
+    from llamafactory.chat.sampling import get_sampling
+
+    assert get_sampling(get_infer_args({**BASE, **keys}), {}, 1000).new_tokens(20, None) == room

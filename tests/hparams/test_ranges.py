@@ -85,6 +85,8 @@ REPORTED = {
     "save_steps": ["0", "-1"],
     "eval_steps": ["0", "-1"],
     "logging_steps": ["0", "-1"],
+    "save_total_limit": ["0", "-2"],
+    "max_steps": ["0", "-2"],
     "seed": ["-1", str(2**33)],
     "data_seed": ["-1"],
     "dataloader_num_workers": ["-1"],

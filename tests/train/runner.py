@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train with the keys given as JSON; KILL_AT=<step> kills rank KILL_RANK after that step, on the first attempt only.
 
+KILL_PREPARED=1 kills each rank once it has its data, on the first attempt only.
 RECORD=<file> writes what is trained on, BLOCK_ROWS=<number> makes the blocks of a stream small.
 """
 
@@ -17,6 +18,7 @@ from transformers import TrainerCallback
 
 from llamafactory.data.streaming import rows as streaming
 from llamafactory.extras.errors import ConfigError
+from llamafactory.train import workflow
 from llamafactory.train.tuner import run_exp
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,7 +33,19 @@ class _Kill(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _kill_prepared() -> None:
+    plain = workflow.get_dataset
+
+    def killed(*args: Any) -> None:
+        plain(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    workflow.get_dataset = killed
+
+
 if __name__ == "__main__":
+    if "KILL_PREPARED" in os.environ and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        _kill_prepared()
     if "RECORD" in os.environ:
         record_batches(Path(os.environ["RECORD"]))
     if "BLOCK_ROWS" in os.environ:

@@ -20,6 +20,8 @@ from llamafactory.extras.errors import ConfigError
 from .conftest import Keys
 from .running import train
 
+_POSTS: list[tuple[str, bytes]] = []  # what was asked of the hub
+
 
 class _Hub(BaseHTTPRequestHandler):
     """Knows the user ``hf_good``, makes every repository, takes no file."""
@@ -30,7 +32,10 @@ class _Hub(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path == "/api/repos/create":
+        self.server.posts.append((self.path, body))  # type: ignore[attr-defined]
+        if self.path == "/api/validate-yaml":
+            self.answer(200, {"errors": [], "warnings": []})
+        elif self.path == "/api/repos/create":
             name = json.loads(body)["name"]
             self.answer(200, {"url": f"http://127.0.0.1:{self.server.server_address[1]}/me/{name}", "name": name})
         else:
@@ -51,6 +56,8 @@ class _Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    server.posts = _POSTS  # type: ignore[attr-defined]
+    _POSTS.clear()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
@@ -111,5 +118,12 @@ def test_what_was_written_stays_when_the_push_fails(hub: str, keys: Keys, tiny_l
     last, folder = done.stderr.strip().splitlines()[-1], training["output_dir"]
     assert last.startswith(f"error: push_to_hub: {folder} is written and whole, but could not be pushed")
     assert (Path(folder) / "adapter_model.safetensors").is_file()
-    pickled = (Path(folder) / "training_args.bin").read_bytes()  # transformers' own, beside each pushed checkpoint
-    assert b"hub_model_id" in pickled and b"hf_good" not in pickled
+    assert not (Path(folder) / "training_args.bin").exists()
+    offered = [json.loads(body)["files"] for path, body in _POSTS if "/preupload/" in path]
+    names = {file["path"] for files in offered for file in files}
+    assert names >= {"README.md", "adapter_model.safetensors", "adapter_config.json", "tokenizer.json"}
+    kept = ("run_manifest.json", "run_config.json", "trainer_state.json", "optimizer.pt", "training_args.bin")
+    assert not [name for name in names if Path(name).name in kept or name.startswith("checkpoint")]
+    card = next(json.loads(body)["content"] for path, body in reversed(_POSTS) if path == "/api/validate-yaml")
+    assert card == (Path(folder) / "README.md").read_text() and "- max_steps: 2" in card
+    assert str(tmp_path) not in card and str(tiny_llama) not in card

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,10 @@ def test_everything_a_user_looks_for(keys: Keys, capsys: pytest.CaptureFixture[s
     last = log_of(run)[-1]
     assert last.keys() >= {"current_steps", "total_steps", "loss", "lr", "epoch", "percentage", "elapsed_time"}
     assert last.keys() >= {"remaining_time", "throughput", "total_tokens"} and last["percentage"] == 100
-    printed = capsys.readouterr().out
+    printed, shown = capsys.readouterr()
+    rates = re.findall(r"tok/s ([\d,.]+)", shown)  # what is on the screen is what is in the log
+    logged = [line["throughput"] for line in log_of(run)]
+    assert [float(rate.replace(",", "")) for rate in rates] == pytest.approx(logged, rel=1e-3) and len(logged) == 5
     assert "llamafactory-cli chat" in printed and "llamafactory-cli export" in printed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from llamafactory.eval import evaluator
 from llamafactory.export import export
-from llamafactory.hparams import get_train_args
-from llamafactory.train.commands import preview
+from llamafactory.hparams import get_infer_args, get_train_args
+from llamafactory.hparams.next_command import next_command
+from llamafactory.hparams.next_command import words_of as typed_words
 from llamafactory.train.saving import outputs
 
 HOSTILE = ["a b", "$(touch ran)", "`touch ran`", "x;touch ran", "x&&touch ran", "x\ntouch ran", "'\"; touch ran #", "*"]
@@ -57,17 +58,16 @@ def test_after_a_stop_and_an_evaluation(value: str, tmp_path: Path, monkeypatch:
     masked = [*given[:2], "hub_token=***"]
     monkeypatch.setattr(sys, "argv", ["llamafactory-cli", "train", *given])
     text = outputs.same_command(overwrites=False) + "\n" + outputs.same_command(overwrites=True) + "\n"
-    monkeypatch.setattr(sys, "argv", ["llamafactory-cli", "eval", *given])
-    text += evaluator.next_command().removeprefix("Next:\n")
+    text += next_command("chat", [*given, "task=basics_test", "--save_dir", "x", "n_shot=0"])
     again = ["train", *masked]
-    assert words_of(text, tmp_path) == [again, [*again, "overwrite_output_dir=false"], ["chat", *masked]]
+    assert words_of(text, tmp_path) == [again, [*again, "overwrite_output_dir=false"], ["chat", *masked[:2]]]
 
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_after_a_preview_and_an_export(value: str, tmp_path: Path) -> None:
     (tmp_path / value).mkdir()
     (tmp_path / value / "Modelfile").touch()
-    shown = preview.next_command(["my.yaml", f"dataset={value}", "preview_rows=3"])
+    shown = next_command("train", ["my.yaml", f"dataset={value}", "--preview_samples", "3"])
     text = f"{shown}\n" + export.next_commands(tmp_path / value).removeprefix("Next:\n")
     final = str(tmp_path / value)
     assert words_of(text, tmp_path) == [
@@ -75,3 +75,43 @@ def test_after_a_preview_and_an_export(value: str, tmp_path: Path) -> None:
         ["chat", "--model_name_or_path", final],
         ["create", value, "-f", f"{final}/Modelfile"],
     ]
+
+
+TYPED = {
+    "model_name_or_path": "m", "template": "chatml", "dataset": "a b.json", "output_dir": "out", "stage": "sft",
+    "finetuning_type": "lora", "lora_rank": "4", "max_steps": "5", "overwrite_output_dir": "true",
+    "learning_rate": "1e-4", "val_size": "0.1", "do_eval": "true", "preview_samples": "2", "report_format": "json",
+}  # fmt: skip
+INFERENCE = {
+    "model_name_or_path": "m", "template": "chatml", "dataset": "a b.json", "task": "mmlu_test", "save_dir": "x y",
+    "n_shot": "0", "batch_size": "2", "save_name": "z.jsonl", "max_new_tokens": "9", "export_dir": "e",
+}  # fmt: skip
+NOT_OF_CHAT = {"max_steps", "overwrite_output_dir", "learning_rate", "do_eval", "task", "save_dir", "export_dir"}
+
+
+@pytest.mark.parametrize("form", ["{}={}", "--{}={}", "--{} {}"])
+@pytest.mark.parametrize(("typed", "following"), [(TYPED, "train preview chat export"), (INFERENCE, "chat")])
+def test_what_comes_next_is_read_by_it(typed: dict[str, str], following: str, form: str) -> None:
+    """Pasted, each is taken by the parser of the command that it names, and holds no key of another command alone."""
+    words = [word for key, value in typed.items() for word in _words(form, key, value)]
+    for command in following.split():
+        again = shlex.split(next_command(command, words, template="qwen"))
+        assert again[:2] == ["llamafactory-cli", command]
+        read = (get_train_args if command in ("train", "preview") else get_infer_args)(again[2:]).keys
+        assert read["dataset"] == "a b.json" and read["template"] == "qwen"
+        if command == "train":
+            assert read.keys() == typed.keys() - {"preview_samples", "report_format"} and read["max_steps"] == 5
+        elif command == "chat":
+            assert not read.keys() & NOT_OF_CHAT
+
+
+def _words(form: str, key: str, value: str) -> list[str]:
+    """One word, or a flag and its value."""
+    name, *rest = form.split()
+    return [name.format(key, value), *(value for _ in rest)]
+
+
+def test_what_comes_next_for_python_code() -> None:
+    args = get_infer_args({"model_name_or_path": "m x", "task": "mmlu_test", "template": "chatml", "temperature": 0.5})
+    words = shlex.split(next_command("chat", typed_words(args)))
+    assert words[2:] == ["model_name_or_path=m x", "template=chatml", "temperature=0.5"]

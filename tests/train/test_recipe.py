@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
 from llamafactory.hparams import get_train_args
 from llamafactory.train.recipe import advise, count_weights, settle_recipe, usual_rate
@@ -110,3 +111,58 @@ def test_the_choice_is_said_written_and_kept(keys: Keys, caplog: pytest.LogCaptu
     (run / "checkpoint-2" / "run_config.json").write_text(json.dumps(checkpoint))
     args, chosen = settle_recipe(get_train_args(given), 48, 1, run / "checkpoint-2")
     assert args.training.learning_rate == chosen["learning_rate"] == 5e-5
+
+
+def _planned(given: dict[str, Any], caplog: pytest.LogCaptureFixture) -> tuple[tuple[float, int], tuple[float, int]]:
+    """Train; return the epochs and steps that were said before, and those the trainer counted."""
+    counted = []
+
+    class Count(TrainerCallback):
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            counted.append((round(state.epoch, 2), state.global_step))
+
+    caplog.clear()
+    logging.getLogger("llamafactory").propagate = True
+    try:
+        train(given, [Count()])
+    finally:
+        logging.getLogger("llamafactory").propagate = False
+    plan = next(line for line in caplog.messages if line.startswith("plan: "))
+    found = re.search(r", ([\d.]+) epochs: (\d+) steps", plan)
+    assert found is not None, plan
+    return (float(found[1]), int(found[2])), counted[0]
+
+
+@pytest.mark.parametrize(
+    "keys_of_run",
+    [
+        {"max_steps": 4, "gradient_accumulation_steps": 5},  # 12 micro-batches: steps of 5, 5 and 2
+        {"max_steps": -1, "num_train_epochs": 0.4, "per_device_train_batch_size": 7},
+        {"per_device_train_batch_size": 9, "dataloader_drop_last": True, "gradient_accumulation_steps": 2},
+        {"max_steps": 3, "packing": True},
+        {"max_steps": 3, "per_device_train_batch_size": 64},
+    ],
+)  # fmt: skip
+def test_the_plan_is_what_the_trainer_does(
+    keys: Keys, keys_of_run: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    said, done = _planned(keys(**keys_of_run), caplog)
+    assert said == done
+
+
+def test_the_plan_of_a_run_that_goes_on_with_another_batch(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+    train(keys(max_steps=13, save_strategy="steps", save_steps=13))
+    more = {"max_steps": 16, "per_device_train_batch_size": 8, "resume_changed": True, "learning_rate": 2e-3}
+    said, done = _planned(keys(**more), caplog)
+    assert said == done and done[1] == 16
+
+
+@pytest.mark.parametrize("given", [{"max_steps": 5}, {"max_steps": 20, "per_device_train_batch_size": 8}])
+def test_a_number_of_steps_is_not_answered_with_epochs(tiny_llama: Path, given: dict[str, Any]) -> None:
+    """Taken at its word, the advice leads to a run that needs none."""
+    args = _args(tiny_llama, learning_rate=1e-4, num_train_epochs=2, **given)
+    hint = advise(args, 60, given["max_steps"], 1)
+    assert hint is not None and "will teach little" in hint and "num_train_epochs" not in hint
+    tried = dict(word.split("=") for word in hint.split() if "=" in word)
+    better = _args(tiny_llama, **{**given, "num_train_epochs": 2, **tried})
+    assert advise(better, 60, better.training.max_steps, 1) is None

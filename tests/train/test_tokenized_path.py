@@ -27,7 +27,7 @@ def test_the_first_run_prepares_and_the_second_trains(
 def test_no_rank_trains_while_another_stops(keys: Keys, tmp_path: Path) -> None:
     folder = tmp_path / "tokens"
     given = keys(max_steps=2, tokenized_path=str(folder))
-    first = train_elsewhere(given, ranks=2)
+    first = train_elsewhere(given, ranks=2, restarts=1, KILL_PREPARED="1")  # the second attempt finds the folder
     assert first.returncode == 0, first.stderr[-2000:]
     assert first.stdout.count("nothing is trained yet") == 1
     assert folder.is_dir() and not list(Path(given["output_dir"]).glob("*.safetensors"))

@@ -71,7 +71,9 @@ def to_api_error(error: Exception) -> ApiError:
         case RequestValidationError():
             return _of_validation(error)
         case HTTPException():
-            return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+            headers = dict(error.headers or {})
+            does = f"; this path takes {headers['Allow']}" if "Allow" in headers else ""
+            return ApiError(error.status_code, f"{error.detail}{does}", headers=headers)
     logger.error("request failed", exc_info=error)
     return ApiError(500, "the server could not answer this request; its log says why", code="internal_error")
 
@@ -83,7 +85,7 @@ def public_text(text: str) -> str:
 
 def _of_validation(error: RequestValidationError) -> ApiError:
     # Of several forms that a field may have, the one that fits best tells what is wrong.
-    first = max(error.errors(), key=lambda one: len(one["loc"]))
+    first = max(error.errors(), key=lambda one: (len(one["loc"]), not one["type"].endswith("_type")))
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json")
     place = [str(part) for part in first["loc"] if part != "body" and not _FORM.search(str(part))]

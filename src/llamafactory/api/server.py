@@ -80,7 +80,7 @@ class Server:
             kind = (
                 "a reward model: ask /v1/score/evaluation or /v1/rerank"
                 if self.scores
-                else "a chat model: ask /v1/chat"
+                else "a chat model: ask /v1/chat/completions (scores need a reward model, stage: rm)"
             )
             raise ApiError(405, f"the loaded model is {kind}", code="wrong_model_kind")
 

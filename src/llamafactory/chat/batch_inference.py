@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -215,4 +216,4 @@ def _report(rows: list[Row], path: Path, args: InferArgs) -> None:
         print("\n".join(f"  {name:<11} {value:.2f}" for name, value in scores.items()))
         if args.infer.matrix_save_name:
             write_json(Path(args.infer.matrix_save_name).expanduser(), {"rows": len(judged), **scores})
-    print(f"\nNext:\n  head -n 1 {path}", flush=True)
+    print(f"\nNext:\n  {shlex.join(['head', '-n', '1', str(path)])}", flush=True)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 from ..extras.errors import ConfigError
 from ..extras.files import write_json
 from ..extras.plotting import plot_bars
-from ..extras.secrets import mask_words
 from ..hparams import InferArgs, get_infer_args, split_list
+from ..hparams.next_command import next_command, words_of
 
 if TYPE_CHECKING:
     from ..data.template.base import Template
     from .questions import Benchmark
 
 RESULTS, PICTURE = "results.json", "results.png"
+_OURS = Path(__file__).parent / "benchmarks"  # they come with the package, so that they are found from any folder
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,12 @@ class Evaluator:
             _write(results, folder, ", ".join(names))
         else:
             print("\nsave_dir=saves/eval keeps these figures in a file", flush=True)
-        print("\n" + next_command(), flush=True)
+        print(f"\nNext:\n  {_next(args)}", flush=True)
 
 
-def next_command() -> str:
-    """Return what to type after an evaluation: the same configuration talks."""
-    words = mask_words(sys.argv[2:]) if sys.argv[1:2] == ["eval"] else ["FILE"]
-    return f"Next:\n  {shlex.join(['llamafactory-cli', 'chat', *words])}"
+def _next(args: InferArgs) -> str:
+    """What to type after an evaluation: the same configuration talks."""
+    return next_command("chat", sys.argv[2:] if sys.argv[1:2] == ["eval"] else words_of(args))
 
 
 def _task_names(args: InferArgs) -> list[str]:
@@ -96,7 +95,7 @@ def _find_local(name: str, root: Path) -> LocalTask | None:
     from .questions import Benchmark
 
     stem, _, split = name.rpartition("_")
-    folder = root / stem
+    folder = root / stem if (root / stem).is_dir() else _OURS / stem
     if not stem or not folder.is_dir():
         return None
     if not (folder / "mapping.json").is_file():

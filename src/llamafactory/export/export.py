@@ -287,15 +287,14 @@ def _print_summary(
         rows.append(("by logits only", f"{len(proof.unproven)} layers, such as {proof.unproven[0]}"))
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"  {name:<{width}}  {value}" for name, value in rows))
-    if head is not None:
-        print(f"\nNext:\n  AutoModelForSequenceClassification.from_pretrained({str(final)!r})", flush=True)
-        return
-    print("\n" + next_commands(final), flush=True)
+    print("\n" + next_commands(final, head), flush=True)
 
 
-def next_commands(final: Path) -> str:
-    """Return what to type after an export."""
+def next_commands(final: Path, head: str | None = None) -> str:
+    """Return what to type after an export; a reward model is served: it scores and reranks."""
     commands = [["llamafactory-cli", "chat", "--model_name_or_path", str(final)]]
+    if head is not None:
+        commands = [["llamafactory-cli", "api", "--stage", "rm", "--model_name_or_path", str(final)]]
     if (final / "Modelfile").exists():
         commands.append(["ollama", "create", final.name, "-f", str(final / "Modelfile")])
     return "Next:\n  " + "\n  ".join(map(shlex.join, commands))

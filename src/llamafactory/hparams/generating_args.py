@@ -19,7 +19,7 @@ class GeneratingArguments:
     top_k: int = arg(50, "Draw from this many likeliest tokens; 0 = all.", within=AT_LEAST_0)
     num_beams: int = arg(1, "Beams of beam search.", within=AT_LEAST_1)
     max_length: int = arg(
-        1024, "Most tokens of prompt and answer; not used when max_new_tokens is above 0.", within=AT_LEAST_1
+        1024, "Most tokens of prompt and answer; used when it is given and max_new_tokens is not.", within=AT_LEAST_1
     )
     max_new_tokens: int = arg(1024, "Most tokens of the answer.", within=AT_LEAST_1)
     repetition_penalty: float = arg(1.0, "Above 1 makes repeated tokens less likely.", within=POSITIVE)

@@ -11,7 +11,7 @@ from .schema import Key, keys_of, plugin_sections
 from .training_args import CHOSEN
 
 # Sections that each command reads; "tuners" stands for those of every tuner.
-_SECTIONS: dict[str, tuple[str, ...]] = {
+SECTIONS: dict[str, tuple[str, ...]] = {
     "train": (*SHARED_SECTIONS, *TRAINING_SECTIONS, "tuners"),
     "preview": ("data", "model", "finetuning"),
     "preprocess": ("data", "model", "finetuning"),
@@ -47,7 +47,7 @@ def help_text(command: str) -> str:
         _NOTES[command],
     ]
     tables: dict[str, type] = {**SHARED_SECTIONS, **TRAINING_SECTIONS}
-    for name in _SECTIONS[command]:
+    for name in SECTIONS[command]:
         for title, section in (plugin_sections() if name == "tuners" else {name: tables[name]}).items():
             lines += _section_lines(title, section)
     return "\n".join(lines) + "\n"

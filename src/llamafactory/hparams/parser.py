@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .. import plugins
@@ -160,6 +161,8 @@ def _drop_empty(flat: Flat) -> None:
 def _sections(values: dict[str, Any], flat: Flat, sections: dict[str, type]) -> dict[str, Any]:
     """Build each section from the keys it declares; ``flat`` says where a key was written."""
     built = {name: _build(section, values, flat) for name, section in sections.items()}
+    if values.get("max_length") is not None and values.get("max_new_tokens") is None:
+        built["generating"] = replace(built["generating"], max_new_tokens=0)  # else its default would win
     kind = built["finetuning"].finetuning_type
     if kind != "oft" and kind not in plugins.names("tuners"):
         choices = ", ".join(plugins.names("tuners"))

@@ -61,7 +61,9 @@ class TrainingArguments:
         3.0, "Passes over the training data; more when they are few.", within=Range(least=0, most=1_000_000)
     )
     max_steps: int = arg(
-        -1, "Optimizer steps to do; when positive it wins over num_train_epochs.", within=Range(least=-1)
+        -1,
+        "Optimizer steps; they win over num_train_epochs. -1 = epochs count.",
+        within=Range(least=1, also=(-1,)),
     )
     per_device_train_batch_size: int = arg(
         8, "Rows per device and micro-batch in training; less when they are few.", within=AT_LEAST_1
@@ -177,7 +179,9 @@ class TrainingArguments:
         within=Range(above=0, share=True, hint="save_strategy: no saves no checkpoint"),
     )
     save_total_limit: int | None = arg(
-        None, "Checkpoints to keep; older ones are deleted.", within=Range(least=0, also=(-1,))
+        None,
+        "Checkpoints to keep; older ones are deleted. Unset or -1 = all.",
+        within=Range(least=1, also=(-1,), hint="save_strategy: no saves no checkpoint"),
     )
     save_only_model: bool = arg(False, "Save weights without optimizer state: such a checkpoint cannot be resumed.")
     save_on_each_node: bool = arg(False, "Every node saves, for nodes that share no disk.")

@@ -29,6 +29,7 @@ from .metrics.token_meter import TokenMeter
 from .optim import create_optimizer
 from .saving import checkpoints, optimizer_state
 from .saving.run_config import Start, write_run_config
+from .saving.upload import upload_checkpoint
 from .saving.weights_first import weights_first
 
 if TYPE_CHECKING:
@@ -223,7 +224,8 @@ class BaseTrainer(transformers.Trainer):
         """Upload a checkpoint; training goes on without, for the checkpoint is on disk."""
         try:
             with pushing("push_to_hub", folder):
-                self._push_from_checkpoint(folder)
+                if self.is_world_process_zero():
+                    upload_checkpoint(self, Path(folder))
         except ConfigError as error:
             logger.warning_rank0("%s", error)
 

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -28,6 +30,11 @@ def rejoin(backend: str | None, timeout_seconds: int) -> None:
     store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
     store = dist.PrefixStore(f"attempt-{attempt}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+
+
+def launched_at() -> float:
+    """Return when torchrun was started, whose child each worker of every attempt is, in seconds since 1970."""
+    return psutil.Process(os.getppid()).create_time()
 
 
 def any_rank(mine: bool) -> bool:

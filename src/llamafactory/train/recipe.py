@@ -113,8 +113,8 @@ def count_weights(config: Any) -> float:
 
 def advise(args: TrainArgs, rows: int, steps: int, world_size: int) -> str | None:
     """Return one line with the values to try if a run is too short to learn or its rate far from the usual ones."""
-    usual = usual_recipe(args, rows, world_size)
-    rate = args.training.learning_rate
+    training, usual = args.training, usual_recipe(args, rows, world_size)
+    rate = training.learning_rate
     if "learning_rate" not in usual or rate <= 0:
         return None
     far = usual["learning_rate"] / rate
@@ -124,7 +124,9 @@ def advise(args: TrainArgs, rows: int, steps: int, world_size: int) -> str | Non
         return None
     values = {"learning_rate": usual["learning_rate"]}
     if short:
-        values = {key: value for key, value in usual.items() if getattr(args.training, key) != value}
+        if training.max_steps > 0 and rows:  # it wins over the number of epochs
+            usual["max_steps"] = _usual_steps(training, usual, rows, world_size)
+        values = {key: value for key, value in usual.items() if getattr(training, key) != value}
     ways = " ".join(f"{key}={value:g}" for key, value in values.items())
     method = f"{args.finetuning.finetuning_type} in stage {args.finetuning.stage} on a model of this size"
     if short:
@@ -132,7 +134,15 @@ def advise(args: TrainArgs, rows: int, steps: int, world_size: int) -> str | Non
     return f"learning_rate {rate:g} is far from what is usual for {method}; try {ways}"
 
 
+def _usual_steps(training: TrainingArguments, usual: dict[str, Any], rows: int, world_size: int) -> int:
+    """Return the steps of the usual epochs, which it takes out of ``usual``; never fewer than are wanted already."""
+    batch = usual.get("per_device_train_batch_size", training.per_device_train_batch_size)
+    an_epoch = math.ceil(rows / (batch * world_size * training.gradient_accumulation_steps))
+    return max(training.max_steps, math.ceil(usual.pop("num_train_epochs") * an_epoch))
+
+
 def _is_given(args: TrainArgs, key: str) -> bool:
     """Whether the user says it; an effective batch is said by either of its keys, epochs by the number of steps too."""
-    also = {"per_device_train_batch_size": "gradient_accumulation_steps", "num_train_epochs": "max_steps"}
-    return key in args.keys or also.get(key) in args.keys
+    if key == "num_train_epochs" and args.training.max_steps > 0:
+        return True
+    return key in args.keys or (key == "per_device_train_batch_size" and "gradient_accumulation_steps" in args.keys)

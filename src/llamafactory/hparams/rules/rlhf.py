@@ -100,7 +100,10 @@ def _check_rl(args: TrainArgs) -> None:
     for key, plain in (("num_beams", 1), ("repetition_penalty", 1.0)):
         value = getattr(generating, key)
         require(value == plain, f"{key}: {value} is not possible in stage {stage}, whose answers are drawn as they are")
-    require(generating.max_new_tokens > 0, f"max_new_tokens: stage {stage} needs a number above 0")
+    require(
+        generating.max_new_tokens > 0,
+        f"max_new_tokens: stage {stage} needs it, max_length does not bound answers",
+    )
     require(not training.predict_with_generate, f"predict_with_generate: not in stage {stage}; do_eval rewards answers")
     if stage == "grpo":
         high = rlhf.epsilon if rlhf.epsilon_high is None else rlhf.epsilon_high

@@ -36,11 +36,9 @@ class LogCallback(TrainerCallback):
     def __init__(self) -> None:
         self.start = time.time()
         self.first_step = 0
-        self.seen_before = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.start, self.first_step = time.time(), state.global_step
-        self.seen_before = state.num_input_tokens_seen
         path = Path(args.output_dir) / FILE_NAME
         if not state.is_world_process_zero or not path.exists():
             return
@@ -85,6 +83,7 @@ class LogCallback(TrainerCallback):
             "lr": logs.get("learning_rate"),
             "grad_norm": logs.get("grad_norm"),
             "epoch": logs.get("epoch"),
+            "throughput": logs.get("tokens_per_second"),
             "percentage": round(100 * state.global_step / state.max_steps, 2) if state.max_steps else 100.0,
             "elapsed_time": str(timedelta(seconds=int(elapsed))),
             "remaining_time": str(timedelta(seconds=int(left))),
@@ -92,7 +91,6 @@ class LogCallback(TrainerCallback):
         entry = {key: value for key, value in entry.items() if value is not None}
         entry |= {key: value for key, value in logs.items() if key.removeprefix("eval_").startswith(_GROUPS)}
         if state.num_input_tokens_seen:
-            entry["throughput"] = round((state.num_input_tokens_seen - self.seen_before) / max(elapsed, 1e-9), 2)
             entry["total_tokens"] = state.num_input_tokens_seen
         return entry | _memory()
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +20,8 @@ from ...data.template_loader import get_template
 from ...extras.errors import ConfigError
 from ...extras.files import write_json
 from ...extras.plotting import plot_histograms
-from ...extras.secrets import mask_words
 from ...hparams import get_train_args, split_list
+from ...hparams.next_command import next_command
 from ...model.tokenizer import load_tokenizer
 from .preprocess import stage_processor
 
@@ -64,7 +63,7 @@ def run_check_data(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
     if found.bad:
         raise ConfigError(f"check-data: {found.bad:,} broken rows; the first: {_first_problem(found)}")
     if data.report_format != "json" and args is None:
-        print(f"\nnext: {shlex.join(['llamafactory-cli', 'preview', *mask_words(sys.argv[2:])])}", flush=True)
+        print(f"\nnext: {next_command('preview', sys.argv[2:])}", flush=True)
 
 
 def _show(found: DataCheck, folder: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from ...data.template.thinking import resolve_thinking
 from ...data.template_loader import get_template
 from ...extras.errors import ConfigError
 from ...hparams import get_train_args
+from ...hparams.next_command import next_command
 from ...model.tokenizer import load_tokenizer
 from ..batching.packing import settle_packing
 
@@ -48,6 +50,8 @@ def run_preprocess(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
     print(f"prepared: {counts}, in {dataset.folder}")
     if train_args.training.predict_with_generate and dataset.eval:
         get_dataset(PromptProcessor(), template, tokenizer, train_args)
+    if args is None:
+        print(f"\nnext: {next_command('train', sys.argv[2:])}", flush=True)
 
 
 def stage_processor(stage: str) -> Processor:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,9 +17,9 @@ from ...data.template.thinking import resolve_thinking
 from ...data.template_loader import get_template, render, thinking_flags
 from ...extras.errors import ConfigError
 from ...extras.files import read_json
-from ...extras.secrets import mask_words
 from ...hparams import get_train_args
 from ...hparams.data_args import DataArguments
+from ...hparams.next_command import next_command
 from ...hparams.parser import get_data_args
 from ...model.tokenizer import load_tokenizer
 from ..batching.packing import settle_packing
@@ -69,20 +68,7 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
     console.rule(style="blue")
     show_lengths(dataset.report, console)
     if not isinstance(words, Mapping):
-        console.print(f"\nnext: {next_command(words)}", highlight=False, soft_wrap=True, markup=False)
-
-
-def next_command(words: Sequence[str]) -> str:
-    """Return what to type to train what was shown."""
-    kept: list[str] = []
-    dropped = False
-    for word in words:
-        is_key = word.startswith("--") or "=" in word
-        # `--preview_samples 2`: the value goes with its flag.
-        dropped = word.lstrip("-").startswith("preview_") if is_key else dropped
-        kept += [] if dropped else [word]
-        dropped = dropped and "=" not in word
-    return shlex.join(["llamafactory-cli", "train", *mask_words(kept)])
+        console.print(f"\nnext: {next_command('train', words)}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _written_out(data: DataArguments) -> str:

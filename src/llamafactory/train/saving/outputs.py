@@ -14,7 +14,11 @@ from ...extras.files import read_json, write_atomic
 from ...extras.hub import pushing
 from ...extras.logging import get_logger
 from ...extras.secrets import mask_values, mask_words
+from ...hparams import split_list
+from ...hparams.next_command import next_command
+from ...hparams.reader import FILE_ENDINGS
 from ...plugins import resolve
+from .upload import upload_run
 from .weights_first import keeping_weights
 
 if TYPE_CHECKING:
@@ -67,20 +71,23 @@ def create_modelcard_and_push(trainer: Trainer, metrics: dict[str, float] | None
         write_atomic(Path(trainer.args.output_dir) / "README.md", model_card(trainer.run_args, metrics or {}, adapter))
     if trainer.args.push_to_hub:
         with pushing("push_to_hub", trainer.args.output_dir):
-            trainer.push_to_hub()
+            trainer._finish_current_push()
+            if trainer.is_world_process_zero():
+                upload_run(trainer, "End of training")
 
 
 def model_card(args: TrainArgs, metrics: dict[str, float], adapter: bool) -> str:
     """Return a README.md: what was trained on what, how, and with which result."""
-    sets = ", ".join(name for name in (args.data.dataset, args.data.eval_dataset) if name)
+    sets = ", ".join(_public(name) for name in split_list(args.data.dataset) + split_list(args.data.eval_dataset))
     tags = ["llama-factory", args.finetuning.finetuning_type, args.finetuning.stage]
-    base = str(args.model.model_name_or_path)
-    keys = "\n".join(f"- {key}: {value}" for key, value in sorted(mask_values(args.keys).items()))
+    base = _public(args.model.model_name_or_path)
+    keys = "\n".join(f"- {key}: {_public(value)}" for key, value in sorted(mask_values(args.keys).items()))
+    # The hub refuses a card whose base is none of its models.
+    base_line = f"\nbase_model: {base}" if base == args.model.model_name_or_path else ""
     results = "\n".join(f"| {key} | {value:.6g} |" for key, value in sorted(metrics.items()) if _is_number(value))
     return f"""---
 library_name: {"peft" if adapter else "transformers"}
-license: other
-base_model: {base}
+license: other{base_line}
 tags:
 {chr(10).join(f"- {tag}" for tag in tags)}
 ---
@@ -100,7 +107,7 @@ tags:
 
 {keys}
 
-Versions, seeds and the fingerprint of the data are in `run_manifest.json`.
+Versions, seeds and the fingerprint of the data are in `run_manifest.json`, which stays with who trained it.
 """
 
 
@@ -114,24 +121,32 @@ def same_command(overwrites: bool) -> str:
 
 def next_commands(args: TrainArgs) -> str:
     """Return what to type after training: the same configuration serves chat and export (a reward model: export)."""
-    words = mask_words(sys.argv[2:]) if sys.argv[1:2] == ["train"] else []
+    words = sys.argv[2:] if sys.argv[1:2] == ["train"] else []
     output_dir = str(args.training.output_dir)
-    if words and words[0].endswith((".yaml", ".yml", ".json")):
-        source = shlex.join(words)  # overrides too: one of them may be the folder
-    else:
-        kind = "adapter_name_or_path" if args.finetuning.finetuning_type == "lora" else "model_name_or_path"
-        words = [f"{kind}={output_dir}"]
-        if kind == "adapter_name_or_path":
-            words.insert(0, f"model_name_or_path={args.model.model_name_or_path}")
-        if args.data.template:
-            words.append(f"template={args.data.template}")
-        if args.finetuning.stage == "rm":
-            words.append("stage=rm")
-        source = " ".join(shlex.quote(word) for word in words)
-    export_dir = shlex.quote(f"{output_dir.rstrip('/')}-merged")
-    export = f"  llamafactory-cli export {source} export_dir={export_dir}"
-    return f"Next:\n{export}" if args.finetuning.stage == "rm" else f"Next:\n  llamafactory-cli chat {source}\n{export}"
+    if not words or not words[0].endswith(FILE_ENDINGS):
+        words = _words_of_result(args, output_dir)  # overrides of a file stay: one of them may be the folder
+    export = next_command("export", words, export_dir=f"{output_dir.rstrip('/')}-merged")
+    chat = [] if args.finetuning.stage == "rm" else [next_command("chat", words)]
+    return "Next:\n  " + "\n  ".join([*chat, export])
+
+
+def _words_of_result(args: TrainArgs, output_dir: str) -> list[str]:
+    keys = {"model_name_or_path": output_dir}
+    if args.finetuning.finetuning_type == "lora":
+        keys = {"model_name_or_path": str(args.model.model_name_or_path), "adapter_name_or_path": output_dir}
+    if args.data.template:
+        keys["template"] = args.data.template
+    if args.finetuning.stage == "rm":
+        keys["stage"] = "rm"
+    return [f"{key}={value}" for key, value in keys.items()]
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _public(value: Any) -> str:
+    """A value for others to read: of a place on this machine its last name."""
+    text = str(value)
+    is_here = isinstance(value, str) and (text.startswith(("/", "~", ".")) or "\\" in text or Path(text).exists())
+    return Path(text.replace("\\", "/")).name if is_here else text
