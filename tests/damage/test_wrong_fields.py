@@ -11,7 +11,7 @@ import json
 import random
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 from huggingface_hub.dataclasses import type_validator

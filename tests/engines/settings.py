@@ -55,7 +55,10 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("gemma2", {**_PLAIN, **_GEMMA}),
     "gemma2 scalar": ("gemma2", {**_PLAIN, **_GEMMA, "query_pre_attn_scalar": 100}),
     "gemma2 untied": ("gemma2", {**_PLAIN, **_GEMMA, "tie_word_embeddings": False}),
-    "gemma3": ("gemma3_text", {**_GEMMA, **_DEEP, "rope_parameters": {SLIDE: _LOCAL, FULL: {**_LOCAL, "rope_theta": 777.0}}}),
+    "gemma3": (
+        "gemma3_text",
+        {**_GEMMA, **_DEEP, "rope_parameters": {SLIDE: _LOCAL, FULL: {**_LOCAL, "rope_theta": 777.0}}},
+    ),
     "gemma3 linear": ("gemma3_text", {**_GEMMA, **_DEEP, "rope_parameters": {SLIDE: _LOCAL, FULL: LINEAR}}),
     "phi3": ("phi3", {**_PLAIN, "sliding_window": None}),
     "phi3 longrope": (
