@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny random models of different families and settings, to be read by other programs.
 
-Their weights are large, so that attention is far from even, windows and original lengths shorter than the 60 tokens that
-are read, heads 32 wide because vLLM's CPU build knows no narrower ones.
+Their weights are large, so that attention is far from even, windows and original lengths shorter than the 60 tokens
+that are read, heads 32 wide because vLLM's CPU build knows no narrower ones.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def test_quantized_weights_are_served_and_not_trained(
     asked = []
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda path, **_: asked.append(path) or 1 / 0)
     serving = infer_args(tmp_path)
-    with pytest.raises(ConfigError, match="cannot be loaded as its config.json says: division by zero"):
+    with pytest.raises(ConfigError, match=r"cannot be loaded as its config\.json says: division by zero"):
         load_model(load_tokenizer(serving.model), serving, trainable=False)
     assert asked == [str(tmp_path)]
 

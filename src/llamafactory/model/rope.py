@@ -53,5 +53,6 @@ def rope_kinds(config: Any) -> dict[str, int]:
     text = config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or {}
     parts = [part for part in (rope, *rope.values()) if isinstance(part, dict) and "rope_type" in part]
-    whole = getattr(text, "original_max_position_embeddings", None) or getattr(text, "max_position_embeddings", 0)
+    lengths = (getattr(text, key, None) for key in ("original_max_position_embeddings", "max_position_embeddings"))
+    whole: int = next((length for length in lengths if length), 0)
     return {part["rope_type"]: part.get("original_max_position_embeddings") or whole for part in parts}

@@ -34,10 +34,14 @@ def upload_run(trainer: Trainer, message: str, blocking: bool = True, **options:
     from huggingface_hub import HfApi
 
     args = trainer.args
-    given = {"folder_path": args.output_dir, "ignore_patterns": list(KEPT_HERE), "revision": args.hub_revision}
-    return HfApi(token=args.hub_token).upload_folder(
-        repo_id=str(trainer.hub_model_id), commit_message=message, run_as_future=not blocking, **given | options
-    )
+    given: dict[str, Any] = {
+        "folder_path": args.output_dir,
+        "ignore_patterns": list(KEPT_HERE),
+        "revision": args.hub_revision,
+    }
+    given |= {"repo_id": str(trainer.hub_model_id), "commit_message": message, "run_as_future": not blocking, **options}
+    upload: Any = HfApi(token=args.hub_token).upload_folder
+    return upload(**given)
 
 
 def upload_checkpoint(trainer: Trainer, folder: Path) -> None:
