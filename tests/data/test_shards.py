@@ -146,3 +146,15 @@ def test_half_shards_of_killed_processes_go(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     shards.clear_old(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_workers_end_whatever_a_signal_does_here() -> None:
+    """A fork has the handlers of its parent, such as that of a training which finishes its step first."""
+    code = """
+import signal
+from llamafactory.data.prepare.workers import map_in_processes
+signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
+print(sorted(map_in_processes(str, iter([3, 5]), 2)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "['3', '5']\n"

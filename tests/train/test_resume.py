@@ -91,6 +91,18 @@ def test_a_signal_saves_first_and_says_how_to_go_on(
     assert all(torch.equal(weight, uninterrupted[name]) for name, weight in weights_of(run).items())
 
 
+class _Failure(TrainerCallback):
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        raise ConfigError("enough")
+
+
+def test_signals_are_given_back_when_training_fails(keys: Keys) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ConfigError, match="enough"):
+        train(keys(max_steps=1), [_Failure()])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def _folder(root: Path, step: int, whole: bool = True) -> Path:
     path = root / f"checkpoint-{step}"
     path.mkdir(parents=True)

@@ -7,7 +7,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
@@ -244,8 +244,13 @@ def train_and_save(
     rehearse_saving(trainer)
     if resume is not None:
         logger.info_rank0("resuming from %s", resume)
-    result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    _leave_if_interrupted(trainer)
+    signals = next(cb for cb in trainer.callback_handler.callbacks if isinstance(cb, SignalCallback))
+    try:
+        result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    finally:
+        signals.restore()
+    if signals.received is not None:
+        _leave(trainer, signals.received)
     metrics = {**result.metrics, **trainer.run_metrics(), **(train_results(output_dir) if trainer.was_done else {})}
     save_model(trainer)
     trainer.report("train", metrics)
@@ -264,17 +269,14 @@ def _logged(keys: tuple[str, ...], trainer: Trainer) -> list[str]:
     return [key for key in dict.fromkeys([*keys, *named]) if key in seen]
 
 
-def _leave_if_interrupted(trainer: Trainer) -> None:
+def _leave(trainer: Trainer, received: int) -> NoReturn:
     """End the process after Ctrl-C or SIGTERM, once the checkpoint is on disk."""
-    listener = next(cb for cb in trainer.callback_handler.callbacks if isinstance(cb, SignalCallback))
-    if listener.received is None:
-        return
     state, training = trainer.state, trainer.run_args.training
     logger.warning_rank0(
         "stopped by %s at step %d of %d; checkpoint: %s",
-        signal.Signals(listener.received).name,
+        signal.Signals(received).name,
         *(state.global_step, state.max_steps, checkpoint_folder(training.output_dir, state.global_step)),
     )
     if trainer.is_world_process_zero():
         print(f"To go on:\n  {same_command(training.overwrite_output_dir)}", file=sys.stderr, flush=True)
-    raise SystemExit(128 + listener.received)
+    raise SystemExit(128 + received)

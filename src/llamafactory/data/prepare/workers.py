@@ -75,7 +75,7 @@ def map_in_processes(work: Callable[[Job], Result], jobs: Iterator[Job], number:
     finally:
         for worker, connection in started:
             connection.close()
-            worker.terminate()
+            worker.kill()  # SIGTERM would call what this process does on it: a fork has its handlers
             worker.join()
 
 

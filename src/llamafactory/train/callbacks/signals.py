@@ -42,17 +42,15 @@ class SignalCallback(TrainerCallback):
             control.should_save = control.should_log = control.should_training_stop = True
         return control
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._restore()
-
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        self._restore()
+        self.restore()
         logger.warning_rank0(
             "%s: finishing this step and saving a checkpoint; again = stop at once", signal.Signals(number).name
         )
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Let the signals do what they did before training."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
