@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -101,6 +103,19 @@ def test_nothing_arrives_after_the_end() -> None:
         except jinja2.TemplateError:
             pass
         time.sleep(0.1)
+
+
+def test_a_traced_function_runs_after_a_rendering() -> None:
+    """CPython 3.11 goes round for ever in it once something that was to be thrown was taken back."""
+    code = """
+import sys
+from llamafactory.data.template.jinja_sandbox import render
+render("{{ messages[0].content }}", [{"role": "user", "content": "x"}])
+sys.settrace(lambda *_: None)
+print((lambda: 1)())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "1\n"
 
 
 def test_a_forked_worker_is_watched_too() -> None:

@@ -58,15 +58,19 @@ class _Watch:
         try:
             yield
         finally:
-            with self.lock:  # from here on nothing is thrown; what was thrown and has not arrived is taken back
+            with self.lock:  # from here on nothing is thrown
                 self.running.pop(thread, None)
-                _throw(thread, None)
+            for _ in range(2):  # what was thrown arrives, at the latest where a loop goes round
+                pass
 
 
-def _throw(thread: int, error: type[BaseException] | None) -> None:
-    """Raise ``error`` in a thread at its next instruction; ``None`` takes back what has not arrived."""
-    raised = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
+def _throw(thread: int, error: type[BaseException]) -> None:
+    """Raise ``error`` in a thread at its next instruction.
+
+    Taking back what has not arrived (NULL) is no way out: CPython 3.11 then looks for it for ever, in every thread,
+    which makes all of Python slower and a traced function (debugger, coverage) hang.
+    """
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
 
 
 _watch: _Watch | None = None
