@@ -70,7 +70,7 @@ def test_values_take_the_declared_type(section, key, given, expected):
         ("learning_rate", [1], r"learning_rate: expected float, got \[1\]"),
         ("packing", "maybe", "packing: expected true or false or null, got 'maybe'"),
         ("do_train", 2, "do_train: expected true or false, got 2"),
-        ("overlong", "cut", "overlong: expected one of truncate, drop, error, split, got 'cut'"),
+        ("overlong", "cut", "overlong: expected one of truncate, drop, error, split, keep_start, keep_end, got 'cut'"),
         ("optim", "adam", "optim: expected one of adamw_torch, adamw_torch_fused"),
         ("fsdp_config", [3], r"fsdp_config: expected mapping or text or null, got \[3\]"),
         ("liger_kernel_config", "{bad", "liger_kernel_config: expected mapping or null, got '{bad'"),
