@@ -85,7 +85,7 @@ def test_train_help_lists_every_key_with_type_default_choices_and_meaning():
             place = next(number for number, line in enumerate(lines) if line.startswith(f"  {key.name}: "))
             assert len(lines[place + 1].strip()) >= 5, f"{key.name} has no meaning"
     assert "  lora_rank: int (1 or more) = 8\n" in text
-    assert "  overlong: one of truncate, drop, error, split = truncate\n" in text
+    assert "  overlong: one of truncate, drop, error, split, keep_start, keep_end = truncate\n" in text
 
 
 def test_help_of_a_command_holds_only_what_it_reads():

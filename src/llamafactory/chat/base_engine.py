@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -16,7 +17,7 @@ from ..data.formats.media import with_markers
 from ..data.media.encoder import MediaPrompt
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
-from .json_check import checked, validator
+from .json_check import check, validator
 from .prompt_length import beginning, characters, is_ids, is_short
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ class EngineBase:
         schema = overrides.get("json_schema")
         wanted = None if schema is None else validator(schema)
         deltas = self._stream(prompt, tools, **overrides)
-        return deltas if wanted is None else checked(deltas, wanted)
+        return deltas if wanted is None else _checked(deltas, wanted)
 
     def _stream(
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], **overrides: Any
@@ -343,3 +344,24 @@ def _join(deltas: list[Delta]) -> Response:
         finish_reason=last.finish_reason,
         log_probs=tuple(item for delta in deltas for item in delta.log_probs),
     )
+
+
+async def _checked(deltas: AsyncGenerator[Delta, None], wanted: Any) -> AsyncGenerator[Delta, None]:
+    """Hand the pieces on; a response that says it is whole and does not obey ends in an error instead.
+
+    One that was cut at the limit of tokens says so itself (``length``).
+
+    Args:
+        deltas: Pieces of one or more responses.
+        wanted: Of :func:`validator`.
+
+    Raises:
+        ModelFault: A whole response is not JSON, or not as the schema wants it.
+    """
+    texts: dict[int, str] = defaultdict(str)
+    async with aclosing(deltas):
+        async for delta in deltas:
+            texts[delta.index] += delta.text
+            if delta.finish_reason == "stop":
+                check(texts[delta.index], wanted)
+            yield delta

@@ -4,16 +4,10 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..extras.errors import ConfigError, ModelFault, first_line
 from ..extras.packages import require
-
-if TYPE_CHECKING:
-    from .base_engine import Delta
 
 _KEY = "json_schema"
 
@@ -39,28 +33,16 @@ def _no_number(word: str) -> None:
     raise ValueError(f"{word} is no JSON")
 
 
-async def checked(deltas: AsyncGenerator[Delta, None], wanted: Any) -> AsyncGenerator[Delta, None]:
-    """Hand the pieces on; a response that says it is whole and does not obey ends in an error instead.
-
-    One that was cut at the limit of tokens says so itself (``length``).
+def check(text: str, wanted: Any) -> None:
+    """Read a whole response.
 
     Args:
-        deltas: Pieces of one or more responses.
+        text: What the model wrote.
         wanted: Of :func:`validator`.
 
     Raises:
-        ModelFault: A whole response is not JSON, or not as the schema wants it.
+        ModelFault: It is not JSON, or not as the schema wants it.
     """
-    texts: dict[int, str] = defaultdict(str)
-    async with aclosing(deltas):
-        async for delta in deltas:
-            texts[delta.index] += delta.text
-            if delta.finish_reason == "stop":
-                _check(texts[delta.index], wanted)
-            yield delta
-
-
-def _check(text: str, wanted: Any) -> None:
     try:
         value = json.loads(text, parse_constant=_no_number)
     except ValueError as error:
