@@ -70,7 +70,7 @@ def test_values_take_the_declared_type(section, key, given, expected):
         ("learning_rate", [1], r"learning_rate: expected float, got \[1\]"),
         ("packing", "maybe", "packing: expected true or false or null, got 'maybe'"),
         ("do_train", 2, "do_train: expected true or false, got 2"),
-        ("overlong", "cut", "overlong: expected one of truncate, drop, error, split, got 'cut'"),
+        ("overlong", "cut", "overlong: expected one of truncate, drop, error, split, keep_start, keep_end, got 'cut'"),
         ("optim", "adam", "optim: expected one of adamw_torch, adamw_torch_fused"),
         ("fsdp_config", [3], r"fsdp_config: expected mapping or text or null, got \[3\]"),
         ("liger_kernel_config", "{bad", "liger_kernel_config: expected mapping or null, got '{bad'"),
@@ -87,6 +87,13 @@ def test_wrong_types_are_one_line(key, given, message):
     with pytest.raises(ConfigError, match="^" + message) as caught:
         train(**{key: given})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "stage", "template", "quantization_bit", "label_names", "deepspeed"])
+def test_a_list_of_a_hundred_is_not_told_whole(key):
+    with pytest.raises(ConfigError) as caught:
+        train(**{key: [f"name_{number}" for number in range(100)]})
+    assert str(caught.value).startswith(f"{key}: ") and "name_0" in str(caught.value) and len(str(caught.value)) < 250
 
 
 def test_wrong_type_in_a_file_names_the_line(tmp_path):
