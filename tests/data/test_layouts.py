@@ -16,7 +16,6 @@ from llamafactory.data.sources.reading import open_set, to_samples
 from llamafactory.data.sources.sniff import sniff
 from llamafactory.extras.errors import ConfigError
 from llamafactory.plugins import resolve
-from llamafactory.train.commands.preview import next_command
 
 from .conftest import Prepare, write_jsonl
 
@@ -142,8 +141,3 @@ def test_running_text_is_refused_under_sft(tmp_path: Path, prepare: Prepare, str
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "Rivers run."}])
     with pytest.raises(ConfigError, match=r"running text .*use stage: pt"):
         prepare(dataset=path, streaming=streaming, max_steps=1)
-
-
-def test_the_next_command_of_preview_keeps_no_stray_value() -> None:
-    words = ["a.yaml", "--preview_samples", "2", "--preview_format", "text", "--lr", "1", "preview_samples=3", "x=y"]
-    assert next_command(words) == "llamafactory-cli train a.yaml --lr 1 x=y"

@@ -131,6 +131,13 @@ def test_columns_that_the_user_names(tmp_path: Path) -> None:
         samples_of(path, "Frage hier")
 
 
+def test_a_table_of_a_hundred_columns_is_not_told_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"{','.join(f'column_{number}' for number in range(100))}\n{'x,' * 99}x\n")
+    with pytest.raises(ConfigError, match="column_19, …; known layouts") as caught:
+        samples_of(tmp_path / "a.csv")
+    assert len(str(caught.value)) < 700
+
+
 def test_the_error_proposes_a_mapping_that_works(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"n": 1, "asked_of_us": "two and two?", "told": "four"}) + "\n")

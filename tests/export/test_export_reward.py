@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from llamafactory.export.export import run_export
@@ -119,3 +120,23 @@ def test_a_reward_adapter_is_not_taken_for_a_language_model(trained: dict[str, A
     keys = {**trained["keys"], "stage": "sft", "export_dir": str(tmp_path / "merged")}
     with pytest.raises(ConfigError, match="is a reward model; add stage: rm"):
         run_export(keys)
+
+
+def test_a_value_head_over_a_language_model_is_exported(tiny_llama: Path, tmp_path: Path) -> None:
+    """LLaMA-Factory's: the base has no head, each load of it draws another; the bias has no place in the export."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_llama, base)
+    weight = torch.randn(1, 64)
+    head = {"v_head.summary.weight": weight, "v_head.summary.bias": torch.tensor([0.5])}
+    save_file(head, base / "value_head.safetensors")
+    keys = {"model_name_or_path": str(base), "stage": "rm", "template": "chatml", "infer_dtype": "float32"}
+    run_export({**keys, "export_dir": str(tmp_path / "out")})
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", dtype="auto").eval()
+    assert torch.equal(model.score.weight, weight) and model.score.bias is None
+    served = get_infer_args(keys)
+    tokenizer = load_tokenizer(served.model)
+    ours = load_model(tokenizer, served, trainable=False, head="reward")
+    ids = tokenizer("Tell me a story", return_tensors="pt").input_ids
+    with torch.no_grad():
+        alone = model(ids).logits.item()
+    assert score_texts(ours, tokenizer, ["Tell me a story"])[0] == pytest.approx(alone + 0.5, abs=1e-5)

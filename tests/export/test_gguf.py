@@ -16,6 +16,8 @@ from llamafactory.export.export import run_export
 from llamafactory.export.gguf.vocabulary import vocabulary
 from llamafactory.export.gguf.writer import TYPES
 from llamafactory.extras.errors import ConfigError
+from llamafactory.hparams.model_args import ModelArguments
+from llamafactory.model.paths import resolve_model_path
 from llamafactory.model.pre_tokenizers import PRE_TOKENIZERS, name_of, pre_tokenizer, steps_of
 
 from .families import FAMILIES, IDS, tiny
@@ -72,6 +74,17 @@ def test_tokenizer_survives(smollm2: Path, tmp_path: Path) -> None:
     assert ours.convert_ids_to_tokens(fields["tokenizer.ggml.eos_token_id"].contents()) == "<|im_end|>"
     assert fields["tokenizer.chat_template"].contents() == ours.chat_template
     assert fields["tokenizer.ggml.pre"].contents() == "smollm"
+
+
+def test_a_written_file_is_a_model_for_us(tiny_llama: Path, tmp_path: Path) -> None:
+    """Beside the files of its export, which transformers mixes into what it reads of a GGUF file."""
+    out = export(tiny_llama, tmp_path / "out", "f32")
+    folder = resolve_model_path(str(out / "out-F32.gguf"), ModelArguments(cache_dir=str(tmp_path / "cache")))
+    ours, again = (AutoTokenizer.from_pretrained(path) for path in (out, folder))
+    assert again.special_tokens_map == ours.special_tokens_map and again.eos_token
+    assert again.chat_template == ours.chat_template
+    models = [AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (out, folder)]
+    assert torch.allclose(logits(models[0]), logits(models[1]), atol=2e-2)
 
 
 def test_unknown_types_models_and_tokenizers_are_named(tiny_llama: Path, tmp_path: Path) -> None:

@@ -89,6 +89,13 @@ def test_wrong_types_are_one_line(key, given, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["learning_rate", "stage", "template", "quantization_bit", "label_names", "deepspeed"])
+def test_a_list_of_a_hundred_is_not_told_whole(key):
+    with pytest.raises(ConfigError) as caught:
+        train(**{key: [f"name_{number}" for number in range(100)]})
+    assert str(caught.value).startswith(f"{key}: ") and "name_0" in str(caught.value) and len(str(caught.value)) < 250
+
+
 def test_wrong_type_in_a_file_names_the_line(tmp_path):
     (tmp_path / "c.yaml").write_text("model_name_or_path: m\ndataset: d\n\nseed: x\n")
     with pytest.raises(ConfigError, match=r"c\.yaml:4: seed: expected int, got 'x'$"):

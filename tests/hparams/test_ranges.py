@@ -49,7 +49,7 @@ def test_a_number_out_of_range_is_one_line(title: str, key: Key) -> None:
     """Key, expected numbers and the value as it was written; before anything of the run is looked at."""
     for written in outside(key):
         line = refusal(*tuner_of(title), f"{key.name}={written}")
-        assert line.startswith(f"{key.name}: expected ") and f", got {written}" in line.replace("'", ""), written
+        assert line.startswith(f"{key.name}: expected ") and f", got {written[:70]}" in line.replace("'", ""), written
         assert "\n" not in line
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def test_a_changed_gguf_is_another_cache_entry(tmp_path, monkeypatch):
     file.write_bytes(b"GGUF two")
     assert convert_gguf(file, str(tmp_path / "cache")) != first
     assert len(made) == 2
+
+
+def test_the_package_that_reads_gguf_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    (tmp_path / "x.gguf").write_bytes(b"GGUF one")
+    with pytest.raises(ConfigError, match=r"x\.gguf': needs the package gguf; pip install gguf$"):
+        convert_gguf(tmp_path / "x.gguf", str(tmp_path))
 
 
 @pytest.fixture

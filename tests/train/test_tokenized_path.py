@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from llamafactory.train.process_group import said_first
+
 from .conftest import Keys
 from .running import assert_bit_equal, curve, train, train_elsewhere
 
@@ -31,9 +33,21 @@ def test_no_rank_trains_while_another_stops(keys: Keys, tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr[-2000:]
     assert first.stdout.count("nothing is trained yet") == 1
     assert folder.is_dir() and not list(Path(given["output_dir"]).glob("*.safetensors"))
-    second = train_elsewhere(given, ranks=2)
-    assert second.returncode == 0, second.stderr[-2000:]
-    assert list(Path(given["output_dir"]).glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_workers_started_anew_do_what_their_launch_set_out_to_do(monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+    from torch.distributed import TCPStore
+
+    assert [said_first("x", mine) for mine in (True, False)] == [True, False]  # no torchrun, no store
+    agent = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's agent keeps one
+    worker = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(agent.port), "RANK": "0", "WORLD_SIZE": "1"}
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    for name, value in worker.items():
+        monkeypatch.setenv(name, value)
+    for attempt, mine in enumerate([first, not first, not first]):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt))
+        assert said_first("x", mine) is first
 
 
 def test_packs_made_elsewhere_are_trained_as_the_sequences_they_hold(keys: Keys, tmp_path: Path) -> None:

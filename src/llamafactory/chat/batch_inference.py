@@ -55,7 +55,8 @@ def run_infer(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None)
     done = _resume(path, _settings(args))
     missing = [(key, sample) for key, sample in samples if key not in done]
     if done:
-        logger.info("%s holds %d of %d answers; going on with the rest", path, len(done), len(samples))
+        rest = "; going on with the rest" if missing else ""
+        logger.info("%s holds %d of %d answers%s", path, len(samples) - len(missing), len(samples), rest)
     if missing:
         from .chat_model import ChatModel
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast, get_args
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, short
 
 Role = Literal["system", "user", "assistant", "tool"]
 PartType = Literal["text", "image", "video", "audio"]
@@ -68,7 +68,7 @@ class ToolCall:
         """Read ``{"id", "type", "function": {"name", "arguments"}}`` or the bare function object."""
         function = value.get("function", value) if isinstance(value, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise ConfigError(f"tool_calls: expected an object with a function name, got {_short(value)}")
+            raise ConfigError(f"tool_calls: expected an object with a function name, got {short(value)}")
         arguments = function.get("arguments", function.get("parameters"))
         if arguments is not None and not isinstance(arguments, Mapping | str):
             raise ConfigError(f"tool_calls: arguments of {function['name']!r} must be an object or its JSON text")
@@ -139,7 +139,7 @@ class Message:
             raise ConfigError(f"messages: role {role!r} is not one of {', '.join(_ROLES)}")
         reasoning = value.get("reasoning_content", value.get("reasoning"))
         if reasoning is not None and not isinstance(reasoning, str):
-            raise ConfigError(f"messages: reasoning_content must be text, got {_short(reasoning)}")
+            raise ConfigError(f"messages: reasoning_content must be text, got {short(reasoning)}")
         weight = value.get("weight")
         if weight is not None and (isinstance(weight, str) or weight < 0):
             raise ConfigError(f"messages: weight must be a number >= 0, got {weight!r}")
@@ -243,7 +243,7 @@ def _read_call(value: Any) -> Any:
     try:
         return json.loads(value) if isinstance(value, str) else value
     except (json.JSONDecodeError, RecursionError):
-        raise ConfigError(f"messages: the tool_call part is not JSON: {_short(value)}") from None
+        raise ConfigError(f"messages: the tool_call part is not JSON: {short(value)}") from None
 
 
 def _read_parts(content: Any) -> tuple[Part, ...]:
@@ -252,7 +252,7 @@ def _read_parts(content: Any) -> tuple[Part, ...]:
     if isinstance(content, str):
         return (Part("text", content),)
     if not isinstance(content, Sequence):
-        raise ConfigError(f"messages: content must be text or a list of parts, got {_short(content)}")
+        raise ConfigError(f"messages: content must be text or a list of parts, got {short(content)}")
     return tuple(_read_part(part) for part in content)
 
 
@@ -261,7 +261,7 @@ def _read_part(part: Any) -> Part:
         return Part("text", part)
     kind = part.get("type") if isinstance(part, Mapping) else None
     if not isinstance(kind, str):
-        raise ConfigError(f"messages: a content part needs a type, got {_short(part)}")
+        raise ConfigError(f"messages: a content part needs a type, got {short(part)}")
     value = part.get(kind, part.get("value", part.get("url", part.get("path"))))
     if isinstance(value, Mapping) and "url" in value:  # {"type": "image_url", "image_url": {"url": ...}}
         value = value["url"]
@@ -269,10 +269,5 @@ def _read_part(part: Any) -> Part:
         value = f"data:audio/{value.get('format')};base64,{value['data']}"
     kind = {"image_url": "image", "video_url": "video", "audio_url": "audio", "input_audio": "audio"}.get(kind, kind)
     if kind not in get_args(PartType) or value is None:
-        raise ConfigError(f"messages: content part {_short(part)} is not one of {', '.join(get_args(PartType))}")
+        raise ConfigError(f"messages: content part {short(part)} is not one of {', '.join(get_args(PartType))}")
     return Part(cast(PartType, kind), value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

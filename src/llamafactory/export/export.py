@@ -39,6 +39,7 @@ from ..model.older_readers import add_older_names
 from ..model.paths import resolve_adapter_path
 from ..model.processor import copy_processor
 from ..model.tokenizer import hub_options
+from ..model.value_head import drop_bias
 from .cross_encoder import write_cross_encoder
 from .gguf.writer import check_config, check_types, write_gguf
 from .ollama import context_length, modelfile
@@ -166,6 +167,8 @@ def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase, head: str | None)
         finetuning=dataclasses.replace(args.finetuning, finetuning_type="full"),
     )
     model = load_model(tokenizer, base_args, trainable=False, head=head, use_cpu=on_cpu)
+    if head is not None:
+        drop_bias(model)
     for number, name in enumerate(adapters, start=1):
         model = load_adapter(model, resolve_adapter_path(name, args.model), trainable=False)
         if number < len(adapters):

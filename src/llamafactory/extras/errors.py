@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from .secrets import mask
@@ -34,6 +34,17 @@ def first_line(error: BaseException) -> str:
     """
     lines = (str(error).strip() or type(error).__name__).splitlines()
     return " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])
+
+
+def short(value: object, most: int = 80) -> str:
+    """A value for the middle of a line of ours, in at most ``most`` characters."""
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def first_names(names: Sequence[str], most: int = 20) -> str:
+    """A list for the middle of a line of ours: the first names, and whether there are more."""
+    return (", ".join(names[:most]) or "none") + ", …" * (len(names) > most)
 
 
 _DISK = {

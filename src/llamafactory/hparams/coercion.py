@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, short
 
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
@@ -35,7 +35,7 @@ def coerce(key: str, value: Any, hint: Any, *, comma: bool = False) -> Any:
         ConfigError: ``key: expected TYPE, got VALUE``.
     """
     if isinstance(value, str) and "\0" in value:
-        raise ConfigError(f"{key}: holds a NUL character, got {value!r}")
+        raise ConfigError(f"{key}: holds a NUL character, got {short(value)}")
     if comma and (isinstance(value, (list, tuple)) or _is_list_text(value)):
         return _join(key, value)
     options = _options(hint)
@@ -48,7 +48,7 @@ def coerce(key: str, value: Any, hint: Any, *, comma: bool = False) -> Any:
             return _convert(value, option)
         except _Refused:
             continue
-    raise ConfigError(f"{key}: expected {_near(hint, value) or describe(hint)}, got {value!r}")
+    raise ConfigError(f"{key}: expected {_near(hint, value) or describe(hint)}, got {short(value)}")
 
 
 def _near(hint: Any, value: Any) -> str | None:
@@ -204,7 +204,7 @@ def _join(key: str, value: Any) -> str:
         try:
             words.append(_str(part))
         except _Refused:
-            raise ConfigError(f"{key}: expected a list of text, got {part!r} in it") from None
+            raise ConfigError(f"{key}: expected a list of text, got {short(part)} in it") from None
         if "," in words[-1]:
-            raise ConfigError(f"{key}: an entry may not contain a comma, got {part!r}")
+            raise ConfigError(f"{key}: an entry may not contain a comma, got {short(part)}")
     return ",".join(words)

@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..extras.environment import is_env_enabled
-from ..extras.errors import UsageError
+from ..extras.errors import UsageError, short
 from ..extras.logging import get_logger
 
 if TYPE_CHECKING:
@@ -193,7 +193,8 @@ def refuse_unbuilt(args: InferArgs, *, training: bool) -> None:
     for key, asking, part in ALWAYS + (TRAINING if training else ()) + _rows_of_sections(args):
         value, default = values[key]
         if value == asking or (asking is ANY and _differs(value, default)):
-            raise UsageError(f"{key}: {value} asks for {part}, which is not built yet in this version")
+            shown = value if isinstance(value, str) else short(value)
+            raise UsageError(f"{key}: {shown} asks for {part}, which is not built yet in this version")
     _say_what_is_done_otherwise(values)
 
 

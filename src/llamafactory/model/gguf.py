@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from ..extras.file_list import find_damage, write_file_list
 from ..extras.files import publish_folder
 from ..extras.locks import staging_folder
 from ..extras.logging import get_logger
+from ..extras.packages import require
 from .pre_tokenizers import pre_tokenizer
 
 logger = get_logger(__name__)
 
 _HEAD_BYTES = 1 << 20
 _LIST = "llamafactory_files.json"
-_LAYOUT = "2"  # raise when what is written below changes, so that older cached folders are left alone
+_LAYOUT = "3"  # raise when what is written below changes, so that older cached folders are left alone
 
 
 def convert_gguf(file: Path, cache_dir: str | None = None) -> Path:
@@ -46,6 +48,7 @@ def convert_gguf(file: Path, cache_dir: str | None = None) -> Path:
         raise ConfigError(f"model_name_or_path: '{file}' cannot be read: {error.strerror}") from None
     if not head.startswith(b"GGUF"):
         raise ConfigError(f"model_name_or_path: '{file}' is not a GGUF file")
+    require("gguf", f"model_name_or_path: '{file}'")
     root = Path(cache_dir).expanduser() if cache_dir else Path.home() / ".cache" / "llamafactory"
     status = file.stat()
     key = hashlib.sha256(f"{_LAYOUT} {status.st_size} {status.st_mtime_ns} ".encode() + head).hexdigest()[:16]
@@ -75,8 +78,11 @@ def _convert(file: Path, staging: Path, folder: Path) -> None:
 
     started = time.perf_counter()
     logger.info_rank0("Converting %s to safetensors (once; takes a minute per 150M weights)", file.name)
-    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    with in_one_line(f"model_name_or_path: '{file}' cannot be converted (cut off, or of an unknown kind)"):
+    trouble = f"model_name_or_path: '{file}' cannot be converted (cut off, or of an unknown kind)"
+    with tempfile.TemporaryDirectory() as alone, in_one_line(trouble):
+        # Of the files beside it, transformers takes what it knows by name: a tokenizer without its special tokens.
+        Path(alone, file.name).symlink_to(file.absolute())
+        source = {"pretrained_model_name_or_path": alone, "gguf_file": file.name}
         tokenizer = AutoTokenizer.from_pretrained(**source)
         _mend_splitting(tokenizer, file)
         tokenizer.save_pretrained(staging)

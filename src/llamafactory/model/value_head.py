@@ -96,6 +96,14 @@ def resolve_head(model: PreTrainedModel, path: str, args: ModelArguments, traina
         )
 
 
+def drop_bias(model: Any) -> None:
+    """Take the bias of a value head off, before saving: sequence classification has no place for it."""
+    bias = getattr(getattr(model, "score", None), "bias", None)
+    if bias is not None:
+        logger.warning_once(f"{FILE}: its bias of {bias.item():.4g} is left out; all scores move alike")
+        model.score.bias = None
+
+
 def _cached(name: str, args: ModelArguments) -> str | None:
     """The file of a hub repository, on this disk; None when the repository has none."""
     from transformers.utils import cached_file

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError, ModelFault, first_line
+from ..extras.errors import ConfigError, ModelFault, first_line, first_names
 from .families.family import may_be_absent, may_be_left_out
 
 if TYPE_CHECKING:
@@ -138,11 +138,9 @@ def _without(key: str, name: str) -> str:
 def _trouble(missing: Iterable[str], beyond: Iterable[str], shapes: Iterable[str]) -> str:
     groups = {"missing": missing, "without a place in it": beyond, "of another shape": shapes}
     found = {what: sorted(names) for what, names in groups.items()}
-    return "; ".join(f"{len(names)} tensors {what} ({_few(names)})" for what, names in found.items() if names)
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    return "; ".join(
+        f"{len(names)} tensors {what} ({first_names(names, _SHOWN)})" for what, names in found.items() if names
+    )
 
 
 def _require_numbers(tensors: Iterable[tuple[str, Tensor | nn.Parameter]], place: str) -> None:

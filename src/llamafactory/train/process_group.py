@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-import psutil
 import torch
 import torch.distributed as dist
 
@@ -32,9 +31,12 @@ def rejoin(backend: str | None, timeout_seconds: int) -> None:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
 
 
-def launched_at() -> float:
-    """Return when torchrun was started, whose child each worker of every attempt is, in seconds since 1970."""
-    return psutil.Process(os.getppid()).create_time()
+def said_first(question: str, mine: bool) -> bool:
+    """Return what was said when this launch asked for the first time; its store outlives the workers of an attempt."""
+    if "TORCHELASTIC_RESTART_COUNT" not in os.environ:
+        return mine
+    store, _, _ = next(dist.rendezvous("env://"))
+    return store.compare_set(f"llamafactory/{question}", "", str(mine)) == str(True).encode()
 
 
 def any_rank(mine: bool) -> bool:

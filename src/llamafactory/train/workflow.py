@@ -14,7 +14,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from ..data.collators import PaddedCollator, PaddingFreeCollator, PairCollator
 from ..data.loader import get_dataset, resolve_stage, tokenized_folder
-from ..data.prepare.prepared import prepared_at
+from ..data.prepare.prepared import is_prepared
 from ..data.streaming.rows import StreamRows
 from ..data.template.thinking import resolve_thinking
 from ..data.template_loader import get_template
@@ -39,7 +39,7 @@ from .callbacks.progress import ProgressCallback
 from .callbacks.reporters import ReporterCallback, get_swanlab_callback, trackers
 from .callbacks.signals import SignalCallback
 from .callbacks.threads import ThreadsCallback
-from .process_group import any_rank, launched_at
+from .process_group import any_rank, said_first
 from .recipe import settle_recipe
 from .saving.checkpoints import checkpoint_folder, clear_leftovers, is_restarted, resume_point
 from .saving.outputs import create_modelcard_and_push, next_commands, same_command, save_model, train_results
@@ -127,14 +127,10 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
 def _only_prepares(args: TrainArgs) -> bool:
     """Whether ``tokenized_path`` is yet to be made. All ranks ask before one can have made it, and agree.
 
-    Workers that were killed and started anew do what their launch set out to do, and not what the folder asks for that
-    their predecessors have made since.
+    Workers that were killed and started anew find what their predecessors made, and still only prepare.
     """
     folder = tokenized_folder(args.data)
-    if folder is None:
-        return False
-    made = prepared_at(folder)
-    return any_rank(made is None or (is_restarted() and made >= launched_at()))
+    return folder is not None and said_first("only prepares", any_rank(not is_prepared(folder)))
 
 
 def build_trainer(

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...extras.errors import ConfigError
+from ...extras.errors import ConfigError, short
 from ..messages import Message, Sample
 from ..sources.dataset_info import Columns, DatasetAttr
-from .fields import label_field, list_field, margin_field, require_columns, short, text_field, tools_field
+from .fields import label_field, list_field, margin_field, require_columns, text_field, tools_field
 from .media import attach_media, has_media_columns
 
 

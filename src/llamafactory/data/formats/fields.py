@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ...extras.errors import ConfigError
+from ...extras.errors import ConfigError, short
 
 Row = Mapping[str, Any]
 
@@ -87,9 +87,3 @@ def parse_json(text: str, what: str) -> Any:
         raise ConfigError(f"{what} is not JSON: {error.msg} at column {error.colno}: {short(text)}") from None
     except RecursionError:
         raise ConfigError(f"{what} is not JSON: nested too deep") from None
-
-
-def short(value: Any) -> str:
-    """Show a value in at most 60 characters."""
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."

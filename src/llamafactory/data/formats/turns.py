@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...extras.errors import ConfigError
+from ...extras.errors import ConfigError, short
 from ..messages import Message, Part, ToolCall
 from ..sources.dataset_info import DatasetAttr
-from .fields import parse_json, short
+from .fields import parse_json
 from .media import read_media_parts
 
 _END_OF_THOUGHT = "</think>"

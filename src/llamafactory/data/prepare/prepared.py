@@ -35,13 +35,7 @@ CURE = "remove the folder, and it is made again"
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder holds prepared data; it appears by a rename, so it is never half written."""
-    return prepared_at(folder) is not None
-
-
-def prepared_at(folder: Path) -> float | None:
-    """Return when a folder of prepared data was written, in seconds since 1970; None if it holds none."""
-    files = [folder / name for name in (MANIFEST, _LIST, "dataset_dict.json", "state.json")]
-    return max((file.stat().st_mtime for file in files if file.is_file()), default=None)
+    return any((folder / name).is_file() for name in (MANIFEST, _LIST, "dataset_dict.json", "state.json"))
 
 
 def find_fault(folder: Path) -> str | None:

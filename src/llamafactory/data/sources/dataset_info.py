@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ... import plugins
 from ...extras.environment import is_env_enabled
-from ...extras.errors import ConfigError, first_line
+from ...extras.errors import ConfigError, first_line, first_names
 from ...extras.files import read_json
 from ...extras.logging import get_logger
 from .registry import LISTING, public_datasets
@@ -378,4 +378,4 @@ def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return f"did you mean {' or '.join(near)}?"
-    return f"known: {', '.join(known[:20]) or 'none'}{', …' if len(known) > 20 else ''}"
+    return f"known: {first_names(known)}"

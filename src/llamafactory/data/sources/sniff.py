@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ...extras.errors import ConfigError
+from ...extras.errors import ConfigError, first_names
 from .dataset_info import NO_COLUMNS, OPENAI_TAGS, Columns, DatasetAttr, Tags
 from .tables import separator_name
 
@@ -68,7 +68,7 @@ def sniff(attr: DatasetAttr, rows: Rows) -> DatasetAttr:
         return replace(attr, formatting="alpaca", ranking=ranking, columns=replace(NO_COLUMNS, **parts))
     if text is not None:
         return replace(attr, formatting="alpaca", columns=replace(NO_COLUMNS, prompt=text))
-    found = ", ".join(present) or "none"
+    found = first_names(present)
     raise ConfigError(
         f"dataset {attr.name!r}: the columns of {attr.location} fit no known layout: {found}; "
         f"known layouts: {_LAYOUTS}; {_proposal(present, rows)}"
@@ -100,7 +100,7 @@ def _asked(attr: DatasetAttr, present: Iterable[str]) -> dict[str, str]:
     for part, column in attr.asked:
         found = [column] if column in present else alike.get(_plain(column), [])
         if len(found) != 1:
-            raise ConfigError(f"columns: {attr.location} has no column {column!r}; it has {', '.join(present)}")
+            raise ConfigError(f"columns: {attr.location} has no column {column!r}; it has {first_names(list(present))}")
         parts[part] = found[0]
     return parts
 

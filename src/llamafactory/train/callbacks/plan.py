@@ -37,10 +37,11 @@ class PlanCallback(TrainerCallback):
         what = f"{self.rows:,} {'packed ' * self.is_packed}rows" + (f" ({self.tokens:,} tokens)" if self.tokens else "")
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         done = f", {state.global_step} of them done" if state.global_step else ""
+        warmup = args.get_warmup_steps(state.max_steps)
         logger.info_rank0(
-            "plan: %s in steps of %d%s%s steps%s, the first %d to warm up; learning rate %g",
+            "plan: %s in steps of %d%s%s steps%s%s; learning rate %g",
             *(what, batch, self.of_step, _epochs(args, state, train_dataloader), done),
-            *(args.get_warmup_steps(state.max_steps), args.learning_rate),
+            *(f", the first {warmup} to warm up" * bool(warmup), args.learning_rate),
         )
         hint = advise(self.args, self.rows, state.max_steps, args.world_size)
         if hint:
