@@ -70,6 +70,7 @@ INFER = (
     "infer", "model_name_or_path=base", "template=chatml", "dataset=data/rows.jsonl", "max_samples=2", "use_cpu=true",
     "max_new_tokens=2", "save_name=answers.jsonl", "dataset_dir=data",
 )  # fmt: skip
+EVAL = ("eval", "model_name_or_path=base", "task_dir=tasks", "n_shot=1", "save_dir=results")
 EXPORT = ("export", "model_name_or_path=base", "template=chatml", "export_dir=merged")
 STREAM = (
     *TRAIN, "streaming=true", "dataset=data/rows.json", "output_dir=stream", "max_steps=3", "save_strategy=steps", "save_steps=1",
@@ -170,15 +171,13 @@ COMMANDS = {
     "export-quantized": Command((*QUANTIZED, "export_dir=new"), ("data/rows.json",), slow=True),
     "export-gguf": Command((*EXPORT, "export_gguf=f16"), ("base/*.json",)),
     "eval": Command(
-        ("eval", "model_name_or_path=base", "task_dir=tasks", "task=quiz_test", "n_shot=1", "save_dir=results"),
+        (*EVAL, "task=quiz_test"),
         ("tasks/quiz/*", "tasks/quiz/*/*"),
     ),
+    "eval-zip": Command((*EVAL, "task=zip_test"), ("tasks/zip/*",)),
     **{
-        f"eval-{kind}": Command(
-            ("eval", "model_name_or_path=base", "task_dir=tasks", f"task={kind}_test", "n_shot=1", "save_dir=results"),
-            (f"tasks/{kind}/*", f"tasks/{kind}/*/*"), slow=kind != "zip",
-        )
-        for kind in ("parquet", "json", "jsonl", "zip")
+        f"eval-{kind}": Command((*EVAL, f"task={kind}_test"), (f"tasks/{kind}/*", f"tasks/{kind}/*/*"), slow=True)
+        for kind in ("parquet", "json", "jsonl")
     },
 }  # fmt: skip
 
