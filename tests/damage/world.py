@@ -73,7 +73,8 @@ INFER = (
 EVAL = ("eval", "model_name_or_path=base", "task_dir=tasks", "n_shot=1", "save_dir=results")
 EXPORT = ("export", "model_name_or_path=base", "template=chatml", "export_dir=merged")
 STREAM = (
-    *TRAIN, "streaming=true", "dataset=data/rows.json", "output_dir=stream", "max_steps=3", "save_strategy=steps", "save_steps=1",
+    *TRAIN, "streaming=true", "dataset=data/rows.json", "output_dir=stream", "max_steps=3",
+    "save_strategy=steps", "save_steps=1",
 )  # fmt: skip
 QUANTIZED = (
     *EXPORT, "export_quantization_bit=4", "export_quantization_method=gptq",
