@@ -52,6 +52,21 @@ def test_what_a_configuration_said_is_masked_everywhere(caplog: pytest.LogCaptur
     assert handler[0].format(record).endswith("pushing with ***")
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:PASS@h/x.json: not there", "http://***@h/x.json: not there"),
+        ("s3://KEY:PASS@bucket/x", "s3://***@bucket/x"),
+        ("https://h/x?X-Amz-Signature=ab%2Fc&part=1", "https://h/x?X-Amz-Signature=***&part=1"),
+        ("https://h/x?sv=1&sig=abc", "https://h/x?sv=1&sig=***"),
+        ("http://h:80/a@b and eos_token=<|end|>", "http://h:80/a@b and eos_token=<|end|>"),
+    ],
+)
+def test_addresses_show_neither_passwords_nor_signatures(text: str, shown: str) -> None:
+    assert secrets.mask(text) == shown
+    assert secrets.mask_values({"dataset": text}) == {"dataset": shown}
+
+
 def test_nested_settings_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets.remember({"ray_init_kwargs": {"runtime_env": {"env_vars": {"WANDB_API_KEY": TOKEN}}}})
     assert secrets.mask(TOKEN) == "***"

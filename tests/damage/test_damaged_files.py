@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from .damages import damages_of
+from .damages import Damage, cut, damages_of, emptied, other_types, removed
 from .world import COMMANDS, Outcome, World
 
 # "command file damage" -> why the command ends well although the file is broken.
@@ -49,9 +49,16 @@ HARMLESS = {
     "infer-media media/tokenizer_config.json removed": "the class of the model type knows its tokens",
     "train-prepared prepared/llamafactory_files.json removed": "older versions wrote none: the structure is looked at",
     "* *.yaml cut": "half of a YAML file may be one",
-    "* *.csv cut": "half of a table may be one",
+    "* *.[ct]sv cut": "half of a table may be one",
+    "* *.xlsx no_utf8": "an archive is read from its end",
+    "* *.zip no_utf8": "an archive is read from its end",
+    "preview-gpt2 gpt2/added_tokens.json removed": "not every tokenizer has one",
+    "preview-gpt2 gpt2/special_tokens_map.json removed": "tokenizer_config.json says the same",
+    "preview-pieces pieces/tokenizer_config.json removed": "the class of the model type knows its tokens",
+    "infer-sound ears/tokenizer_config.json removed": "the class of the model type knows its tokens",
+    "stream-resume * *": "the checkpoint before it is taken",
     "* *.jsonl cut": "half of the lines, at a line's end",
-    "train-txt * *": "any text is text to train on",
+    "prepare-txt * *": "any text is text to train on",
     "train-template mine.jinja *": "any text is a template",
     "train-literals mine.yaml cut": "half of a YAML file may be one",
     "* answers.jsonl cut": "the last line is answered again",
@@ -65,7 +72,8 @@ HARMLESS = {
 UNNAMED = (
     "infer-media media/chat_template.jinja *", "infer-media media/preprocessor_config.json removed",
     "* */chat_template.jinja cut", "infer-again .answers.jsonl.settings.json *", "resume run/* unreadable",
-    "eval tasks/quiz/*/*.csv removed", "eval tasks/quiz/*/*.csv a_folder",
+    "eval* tasks/*/* removed", "eval* tasks/*/* a_folder", "infer-sound ears/processor_config.json removed",
+    "preview-gpt2 gpt2/special_tokens_map.json all_null", "* adapter-pickle/adapter_model.bin removed",
 )  # fmt: skip
 
 
@@ -115,6 +123,20 @@ def test_every_file_of_a_model_and_a_run_is_in_the_table(world: World) -> None:
 @pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if not command.slow])
 def test_each_file_in_one_way(world: World, name: str) -> None:
     assert walk(world, name, share(world, name), every=False) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "damage"),
+    [("train-parts", "parts/model.safetensors.index.json", removed), ("preview-gpt2", "gpt2/merges.txt", cut),
+     ("preview-gpt2", "gpt2/merges.txt", emptied), ("preview-gpt2", "gpt2/vocab.json", other_types),
+     ("preview-pieces", "pieces/tokenizer.model", emptied), ("preview-pieces", "pieces/tokenizer.model", removed),
+     ("infer-sound", "data/tone.wav", cut)],
+)  # fmt: skip
+def test_files_that_went_wrong(world: World, name: str, file: str, damage: Damage) -> None:
+    """Half of a list of merges, a tokenizer without words and half of a sound were taken; parts were not found."""
+    damage(world.folder / file)
+    outcome = world.run(COMMANDS[name])
+    assert outcome.code == 1 and Path(file).name in outcome.last, outcome.errors
 
 
 @pytest.mark.slow

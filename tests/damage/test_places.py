@@ -137,3 +137,39 @@ def test_names_that_no_file_can_have(world: World, command: str, key: str, kind:
         pytest.skip("rows without media do not look there")
     (world.folder / "named.yaml").write_text(yaml.safe_dump(given))
     refused(world, (command, "named.yaml"), key, "a" * 300, "ftp://")
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+RUN_AGAIN = (*SFT, "output_dir=run", "max_steps=2", "overwrite_output_dir=true")
+OF_OTHERS = {
+    "scores": ((*INFER, "save_name=new.jsonl", "matrix_save_name=own/table.json"), "own/table.json", '{"a": 1}'),
+    "text": ((*INFER, "save_name=new.jsonl", "matrix_save_name=own/table.json"), "own/table.json", "thesis"),
+    "checkpoint": (RUN_AGAIN, "run/checkpoint-99/thesis.md", "thesis"),
+    "next": ((*SFT, "output_dir=run", "max_steps=3", "save_strategy=steps", "save_steps=3"), "run/checkpoint-3/a", "b"),
+}
+
+
+@pytest.mark.parametrize("name", OF_OTHERS)
+def test_what_others_made_is_never_written_over(world: World, name: str) -> None:
+    """Figures over a file that was there; a folder that is called like a checkpoint and is none."""
+    words, place, text = OF_OTHERS[name]
+    (world.folder / place).parent.mkdir(parents=True, exist_ok=True)
+    (world.folder / place).write_text(text)
+    before = files_of(world.folder)
+    refused(world, words, Path(place).parent.name)
+    assert files_of(world.folder) == before
+
+
+def test_hidden_folders_of_others_are_no_leftovers(world: World) -> None:
+    from .world import run
+
+    for name in (".trash-mine", ".staging-model-old", ".staging-checkpoint-4"):
+        (world.folder / "out" / name).mkdir(parents=True)
+    assert run(world.folder, SFT).code == 0
+    assert sorted(path.name for path in (world.folder / "out").glob(".[st]*-*")) == [
+        ".staging-model-old",
+        ".trash-mine",
+    ]

@@ -20,6 +20,7 @@ from llamafactory import cli
 from tests import media_models
 from tests.train.rollouts import REWARDS
 
+from . import further
 from .damages import twin
 
 ROWS = [{"instruction": f"who are you {number}", "output": "a small model " * (1 + number % 3)} for number in range(12)]
@@ -60,6 +61,7 @@ TRAIN = (
 )  # fmt: skip
 SFT = (*TRAIN, "dataset=data/rows.jsonl", "stage=sft")
 DPO = (*TRAIN, "stage=dpo", "dataset=pairs", "cache_ref_log_probs=true")
+PREPARE = ("preprocess", *TRAIN[1:], "tokenized_path=new")
 GRPO = (
     *TRAIN, "stage=grpo", "dataset=data/rows.jsonl", "max_new_tokens=4", "num_generations=2",
     "reward_funcs=rewards.py:vowels",
@@ -68,8 +70,19 @@ INFER = (
     "infer", "model_name_or_path=base", "template=chatml", "dataset=data/rows.jsonl", "max_samples=2", "use_cpu=true",
     "max_new_tokens=2", "save_name=answers.jsonl", "dataset_dir=data",
 )  # fmt: skip
+EVAL = ("eval", "model_name_or_path=base", "task_dir=tasks", "n_shot=1", "save_dir=results")
 EXPORT = ("export", "model_name_or_path=base", "template=chatml", "export_dir=merged")
+STREAM = (
+    *TRAIN, "streaming=true", "dataset=data/rows.json", "output_dir=stream", "max_steps=3",
+    "save_strategy=steps", "save_steps=1",
+)  # fmt: skip
+QUANTIZED = (
+    *EXPORT, "export_quantization_bit=4", "export_quantization_method=gptq",
+    "export_quantization_dataset=data/rows.json", "export_quantization_nsamples=4", "export_quantization_group_size=32",
+    "export_dir=quantized",
+)  # fmt: skip
 RUN = (*SFT, "output_dir=run", "max_steps=3", "save_strategy=steps", "save_steps=1")
+QUICK = ("jsonl", "json", "parquet")
 COMMANDS = {
     "train": Command(SFT, ("base/*", "data/rows.jsonl")),
     "train-yaml": Command(("train", "config.yaml"), ("config.yaml",)),
@@ -84,16 +97,37 @@ COMMANDS = {
         (*INFER[:1], "model_name_or_path=media", *INFER[2:], "dataset=data/pictures.jsonl", "save_name=seen.jsonl"),
         ("media/*", "data/picture.png"),
     ),
+    "infer-sound": Command(
+        (*INFER[:1], "model_name_or_path=ears", *INFER[2:], "dataset=data/sounds.jsonl", "save_name=heard.jsonl"),
+        ("ears/*config.json", "data/tone.wav", "data/sounds.jsonl"),
+    ),
     "train-listed": Command((*TRAIN, "dataset=listed"), ("data/dataset_info.json",)),
     **{
-        f"train-{kind}": Command((*TRAIN, f"dataset=data/rows.{kind}"), (f"data/rows.{kind}",))
-        for kind in ("json", "csv", "parquet", "arrow", "jsonl.gz")
+        f"prepare-{file.removeprefix('rows.')}": Command((*PREPARE, f"dataset=data/{file}"), (f"data/{file}",))
+        for file in (
+            "rows.json", "rows.csv", "rows.tsv", "rows.xlsx", "rows.parquet", "rows.arrow", "feather.arrow",
+            "rows.jsonl.gz", "rows.jsonl.zst",
+        )
     },
-    "train-txt": Command((*TRAIN, "stage=pt", "dataset=data/rows.txt"), ("data/rows.txt",)),
+    "prepare-txt": Command((*PREPARE, "stage=pt", "dataset=data/rows.txt"), ("data/rows.txt",)),
     **{
-        f"stream-{kind}": Command((*TRAIN, "streaming=true", f"dataset=data/rows.{kind}"), (f"data/rows.{kind}",))
-        for kind in ("jsonl", "json", "parquet")
+        f"train-{name}": Command((*SFT, f"model_name_or_path={name}"), (f"{name}/{files}",), slow=name != "parts")
+        for name, files in (("parts", "model*"), ("pickle", "*.bin"), ("pickles", "*.bin*"))
     },
+    "train-adapter-pickle": Command(
+        (*SFT, "adapter_name_or_path=adapter-pickle"), ("adapter-pickle/adapter*",), slow=True
+    ),
+    **{
+        f"preview-{name}": Command(("preview", *SFT[1:], f"model_name_or_path={name}"), (f"{name}/{files}",))
+        for name, files in (("gpt2", "*.[jt]*"), ("pieces", "token*"))
+    },
+    **{
+        f"stream-{kind}": Command(
+            (*TRAIN, "streaming=true", f"dataset=data/rows.{kind}"), (f"data/rows.{kind}",), slow=kind not in QUICK
+        )
+        for kind in (*QUICK, "csv", "arrow", "jsonl.gz")
+    },
+    "stream-resume": Command(STREAM, ("stream/checkpoint-2/stream-*.json",), slow=True),
     "stream-cache": Command(
         (*TRAIN, "streaming=true", "dataset=data/rows.json"), ("cache/llamafactory/rows-*/*",), slow=True
     ),
@@ -107,6 +141,9 @@ COMMANDS = {
     "grpo-reward-model": Command(
         (*GRPO, "reward_model=reward", "reward_model_type=full", "reward_funcs=null"), ("reward/*",)
     ),
+    "grpo-reward-adapter": Command(
+        (*GRPO, "reward_model=scorer", "reward_model_type=lora", "reward_funcs=null"), ("scorer/adapter*",)
+    ),
     "grpo-resume": Command(
         (*GRPO, "output_dir=grpo", "max_steps=2", "save_strategy=steps", "save_steps=1"),
         ("grpo/checkpoint-1/rollout*",)
@@ -117,7 +154,7 @@ COMMANDS = {
     "preview": Command(("preview", *SFT[1:]), ("data/rows.jsonl", "base/tokenizer*")),
     "preview-messages": Command(("preview", "template=chatml", "messages=messages.json"), ("messages.json",)),
     "check-data": Command(("check-data", *SFT[1:]), ("data/rows.jsonl", "base/tokenizer*")),
-    "preprocess": Command(("preprocess", *SFT[1:], "tokenized_path=new"), ("data/rows.jsonl", "base/tokenizer*")),
+    "preprocess": Command((*PREPARE, "dataset=data/rows.jsonl"), ("data/rows.jsonl", "base/tokenizer*")),
     "infer": Command((*INFER, "save_name=new.jsonl"), ("base/*", "data/rows.jsonl")),
     "infer-again": Command(INFER, ("answers.jsonl", ".answers.jsonl.settings.json")),
     "infer-adapter": Command((*INFER, "adapter_name_or_path=adapter", "save_name=new.jsonl"), ("adapter/*",)),
@@ -125,15 +162,24 @@ COMMANDS = {
         ("chat", "model_name_or_path=base", "adapter_name_or_path=adapter", "max_new_tokens=2"),
         ("base/*", "adapter/*"), "hi\nexit\n",
     ),
+    "chat-quantized": Command(
+        ("chat", "model_name_or_path=quantized", "max_new_tokens=2"), ("quantized/*",), "hi\nexit\n", slow=True,
+    ),
     "chat-exported": Command(
         ("chat", "model_name_or_path=exported", "max_new_tokens=2"), ("exported/*",), "hi\nexit\n"
     ),
     "export": Command((*EXPORT, "adapter_name_or_path=adapter"), ("base/*", "adapter/*")),
+    "export-quantized": Command((*QUANTIZED, "export_dir=new"), ("data/rows.json",), slow=True),
     "export-gguf": Command((*EXPORT, "export_gguf=f16"), ("base/*.json",)),
     "eval": Command(
-        ("eval", "model_name_or_path=base", "task_dir=tasks", "task=quiz_test", "n_shot=1", "save_dir=results"),
+        (*EVAL, "task=quiz_test"),
         ("tasks/quiz/*", "tasks/quiz/*/*"),
     ),
+    "eval-zip": Command((*EVAL, "task=zip_test"), ("tasks/zip/*",)),
+    **{
+        f"eval-{kind}": Command((*EVAL, f"task={kind}_test"), (f"tasks/{kind}/*", f"tasks/{kind}/*/*"), slow=True)
+        for kind in ("parquet", "json", "jsonl")
+    },
 }  # fmt: skip
 
 
@@ -222,10 +268,12 @@ def make(folder: Path, tiny: Path) -> None:
         (*RUN, "max_steps=2"), ("preprocess", *SFT[1:], "tokenized_path=prepared"), (*DPO, "output_dir=dpo"), INFER,
         COMMANDS["stream-cache"].words, (*EXPORT, "export_gguf=f16", "export_dir=exported"),
         (*GRPO, "output_dir=grpo", "save_strategy=steps", "save_steps=1"),
+        (*STREAM, "max_steps=2"), QUANTIZED, (*TRAIN, "stage=rm", "dataset=pairs", "output_dir=scorer"),
         (*SFT, "output_dir=adapter"),
     ):  # fmt: skip
         made = run(folder, words)
         assert made.code == 0, made.errors
+    further.make(folder, ROWS)
     shutil.copy(folder / "exported" / "exported-F16.gguf", folder / "base.gguf")
     shutil.rmtree(folder / "out", ignore_errors=True)
     made = run(folder, COMMANDS["train-gguf-cache"].words)

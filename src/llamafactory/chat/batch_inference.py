@@ -51,6 +51,8 @@ def run_infer(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None)
     """
     args = args if isinstance(args, InferArgs) else get_infer_args(args)
     path = Path(args.infer.save_name).expanduser()
+    if args.infer.matrix_save_name:
+        _check_scores(Path(args.infer.matrix_save_name).expanduser())
     samples = list(_samples(args))
     done = _resume(path, _settings(args))
     missing = [(key, sample) for key, sample in samples if key not in done]
@@ -124,6 +126,17 @@ def _resume(path: Path, settings: Row) -> set[tuple[str, int]]:
     rows = _read_rows(path)
     write_atomic(path, "".join(_line(row) for row in rows))
     return {_key(row) for row in rows}
+
+
+def _check_scores(path: Path) -> None:
+    """Only figures of an earlier run are written over."""
+    if path.exists():
+        cure = "it would be written over; choose another name"
+        found = read_json(path, object, "matrix_save_name", cure)
+        if not (
+            isinstance(found, dict) and "rows" in found and all(isinstance(x, int | float) for x in found.values())
+        ):
+            raise ConfigError(f"matrix_save_name: {path} holds no figures of infer; {cure}")
 
 
 def _read_rows(path: Path) -> list[Row]:

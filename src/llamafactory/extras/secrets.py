@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 MASK = "***"
 _NAMES = ("token", "api_key", "secret", "password", "webhook_url")
 _SHORTEST = 6  # a shorter value may stand in any text by chance
+# Addresses: user and password before the host, and the word that a signed one ends with.
+_IN_ADDRESS = re.compile(
+    r"""(://)[^/\s:@'"]*:[^/\s@'"]+(?=@)|([?&](?:[\w.-]*(?:token|signature)|sig)=)[^&\s'",]+""", re.I
+)
 _known: set[str] = set()
 
 
@@ -29,11 +34,11 @@ def remember(value: Any, key: str = "") -> None:
 
 
 def mask(text: str) -> str:
-    """Return a text without the secrets of the configuration and of the environment."""
+    """Return a text without the secrets of the configuration, of the environment and of addresses in it."""
     secrets = _known | {value for name, value in os.environ.items() if is_secret(name) and len(value) >= _SHORTEST}
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)
-    return text
+    return _IN_ADDRESS.sub(rf"\1\2{MASK}", text)
 
 
 def mask_values(value: Any, key: str = "") -> Any:

@@ -32,6 +32,7 @@ _HINTS: dict[str, dict[str, Any]] = {
         "padding_side": str | None, "tokenizer_class": str | None, "chat_template": str | list | dict | None,
     },
 }  # fmt: skip
+_NUMBERED = ("vocab.json", "added_tokens.json")  # token -> its number
 # Left out on purpose: what a model type may give a meaning of its own below one.
 _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -51,6 +52,8 @@ def check_known_fields(path: Path, values: Mapping[str, Any], key: str) -> None:
         ConfigError: Names the field.
     """
     check_fields(values, _HINTS.get(path.name, {}), f"{key}: {path}")
+    if path.name in _NUMBERED:
+        check_fields(values, dict.fromkeys(values, int), f"{key}: {path}")
     if path.name == "config.json":
         _check_amounts(values, f"{key}: {path}")
         if isinstance(values.get("text_config"), dict):

@@ -6,6 +6,7 @@ What the libraries say of a damaged file seldom names it, and is a traceback mor
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -22,8 +23,10 @@ _OPENED = (
     "added_tokens.json", "vocab.json", "processor_config.json", "preprocessor_config.json",
     "video_preprocessor_config.json", "chat_template.json", "adapter_config.json", "*.index.json", "*.jinja",
     "model*.safetensors", "adapter_model.safetensors", "value_head.safetensors", "pytorch_model*.bin",
-    "adapter_model.bin",
+    "adapter_model.bin", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
 )  # fmt: skip
+_PART = re.compile(r"((?:pytorch_)?model)-\d+-of-\d+(\.safetensors|\.bin)")
+_UNMADE = 0.1  # share of tokens without a merge: those of single letters with a mark, and special ones
 
 
 def check_folder(folder: Path, key: str) -> None:
@@ -42,6 +45,15 @@ def check_folder(folder: Path, key: str) -> None:
                 raise ConfigError(f"{key}: {path} is {'a folder' if path.is_dir() else 'no file'}; {CURE}")
             status = path.stat()
             _check(path, key, status.st_size, status.st_mtime_ns)
+    _check_parts({path.name for path in folder.iterdir()}, folder, key)
+
+
+def _check_parts(names: set[str], folder: Path, key: str) -> None:
+    """Weights in parts are found by their index alone."""
+    if any(name.endswith(".index.json") for name in names) or names & {"model.safetensors", "pytorch_model.bin"}:
+        return
+    for part in filter(None, map(_PART.fullmatch, sorted(names))):
+        raise ConfigError(f"{key}: {folder / (part[1] + part[2])}.index.json is missing, {part[0]} needs it; {CURE}")
 
 
 @lru_cache(maxsize=1024)
@@ -67,6 +79,27 @@ def _check_text(path: Path, key: str) -> None:
         raise ConfigError(f"{key}: {path} is no text; {CURE}")
 
 
+def _check_words(path: Path, key: str) -> None:
+    """Look at a list of words or merges; half of one is read as if it were whole."""
+    _check_text(path, key)
+    _check_filled(path, key)
+    beside = path.with_name("vocab.json")
+    if path.name != "merges.txt" or not beside.is_file() or path.with_name("tokenizer.json").exists():
+        return
+    made = {"".join(line.split(" ")) for line in read_text(path, key).splitlines()}
+    tokens = [token for token in read_json(beside, dict, key, CURE) if len(token) > 1]
+    lost = sum(token not in made for token in tokens)
+    if lost > _UNMADE * len(tokens):
+        raise ConfigError(
+            f"{key}: {path} makes {len(tokens) - lost:,} of the {len(tokens):,} tokens of vocab.json; {CURE}"
+        )
+
+
+def _check_filled(path: Path, key: str) -> None:
+    if not path.stat().st_size:
+        raise ConfigError(f"{key}: {path} is empty; {CURE}")
+
+
 def _check_weights(path: Path, key: str) -> None:
     wrong = check_safetensors(path)
     if wrong:
@@ -86,4 +119,6 @@ _CHECKS = {
     ".jinja": _check_text,
     ".safetensors": _check_weights,
     ".bin": _check_pickle,
+    ".txt": _check_words,
+    ".model": _check_filled,
 }

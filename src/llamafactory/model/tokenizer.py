@@ -66,7 +66,7 @@ def open_tokenizer(source: str, **options: Any) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
     from transformers.utils import cached_file
 
-    files = "tokenizer.json, tokenizer_config.json"
+    files = "tokenizer.json, or else vocab.json and merges.txt, or tokenizer.model; tokenizer_config.json"
     with in_one_line(f"model_name_or_path: no tokenizer could be loaded from '{source}' ({files})"):
         loaded = AutoTokenizer.from_pretrained(source, **options)
         place = {key: value for key, value in options.items() if key in ("revision", "cache_dir", "token")}
@@ -77,8 +77,16 @@ def open_tokenizer(source: str, **options: Any) -> PreTrainedTokenizerBase:
             _raise_exceptions_for_connection_errors=False,
             **place,
         )
+        _check_words(loaded)
         plain = {key: value for key, value in options.items() if key not in ("use_fast", "trust_remote_code")}
         return as_in_file(loaded, source, file, plain)
+
+
+def _check_words(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Without the file of its words a tokenizer is made all the same, of its special tokens alone."""
+    special = tokenizer.added_tokens_encoder
+    if tokenizer.vocab_size <= len(special) and not tokenizer.get_vocab().keys() - special.keys():
+        raise ConfigError(f"it has no words: {' or '.join(tokenizer.vocab_files_names.values())} is missing or damaged")
 
 
 def tokens_to_add(args: ModelArguments) -> tuple[list[str], list[str]]:

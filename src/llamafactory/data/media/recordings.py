@@ -8,6 +8,7 @@ FFmpeg is given an open file, never a name, and only containers that hold their 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -39,10 +40,10 @@ def open_recording(source: Source, limits: MediaLimits) -> Iterator[Any]:
             caller decodes within the context.
     """
     av = require("av", "videos and audio", "llamafactory[media]")
-    source.seek(0)
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "", "max_pixels": str(limits.source_pixels)}
     container = None
     try:
+        _check_riff(source)
         container = av.open(source, mode="r", options=options)
         check_seconds((container.duration or 0) / av.time_base, source, limits)
         yield container
@@ -52,6 +53,17 @@ def open_recording(source: Source, limits: MediaLimits) -> Iterator[Any]:
     finally:
         if container:
             container.close()
+
+
+def _check_riff(source: Source) -> None:
+    """Compare the size in the header of a WAV or AVI file, which FFmpeg overlooks; of a stream it is 0 or all ones."""
+    size = source.seek(0, os.SEEK_END)
+    source.seek(0)
+    head = source.read(8)
+    source.seek(0)
+    wanted = int.from_bytes(head[4:], "little") if head[:4] == b"RIFF" else 0
+    if wanted < 2**32 - 64 and size < _WHOLE * wanted:
+        raise source.error(f"cut off: {size:,} of {wanted + 8:,} bytes are there")
 
 
 def film(source: Source, limits: MediaLimits) -> tuple[list[Image], float, bool]:

@@ -115,6 +115,13 @@ def _check_output_dir(training: TrainingArguments) -> None:
             f"output_dir: {folder} holds {', '.join(strange[:3])}{' …' if strange[3:] else ''} but no {MARKER}, so it "
             "was not made by a run of this program and would be written over; choose another folder",
         )
+    for path in sorted(folder.glob("checkpoint-*")):
+        strange = [] if not path.is_dir() or _is_checkpoint(path) else sorted(inner.name for inner in path.iterdir())
+        require(
+            not strange,
+            f"output_dir: {path} holds {', '.join(strange[:3])} and is no checkpoint, and would be written over or "
+            "removed; move it, or choose another output_dir",
+        )
     if not training.do_train or training.overwrite_output_dir or training.resume_from_checkpoint:
         return
     if not any(folder.glob("checkpoint-*")):
@@ -122,6 +129,10 @@ def _check_output_dir(training: TrainingArguments) -> None:
             not any(folder.glob("*.safetensors")),
             f"output_dir: {folder} already holds weights; choose another folder or give overwrite_output_dir: true",
         )
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("trainer_state.json", "run_config.json", "checkpoint_files.json"))
 
 
 def _is_same_folder(one: str | None, other: str | None) -> bool:

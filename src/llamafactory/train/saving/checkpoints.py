@@ -32,6 +32,7 @@ STATE = "trainer_state.json"
 _FILES = "checkpoint_files.json"
 _STAGING = ".staging-"
 _TRASH = ".trash-"
+_LEFT = re.compile(r"\.(staging|trash)-(checkpoint-\d+|model)")
 
 
 def checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
@@ -182,7 +183,7 @@ def clear_leftovers(output_dir: str | os.PathLike[str], old_checkpoints: bool) -
     folder = Path(output_dir)
     if folder.is_dir():
         for path in list(folder.iterdir()):
-            if path.name.startswith((_STAGING, _TRASH)):
+            if _LEFT.fullmatch(path.name):
                 shutil.rmtree(path)
     if old_checkpoints:
         for path in _numbered(output_dir):
