@@ -89,7 +89,9 @@ def test_rows_fit_and_answers_end_only_where_they_end(chat: Chat, cutoff: int, r
 @settings(deadline=None, max_examples=150)
 @given(st.lists(chats, max_size=6), st.integers(2, 120), st.sampled_from(["truncate", "split", "drop"]))
 def test_the_count_is_whole_and_every_row_trains(batch: list[Chat], cutoff: int, rule: str) -> None:
-    template = SimpleNamespace(encode_batch=lambda samples, **_: [by_id[id(sample)] for sample in samples])
+    template = SimpleNamespace(
+        encode_batch=lambda samples, **_: [by_id[id(sample)] for sample in samples], rewritten=lambda _: frozenset()
+    )
     by_id = {id(chat.sample): chat.segments for chat in batch}
     data: Any = SimpleNamespace(
         cutoff_len=cutoff, overlong=rule, train_on_prompt=False, mask_history=False, thoughts="mask"
