@@ -186,9 +186,9 @@ def test_the_last_answer_of_a_jinja_stands_behind_the_prompt_that_asks_for_it(of
         words = tokenizer.decode([token for one in segments if one.weight for token in one.ids])
         assert any(before == prompt or _straddles(before, prompt) for prompt in prompts), (flag, before, prompts)
         assert messages[-1]["content"] in words, (flag, words)
-        if messages[-1] is THOUGHT and flag is False and "enable_thinking" in source:
+        if flag is False:
             assert "often" not in words
-        if messages[-1] is THOUGHT and before.rstrip().endswith("<think>"):
+        elif messages[-1] is THOUGHT and before.rstrip().endswith("<think>"):
             assert words.startswith(("It is", "\nIt is"))
 
 
@@ -197,7 +197,7 @@ def test_an_answer_that_stands_behind_no_prompt_is_not_trained_and_that_is_said(
 ) -> None:
     source = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>reasoner\n{% endif %}"
+        "{% if add_generation_prompt %}<|im_start|>robot\n{% endif %}{# no thinking #}"
     )
     monkeypatch.setattr("llamafactory.extras.logging._said", set())
     monkeypatch.setattr(logging.getLogger("llamafactory"), "propagate", True)

@@ -163,18 +163,18 @@ class JinjaTemplate(EncodingTemplate):
         """The conversation and the flags with which the Jinja shows the last answer behind the prompt that asks for it.
 
         A written thought is asked for by name where the Jinja does not think by itself, and left out while thinking is
-        off. Without such a form all stays as it is.
+        off.
         """
         thinks, variants = has_thought(chat[-1]), [(chat, options)]
         if thinks and options.enable_thinking is False:
-            variants.append(([*chat[:-1], without_thought(chat[-1])], options))
+            variants = [([*chat[:-1], without_thought(chat[-1])], options)]
         elif thinks or options.enable_thinking is None:
             variants.append((chat, options.switched(thinks)))
         for turns, flags in variants:
             prompt = self._prompt_of(turns, len(turns) - 1, tools, flags)
             if self._render(turns, tools, flags)[0].startswith(prompt):
                 return turns, flags
-        return variants[-1] if options.enable_thinking is False else variants[0]
+        return variants[0]
 
     def _follow_prompt(
         self,

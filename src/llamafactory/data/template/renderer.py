@@ -372,4 +372,5 @@ def without_thought(message: dict[str, Any]) -> dict[str, Any]:
     content = message["content"]
     if isinstance(content, str):
         content = _WRITTEN.sub("", content)
-    return {name: value for name, value in message.items() if name != "reasoning_content"} | {"content": content}
+    thoughts = ("reasoning_content", "thinking", "reasoning")
+    return {name: value for name, value in message.items() if name not in thoughts} | {"content": content}
