@@ -34,7 +34,7 @@ logger = get_logger(__name__)
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # Words of a source that shows thoughts, and may drop them.
-_THINKS = re.compile("think|thought|reason", re.IGNORECASE)
+_THINKS = re.compile("(?i)think|thought|reason")
 # What a template's source says about its tool dialect; the first that is found counts.
 _DIALECTS = {
     "<tool_call>": "qwen",
@@ -143,8 +143,8 @@ class JinjaTemplate(EncodingTemplate):
         described = [mark(tool, self._special) for tool in tools]
         if options.add_generation_prompt:
             return list(split_marked(self._render(chat, described, options)[0], [], {}))
-        follows = options.for_training and not self._marked and self._thinks and messages[-1].role == "assistant"
-        if follows:
+        asked_for = options.for_training and self._thinks and messages[-1].role == "assistant"
+        if asked_for:
             chat, options = self._as_asked(chat, described, options)
         text, spans = self._spans(chat, described, options)
         calls = {
@@ -153,7 +153,8 @@ class JinjaTemplate(EncodingTemplate):
             if message.call_weight != "as the text"
         }
         opening: list[Piece] = []
-        if follows and not text.startswith(prompt := self._prompt_of(chat, len(chat) - 1, described, options)):
+        prompt = self._prompt_of(chat, len(chat) - 1, described, options) if asked_for and not self._marked else ""
+        if not text.startswith(prompt):
             spans, opening = self._follow_prompt(text, prompt, spans, chat, described, options)
         return list(split_marked(text, spans, calls, opening))
 
@@ -162,8 +163,7 @@ class JinjaTemplate(EncodingTemplate):
     ) -> tuple[list[dict[str, Any]], Options]:
         """The conversation and the flags with which the Jinja shows the last answer behind the prompt that asks for it.
 
-        A written thought is asked for by name where the Jinja does not think by itself, and left out while thinking is
-        off.
+        A written thought is asked for by name where the Jinja does not think by itself, and left out where that is off.
         """
         thinks, variants = has_thought(chat[-1]), [(chat, options)]
         if thinks and options.enable_thinking is False:
@@ -204,8 +204,8 @@ class JinjaTemplate(EncodingTemplate):
         closing = self._closing
         if closing.strip() not in tail:
             thought = chat[index].get("reasoning_content") if options.enable_thinking is not False else None
-            thought = None if thought and thought in text[start:end] else thought
             closing = "" if text[start:end].startswith(closing.strip()) else closing
+            thought = None if thought and thought in text[start:end] else thought
             opening += [Piece(part, index, True, part is closing) for part in (thought, closing) if part]
         return [*spans[:-1], (start, end, index)], opening
 
