@@ -39,6 +39,7 @@ def read(row: dict[str, Any]) -> Sample:
         {"Question": "q", "Answer": "a"}, {"QUESTION": "q", "answer ": "a"}, {"input": "q", "output": "a"},
         {"prompt": "q", "completion": "a"}, {"user": "q", "assistant": "a"}, {"问题": "q", "回答": "a"},
         {"指令": "q", "输入": "", "输出": "a"}, {"Frage": "q", "Antwort": "a"}, {"problem": "q", "solution": "a"},
+        {"problem": "q", "solution": "a", "answer": "5"},
         {"prompt": [UQ], "completion": [{"role": "assistant", "content": "a"}]},
         {"prompt": "q", "completion": [{"role": "assistant", "content": "a"}]},
         {"messages": [{"from": "human", "value": "q"}, {"from": "chatgpt", "value": "a"}]},
@@ -145,5 +146,6 @@ def test_running_text_is_refused_under_sft(tmp_path: Path, prepare: Prepare, str
 
 
 def test_the_next_command_of_preview_keeps_no_stray_value() -> None:
-    words = ["a.yaml", "--preview_samples", "2", "--preview_format", "text", "--lr", "1", "preview_samples=3", "x=y"]
-    assert next_command(words) == "llamafactory-cli train a.yaml --lr 1 x=y"
+    words = ["a.yaml", "--preview_samples", "2", "--preview_format", "text", "--learning_rate", "1"]
+    words += ["preview_samples=3", "cutoff_len=9"]
+    assert next_command("train", words) == "llamafactory-cli train a.yaml --learning_rate 1 cutoff_len=9"
