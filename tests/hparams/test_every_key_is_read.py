@@ -132,7 +132,6 @@ def test_what_transformers_reads_only_in_code_that_ours_replaces_does_not_count(
     assert {
         "learning_rate",
         "max_grad_norm",
-        "hub_strategy",
         "log_level",
         "warmup_steps",
         "logging_first_step",

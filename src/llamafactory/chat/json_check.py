@@ -7,13 +7,10 @@ import json
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..extras.errors import ConfigError, ModelFault, first_line
 from ..extras.packages import require
-
-if TYPE_CHECKING:
-    from .base_engine import Delta
 
 _KEY = "json_schema"
 
@@ -39,13 +36,13 @@ def _no_number(word: str) -> None:
     raise ValueError(f"{word} is no JSON")
 
 
-async def checked(deltas: AsyncGenerator[Delta, None], wanted: Any) -> AsyncGenerator[Delta, None]:
+async def checked(deltas: AsyncGenerator[Any, None], wanted: Any) -> AsyncGenerator[Any, None]:
     """Hand the pieces on; a response that says it is whole and does not obey ends in an error instead.
 
     One that was cut at the limit of tokens says so itself (``length``).
 
     Args:
-        deltas: Pieces of one or more responses.
+        deltas: Pieces of one or more responses, `Delta` of the engines.
         wanted: Of :func:`validator`.
 
     Raises:
