@@ -7,7 +7,6 @@ The labels of the other tools are written down here as they were seen: the text 
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -147,9 +146,6 @@ ROWS: dict[str, tuple[list[dict[str, Any]], dict[str, str]]] = {
         {"TRL": "", "axolotl": "", "unsloth": ""},
     ),
 }
-NEEDS_THOUGHTS = pytest.mark.skipif(
-    "thoughts" not in {field.name for field in fields(DataArguments)}, reason="key thoughts is not there yet"
-)
 
 
 @cache
@@ -192,11 +188,7 @@ def _ours(tokenizer: Any, messages: list[dict[str, Any]], **keys: Any) -> list[t
     return list(zip(encoded.columns["input_ids"], encoded.columns["labels"], strict=True))
 
 
-CASES = [
-    pytest.param(row, tool, marks=NEEDS_THOUGHTS if "thoughts" in _keys(row, tool) else ())
-    for row, (_, tools) in ROWS.items()
-    for tool in tools
-]
+CASES = [(row, tool) for row, (_, tools) in ROWS.items() for tool in tools]
 
 
 @pytest.mark.parametrize(("row", "tool"), CASES)

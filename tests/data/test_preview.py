@@ -66,7 +66,7 @@ def test_trained_and_context_tokens_differ_in_colour(tokenizer: Any) -> None:
 )
 def test_the_next_command_leaves_nothing_of_the_preview_behind(words: list[str]) -> None:
     kept = ["--seed", "1"] if "--seed" in words else []
-    assert next_command(words).split() == ["llamafactory-cli", "train", "a.yaml", *kept]
+    assert next_command("train", words).split() == ["llamafactory-cli", "train", "a.yaml", *kept]
 
 
 @pytest.mark.parametrize(

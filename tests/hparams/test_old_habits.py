@@ -14,6 +14,7 @@ from llamafactory.extras import logging
 from llamafactory.extras.errors import ConfigError, UsageError
 from llamafactory.extras.launching import torchrun_argv
 from llamafactory.hparams import TrainArgs, get_infer_args, get_train_args, unbuilt
+from llamafactory.plugins import resolve
 
 BASE = {"model_name_or_path": "org/tiny", "dataset": "identity"}
 
@@ -185,6 +186,19 @@ def test_data_sets_of_the_old_list_resolve_or_have_their_reason() -> None:
 def test_a_checksum_in_the_listing_is_no_hindrance(capsys: pytest.CaptureFixture[str]) -> None:
     assert parse_entry("a", {"file_name": "a.json", "file_sha1": "00"}, "dataset_info.json", ".").location == "a.json"
     assert "file_sha1 is not compared" in capsys.readouterr().err
+
+
+def test_role_and_content_among_the_columns_are_the_keys_of_a_turn() -> None:
+    columns = {"messages": "chat", "role": "who", "content": "says"}
+    entry: dict[str, Any] = {"file_name": "a.json", "formatting": "sharegpt", "columns": columns}
+    row = {"chat": [{"who": "human", "says": "q"}, {"who": "gpt", "says": "a"}]}
+    attr = parse_entry("a", entry, "dataset_info.json", ".")
+    found = resolve("formats", attr.formatting)(row, attr)
+    assert [(message.role, message.text) for message in found.messages] == [("user", "q"), ("assistant", "a")]
+    tagged = parse_entry("a", entry | {"tags": {"role_tag": "by"}}, "dataset_info.json", ".")
+    assert (tagged.tags.role_tag, tagged.tags.content_tag) == ("by", "says")
+    with pytest.raises(ConfigError, match="unknown key 'role'"):
+        parse_entry("a", {"file_name": "a.json", "columns": {"prompt": "q", "role": "r"}}, "dataset_info.json", ".")
 
 
 @pytest.mark.parametrize("kind", ["q4_k_m", "Q5_K_S", "q6_k", "iq3_xs", "q9_k"])

@@ -12,8 +12,10 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
+from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams.model_args import ModelArguments
 from llamafactory.model import embeddings, load_tokenizer
+from llamafactory.model.tokenizer_file import as_in_file, folder_for_engines, replaced_by
 
 _TEXT = "Hello  World 12345\n\n it's 你好 été <mark>x<end> ﬁ Straße"
 
@@ -114,3 +116,29 @@ def test_the_base_of_new_tokens_is_read_alike(tmp_path):
     folder = _folder(tmp_path / "model", "qwen2", written, tokenizer_class="PreTrainedTokenizerFast")
     args = ModelArguments(model_name_or_path=str(folder), add_tokens="<|endoftext|>")
     assert embeddings.new_token_ids(load_tokenizer(args), args) == [written.get_vocab_size()]
+
+
+def test_other_programs_get_the_tokenizer_from_a_folder_where_it_is_not_replaced(tmp_path):
+    """What engines ask transformers for: beside the model they get another one, in the folder made for them ours."""
+    written = _tokenizer(normalizers.Lowercase(), _WORDS)
+    folder = _folder(tmp_path / "model", "qwen2", written, tokenizer_class="PreTrainedTokenizerFast")
+    loaded = load_tokenizer(ModelArguments(model_name_or_path=str(folder)))
+    assert replaced_by(loaded, str(folder)) == "Qwen2Tokenizer"
+    made = folder_for_engines(loaded, str(folder))
+    assert AutoTokenizer.from_pretrained(made)(_TEXT)["input_ids"] == written.encode(_TEXT).ids
+    plain = _folder(tmp_path / "plain", "llama", written, tokenizer_class="PreTrainedTokenizerFast")
+    loaded = load_tokenizer(ModelArguments(model_name_or_path=str(plain)))
+    assert replaced_by(loaded, str(plain)) is None and folder_for_engines(loaded, str(plain)) is None
+
+
+def test_files_that_no_class_obeys_stop(tmp_path):
+    """The config asks for what neither the class chosen nor the plain one makes of the file."""
+    written = _tokenizer(None, pre_tokenizers.ByteLevel(add_prefix_space=False))
+    folder = _folder(tmp_path / "model", "qwen2", written, tokenizer_class="Qwen2Tokenizer")
+    loaded = AutoTokenizer.from_pretrained(folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["pre_tokenizer"] = {"type": "WhitespaceSplit"}
+    other = tmp_path / "tokenizer.json"
+    other.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"model_name_or_path: the tokenizer in .* is read in two ways: .*Qwen2T"):
+        as_in_file(loaded, str(folder), str(other), {})

@@ -14,6 +14,8 @@ from transformers import AutoTokenizer
 from llamafactory.extras.errors import ConfigError
 from llamafactory.extras.plotting import plot_loss
 from llamafactory.hparams import get_train_args
+from llamafactory.plugins import resolve
+from llamafactory.train.batching.packing import settle_packing
 from llamafactory.train.callbacks.reporters import TRACKERS, trackers
 from llamafactory.train.saving.checkpoints import checkpoints, rotate
 from llamafactory.train.training_arguments import transformers_arguments
@@ -205,3 +207,25 @@ def test_curves_of_a_folder_without_a_log(tmp_path: Path, log: str | None, words
         (folder / "trainer_state.json").write_text(log)
     with pytest.raises(ConfigError, match=rf"^output_dir: .*{words}"):
         plot_loss(folder)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
+        {"model_type": "qwen3_5_text", "num_hidden_layers": 4},
+        {"model_type": "falcon_h1", "num_hidden_layers": 2},
+        {"model_type": "mamba", "num_hidden_layers": 2},
+        {"model_type": "paligemma"},
+    ],
+    ids=lambda written: str(written["model_type"]),
+)
+def test_packing_of_families_that_cannot_pack(written: dict[str, Any], keys: Keys, tmp_path: Path) -> None:
+    """Asked of config.json alone, before any row: a wish is refused, the default of stage pt falls back."""
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    for stage in ("pt", "sft"):
+        asked = get_train_args(keys(model_name_or_path=str(tmp_path), stage=stage, packing=True))
+        with pytest.raises(ConfigError, match="packing: packed rows need isolating attention, but this model's"):
+            settle_packing(resolve("stages", stage).processor, asked)
+    unasked = get_train_args(keys(model_name_or_path=str(tmp_path), stage="pt"))
+    assert settle_packing(resolve("stages", "pt").processor, unasked).data.packing is False

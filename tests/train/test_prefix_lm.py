@@ -11,6 +11,7 @@ import torch
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from llamafactory.data.collators import PaddedCollator, PromptCollator
+from llamafactory.extras.errors import ConfigError
 from llamafactory.model.families.family import prompt_types, reads_prefix_both_ways
 from llamafactory.train.token_scores import attach
 
@@ -92,3 +93,21 @@ def test_prompts_are_read_as_in_training(model: Any) -> None:
     for logits, (prompt, answer) in zip(output.logits[0], ROWS, strict=False):
         first = logits.float().log_softmax(-1)[answer[0]]
         torch.testing.assert_close(first, _oracle(model, prompt, answer)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_later_answer_is_read_as_it_is_asked_for_and_several_in_a_row_are_refused(model: Any) -> None:
+    """All text before the last answer is its prompt, the first answer too, in training as in generation."""
+    first, second, third = [5, 6, 7], [8, 9, 1], [10, 11]
+    answer = [12, 13, 1]
+    ids = [*first, *second, *third, *answer]
+    collate = PaddedCollator(SimpleNamespace(pad_token_id=PAD), prefix_types=True)
+    row = {"input_ids": ids, "labels": [-100] * 8 + answer, "seq_lens": [len(ids)]}
+    with torch.no_grad():
+        scored = model(**collate([row]), score=True).log_probs
+        prompt = torch.tensor([ids[:8]])
+        asked = model(input_ids=prompt, **prompt_types(model, prompt)).logits[0, -1].float().log_softmax(-1)
+    torch.testing.assert_close(scored, _oracle(model, ids[:8], answer), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scored[0], asked[answer[0]], rtol=1e-4, atol=1e-4)
+    several = row | {"labels": [-100] * 3 + second + [-100] * 2 + answer}
+    with pytest.raises(ConfigError, match=r"a row can train one answer.*mask_history: true"):
+        collate([row, several])

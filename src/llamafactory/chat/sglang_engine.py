@@ -26,6 +26,8 @@ from ..hparams import InferArgs
 from ..hparams.inference_args import engine_settings
 from ..hparams.model_args import named_adapters
 from ..model import resolve_model_path
+from ..model.tokenizer import hub_options
+from ..model.tokenizer_file import folder_for_engines
 from .base_engine import Delta, EngineBase, FinishReason, TokenLogProb, copies
 from .sampling import Sampling, get_sampling
 
@@ -57,6 +59,10 @@ class SglangEngine(EngineBase):
         self.adapters = tuple(named_adapters(args.model.lora_modules))
         port = _free_port()
         words = (command or server_command)(args, port)
+        if "--tokenizer-path" not in words:
+            model = resolve_model_path(str(args.model.model_name_or_path), args.model)
+            own = folder_for_engines(self.tokenizer, model, **hub_options(args.model))
+            words += ["--tokenizer-path", own] if own else []
         self.context = args.sglang.sglang_maxlen
         self._url = f"http://127.0.0.1:{port}"
         # To Linux the parent is the thread that starts a process: one that ends early must not take the server along.

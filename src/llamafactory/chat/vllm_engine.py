@@ -15,6 +15,8 @@ from ..hparams import InferArgs
 from ..hparams.inference_args import engine_settings
 from ..hparams.model_args import named_adapters
 from ..model import resolve_model_path
+from ..model.tokenizer import hub_options
+from ..model.tokenizer_file import folder_for_engines
 from ..model.vllm_length import vllm_length
 from .base_engine import Delta, EngineBase, FinishReason, TokenLogProb, copies
 from .sampling import Sampling, get_sampling
@@ -53,6 +55,10 @@ class VllmEngine(EngineBase):
         from vllm.v1.engine.async_llm import AsyncLLM
 
         settings = engine_arguments(self._args, lora=bool(self._loras))
+        if "tokenizer" not in settings:
+            settings["tokenizer"] = folder_for_engines(
+                self.tokenizer, settings["model"], **hub_options(self._args.model)
+            )
         try:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
         except (TypeError, ValueError) as error:

@@ -39,6 +39,7 @@ from ..model.older_readers import add_older_names
 from ..model.paths import resolve_adapter_path
 from ..model.processor import copy_processor
 from ..model.tokenizer import hub_options
+from ..model.tokenizer_file import replaced_by
 from ..model.value_head import drop_bias
 from .cross_encoder import write_cross_encoder
 from .gguf.writer import check_config, check_types, write_gguf
@@ -245,6 +246,13 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template, fol
         tokenizer.chat_template = template.jinja()
     tokenizer.save_pretrained(folder)
     add_older_names(folder)
+    if other := replaced_by(tokenizer, str(folder)):
+        logger.warning(
+            "export: beside this config.json transformers 5 replaces the tokenizer by %s, which gives other tokens; "
+            "here it is read right. Elsewhere: PreTrainedTokenizerFast.from_pretrained, or a folder that holds the "
+            "tokenizer files alone (vllm: --tokenizer, sglang: --tokenizer-path)",
+            other,
+        )
 
 
 def _gguf_name(final: Path, kind: str) -> str:

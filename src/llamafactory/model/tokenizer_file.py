@@ -8,8 +8,11 @@ stand for the same text, without a word, and the first save writes it down for g
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -93,6 +96,35 @@ def as_in_file(
         f"{kind.__name__}, gives other tokens"
     )
     return plain
+
+
+def replaced_by(tokenizer: PreTrainedTokenizerBase, folder: str, **options: Any) -> str | None:
+    """The class that transformers puts in place of ours when it reads a model's folder; ``None``: it takes ours.
+
+    Args:
+        tokenizer: As it was opened here.
+        folder: Of the model, or its hub name; its ``config.json`` decides.
+        options: Keyword arguments of ``from_pretrained``.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if type(tokenizer) is not PreTrainedTokenizerFast:
+        return None
+    kind = type(AutoTokenizer.from_pretrained(folder, **options))
+    return None if kind is PreTrainedTokenizerFast else kind.__name__
+
+
+def folder_for_engines(tokenizer: PreTrainedTokenizerBase, model: str, **options: Any) -> str | None:
+    """A folder from which other programs read this tokenizer as it is, where they would not beside the model.
+
+    Without a ``config.json`` beside it transformers takes the plain class. The folder lives as long as this process.
+    """
+    if replaced_by(tokenizer, model, **options) is None:
+        return None
+    folder = tempfile.mkdtemp(prefix="llamafactory-tokenizer-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def _behaviour(tokenizer: Tokenizer, probes: list[str], ends: bool) -> _Behaviour:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from llamafactory.data.processor import IGNORED, PairwiseProcessor, SupervisedProcessor
+from llamafactory.data.template.jinja_template import JinjaTemplate
 from llamafactory.data.template_loader import get_template
 from llamafactory.hparams.data_args import DataArguments
 from llamafactory.plugins import TEMPLATES, resolve
@@ -16,6 +18,7 @@ from llamafactory.plugins import TEMPLATES, resolve
 from .binding import official_ids, sample
 from .cases import A2, CALL, RESULT, THOUGHT, U2, WEATHER, A, S, U
 from .comparison import load_official
+from .official_texts import OFFICIAL
 from .test_thinking_switch import FAMILIES
 from .trained_tokenizers import build_tokenizer
 
@@ -156,6 +159,51 @@ def test_a_jinja_trains_the_same_rows_as_the_named_template() -> None:
             )
             rows.append((made.columns["input_ids"], made.columns["labels"], made.tally.rewritten))
         assert rows[0] == rows[1]
+
+
+JINJA = list({
+    one.source: one
+    for one in OFFICIAL
+    if not (one.source.startswith("folder:") or one.other or one.parts or "Yuan" in one.source)
+    and any(word in load_official(one.source) for word in ("think", "thought", "reason"))
+}.values())  # fmt: skip
+
+
+@pytest.mark.parametrize("official", JINJA, ids=lambda one: one.source)
+def test_the_last_answer_of_a_jinja_stands_behind_the_prompt_that_asks_for_it(official: Any) -> None:
+    """Also where the official text shows it otherwise; a thought is asked for as it is by default or by name."""
+    tokenizer, source = build_tokenizer(official.template), load_official(official.source)
+    for flag, messages in [(flag, chat) for flag in (True, False, None) for chat in ([U, A], [U, THOUGHT])]:
+        template = JinjaTemplate(tokenizer, "tokenizer", source, enable_thinking=flag)
+        spoken: tuple[dict[str, Any], ...] = ({},) if flag else ({"enable_thinking": False},)
+        if messages[-1] is THOUGHT and flag is not False:
+            spoken = ({}, {"enable_thinking": True})
+        chat = [sample(messages).messages[0].to_openai()]
+        prompts = [tokenizer.decode(official_ids(tokenizer, source, chat, (), True, **more)) for more in spoken]
+        (segments,) = template.encode_batch([sample(messages)])
+        trained = [bool(segment.weight) for segment in segments]
+        before = tokenizer.decode([token for one in segments[: trained.index(True)] for token in one.ids])
+        words = tokenizer.decode([token for one in segments if one.weight for token in one.ids])
+        assert any(before == prompt or _straddles(before, prompt) for prompt in prompts), (flag, before, prompts)
+        assert messages[-1]["content"] in words, (flag, words)
+        if flag is False:
+            assert "often" not in words
+        elif messages[-1] is THOUGHT and before.rstrip().endswith("<think>"):
+            assert words.startswith(("It is", "\nIt is"))
+
+
+def test_an_answer_that_stands_behind_no_prompt_is_not_trained_and_that_is_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>robot\n{% endif %}{# no thinking #}"
+    )
+    monkeypatch.setattr("llamafactory.extras.logging._said", set())
+    monkeypatch.setattr(logging.getLogger("llamafactory"), "propagate", True)
+    (segments,) = JinjaTemplate(build_tokenizer("qwen3"), "tokenizer", source).encode_batch([sample([U, A])])
+    assert not any(segment.weight for segment in segments)
+    assert "does not stand behind the prompt that asks for it" in caplog.text
 
 
 def test_completions_of_several_turns_are_trained_where_they_stand_as_asked() -> None:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ...extras.errors import ConfigError
+
 IGNORED = -100
 
 
@@ -41,6 +43,7 @@ class PaddedCollator:
 
         Raises:
             ValueError: A row holds several packed sequences, which this attention would let see each other.
+            ConfigError: With ``prefix_types``, a row that trains several answers.
         """
         if any(len(feature["seq_lens"]) != 1 for feature in features):
             raise ValueError(
@@ -55,7 +58,7 @@ class PaddedCollator:
         if any("weights" in feature for feature in features):
             batch["weights"] = pad([feature["weights"] for feature in features], 0.0, self.left, np.float32)
         if self.prefix_types:
-            batch["token_type_ids"] = ((batch["labels"] != IGNORED).cumsum(1) > 0).long()
+            batch["token_type_ids"] = _types_behind_the_prompt(batch["labels"] != IGNORED)
         return batch
 
 
@@ -72,6 +75,20 @@ class PromptCollator:
             "input_ids": pad(rows, self.pad_token_id, left=True),
             "attention_mask": pad([[1] * len(row) for row in rows], 0, left=True),
         }
+
+
+def _types_behind_the_prompt(trained: torch.Tensor) -> torch.Tensor:
+    """0 in the prompt, 1 from the first trained token on.
+
+    When a later answer is asked for, all before it is the prompt and read in both directions, earlier answers too; in
+    a row that trains these, they would see themselves.
+    """
+    if (trained[:, 1:] & ~trained[:, :-1]).sum(1).add(trained[:, 0]).gt(1).any():
+        raise ConfigError(
+            "this model reads the text before an answer in both directions, so a row can train one answer, and here is "
+            "one that trains several; set mask_history: true (the last answer), or make a row of each"
+        )
+    return (trained.cumsum(1) > 0).long()
 
 
 def pad(rows: Sequence[Sequence[float]], value: float, left: bool, dtype: Any = np.int64) -> torch.Tensor:

@@ -261,9 +261,15 @@ def parse_entry(name: str, entry: Any, listing: str, root: str) -> DatasetAttr:
     options = {
         key: _option(key, kind, entry[key], where) for key, kind in _OPTIONS.items() if entry.get(key) is not None
     }
-    columns = _columns(entry.get("columns"), formatting, bool(options.get("ranking")), f"{where}, columns")
-    tags = _override(OPENAI_TAGS if formatting == "openai" else Tags(), entry.get("tags"), f"{where}, tags")
-    listed = frozenset(column for column in (entry.get("columns") or {}).values() if column)
+    given, tags_given = entry.get("columns"), entry.get("tags")
+    if formatting != "alpaca" and isinstance(given, Mapping) and isinstance(tags_given or {}, Mapping):
+        # Old files name the keys of a turn among the columns.
+        moved = {f"{key}_tag": given[key] for key in ("role", "content") if given.get(key)}
+        given = {key: column for key, column in given.items() if key not in ("role", "content")}
+        tags_given = moved | dict(tags_given or {})
+    columns = _columns(given, formatting, bool(options.get("ranking")), f"{where}, columns")
+    tags = _override(OPENAI_TAGS if formatting == "openai" else Tags(), tags_given, f"{where}, tags")
+    listed = frozenset(column for column in (given or {}).values() if column)
     return DatasetAttr(name, place, location, formatting, columns=columns, tags=tags, listed=listed, **options)
 
 

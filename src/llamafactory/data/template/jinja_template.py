@@ -10,8 +10,9 @@ refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -20,22 +21,20 @@ from ...extras.logging import get_logger
 from ...plugins import resolve
 from ..media.families import MediaFamily, probe_family
 from ..messages import Message, Part, Sample
-from .base import GLUE, Options, Piece
+from .base import Options, Piece
 from .encoding import EncodingTemplate
 from .jinja_sandbox import render
-from .renderer import split_thought
+from .renderer import THOUGHT, has_thought, split_thought, without_thought
+from .text_spans import SENTINEL, common_start, mark, split_marked, with_sentinel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = get_logger(__name__)
 
-_SENTINEL = "q7Zx9Wk3"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # Words of a source that shows thoughts, and may drop them.
-_THINKS = re.compile("think|reason", re.IGNORECASE)
-# Around special tokens that stand in data; private-use characters that no text should hold.
-_MARKS = ("\ue0f0", "\ue0f1")
+_THINKS = re.compile("(?i)think|thought|reason")
 # What a template's source says about its tool dialect; the first that is found counts.
 _DIALECTS = {
     "<tool_call>": "qwen",
@@ -44,7 +43,6 @@ _DIALECTS = {
     "[TOOL_CALLS]": "mistral_tekken",
     '"parameters": ': "llama3",
 }
-_THOUGHT = ("<think>\n", "\n</think>\n\n")
 
 
 class _SyntaxError(ConfigError):
@@ -81,6 +79,7 @@ class JinjaTemplate(EncodingTemplate):
         )
         self._source = source
         self._marked = bool(_GENERATION.search(source))
+        self._thinks = bool(_THINKS.search(source))
         self._wants_parts = False
         self._wants_parts = self._loses_text()
         self._turn_end: str | ConfigError
@@ -98,7 +97,7 @@ class JinjaTemplate(EncodingTemplate):
                     self.stop_token_ids += [] if end in self.stop_token_ids else [end]
         dialect = next((name for mark, name in _DIALECTS.items() if mark in source), "default")
         self.tool_format = resolve("tool_formats", dialect)
-        self.thought = (_THOUGHT[0].strip(), _THOUGHT[1].strip())
+        self.thought = (THOUGHT[0].strip(), THOUGHT[1].strip())
         ends = (tokenizer.eos_token, self._turn_end, self._last_end)
         self.ends = tuple(dict.fromkeys(end for end in ends if isinstance(end, str) and end))
         self.openings = ()
@@ -107,12 +106,12 @@ class JinjaTemplate(EncodingTemplate):
         return self._source
 
     def rewrites(self, sample: Sample) -> bool:
-        return bool(_THINKS.search(self._source))
+        return self._thinks
 
     def parse(self, text: str) -> Message:
         for end in self.ends:
             text = text.removesuffix(end)
-        reasoning, text = split_thought(text, None, _THOUGHT)
+        reasoning, text = split_thought(text, None, THOUGHT)
         content, calls = self.tool_format.split(text.lstrip("\n") if reasoning else text)
         return Message("assistant", (Part("text", content),) if content else (), tuple(calls), reasoning or None)
 
@@ -140,17 +139,93 @@ class JinjaTemplate(EncodingTemplate):
         for message in messages:
             if message.weight and message.role != "assistant":
                 raise ConfigError(f"template {self.name}: a weight on a {message.role} message needs a named template")
-        chat = [_mark(message.to_openai(), self._special) for message in messages]
-        described = [_mark(tool, self._special) for tool in tools]
+        chat = [mark(message.to_openai(), self._special) for message in messages]
+        described = [mark(tool, self._special) for tool in tools]
         if options.add_generation_prompt:
-            return list(_split(self._render(chat, described, options)[0], [], {}))
+            return list(split_marked(self._render(chat, described, options)[0], [], {}))
+        asked_for = options.for_training and self._thinks and messages[-1].role == "assistant"
+        if asked_for:
+            chat, options = self._as_asked(chat, described, options)
         text, spans = self._spans(chat, described, options)
         calls = {
             index: self._calls_start(text, chat, index, described, options)
             for index, message in enumerate(messages)
             if message.call_weight != "as the text"
         }
-        return list(_split(text, spans, calls))
+        opening: list[Piece] = []
+        prompt = self._prompt_of(chat, len(chat) - 1, described, options) if asked_for and not self._marked else ""
+        if not text.startswith(prompt):
+            spans, opening = self._follow_prompt(text, prompt, spans, chat, described, options)
+        return list(split_marked(text, spans, calls, opening))
+
+    def _as_asked(
+        self, chat: list[dict[str, Any]], tools: list[dict[str, Any]], options: Options
+    ) -> tuple[list[dict[str, Any]], Options]:
+        """The conversation and the flags with which the Jinja shows the last answer behind the prompt that asks for it.
+
+        A written thought is asked for by name where the Jinja does not think by itself, and left out where that is off.
+        """
+        thinks, variants = has_thought(chat[-1]), [(chat, options)]
+        if thinks and options.enable_thinking is False:
+            variants = [([*chat[:-1], without_thought(chat[-1])], options)]
+        elif thinks or options.enable_thinking is None:
+            variants.append((chat, options.switched(thinks)))
+        for turns, flags in variants:
+            prompt = self._prompt_of(turns, len(turns) - 1, tools, flags)
+            if self._render(turns, tools, flags)[0].startswith(prompt):
+                return turns, flags
+        return variants[0]
+
+    def _follow_prompt(
+        self,
+        text: str,
+        prompt: str,
+        spans: list[tuple[int, int, int]],
+        chat: list[dict[str, Any]],
+        tools: list[dict[str, Any]],
+        options: Options,
+    ) -> tuple[list[tuple[int, int, int]], list[Piece]]:
+        """The spans, and what stands before the last so that it follows its prompt, which the official text does not.
+
+        Behind a thought that the prompt closed comes the text, and one that it opened is written to its end.
+        """
+        start, end, index = spans[-1]
+        if isinstance(chat[index]["content"], str) and not chat[index].get("tool_calls"):
+            words = self._find(text, chat, index, tools, options, at_end=False)
+            start = words if prompt.startswith(text[:words]) else start
+        tail = prompt[start:]
+        if not prompt.startswith(text[:start]) or not _THINKS.search(tail):
+            logger.warning_once(
+                f"template {self.name}: the last answer of a row does not stand behind the prompt that asks for it, so "
+                "it is not trained (nor is it in rows like it); choose a named template"
+            )
+            return spans[:-1], []
+        opening = [Piece(tail, index, False, True)]
+        closing = self._closing
+        if closing.strip() not in tail:
+            thought = chat[index].get("reasoning_content") if options.enable_thinking is not False else None
+            closing = "" if text[start:end].startswith(closing.strip()) else closing
+            thought = None if thought and thought in text[start:end] else thought
+            opening += [Piece(part, index, True, part is closing) for part in (thought, closing) if part]
+        return [*spans[:-1], (start, end, index)], opening
+
+    @cached_property
+    def _closing(self) -> str:
+        """What ends a thought."""
+        answer = {"role": "assistant", "content": SENTINEL, "reasoning_content": f"{SENTINEL}A"}
+        try:
+            chat = [{"role": "user", "content": "A"}, answer]
+            text = self._render(chat, [], Options(True, asked=True))[0]
+        except ConfigError:
+            text = ""
+        found = re.search(f"{SENTINEL}A(.+?){SENTINEL}", text, re.DOTALL)
+        return found[1] if found else THOUGHT[1]
+
+    def _prompt_of(self, chat: list[dict[str, Any]], index: int, tools: list[dict[str, Any]], options: Options) -> str:
+        """The prompt that asks for an answer; with ``enable_thinking: null`` one without a thought is asked for so."""
+        if options.enable_thinking is None and has_thought(chat[index]):
+            options = options._replace(enable_thinking=True)
+        return self._render(chat[:index], tools, options._replace(add_generation_prompt=True))[0]
 
     def _render(
         self, chat: list[dict[str, Any]], tools: list[dict[str, Any]], options: Options
@@ -159,8 +234,9 @@ class JinjaTemplate(EncodingTemplate):
         import jinja2
 
         flags: dict[str, Any] = dict(self.tokenizer.special_tokens_map)
-        if options.asked or options.enable_thinking is False:
-            flags["enable_thinking"] = options.enable_thinking
+        whole = not options.add_generation_prompt
+        if options.asked or not (options.enable_thinking or (options.enable_thinking is None and whole)):
+            flags["enable_thinking"] = bool(options.enable_thinking)
         if options.preserve_thinking:
             flags["preserve_thinking"] = True
         chat = [_as_parts(message) for message in chat] if self._wants_parts else chat
@@ -181,9 +257,9 @@ class JinjaTemplate(EncodingTemplate):
     def _loses_text(self) -> bool:
         """Whether the Jinja shows a question only if it comes as a list of parts, as those of vision models may."""
         shown = []
-        for content in (_SENTINEL, [{"type": "text", "text": _SENTINEL}]):
+        for content in (SENTINEL, [{"type": "text", "text": SENTINEL}]):
             try:
-                shown.append(_SENTINEL in self._render([{"role": "user", "content": content}], [], Options(None))[0])
+                shown.append(SENTINEL in self._render([{"role": "user", "content": content}], [], Options(None))[0])
             except _SyntaxError:
                 raise
             except ConfigError:
@@ -195,15 +271,15 @@ class JinjaTemplate(EncodingTemplate):
 
         Some templates write the token only behind the last message. There the model learns it, or it never stops.
         """
-        chat = [{"role": "user", "content": "A"}, {"role": "assistant", "content": _SENTINEL}]
+        chat = [{"role": "user", "content": "A"}, {"role": "assistant", "content": SENTINEL}]
         tails = []
         for more in ([], [{"role": "user", "content": "B"}]):
             text = self._render(chat + more, [], Options(None))[0]
-            _, found, tail = text.partition(_SENTINEL)
-            if not found or _SENTINEL in tail:
+            _, found, tail = text.partition(SENTINEL)
+            if not found or SENTINEL in tail:
                 raise self._uncertain("an assistant turn's text is not in the rendered text just once")
             tails.append(tail)
-        common = self._to_last_special(_common_start(*tails))
+        common = self._to_last_special(common_start(*tails))
         return common, common if self._special.search(common) else self._to_last_special(tails[0]) or common
 
     def _to_last_special(self, text: str) -> str:
@@ -252,13 +328,16 @@ class JinjaTemplate(EncodingTemplate):
         self, text: str, chat: list[dict[str, Any]], index: int, tools: list[dict[str, Any]], options: Options
     ) -> int:
         """Where an assistant turn starts: after the prompt that would have asked for it."""
-        prompt = self._render(chat[:index], tools, options._replace(add_generation_prompt=True))[0]
+        prompt = self._prompt_of(chat, index, tools, options)
+        if options.enable_thinking is None and not text.startswith(prompt):
+            options = options._replace(enable_thinking=True)
+            prompt = self._prompt_of(chat, index, tools, options)
         if text.startswith(prompt):
             return len(prompt)
         bare = self._render(chat[:index], tools, options)[0]
         asked = prompt.removeprefix(bare)
         # The prompt also opens or closes a thought that this turn does not show: take the part both have.
-        common = len(_common_start(text, prompt))
+        common = len(common_start(text, prompt))
         ends = [len(bare), *(found.end() for found in self._special.finditer(prompt, len(bare)))]
         ends.append(prompt.rfind("\n", len(bare), common) + 1)
         if prompt.startswith(bare) and (known := [end for end in ends if len(bare) <= end <= common]):
@@ -293,9 +372,9 @@ class JinjaTemplate(EncodingTemplate):
         at_end: bool,
     ) -> int:
         """Where a turn's text starts, or where it (or the name of its last call) ends."""
-        for changed in _with_sentinel(chat[index], at_end):
+        for changed in with_sentinel(chat[index], at_end):
             probe = self._render([*chat[:index], changed, *chat[index + 1 :]], tools, options)[0]
-            before, found, after = probe.partition(_SENTINEL)
+            before, found, after = probe.partition(SENTINEL)
             if found and before + after == text:
                 return len(before)
         raise self._uncertain(f"turn {index} is not rendered as it stands")
@@ -304,10 +383,10 @@ class JinjaTemplate(EncodingTemplate):
         self, text: str, chat: list[dict[str, Any]], index: int, tools: list[dict[str, Any]], options: Options
     ) -> int:
         """Where the calls of a turn start: behind its text, or where it starts if its text is not written."""
-        for changed in _with_sentinel({**chat[index], "tool_calls": None}, at_end=True):
+        for changed in with_sentinel({**chat[index], "tool_calls": None}, at_end=True):
             changed = {**changed, "tool_calls": chat[index]["tool_calls"]}
             probe = self._render([*chat[:index], changed, *chat[index + 1 :]], tools, options)[0]
-            before, found, after = probe.partition(_SENTINEL)
+            before, found, after = probe.partition(SENTINEL)
             if not found:
                 return 0
             if before + after == text:
@@ -315,51 +394,7 @@ class JinjaTemplate(EncodingTemplate):
         raise self._uncertain(f"the text of turn {index} is not rendered as it stands")
 
 
-def _with_sentinel(message: dict[str, Any], at_end: bool) -> Iterator[dict[str, Any]]:
-    """The message with a sentinel in it: before or after its text (stripped or not), or after the last call's name."""
-    content = message["content"]
-    if at_end and (calls := message.get("tool_calls")):
-        last = calls[-1]
-        function = {**last["function"], "name": last["function"]["name"] + _SENTINEL}
-        yield {**message, "tool_calls": [*calls[:-1], {**last, "function": function}]}
-    elif isinstance(content, str):
-        for text in (content, content.rstrip() if at_end else content.lstrip()):
-            yield {**message, "content": text + _SENTINEL if at_end else _SENTINEL + text}
-
-
 def _as_parts(message: dict[str, Any]) -> dict[str, Any]:
     """The message with its text as a list of parts."""
     content = message["content"]
     return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
-
-
-def _common_start(a: str, b: str) -> str:
-    return a[: next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))]
-
-
-def _mark(value: Any, special: re.Pattern[str]) -> Any:
-    """Put marks around special tokens in every text of a JSON value."""
-    if isinstance(value, str):
-        return special.sub(rf"{_MARKS[0]}\g<0>{_MARKS[1]}", value)
-    if isinstance(value, dict):
-        return {key: _mark(item, special) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_mark(item, special) for item in value]
-    return value
-
-
-def _split(text: str, spans: list[tuple[int, int, int]], calls: Mapping[int, int]) -> Iterator[Piece]:
-    """Cut the text into pieces at the spans and where calls start; take the marks around special tokens out."""
-    position = 0
-    for start, end, message in [*spans, (len(text), len(text), GLUE)]:
-        middle = min(max(calls.get(message, end), start), end)
-        stretches = (
-            (text[position:start], GLUE, False, False),
-            (text[start:middle], message, True, False),
-            (text[middle:end], message, True, True),
-        )
-        for stretch, index, trained, is_call in stretches:
-            for number, part in enumerate(re.split(f"{_MARKS[0]}(.*?){_MARKS[1]}", stretch, flags=re.DOTALL)):
-                if part:
-                    yield Piece(part, index, trained, literal=number % 2 == 0, is_call=is_call)
-        position = end

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from ..messages import Message
 
 _logger = logging.getLogger(__name__)
+
+# The words around a thought in most families.
+THOUGHT = ("<think>\n", "\n</think>\n\n")
+_WRITTEN = re.compile(rf"(?s)^.*?{THOUGHT[1].strip()}\W?\n*")
 
 
 @cache
@@ -355,3 +360,17 @@ def strip_pieces(pieces: list[Piece]) -> list[Piece]:
     while pieces and not (text := pieces[-1].text.rstrip()):
         pieces = pieces[:-1]
     return [*pieces[:-1], pieces[-1]._replace(text=text)] if pieces else []
+
+
+def has_thought(message: dict[str, Any]) -> bool:
+    """Whether an OpenAI message has a thought, in its own field or in its text."""
+    return bool(message.get("reasoning_content") or THOUGHT[1].strip() in str(message["content"] or ""))
+
+
+def without_thought(message: dict[str, Any]) -> dict[str, Any]:
+    """The message without its thought."""
+    content = message["content"]
+    if isinstance(content, str):
+        content = _WRITTEN.sub("", content)
+    thoughts = ("reasoning_content", "thinking", "reasoning")
+    return {name: value for name, value in message.items() if name not in thoughts} | {"content": content}

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..messages import Message, Segment
 from .base import GLUE, Piece, TextSpan
@@ -13,6 +14,11 @@ from .base import GLUE, Piece, TextSpan
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
+
+# Put into one turn of a conversation, to see where that turn stands in the text.
+SENTINEL = "q7Zx9Wk3"
+# Around special tokens that stand in data; private-use characters that no text should hold.
+_MARKS = ("\ue0f0", "\ue0f1")
 
 
 def with_turn_breaks(pieces: list[Piece]) -> list[Piece]:
@@ -134,3 +140,55 @@ def cut_by_prefix(tokenizer: PreTrainedTokenizerBase, text: str, spans: Sequence
             out.append(Segment(ids[start:end], span.weight, span.message))
         start = end
     return out
+
+
+def common_start(a: str, b: str) -> str:
+    """What two texts begin with."""
+    return a[: next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))]
+
+
+def mark(value: Any, special: re.Pattern[str]) -> Any:
+    """Put marks around special tokens in every text of a JSON value."""
+    if isinstance(value, str):
+        return special.sub(rf"{_MARKS[0]}\g<0>{_MARKS[1]}", value)
+    if isinstance(value, dict):
+        return {key: mark(item, special) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [mark(item, special) for item in value]
+    return value
+
+
+def split_marked(
+    text: str, spans: list[tuple[int, int, int]], calls: Mapping[int, int], opening: Sequence[Piece] = ()
+) -> Iterator[Piece]:
+    """Cut the text into pieces at the spans and where calls start; take the marks around special tokens out.
+
+    ``opening`` stands before the last span.
+    """
+    position = 0
+    for place, (start, end, message) in enumerate([*spans, (len(text), len(text), GLUE)]):
+        middle = min(max(calls.get(message, end), start), end)
+        before = opening if place == len(spans) - 1 else ()
+        stretches = (
+            (text[position:start], GLUE, False, False),
+            (text[start:middle], message, True, False),
+            (text[middle:end], message, True, True),
+        )
+        for turn, (stretch, index, trained, is_call) in enumerate(stretches):
+            yield from before if turn == 1 else ()
+            for number, part in enumerate(re.split(f"{_MARKS[0]}(.*?){_MARKS[1]}", stretch, flags=re.DOTALL)):
+                if part:
+                    yield Piece(part, index, trained, literal=number % 2 == 0, is_call=is_call)
+        position = end
+
+
+def with_sentinel(message: dict[str, Any], at_end: bool) -> Iterator[dict[str, Any]]:
+    """The message with a sentinel in it: before or after its text (stripped or not), or after the last call's name."""
+    content = message["content"]
+    if at_end and (calls := message.get("tool_calls")):
+        last = calls[-1]
+        function = {**last["function"], "name": last["function"]["name"] + SENTINEL}
+        yield {**message, "tool_calls": [*calls[:-1], {**last, "function": function}]}
+    elif isinstance(content, str):
+        for text in (content, content.rstrip() if at_end else content.lstrip()):
+            yield {**message, "content": text + SENTINEL if at_end else SENTINEL + text}
