@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from llamafactory.data.collators import PaddedCollator, PromptCollator
@@ -111,3 +112,6 @@ def test_a_later_answer_is_read_as_it_is_asked_for_and_several_in_a_row_are_refu
     several = row | {"labels": [-100] * 3 + second + [-100] * 2 + answer}
     with pytest.raises(ConfigError, match=r"a row can train one answer.*mask_history: true"):
         collate([row, several])
+    collate.check(Dataset.from_list([row, row]))
+    with pytest.raises(ConfigError, match=r"a row can train one answer"):
+        collate.check(Dataset.from_list([row, several]))

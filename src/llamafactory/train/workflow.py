@@ -195,10 +195,13 @@ def choose_collator(stage: Stage, model: Any, tokenizer: Any, dataset: DatasetMo
     """Return padding-free batches where the model keeps sequences apart, padded ones elsewhere.
 
     Raises:
-        ConfigError: Packed rows and an attention that would let their sequences see each other.
+        ConfigError: Packed rows and an attention that would let their sequences see each other; rows of several answers
+            and one that lets these see themselves.
     """
     padding_free = is_isolating(model) and args.data.padding_free is not False
     padded = PaddedCollator(tokenizer, prefix_types=reads_prefix_both_ways(model.config))
+    if padded.prefix_types and not (dataset.train is None or isinstance(dataset.train, StreamRows)):
+        padded.check(dataset.train)  # not in the middle of the training
     if stage.collator is not None:
         single = PaddingFreeCollator(tokenizer) if padding_free else padded
         collator = stage.collator(single)

@@ -164,7 +164,7 @@ def test_the_jinja_that_export_writes(name: str, kind: str, case: str) -> None:
 @pytest.mark.parametrize(("name", "kind", "case"), CASES)
 def test_jinja(name: str, kind: str, case: str) -> None:
     family, processor = FAMILIES[name], FAMILIES[name].processor()
-    template = JinjaTemplate(processor.tokenizer, "tokenizer", processor.chat_template, enable_thinking=None)
+    template = JinjaTemplate(processor.tokenizer, "tokenizer", processor.chat_template)
     assert_equal(family, processor, template, kind, case)
 
 
@@ -240,7 +240,7 @@ def test_media_of_several_kinds_in_one_conversation(name: str) -> None:
     if family.plain:
         messages = [as_text(message) for message in messages]
     theirs = official(processor, messages)
-    template = JinjaTemplate(processor.tokenizer, "tokenizer", processor.chat_template, enable_thinking=None)
+    template = JinjaTemplate(processor.tokenizer, "tokenizer", processor.chat_template)
     for found in (ours(bound(family, processor.tokenizer), processor, messages), ours(template, processor, messages)):
         assert found.ids == theirs["input_ids"][0].tolist()
         for key in set(theirs) - {"input_ids", "attention_mask"}:

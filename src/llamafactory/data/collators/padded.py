@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from ...extras.errors import ConfigError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 IGNORED = -100
 
@@ -61,6 +64,15 @@ class PaddedCollator:
             batch["token_type_ids"] = _types_behind_the_prompt(batch["labels"] != IGNORED)
         return batch
 
+    def check(self, rows: Dataset) -> None:
+        """Look at all rows before they are trained.
+
+        Raises:
+            ConfigError: With ``prefix_types``, a row that trains several answers.
+        """
+        for labels in rows.with_format("numpy")["labels"] if "labels" in rows.column_names else ():
+            _require_one_answer(labels != IGNORED)
+
 
 class PromptCollator:
     """Pad prompts on the left, so that generation goes on from the last column."""
@@ -78,17 +90,26 @@ class PromptCollator:
 
 
 def _types_behind_the_prompt(trained: torch.Tensor) -> torch.Tensor:
-    """0 in the prompt, 1 from the first trained token on.
+    """0 in the prompt, 1 from the first trained token on."""
+    for row in trained.numpy():
+        _require_one_answer(row)
+    return (trained.cumsum(1) > 0).long()
 
-    When a later answer is asked for, all before it is the prompt and read in both directions, earlier answers too; in
-    a row that trains these, they would see themselves.
+
+def _require_one_answer(trained: np.ndarray) -> None:
+    """Refuse a row that trains several answers of a model which reads its prompt in both directions.
+
+    When a later answer is asked for, all before it is the prompt, earlier answers too; in a row that trains these, they
+    would see themselves.
+
+    Args:
+        trained: Whether each token is, ``[L]`` bool.
     """
-    if (trained[:, 1:] & ~trained[:, :-1]).sum(1).add(trained[:, 0]).gt(1).any():
+    if np.count_nonzero(trained[1:] & ~trained[:-1]) + bool(trained[:1].any()) > 1:
         raise ConfigError(
             "this model reads the text before an answer in both directions, so a row can train one answer, and here is "
             "one that trains several; set mask_history: true (the last answer), or make a row of each"
         )
-    return (trained.cumsum(1) > 0).long()
 
 
 def pad(rows: Sequence[Sequence[float]], value: float, left: bool, dtype: Any = np.int64) -> torch.Tensor:
