@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs in a reader's own environment, named by the first argument: JSON jobs in, JSON answers out, one a line.
 
-A job is a folder, token ids and the length the reader is told; an answer is logits (or their logarithms of
-probabilities) of each position, or why the reader took neither.
+A job is a folder, prompts of token ids and, for some readers, the length they are told; an answer is a prompt's logits
+(or logarithms of probabilities) at each position, or why there are none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def transformers4(job: Job) -> Any:
 
     model = AutoModelForCausalLM.from_pretrained(job["folder"], torch_dtype=torch.float32, attn_implementation="eager")
     with torch.no_grad():
-        return model.eval()(torch.tensor([job["ids"]])).logits[0].tolist()
+        return [model.eval()(torch.tensor([ids])).logits[0].tolist() for ids in job["prompts"]]
 
 
 def mlx(job: Job) -> Any:
@@ -34,7 +34,7 @@ def mlx(job: Job) -> Any:
 
     mx.set_default_device(mx.cpu)
     model, _ = load_model(Path(job["folder"]))
-    return model(mx.array([job["ids"]])).astype(mx.float32)[0].tolist()
+    return [model(mx.array([ids])).astype(mx.float32)[0].tolist() for ids in job["prompts"]]
 
 
 def ctranslate2(job: Job) -> Any:
@@ -44,8 +44,8 @@ def ctranslate2(job: Job) -> Any:
 
     with tempfile.TemporaryDirectory() as made:
         TransformersConverter(job["folder"]).convert(made, force=True)
-        logits = library.Generator(made, compute_type="float32").forward_batch([job["ids"]])
-        return numpy.array(logits)[0].tolist()
+        model = library.Generator(made, compute_type="float32")
+        return [numpy.array(model.forward_batch([ids]))[0].tolist() for ids in job["prompts"]]
 
 
 def onnxruntime_genai(job: Job) -> Any:
@@ -60,22 +60,30 @@ def onnxruntime_genai(job: Job) -> Any:
         if done.returncode:
             raise RuntimeError((done.stderr.strip().splitlines() or ["the builder failed"])[-1])
         model = library.Model(made)
-        parameters = library.GeneratorParams(model)
-        parameters.set_search_options(max_length=len(job["ids"]) + 8)
-        generator = library.Generator(model, parameters)
-        rows = []
-        for token in job["ids"]:  # what comes back is the newest position alone
-            generator.append_tokens([token])
-            rows.append(generator.get_output("logits")[0, -1].tolist())
-        return rows
+        return [_onnx_logits(library, model, ids) for ids in job["prompts"]]
+
+
+def _onnx_logits(library: Any, model: Any, ids: list[int]) -> Any:
+    parameters = library.GeneratorParams(model)
+    parameters.set_search_options(max_length=len(ids) + 1)
+    generator = library.Generator(model, parameters)
+    rows = []
+    for token in ids:  # what comes back is the newest position alone
+        generator.append_tokens([token])
+        rows.append(generator.get_output("logits")[0, -1].tolist())
+    return rows
 
 
 def llama_cpp(job: Job) -> Any:
     from llama_cpp import Llama
 
     model = Llama(job["gguf"], n_ctx=512, n_threads=1, logits_all=True, verbose=False)
-    model.eval(job["ids"])
-    return model.scores[: model.n_tokens].tolist()
+    found = []
+    for ids in job["prompts"]:
+        model.reset()
+        model.eval(ids)
+        found.append(model.scores[: model.n_tokens].tolist())
+    return found
 
 
 def vllm(job: Job) -> Any:
@@ -86,11 +94,13 @@ def vllm(job: Job) -> Any:
         logprobs_mode="raw_logprobs", skip_tokenizer_init=True, enable_prefix_caching=False,
     )  # fmt: skip
     # The last id is only asked for: a prompt's own positions come as what they say of the next one.
-    prompt = {"prompt_token_ids": [*job["ids"], 5]}
-    (output,) = engine.generate([prompt], SamplingParams(max_tokens=1, prompt_logprobs=-1, detokenize=False))
-    rows = [[step[token].logprob for token in range(len(step))] for step in output.prompt_logprobs[1:]]
+    prompts = [{"prompt_token_ids": [*ids, 5]} for ids in job["prompts"]]
+    outputs = engine.generate(prompts, SamplingParams(max_tokens=1, prompt_logprobs=-1, detokenize=False))
     engine.llm_engine.engine_core.shutdown()
-    return rows
+    return [
+        [[step[token].logprob for token in range(len(step))] for step in output.prompt_logprobs[1:]]
+        for output in outputs
+    ]
 
 
 READERS = {
