@@ -65,6 +65,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2 linear": ("qwen2", {"rope_parameters": LINEAR}),
     "qwen2 yarn": ("qwen2", {"rope_parameters": YARN}),
     "qwen2 window": ("qwen2", {**_PLAIN, **_WINDOWS, "max_window_layers": 0}),
+    "qwen2 window in some layers": ("qwen2", {**_PLAIN, **_WINDOWS, "max_window_layers": 1}),
     "qwen3": ("qwen3", _QWEN3),
     "qwen3 tied": ("qwen3", {**_QWEN3, "tie_word_embeddings": True}),
     "qwen3 linear": ("qwen3", {**_WIDE_HEADS, "rope_parameters": LINEAR}),
@@ -94,6 +95,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("smollm3", {**_PLAIN, "num_hidden_layers": 4}),
     "olmo2": ("olmo2", _PLAIN),
     "granite": ("granite", {**_PLAIN, **_MULTIPLIERS}),
+    "granite tied": ("granite", {**_PLAIN, **_MULTIPLIERS, "tie_word_embeddings": True}),
 }  # fmt: skip
 
 

@@ -49,9 +49,8 @@ TABLE = CACHE / "readers" / "table.md"
 @dataclass(frozen=True)
 class Export:
     folder: Path
+    model: Any
     announced: dict[str, Verdict]
-    texts: list[list[int]]
-    logits: list[torch.Tensor]
 
     def job(self, texts: list[list[int]], length: int | None) -> str:
         files = [str(file) for file in self.folder.glob("*.gguf")]
@@ -74,12 +73,9 @@ def export(name: str, words: Path, folder: Path) -> Export:
         with pytest.raises(ConfigError):
             run_export({**keys, "export_gguf": "f32"})
         run_export(keys)
-    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32, attn_implementation="eager").eval()
-    ids = torch.randint(5, 200, (LENGTH,), generator=torch.Generator().manual_seed(0)).tolist()
-    texts = [ids, ids[:SHORT]]
     announced = [Verdict(**entry) for entry in json.loads((out / "compatibility.json").read_text())["readers"]]
-    logits = [model(torch.tensor([text])).logits[0] for text in texts]
-    return Export(out, {verdict.reader: verdict for verdict in announced}, texts, logits)
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32, attn_implementation="eager").eval()
+    return Export(out, model, {verdict.reader: verdict for verdict in announced})
 
 
 @contextmanager
@@ -109,16 +105,21 @@ def ask(process: subprocess.Popen[str], job: str) -> dict[str, Any]:
     return answer
 
 
-def seen(reader: str, made: Export, answer: dict[str, Any]) -> tuple[str, str]:
-    """What the program did, and the figure or the error."""
+@torch.inference_mode()
+def seen(
+    reader: str, made: Export, process: subprocess.Popen[str], texts: list[list[int]], length: int | None = None
+) -> tuple[str, str]:
+    """What the program makes of the texts, and the largest difference or the error."""
+    answer = ask(process, made.job(texts, length))
+    assert str(made.announced[reader].version).endswith(answer["version"])
     if "error" in answer:
         return REFUSED, answer["error"]
     worst = 0.0
-    for ours, theirs in zip(made.logits, answer["logits"], strict=True):
-        found, expected = torch.tensor(theirs), ours[: len(theirs)]
+    for text, theirs in zip(texts, answer["logits"], strict=True):
+        ours = made.model(torch.tensor([text])).logits[0, -len(theirs) :]
         if reader == "vLLM":  # it gives logarithms of probabilities
-            expected = expected.log_softmax(-1)
-        worst = max(worst, (found - expected).abs().nan_to_num(float("inf")).max().item())
+            ours = ours.log_softmax(-1)
+        worst = max(worst, (torch.tensor(theirs) - ours).abs().nan_to_num(float("inf")).max().item())
     return RIGHT if worst < READERS[reader][2] else WRONG, f"{worst:.1e}"
 
 
@@ -135,6 +136,8 @@ def table(exports: dict[str, Export]) -> Iterator[dict[str, dict[str, str]]]:
 
 @pytest.mark.parametrize("reader", READERS)
 def test_readers(reader: str, exports: dict[str, Export], table: dict[str, dict[str, str]]) -> None:
+    ids = torch.randint(5, 200, (LENGTH,), generator=torch.Generator().manual_seed(0)).tolist()
+    texts = [ids, ids[:SHORT]]
     faults = []
     with started(reader) as process:
         for name, made in exports.items():
@@ -143,17 +146,14 @@ def test_readers(reader: str, exports: dict[str, Export], table: dict[str, dict[
                 assert announced.verdict in (REFUSED, NOT_CHECKED), name
                 table[name][reader] = announced.verdict
                 continue
-            answer = ask(process, made.job(made.texts, None))
-            assert str(announced.version).endswith(answer["version"])
-            found, figure = seen(reader, made, answer)
+            found, figure = seen(reader, made, process, texts)
+            table[name][reader] = found if found == REFUSED else f"{found} ({figure})"
             if announced.verdict == SETTING and found != RIGHT:  # else the setting is not needed
                 assert announced.limit is not None
-                texts = [text[: announced.limit - 2] for text in made.texts]  # vLLM wants room for two more
-                found, figure = seen(reader, made, ask(process, made.job(texts, announced.limit)))
-                found = SETTING if found == RIGHT else found
-            table[name][reader] = f"{found}, {figure}" if found in (RIGHT, WRONG) else found
-            if found == SETTING:
-                table[name][reader] = f"right up to {announced.limit} tokens"
+                short = [text[: announced.limit - 2] for text in texts]  # vLLM wants room for two more
+                within, figure = seen(reader, made, process, short, announced.limit)
+                found = SETTING if within == RIGHT else found
+                table[name][reader] = f"right up to {announced.limit} tokens ({figure})"
             print(reader, name, found, figure, flush=True)
             if found != announced.verdict:
                 faults.append(f"{name}: announced {announced.verdict}, seen {found} ({figure})")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs in a reader's own environment, named by the first argument: JSON jobs in, JSON answers out, one a line.
 
-A job is a folder, prompts of token ids and, for some readers, the length they are told; an answer is a prompt's logits
-(or logarithms of probabilities) at each position, or why there are none.
+A job is a folder, prompts of token ids and, for some readers, the length they are told; an answer is each prompt's
+logits (or logarithms of probabilities) at all positions or at the last ones, or why there are none.
 """
 
 from __future__ import annotations
@@ -38,45 +38,37 @@ def mlx(job: Job) -> Any:
 
 
 def ctranslate2(job: Job) -> Any:
+    """As it generates, the last position alone: what gives all of them has no room for a text beyond the window."""
     import ctranslate2 as library
+    import numpy
     from ctranslate2.converters import TransformersConverter
 
+    keys = {"max_length": 1, "include_prompt_in_result": False, "return_logits_vocab": True}
     with tempfile.TemporaryDirectory() as made:
         TransformersConverter(job["folder"]).convert(made, force=True)
         words = json.loads((Path(made) / "vocabulary.json").read_text())
         model = library.Generator(made, compute_type="float32")
-        return [_ctranslate2_logits(model, [words[number] for number in ids]) for ids in job["prompts"]]
-
-
-def _ctranslate2_logits(model: Any, tokens: list[str]) -> Any:
-    """As it generates: what gives all logits at once has no room for a text beyond the window."""
-    import numpy
-
-    beginnings = (tokens[:length] for length in range(1, len(tokens) + 1))
-    keys = {"max_length": 1, "include_prompt_in_result": False, "return_logits_vocab": True}
-    found = (model.generate_batch([beginning], **keys)[0].logits[0][0] for beginning in beginnings)
-    return [numpy.array(row).flatten().tolist() for row in found]
+        found = [model.generate_batch([[words[number] for number in ids]], **keys)[0] for ids in job["prompts"]]
+        return [[numpy.array(result.logits[0][0]).flatten().tolist()] for result in found]
 
 
 def onnxruntime_genai(job: Job) -> Any:
+    """The last position alone is what it gives."""
     import onnxruntime_genai as library
 
     with tempfile.TemporaryDirectory() as made, tempfile.TemporaryDirectory() as cache:
         sys.argv = ["builder", "-i", job["folder"], "-o", made, "-c", cache, "-p", "fp32", "-e", "cpu"]
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
+        context = json.loads((Path(made) / "genai_config.json").read_text())["model"]["context_length"]
         model = library.Model(made)
-        return [_onnx_logits(library, model, ids) for ids in job["prompts"]]
-
-
-def _onnx_logits(library: Any, model: Any, ids: list[int]) -> Any:
-    rows = []
-    for length in range(1, len(ids) + 1):  # it gives the last position alone
-        parameters = library.GeneratorParams(model)
-        parameters.set_search_options(max_length=length + 1)
-        generator = library.Generator(model, parameters)
-        generator.append_tokens(ids[:length])
-        rows.append(generator.get_output("logits")[0, -1].tolist())
-    return rows
+        found = []
+        for ids in job["prompts"]:
+            parameters = library.GeneratorParams(model)
+            parameters.set_search_options(max_length=context)
+            generator = library.Generator(model, parameters)
+            generator.append_tokens(ids)
+            found.append([generator.get_output("logits")[0, -1].tolist()])
+        return found
 
 
 def llama_cpp(job: Job) -> Any:

@@ -7,8 +7,9 @@ A verdict "right" needs a family and settings that were measured; whatever else 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ _SEEN_OTHERWISE = {
     "partial_rotary_factor", "sliding_window", "layer_types", "use_sliding_window", "max_window_layers", "head_dim",
     "query_pre_attn_scalar",
 }  # fmt: skip
+_BEYOND_FIELDS = {"quantization_config", "auto_map"}
 _ROPE_KEYS = {
     "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "low_freq_factor",
     "high_freq_factor", "short_factor", "long_factor",
@@ -93,8 +95,9 @@ class Rule:
 def read_rules() -> tuple[tuple[Rule, ...], dict[str, dict[str, Any]]]:
     """The rules in the order in which they are tried; families and the unusual settings they were measured with."""
     content: dict[str, Any] = yaml.safe_load(RULES.read_text(encoding="utf-8"))
+    versions = {"installed": version("transformers")}
     found = (
-        Rule(name, reader["version"], reader["test"], **entry)
+        Rule(name, versions.get(reader["version"], reader["version"]), reader["test"], **entry)
         for name, reader in content["readers"].items()
         for entry in reader["rules"]
     )
@@ -126,13 +129,15 @@ def _holds(rule: Rule, known: Mapping[str, Any], config: PretrainedConfig) -> bo
 def _verdict(reader: str, config: PretrainedConfig, facts: Mapping[str, Any]) -> Verdict:
     rule = find_rule(reader, config, facts)
     if rule is None:
-        return Verdict(reader, None, NOT_CHECKED, f"nobody looked at models of type {config.model_type!r} in it")
+        return Verdict(reader, None, NOT_CHECKED, "nobody looked at such a model in it")
+    if "head" in facts and not rule.proven:
+        return Verdict(reader, rule.version, NOT_CHECKED, "reward models were not measured")
     if rule.verdict == "llama_cpp_limits":
         return _llama_cpp(rule, config)
-    limit = _limit(rule.limit, config)
-    doubt = _unmeasured(config.model_type, facts)
-    if doubt and not rule.proven and rule.verdict in (RIGHT, SETTING):
+    doubt = None if rule.proven or rule.verdict == NOT_RUN else _unmeasured(config.model_type, facts, rule.verdict)
+    if doubt:
         return Verdict(reader, rule.version, NOT_CHECKED, doubt)
+    limit = _limit(rule.limit, config)
     return Verdict(reader, rule.version, rule.verdict, rule.words.format(limit=limit), limit, rule.test)
 
 
@@ -161,14 +166,14 @@ def _is_one_of(value: Any, wanted: Any) -> bool:
     return value in wanted if isinstance(wanted, list) else value == wanted
 
 
-def _unmeasured(family: str, facts: Mapping[str, Any]) -> str | None:
-    """Name a setting that no reader was tried with."""
+def _unmeasured(family: str, facts: Mapping[str, Any], verdict: str) -> str | None:
+    """Name what no reader was tried with; a fault is one, whatever else a model of the family has."""
     measured = read_rules()[1]
     if family not in measured:
         return f"models of type {family!r} were not measured"
     known = measured[family] or {}
     for name, value in facts.items():
-        if name not in known or not _is_one_of(value, known[name]):
+        if verdict in (RIGHT, SETTING) and not (name in known and _is_one_of(value, known[name])):
             return f"{name} = {_short(value)} was not measured with this family"
     return None
 
@@ -185,11 +190,12 @@ def unusual(config: PretrainedConfig) -> dict[str, Any]:
     """
     layers = {"num_hidden_layers": config.num_hidden_layers} if hasattr(config, "num_hidden_layers") else {}
     plain = type(config)(**layers)
-    usual = plain.to_dict()
+    usual, own = plain.to_dict(), config.to_dict()
+    looked_at = {one.name for one in fields(config)} | _BEYOND_FIELDS  # transformers passes over all other keys
     found = {
-        name: value
-        for name, value in config.to_dict().items()
-        if name not in _OF_NO_ACCOUNT | _SEEN_OTHERWISE and value != usual.get(name)
+        name: own[name]
+        for name in sorted(looked_at & own.keys() - _OF_NO_ACCOUNT - _SEEN_OTHERWISE)
+        if own[name] != usual.get(name)
     }
     if str((config.architectures or [""])[0]).endswith("ForSequenceClassification"):
         found["head"] = "score"
@@ -244,11 +250,6 @@ def _window_facts(config: PretrainedConfig, plain: PretrainedConfig) -> dict[str
     return {"window": "own layers" if kinds == getattr(plain, "layer_types", None) else "some layers"}
 
 
-def lines(found: list[Verdict]) -> list[tuple[str, str]]:
-    """Reader and verdict in words, for people."""
-    return [(f"{verdict.reader} {verdict.version or ''}".rstrip(), words(verdict)) for verdict in found]
-
-
 def words(verdict: Verdict) -> str:
     """A verdict and its reason in one line."""
     return verdict.verdict + (f": {verdict.words}" if verdict.words else "")
@@ -258,6 +259,6 @@ def as_json(config: PretrainedConfig, found: list[Verdict]) -> dict[str, Any]:
     """What ``compatibility.json`` holds."""
     return {
         "model_type": config.model_type,
-        "unusual": {name: value for name, value in unusual(config).items()},
+        "unusual": unusual(config),
         "readers": [asdict(verdict) for verdict in found],
     }
