@@ -221,8 +221,10 @@ def _rope(config: PretrainedConfig, plain: PretrainedConfig) -> dict[str, Any]:
 
 def _theta(config: PretrainedConfig) -> str:
     """Whether the bases of the rotary embedding are those that a program may have built in for the family."""
-    bases = [[part.get("rope_theta") for part in _rope_parts(one).values()] for one in (config, type(config)())]
-    return "usual" if bases[0] == bases[1] else "other"
+    own, usual = (
+        {kind: part.get("rope_theta") for kind, part in _rope_parts(one).items()} for one in (config, type(config)())
+    )
+    return "usual" if own == usual else "other"
 
 
 def _rope_parts(config: PretrainedConfig) -> dict[str, dict[str, Any]]:
