@@ -115,10 +115,10 @@ def verdicts(config: PretrainedConfig) -> list[Verdict]:
     return [_verdict(reader, config, facts) for reader in dict.fromkeys(rule.reader for rule in rules)]
 
 
-def find_rule(reader: str, config: PretrainedConfig, facts: Mapping[str, Any]) -> Rule | None:
-    """Return the first rule of a reader that holds for a model; ``None`` = nobody looked at such a one."""
+def find_rule(reader: str, config: PretrainedConfig, facts: Mapping[str, Any]) -> Rule:
+    """Return the first rule of a reader that holds for a model; a reader's last rule holds for all."""
     known = {**facts, "model_type": config.model_type, "theta": _theta(config)}
-    return next((rule for rule in read_rules()[0] if rule.reader == reader and _holds(rule, known, config)), None)
+    return next(rule for rule in read_rules()[0] if rule.reader == reader and _holds(rule, known, config))
 
 
 def _holds(rule: Rule, known: Mapping[str, Any], config: PretrainedConfig) -> bool:
@@ -128,8 +128,6 @@ def _holds(rule: Rule, known: Mapping[str, Any], config: PretrainedConfig) -> bo
 
 def _verdict(reader: str, config: PretrainedConfig, facts: Mapping[str, Any]) -> Verdict:
     rule = find_rule(reader, config, facts)
-    if rule is None:
-        return Verdict(reader, None, NOT_CHECKED, "nobody looked at such a model in it")
     if "head" in facts and not rule.proven:
         return Verdict(reader, rule.version, NOT_CHECKED, "reward models were not measured")
     if rule.verdict == "llama_cpp_limits":
