@@ -14,7 +14,7 @@ help:
 	@echo "make test         install with the dev extra and run the tests"
 	@echo "make test-slow    the longer checks as well"
 	@echo "make test-llamacpp   GGUF files that we write, in llama.cpp (compiles it first)"
-	@echo "make test-engines    folders that we write, in transformers 4 and sentence-transformers (.cache/readers)"
+	@echo "make test-engines    folders that we write, in eight other programs (.cache: 5 GB, installed first; 15 minutes)"
 	@echo "make test-vllm    the vLLM engine, in an environment of its own (.cache/vllm-env)"
 	@echo "make quality      formatter, linter, type checker and the search for repeated code, without changing files"
 	@echo "make style        format the code and mend what the linter can mend"
@@ -64,12 +64,19 @@ test-vllm: $(VENV)/bin/python
 	VLLM_CPU_KVCACHE_SPACE=2 .cache/vllm-env/bin/python -m pytest -m vllm tests/vllm_engine
 
 # Beside our own packages, each in a folder that goes in front of them.
-.cache/readers/.done: | $(VENV)/bin/python
-	$(PIP) install --quiet --no-deps --target .cache/readers/transformers4 transformers==4.57.6 huggingface-hub==0.36.0 tokenizers==0.22.1
-	$(PIP) install --quiet --no-deps --target .cache/readers/sentence-transformers sentence-transformers==6.2.0
+READER_transformers4 := transformers==4.57.6 huggingface-hub==0.36.0 tokenizers==0.22.1
+READER_sentence-transformers := sentence-transformers==6.2.0
+READER_mlx := mlx==0.32.4 mlx-cpu==0.32.4 mlx-lm==0.32.2
+READER_ctranslate2 := ctranslate2==4.8.5
+READER_onnxruntime-genai := onnxruntime-genai==0.18.0 onnxruntime==1.32.0 onnx==1.23.2 onnx-ir==1.1.0 ml_dtypes==0.5.4
+READERS := transformers4 sentence-transformers mlx ctranslate2 onnxruntime-genai
+
+.cache/readers/%/.done: | $(VENV)/bin/python
+	$(PIP) install --quiet --no-deps --target $(@D) $(READER_$*)
 	touch $@
 
-test-engines: $(VENV)/.dev .cache/readers/.done
+test-engines: $(VENV)/.dev $(READERS:%=.cache/readers/%/.done) .cache/llamacpp-env/.done
+	$(BIN)/python scripts/vllm_env.py
 	$(BIN)/python -m pytest -m engines tests/engines
 
 quality: $(VENV)/.dev

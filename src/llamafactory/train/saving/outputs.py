@@ -13,7 +13,7 @@ from ...extras.errors import ConfigError
 from ...extras.files import read_json, write_atomic
 from ...extras.hub import pushing
 from ...extras.logging import get_logger
-from ...extras.secrets import mask_values, mask_words
+from ...extras.secrets import mask_values, mask_words, public_name
 from ...hparams import split_list
 from ...hparams.next_command import next_command
 from ...hparams.reader import FILE_ENDINGS
@@ -78,10 +78,10 @@ def create_modelcard_and_push(trainer: Trainer, metrics: dict[str, float] | None
 
 def model_card(args: TrainArgs, metrics: dict[str, float], adapter: bool) -> str:
     """Return a README.md: what was trained on what, how, and with which result."""
-    sets = ", ".join(_public(name) for name in split_list(args.data.dataset) + split_list(args.data.eval_dataset))
+    sets = ", ".join(public_name(name) for name in split_list(args.data.dataset) + split_list(args.data.eval_dataset))
     tags = ["llama-factory", args.finetuning.finetuning_type, args.finetuning.stage]
-    base = _public(args.model.model_name_or_path)
-    keys = "\n".join(f"- {key}: {_public(value)}" for key, value in sorted(mask_values(args.keys).items()))
+    base = public_name(args.model.model_name_or_path)
+    keys = "\n".join(f"- {key}: {public_name(value)}" for key, value in sorted(mask_values(args.keys).items()))
     # The hub refuses a card whose base is none of its models.
     base_line = f"\nbase_model: {base}" if base == args.model.model_name_or_path else ""
     results = "\n".join(f"| {key} | {value:.6g} |" for key, value in sorted(metrics.items()) if _is_number(value))
@@ -143,10 +143,3 @@ def _words_of_result(args: TrainArgs, output_dir: str) -> list[str]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _public(value: Any) -> str:
-    """A value for others to read: of a place on this machine its last name."""
-    text = str(value)
-    is_here = isinstance(value, str) and (text.startswith(("/", "~", ".")) or "\\" in text or Path(text).exists())
-    return Path(text.replace("\\", "/")).name if is_here else text
