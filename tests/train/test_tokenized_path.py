@@ -31,9 +31,7 @@ def test_no_rank_trains_while_another_stops(keys: Keys, tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr[-2000:]
     assert first.stdout.count("nothing is trained yet") == 1
     assert folder.is_dir() and not list(Path(given["output_dir"]).glob("*.safetensors"))
-    second = train_elsewhere(given, ranks=2)
-    assert second.returncode == 0, second.stderr[-2000:]
-    assert list(Path(given["output_dir"]).glob("*.safetensors"))
+    assert list(train(given).glob("*.safetensors"))
 
 
 def test_packs_made_elsewhere_are_trained_as_the_sequences_they_hold(keys: Keys, tmp_path: Path) -> None:
