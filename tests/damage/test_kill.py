@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from safetensors.torch import load_file
@@ -64,10 +65,12 @@ JOBS = {
     "train": Job((*SFT, *SAVING, "output_dir=made"), "made", 10, _weights),
     "stream": Job((*SFT, *SAVING, "output_dir=made", "streaming=true"), "made", 8, _weights),
     "packed": Job((*SFT, *SAVING, "output_dir=made", "packing=true", "cutoff_len=64"), "made", 8, _weights),
-    "preprocess": Job(("preprocess", *SFT[1:], "tokenized_path=made", "preprocessing_num_workers=2"), "made", 6, _rows),
-    "infer": Job((*INFER, "save_name=made.jsonl", "max_samples=12", "max_new_tokens=20"), "made.jsonl", 6, _answers),
-    "export": Job((*EXPORT, "adapter_name_or_path=adapter", "export_dir=made"), "made", 6, _weights),
-    "rollouts": Job((*GRPO, "max_steps=4", *SAVING[1:3], "save_steps=1", "output_dir=made"), "made", 6, _weights),
+    "preprocess": Job(
+        ("preprocess", *SFT[1:], "tokenized_path=made", "preprocessing_num_workers=2"), "made", 10, _rows
+    ),
+    "infer": Job((*INFER, "save_name=made.jsonl", "max_samples=12", "max_new_tokens=20"), "made.jsonl", 8, _answers),
+    "export": Job((*EXPORT, "adapter_name_or_path=adapter", "export_dir=made"), "made", 8, _weights),
+    "rollouts": Job((*GRPO, "max_steps=4", *SAVING[1:3], "save_steps=1", "output_dir=made"), "made", 8, _weights),
 }
 
 
@@ -130,21 +133,40 @@ def _members(session: int) -> list[psutil.Process]:
     return found
 
 
+def _read_lines(path: Path) -> None:
+    """A log may end in the middle of a line, as who goes on with it knows; no line before it is broken."""
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        json.loads(line)
+
+
+def _read_arrow(path: Path) -> None:
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        pa.ipc.open_stream(file).read_all().validate(full=True)
+
+
+def _read_torch(path: Path) -> None:
+    import torch
+
+    torch.load(path, weights_only=False)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    ".safetensors": load_file, ".json": lambda path: json.loads(path.read_bytes()), ".jsonl": _read_lines,
+    ".arrow": _read_arrow, ".pt": _read_torch, ".pth": _read_torch, ".bin": _read_torch,
+    ".npy": np.load, ".jinja": lambda path: path.read_text("utf-8").index("}"),
+}  # fmt: skip
+
+
 def broken_files(folder: Path) -> list[str]:
-    """Files under a final name that cannot be read to their end."""
+    """Files under a final name that the library which reads them cannot read to their end."""
     found = []
     for path in folder.rglob("*"):
         if any(part.startswith(".") for part in path.relative_to(folder).parts) or not path.is_file():
             continue
         try:
-            if path.suffix == ".safetensors":
-                load_file(path)
-            elif path.suffix == ".json":
-                json.loads(path.read_bytes())
-            elif path.suffix in (".pt", ".pth"):
-                import torch
-
-                torch.load(path, weights_only=False)
+            READERS.get(path.suffix, Path.read_bytes)(path)
         except Exception as error:
             found.append(f"{path}: {error!r}")
     return found
@@ -161,7 +183,7 @@ def test_kill_at_random_moments(world: World, starter: Starter, name: str) -> No
     draw, killed = random.Random(name), 0
     for number in range(job.kills):
         _clear(world, made)
-        moment = seconds * draw.uniform(0.02, 1.0)
+        moment = seconds * draw.uniform(0.02, 0.95)
         place = f"{name} {number}: killed after {moment:.2f} of {seconds:.2f} s"
         code, session = starter.run(job.words, moment)
         killed += code == -signal.SIGKILL
@@ -173,6 +195,7 @@ def test_kill_at_random_moments(world: World, starter: Starter, name: str) -> No
             starter.run_whole(job.words)
         assert job.result(made) == wanted, place
         assert _listing(world.folder) == listed, place
+    assert killed >= 0.7 * job.kills
     print(f"{name}: {killed} of {job.kills} killed while at work")
 
 

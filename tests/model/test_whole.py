@@ -90,6 +90,7 @@ BASES = {
     "left over": (lambda state: state | {NORM.replace("1", "7"): state[NORM].clone()}, "without a place"),
     "shape": (lambda state: state | {NORM: torch.ones(3)}, "another shape"),
     "NaN": (lambda state: state | {NORM: torch.full_like(state[NORM], float("nan"))}, "NaN"),
+    "integers": (lambda state: state | {NORM: state[NORM].to(torch.int8)}, "of type I8"),
 }
 
 

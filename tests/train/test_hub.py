@@ -4,22 +4,24 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants, hf_api
 
 from llamafactory.export.export import run_export
 from llamafactory.extras.errors import ConfigError
+from llamafactory.extras.hub import look_for_hub
+from tests.damage.world import Outcome
+from tests.damage.world import run as run_command
 
 from .conftest import Keys
 from .running import train
 
+Run = Callable[..., Outcome]
 _POSTS: list[tuple[str, bytes]] = []  # what was asked of the hub
 
 
@@ -64,14 +66,23 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
-def run(command: str, given: dict[str, object], endpoint: str, token: str | None) -> subprocess.CompletedProcess[str]:
-    """Run a command against a hub, which the client learns of at its import."""
-    env = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
-    env |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(given["home"]), **({"HF_TOKEN": token} if token else {})}
-    words = [f"{key}={value}" for key, value in given.items() if key != "home"]
-    return subprocess.run(
-        [sys.executable, "-m", "llamafactory", command, *words], env=env, capture_output=True, text=True, timeout=180
-    )
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
+    """``run(command, keys, endpoint, token)`` against a hub that the client would learn of at its import."""
+
+    def run_there(command: str, given: dict[str, object], endpoint: str, token: str | None) -> Outcome:
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(hf_api.api, "endpoint", endpoint)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        return run_command(tmp_path, (command, *(f"{key}={value}" for key, value in given.items())))
+
+    yield run_there
+    look_for_hub.cache_clear()
 
 
 def test_offline_is_said_before_the_work(keys: Keys, tiny_llama: Path, tmp_path: Path) -> None:
@@ -96,26 +107,30 @@ def test_offline_is_said_before_the_work(keys: Keys, tiny_llama: Path, tmp_path:
     ],
     ids=["no network", "wrong token", "no token"],
 )
-def test_no_hub(hub: str, tiny_llama: Path, tmp_path: Path, endpoint: str, token: str | None, words: str) -> None:
-    given = {"model_name_or_path": tiny_llama, "template": "chatml", "export_dir": tmp_path / "out", "home": tmp_path}
+def test_no_hub(
+    hub: str, run: Run, tiny_llama: Path, tmp_path: Path, endpoint: str, token: str | None, words: str
+) -> None:
+    given = {"model_name_or_path": tiny_llama, "template": "chatml", "export_dir": tmp_path / "out"}
     done = run("export", {**given, "export_hub_model_id": "me/it"}, endpoint or hub, token)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {words}")
+    assert done.code == 1 and "Traceback" not in done.errors
+    assert done.last.startswith(f"error: {words}")
     assert not (tmp_path / "out").exists()
 
 
-def test_what_was_written_stays_when_the_push_fails(hub: str, keys: Keys, tiny_llama: Path, tmp_path: Path) -> None:
-    given = {"model_name_or_path": tiny_llama, "template": "chatml", "export_dir": tmp_path / "out", "home": tmp_path}
+def test_what_was_written_stays_when_the_push_fails(
+    hub: str, run: Run, keys: Keys, tiny_llama: Path, tmp_path: Path
+) -> None:
+    given = {"model_name_or_path": tiny_llama, "template": "chatml", "export_dir": tmp_path / "out"}
     done = run("export", {**given, "export_hub_model_id": "me/it"}, hub, "hf_good")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
+    assert done.code == 1 and "Traceback" not in done.errors
+    last = done.last
     assert last.startswith(f"error: export_hub_model_id: {tmp_path / 'out'} is written and whole, but could not be")
     assert (tmp_path / "out" / "model.safetensors").is_file()
     training = keys(max_steps=2, save_strategy="steps", save_steps=1, push_to_hub=True, hub_model_id="me/it")
     training["hub_token"] = "hf_good"
-    done = run("train", {**training, "home": tmp_path}, hub, None)
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    last, folder = done.stderr.strip().splitlines()[-1], training["output_dir"]
+    done = run("train", training, hub, None)
+    assert done.code == 1 and "Traceback" not in done.errors, done.errors
+    last, folder = done.last, training["output_dir"]
     assert last.startswith(f"error: push_to_hub: {folder} is written and whole, but could not be pushed")
     assert (Path(folder) / "adapter_model.safetensors").is_file()
     assert not (Path(folder) / "training_args.bin").exists()

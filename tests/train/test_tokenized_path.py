@@ -33,6 +33,7 @@ def test_no_rank_trains_while_another_stops(keys: Keys, tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr[-2000:]
     assert first.stdout.count("nothing is trained yet") == 1
     assert folder.is_dir() and not list(Path(given["output_dir"]).glob("*.safetensors"))
+    assert list(train(given).glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("first", [True, False])

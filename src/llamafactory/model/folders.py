@@ -104,6 +104,27 @@ def _check_weights(path: Path, key: str) -> None:
     wrong = check_safetensors(path)
     if wrong:
         raise ConfigError(f"{key}: {path} {wrong}; {CURE}")
+    config = path.with_name("config.json")
+    if (
+        path.name.startswith("model")
+        and config.is_file()
+        and not read_json(config, dict, key).get("quantization_config")
+    ):
+        _check_floating(path, key)
+
+
+def _check_floating(path: Path, key: str) -> None:
+    """Refuse weights that are whole numbers; transformers makes floating ones of them as if they were meant."""
+    from safetensors import safe_open
+
+    with in_one_line(f"{key}: {path}"), safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 (it is no mapping)
+            kind = file.get_slice(name).get_dtype()
+            if name.endswith((".weight", ".bias")) and kind[0] in "IUB" and kind != "BF16":
+                raise ConfigError(
+                    f"{key}: {path}: {name} is of type {kind}, and config.json says nothing of quantization; "
+                    "weights are floating numbers"
+                )
 
 
 def _check_pickle(path: Path, key: str) -> None:
