@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from llamafactory.extras.errors import ConfigError, UsageError
 from llamafactory.model import checkpointing, is_isolating, load_model, load_tokenizer, report
-from llamafactory.model.rope import scale_rope
+from llamafactory.model.rope import context_length, scale_rope
 
 from .packing import pack, sequences
 
@@ -211,13 +211,16 @@ def test_rope_scaling(method, tiny_llama, train_args):
     model = build(train_args(tiny_llama, rope_scaling=method, cutoff_len=1500))
     assert model.config.rope_parameters["rope_type"] == method
     assert model.config.rope_parameters["factor"] == 3.0
-    assert model.config.max_position_embeddings == 1536
+    assert context_length(model.config) == 1536
     rotary = model.get_base_model().model.rotary_emb
     base = 1.0 / (10000.0 ** (torch.arange(0, 16, 2) / 16))
     if method == "linear":
         torch.testing.assert_close(rotary.inv_freq, base / 3)
     if method == "dynamic":  # only sequences beyond the trained length are scaled
         torch.testing.assert_close(rotary.inv_freq, base)
+        rotary(torch.zeros(1), torch.tensor([[1535]]))
+        # arXiv:2309.00071, NTK-aware interpolation: factor * length / trained - (factor - 1) = 3 * 3 - 2
+        torch.testing.assert_close(rotary.inv_freq, 1 / ((10000.0 * 7 ** (16 / 14)) ** (torch.arange(0, 16, 2) / 16)))
     if method in ("yarn", "llama3"):  # fast ones stay, slow ones are interpolated
         torch.testing.assert_close(rotary.inv_freq[0], base[0])
         assert rotary.inv_freq[-1] < base[-1]

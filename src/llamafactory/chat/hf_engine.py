@@ -17,6 +17,7 @@ from ..extras.logging import get_logger
 from ..hparams import InferArgs
 from ..hparams.model_args import named_adapters
 from ..model import load_model
+from ..model.rope import context_length
 from .base_engine import Delta, EngineBase, copies
 from .continuous_batching import ModelRunner, can_batch, can_join
 from .json_constraint import JsonGrammars
@@ -49,7 +50,7 @@ class HuggingfaceEngine(EngineBase):
         lay_out_for_rows(self.model)
         # transformers fills what a call leaves open from here; only our own keys shall decide.
         self.model.generation_config = GenerationConfig()
-        self.context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        self.context = context_length(self.model.config)
         self._batches = args.model.use_kv_cache and not self._scores and can_batch(self.model)
         self._joins = self._batches and can_join(self.model)
         self.adapters = self._load_adapters()

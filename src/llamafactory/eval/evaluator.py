@@ -135,10 +135,11 @@ def _template(args: InferArgs, tokenizer: Any) -> Template | None:
 def _multiple_choice(
     model: Any, tokenizer: Any, template: Template | None, task: LocalTask, args: InferArgs
 ) -> dict[str, Any]:
+    from ..model.rope import context_length
     from .multiple_choice import PromptBuilder, score
 
     evaluation = args.evaluation
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    context = context_length(model.config) or 1 << 30
     builder = PromptBuilder(template, tokenizer, evaluation.lang, context - 1)
     right = score(
         model,

@@ -44,8 +44,22 @@ def scale_rope(config: Any, method: str, cutoff_len: int) -> None:
     if "partial_rotary_factor" in parameters:
         scaled["partial_rotary_factor"] = parameters["partial_rotary_factor"]
     text.rope_parameters = scaled
-    text.max_position_embeddings = int(trained * factor)
-    logger.info_rank0("rope_scaling: %s, factor %g, context %d tokens", method, factor, text.max_position_embeddings)
+    # Beyond this number transformers begins to stretch a dynamic one, which has no other sign of its trained length.
+    text.max_position_embeddings = trained if method == "dynamic" else int(trained * factor)
+    logger.info_rank0("rope_scaling: %s, factor %g, context %d tokens", method, factor, context_length(config))
+    if method == "dynamic":
+        logger.warning_rank0(
+            "rope_scaling: dynamic: positions follow the longest row of a batch and of those before it, so packed and "
+            "resumed runs are not equal to others; linear, yarn and llama3 are"
+        )
+
+
+def context_length(config: Any) -> int | None:
+    """The most tokens that a model takes, by its configuration; ``None`` = it does not say."""
+    text = config.get_text_config()
+    longest: int | None = getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    return int(longest * rope["factor"]) if longest and rope.get("rope_type") == "dynamic" else longest
 
 
 def rope_kinds(config: Any) -> dict[str, int]:
