@@ -143,7 +143,9 @@ def _read_arrow(path: Path) -> None:
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as file:
-        pa.ipc.open_stream(file).read_all().validate(full=True)
+        is_feather = file.read(6) == b"ARROW1"
+        file.seek(0)
+        (pa.ipc.open_file if is_feather else pa.ipc.open_stream)(file).read_all().validate(full=True)
 
 
 def _read_torch(path: Path) -> None:

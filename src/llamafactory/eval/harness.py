@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
+from ..extras.hub import look_for_hub
 from ..extras.packages import require
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def find_tasks(names: list[str], task_dir: str) -> TaskManager:
             near = difflib.get_close_matches(name, known, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "`lm-eval ls tasks` lists those of lm-eval"
             raise ConfigError(f"task: {name!r} is neither a folder of {folder} nor a task of lm-eval; {hint}")
+    look_for_hub()  # where tasks have their rows
     return manager
 
 

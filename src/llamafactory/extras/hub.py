@@ -1,45 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Hugging Face hub: without it its library asks nobody; uploads are refused before the work, or lose nothing."""
+"""Hubs: one that does not answer is named after seconds and asked no more; uploads are refused before the work."""
 
 from __future__ import annotations
 
 import os
-import socket
 import sys
-import urllib.request
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from urllib.parse import urlsplit
+from typing import Any
 
-from .errors import ConfigError, first_line, in_one_line
+from .errors import ConfigError, in_one_line
 from .logging import get_logger
 
 logger = get_logger(__name__)
 
 _PATIENCE = 3.0  # seconds
+_WHOAMI = 20.0  # seconds for a hub that answers to say who the user is
+_OVERLOADED = (500, 502, 503, 504)  # what the hubs' libraries ask again after
+_OTHER_HUBS = {"ms": ("MODELSCOPE_DOMAIN", "www.modelscope.cn"), "om": ("OPENMIND_HUB_ENDPOINT", "modelers.cn")}
 
 
 @cache
-def look_for_hub() -> None:
-    """Look once whether the hub can be reached; if not, say so, and let its library take what is on this machine.
+def look_for_hub() -> bool:
+    """Look once whether the Hugging Face hub answers; if not, say so, and let its library take what is on this machine.
 
     By itself the library tries again and again, for half a minute a file.
     """
     from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
 
-    address = urlsplit(constants.ENDPOINT)
-    if constants.HF_HUB_OFFLINE or address.scheme in urllib.request.getproxies():
-        return
-    host, port = address.hostname or "", address.port or (443 if address.scheme == "https" else 80)
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if _answers(constants.ENDPOINT, get_session().head):
+        return True
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
+    if "datasets.config" in sys.modules:
+        sys.modules["datasets.config"].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    return False
+
+
+@cache
+def look_for_other_hub(place: str) -> bool:
+    """Look once whether ModelScope (``ms``) or Modelers (``om``) answers; if not, say so."""
+    import requests
+
+    variable, domain = _OTHER_HUBS[place]
+    address = os.environ.get(variable) or domain
+    return _answers(address if "://" in address else f"https://{address}", requests.head)
+
+
+def _answers(address: str, head: Callable[..., Any]) -> bool:
+    """Whether a hub answers at all; a refusal is an answer, left to the request that meets it."""
+    # Whatever the client raises: its HTTP library changes with its version.
     try:
-        socket.create_connection((host, port), timeout=_PATIENCE).close()
-    except OSError as error:
-        logger.warning("no hub at %s:%d (%s): only what is on this machine is used", host, port, first_line(error))
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        constants.HF_HUB_OFFLINE = True
-        if "datasets.config" in sys.modules:
-            sys.modules["datasets.config"].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+        with in_one_line(f"no hub at {address}"):
+            status = _within(_PATIENCE, lambda: head(address, timeout=2 * _PATIENCE).status_code)
+            if status in _OVERLOADED:
+                raise ConfigError(f"no hub at {address}: it answers {status}")
+    except ConfigError as error:
+        logger.warning("%s; only what is on this machine is used", error)
+        return False
+    return True
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """What a call gives that may never end; the limits of HTTP clients are for each piece that they wait for.
+
+    Raises:
+        TimeoutError: It takes longer.
+        BaseException: What the call raises.
+    """
+    ended: list[tuple[Any, BaseException | None]] = []
+
+    def run() -> None:
+        try:
+            ended.append((call(), None))
+        except BaseException as error:  # handed on to who waits
+            ended.append((None, error))
+
+    waiting = threading.Thread(target=run, daemon=True)
+    waiting.start()
+    waiting.join(seconds)
+    if not ended:
+        raise TimeoutError(f"no answer in {seconds:g} s")
+    result, error = ended[0]
+    if error is not None:
+        raise error
+    return result
 
 
 def require_hub(key: str, repo: str | None, token: str | None) -> None:
@@ -64,7 +114,9 @@ def require_hub(key: str, repo: str | None, token: str | None) -> None:
             raise ConfigError(f"{key}: nothing can be pushed while HF_HUB_OFFLINE is set; unset it, or leave {key} out")
         if not (token or get_token()):
             raise ConfigError(f"{key}: needs a token of the hub; give hf_hub_token, set HF_TOKEN or `hf auth login`")
-        HfApi(token=token).whoami()
+        if not look_for_hub():
+            raise ConfigError(f"{key}: nothing can be pushed: the hub does not answer")
+        _within(_WHOAMI, HfApi(token=token).whoami)
 
 
 @contextmanager

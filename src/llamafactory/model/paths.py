@@ -6,13 +6,15 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ..extras.environment import is_env_enabled
-from ..extras.errors import ConfigError, first_line
+from ..extras.errors import ConfigError, first_line, in_one_line
 from ..extras.files import read_json
-from ..extras.hub import look_for_hub
+from ..extras.hub import look_for_hub, look_for_other_hub
 from ..hparams.model_args import ModelArguments
 from .adapter_config import read_adapter_values
 from .folders import check_folder
@@ -107,19 +109,27 @@ def _from_hub(name: str, args: ModelArguments, key: str, filename: str) -> str:
         except ImportError:
             raise ConfigError("USE_MODELSCOPE_HUB needs the package modelscope: pip install modelscope") from None
         revision = "master" if args.model_revision == "main" else args.model_revision
-        return str(snapshot_download(name, revision=revision, cache_dir=args.cache_dir, token=args.ms_hub_token))
+        keys = {"revision": revision, "cache_dir": args.cache_dir, "token": args.ms_hub_token}
+        return _whole_from("ms", snapshot_download, name, key, keys)
     if is_env_enabled("USE_OPENMIND_HUB"):
         try:
             from openmind.utils.hub import snapshot_download
         except ImportError:
             raise ConfigError("USE_OPENMIND_HUB needs the package openmind: pip install openmind") from None
-        return str(
-            snapshot_download(name, revision=args.model_revision, cache_dir=args.cache_dir, token=args.om_hub_token)
-        )
+        keys = {"revision": args.model_revision, "cache_dir": args.cache_dir, "token": args.om_hub_token}
+        return _whole_from("om", snapshot_download, name, key, keys)
     _probe_hugging_face(name, args, key, filename)
     if args.trust_remote_code:
         _refuse_unpinned_code(name, args, key)
     return name
+
+
+def _whole_from(place: str, download: Callable[..., Any], name: str, key: str, keys: dict[str, Any]) -> str:
+    """Have a hub's own library download a repository; from a hub that does not answer take the copy on this machine."""
+    if not look_for_other_hub(place):
+        keys["local_files_only"] = True
+    with in_one_line(f"{key}: '{name}' cannot be loaded from the hub"):
+        return str(download(name, **keys))
 
 
 def _download_adapter(name: str, args: ModelArguments, filename: str) -> str:

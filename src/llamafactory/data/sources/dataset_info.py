@@ -14,6 +14,7 @@ from ... import plugins
 from ...extras.environment import is_env_enabled
 from ...extras.errors import ConfigError, first_line, first_names
 from ...extras.files import read_json
+from ...extras.hub import look_for_hub
 from ...extras.logging import get_logger
 from .registry import LISTING, public_datasets
 
@@ -362,6 +363,7 @@ def _read_listing(dataset_dir: str, optional: bool) -> Mapping[str, Any]:
     if dataset_dir.startswith("REMOTE:"):
         from huggingface_hub import hf_hub_download
 
+        look_for_hub()
         try:
             path = Path(hf_hub_download(dataset_dir.removeprefix("REMOTE:"), CONFIG_NAME, repo_type="dataset"))
         except (OSError, ValueError) as error:

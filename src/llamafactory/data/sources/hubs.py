@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ...extras.errors import ConfigError, first_line
-from ...extras.hub import look_for_hub
+from ...extras.hub import look_for_hub, look_for_other_hub
 from .arrow_rows import rows_of
 from .dataset_info import DatasetAttr
 
@@ -45,6 +45,8 @@ def _load_modelscope(attr: DatasetAttr) -> Any:
         from modelscope import MsDataset
     except ImportError:
         raise ConfigError(f"dataset {attr.name!r}: ModelScope needs a package: pip install modelscope") from None
+    if not look_for_other_hub("ms"):
+        raise _not_loaded(attr, "ModelScope", TimeoutError("it does not answer"))
     try:
         found = MsDataset.load(attr.location, subset_name=attr.subset, data_dir=attr.folder, split=attr.split)
     except (ValueError, RuntimeError, OSError) as error:
@@ -57,6 +59,8 @@ def _load_openmind(attr: DatasetAttr) -> Any:
         from openmind import OmDataset
     except ImportError:
         raise ConfigError(f"dataset {attr.name!r}: the Modelers hub needs a package: pip install openmind") from None
+    if not look_for_other_hub("om"):
+        raise _not_loaded(attr, "Modelers hub", TimeoutError("it does not answer"))
     try:
         return OmDataset.load_dataset(path=attr.location, name=attr.subset, data_dir=attr.folder, split=attr.split)
     except (ValueError, RuntimeError, OSError) as error:
