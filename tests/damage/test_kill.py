@@ -179,8 +179,11 @@ def test_kill_at_random_moments(world: World, starter: Starter, name: str) -> No
     job = JOBS[name]
     made = world.folder / job.made
     starter.run_whole(job.words)  # the first one fills what processes share
-    _clear(world, made)
-    seconds = starter.run_whole(job.words)
+    runs = []
+    for _ in range(2):
+        _clear(world, made)
+        runs.append(starter.run_whole(job.words))
+    seconds = min(runs)
     wanted, listed = job.result(made), _listing(world.folder)
     draw, killed = random.Random(name), 0
     for number in range(job.kills):
@@ -197,7 +200,7 @@ def test_kill_at_random_moments(world: World, starter: Starter, name: str) -> No
             starter.run_whole(job.words)
         assert job.result(made) == wanted, place
         assert _listing(world.folder) == listed, place
-    assert killed >= 0.7 * job.kills
+    assert 2 * killed >= job.kills, "most runs were over before their moment came: the machine is busy"
     print(f"{name}: {killed} of {job.kills} killed while at work")
 
 
