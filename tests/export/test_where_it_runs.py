@@ -177,7 +177,7 @@ def test_the_documentation_has_the_table() -> None:
     [("gemma4_text", (4096, 2048)), ("gemma3n_text", (2048, 512)), ("mamba2", (0, 0)), ("llama", (4096, 4096))],
 )
 def test_sizes_that_differ_by_layer_and_models_without_attention(family: str, widths: tuple[int, int]) -> None:
-    """Gemma 4 has wider heads in its full layers (transformers raises where one asks for the width), 3n lists widths."""
+    """Gemma 4 has wider heads in its full layers (transformers raises for the one width), 3n lists widths."""
     one = AutoConfig.for_model(family)
     assert attention_width(one) == widths
     assert context_length(one) > 0 and activation_bytes(one, 8, 2) > 0

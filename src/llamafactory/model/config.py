@@ -27,7 +27,7 @@ def read_config(args: ModelArguments) -> Any:
 
 
 def largest(config: Any, name: str) -> int | None:
-    """A size in which layers may differ (``head_dim`` of Gemma 4, a list in Gemma 3n); ``None`` = it has no such size."""
+    """A size in which layers may differ, by configurations or a list; the largest, ``None`` = it has no such size."""
     layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
     found = [size for layer in layers if (size := getattr(layer, name, None))]
     return max((max(size) if isinstance(size, list) else size for size in found), default=None)
