@@ -236,3 +236,11 @@ def test_calls_in_turns_of_their_own_are_compared_with_the_calls_before() -> Non
     del calls[1]["train"]
     with pytest.raises(ConfigError, match="calls made together are trained alike"):
         convert({"messages": turns}, formatting="openai")
+
+
+@pytest.mark.parametrize(("value", "label"), [(1, True), (0, False), (True, True), ("0", False)])
+def test_labels_are_true_or_false_or_1_or_0(value: Any, label: bool) -> None:
+    row = {"instruction": "q", "output": "a", "l": value}
+    assert convert(row, columns={**NAMED, "kto_tag": "l"}).label is label
+    with pytest.raises(ConfigError, match="field 'l' is 2, expected true or false"):
+        convert({**row, "l": 2}, columns={**NAMED, "kto_tag": "l"})

@@ -62,9 +62,9 @@ def label_field(row: Row, column: str | None) -> bool | None:
     value = row.get(column)
     if isinstance(value, str):  # CSV
         value = {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value)
-    if not isinstance(value, bool):
+    if not isinstance(value, int) or value not in (0, 1):
         raise ConfigError(f"field {column!r} is {short(value)}, expected true or false")
-    return value
+    return bool(value)
 
 
 def margin_field(row: Row, column: str | None) -> float | None:
