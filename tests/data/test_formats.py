@@ -159,3 +159,88 @@ def test_openai_with_renamed_tags() -> None:
     tags = {"role_tag": "who", "content_tag": "says", "assistant_tag": "bot"}
     row = {"chat": [{"who": "user", "says": "q"}, {"who": "bot", "says": "a"}]}
     assert convert(row, formatting="openai", columns={"messages": "chat"}, tags=tags).messages == (U("q"), A("a"))
+
+
+@pytest.mark.parametrize("key", ["arguments", "parameters", "args", "input"])
+def test_a_call_keeps_its_arguments_under_each_name(key: str) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{"name": "f", key: {"x": 1}}]}]
+    (_, call) = convert({"messages": turns}, formatting="openai").messages
+    assert call.tool_calls == (ToolCall("f", {"x": 1}),)
+
+
+def test_arguments_under_an_unknown_name_are_an_error() -> None:
+    turns = [{"from": "human", "value": "q"}, {"from": "function_call", "value": '{"name": "f", "kwargs": {"x": 1}}'}]
+    with pytest.raises(ConfigError, match="turn 2: tool_calls: the call of 'f' has 'kwargs', its arguments are read"):
+        convert({"conversations": turns}, formatting="sharegpt")
+
+
+@pytest.mark.parametrize("name", ["parameters", "input_schema", "inputSchema"])
+@pytest.mark.parametrize("more", [{}, {"type": "function"}])
+def test_tools_without_a_wrapping_are_wrapped_once(name: str, more: dict[str, str]) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
+    row = {"instruction": "q", "output": "a", "t": [{**more, "name": "f", name: schema}]}
+    expected = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    assert convert(row, columns={**NAMED, "tools": "t"}).tools == (expected,)
+
+
+def test_the_filled_one_of_several_thoughts_counts() -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning_content": ""}]
+    row = {"messages": [turns[0], {**turns[1], "reasoning": "hm"}]}
+    assert convert(row, formatting="openai").messages[1] == A("a", reasoning="hm")
+    assert convert({"messages": turns}, formatting="openai").messages[1] == A("a", reasoning="")
+
+
+def test_calls_that_join_a_turn_bring_their_thought() -> None:
+    call = {"role": "tool_call", "content": '{"name": "f"}', "reasoning": "hm"}
+    for first in ({"role": "assistant", "content": "t"}, {**call, "reasoning": None}):
+        (_, answer) = convert(
+            {"messages": [{"role": "user", "content": "q"}, first, call]}, formatting="openai"
+        ).messages
+        assert answer.reasoning == "hm"
+
+
+@pytest.mark.parametrize(
+    ("keys", "weight"),
+    [
+        ({"train": True, "weight": 0.5}, 0.5),
+        ({"train": True, "loss": False}, 0.0),
+        ({"weight": 1, "masked": True}, 0.0),
+        ({"weight": 2, "training": False}, 0.0),
+        ({"loss": True, "train": True, "masked": False}, 1.0),
+        ({"masked": False}, None),
+    ],
+)
+def test_several_marks_of_one_turn_all_hold(keys: dict[str, Any], weight: float | None) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", **keys}]
+    assert convert({"messages": turns}, formatting="openai").messages[1].weight == weight
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"weight": 0.5, "loss_weight": 2}, "keys 'weight', 'loss_weight' say different weights"),
+        ({"weight": float("nan")}, "key 'weight' is nan"),
+    ],
+)
+def test_weights_that_contradict_are_refused(keys: dict[str, Any], said: str) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", **keys}]
+    with pytest.raises(ConfigError, match=said):
+        convert({"messages": turns}, formatting="openai")
+
+
+def test_calls_in_turns_of_their_own_are_compared_with_the_calls_before() -> None:
+    calls = [{"role": "tool_call", "content": f'{{"name": "{name}"}}', "train": False} for name in "fg"]
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "t"}, *calls]
+    (_, answer) = convert({"messages": turns}, formatting="openai").messages
+    assert (answer.weight, answer.call_weight, len(answer.tool_calls)) == (None, 0.0, 2)
+    del calls[1]["train"]
+    with pytest.raises(ConfigError, match="calls made together are trained alike"):
+        convert({"messages": turns}, formatting="openai")
+
+
+@pytest.mark.parametrize(("value", "label"), [(1, True), (0, False), (True, True), ("0", False)])
+def test_labels_are_true_or_false_or_1_or_0(value: Any, label: bool) -> None:
+    row = {"instruction": "q", "output": "a", "l": value}
+    assert convert(row, columns={**NAMED, "kto_tag": "l"}).label is label
+    with pytest.raises(ConfigError, match="field 'l' is 2, expected true or false"):
+        convert({**row, "l": 2}, columns={**NAMED, "kto_tag": "l"})

@@ -316,6 +316,9 @@ def test_borders_of_packs_are_read_wherever_they_stand(
         ({"position_ids": [[0, 1, 2, 3, 4]] * 3}, "row 1: position_ids is no list of 5 numbers"),
         ({"seq_lengths": [2, 2]}, "row 1: seq_lengths add up to 4, input_ids has 5"),
         ({"attention_mask": [1, 1]}, "row 1: attention_mask is no list of 5 numbers"),
+        ({"cu_seqlens": [0, 2, 5]}, "row 1: column 'cu_seqlens' is not read: borders of packs are read from seq_lens"),
+        ({"images": ["a.png"]}, "row 1: column 'images' is not read: training takes no media"),
+        ({"input_ids": [5, 6, 7, 8, 99999]}, "row 1: token 99999 is none of the tokenizer's"),
     ],
 )
 def test_borders_that_cannot_be_read_are_refused(
@@ -326,6 +329,25 @@ def test_borders_that_cannot_be_read_are_refused(
     Dataset.from_list([PACK | border]).save_to_disk(tmp_path / "theirs")
     with pytest.raises(ConfigError, match=f"tokenized_path: .*theirs, split train, {message}"):
         prepare(tokenized_path=str(tmp_path / "theirs"))
+
+
+@pytest.mark.parametrize("name", ["completion_mask", "assistant_masks"])
+def test_masks_of_another_program_are_obeyed(prepare: Prepare, tmp_path: Path, name: str) -> None:
+    from datasets import Dataset
+
+    Dataset.from_list([PACK | {name: [0, 0, 1, 0, 1]}]).save_to_disk(tmp_path / "theirs")
+    (row,) = prepare(tokenized_path=str(tmp_path / "theirs")).train
+    assert row["labels"] == [-100, -100, 7, -100, 9]
+
+
+def test_a_folder_of_another_program_is_for_stages_of_single_sequences(prepare: Prepare, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    from llamafactory.data.processor import FeedbackProcessor
+
+    Dataset.from_list([PACK]).save_to_disk(tmp_path / "theirs")
+    with pytest.raises(ConfigError, match="read for stages sft and pt; this stage needs rows with desirable"):
+        prepare(FeedbackProcessor(), stage="kto", tokenized_path=str(tmp_path / "theirs"))
 
 
 def test_of_two_processes_one_encodes_and_both_read(prepare: Prepare, numbered: str, tmp_path: Path) -> None:

@@ -157,6 +157,36 @@ def test_labels_are_of_use_to_kto_alone(tmp_path: Path, prepare: Prepare, warned
     assert "not read: label (" in warned()[0][1]
 
 
+@pytest.mark.parametrize(
+    ("stage", "lost"),
+    [
+        ("sft", set()), ("dpo", {"chosen[].weight", "messages[].train"}), ("kto", {"messages[].train"}),
+        ("pt", {"messages[].train", "messages[].thinking", "messages[].tool_calls"}),
+    ],
+)  # fmt: skip
+def test_keys_of_turns_that_a_stage_does_not_look_at(stage: str, lost: set[str]) -> None:
+    from llamafactory.data import processor
+
+    name = {"sft": "Supervised", "dpo": "Pairwise", "kto": "Feedback", "pt": "Pretrain"}[stage]
+    turns = [USER, ANSWER | {"train": False, "thinking": "hm", "tool_calls": CALL}]
+    row: dict[str, Any] = {"messages": turns}
+    if stage == "dpo":
+        row |= {"chosen": [ANSWER | {"weight": 0.5}], "rejected": [OTHER]}
+    attr = sniff(DatasetAttr("x", "file", "x.jsonl", formatting="auto"), [row])
+    unread = Unread(getattr(processor, f"{name}Processor").unused)
+    unread.look(row, attr)
+    assert unread.names == lost
+
+
+def test_a_list_of_both_answers_is_read() -> None:
+    attr = parse_entry("x", {"file_name": "a.json", "ranking": True}, "dataset_info.json", ".")
+    unread = Unread()
+    unread.look({"instruction": "q", "output": ["a", "b"]}, attr)
+    assert not unread.names
+    unread.look({"instruction": "q", "output": "lost", "chosen": "a", "rejected": "b"}, attr)
+    assert unread.names == {"output"}
+
+
 def test_check_data_names_them(tiny_llama: Path, tmp_path: Path, capsys: Any) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", CHATS)
     folder = tmp_path / "o"

@@ -14,6 +14,7 @@ from engines.settings import ORIGINAL, SETTINGS, SHAPE, WINDOW
 from transformers import AutoConfig
 
 from llamafactory.export.export import run_export
+from llamafactory.export.ollama import context_length
 from llamafactory.export.readers import (
     NOT_CHECKED,
     NOT_RUN,
@@ -26,6 +27,8 @@ from llamafactory.export.readers import (
     verdicts,
     words,
 )
+from llamafactory.model.checkpointing import activation_bytes
+from llamafactory.model.config import attention_width
 from llamafactory.model.older_readers import add_older_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,3 +170,15 @@ def test_the_documentation_has_the_table() -> None:
         assert f"| {setting} |" in section
     for rule in read_rules()[0]:
         assert rule.reader in section and (rule.reader == "transformers 5" or (rule.version or "") in section)
+
+
+@pytest.mark.parametrize(
+    ("family", "widths"),
+    [("gemma4_text", (4096, 2048)), ("gemma3n_text", (2048, 512)), ("mamba2", (0, 0)), ("llama", (4096, 4096))],
+)
+def test_sizes_that_differ_by_layer_and_models_without_attention(family: str, widths: tuple[int, int]) -> None:
+    """Gemma 4 has wider heads in its full layers (transformers raises for the one width), 3n lists widths."""
+    one = AutoConfig.for_model(family)
+    assert attention_width(one) == widths
+    assert context_length(one) > 0 and activation_bytes(one, 8, 2) > 0
+    assert tuple(verdict.reader for verdict in verdicts(one)) == READERS

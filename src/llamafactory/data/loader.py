@@ -22,6 +22,7 @@ from .prepare.fingerprint import check_identity, fingerprint, identify, shard_ke
 from .prepare.prepared import CURE, MANIFEST, find_fault, is_prepared, load, prepare_once, read_manifest, save
 from .prepare.report import DatasetReport, SourceReport
 from .prepare.shards import Encoder
+from .processor import Processor
 from .sources.dataset_info import DatasetAttr, check_columns, find_datasets
 from .streaming.loader import encode_held, make_stream, open_sets, split_sets, stream_identity
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from ..hparams import TrainArgs
     from ..hparams.data_args import DataArguments
-    from .processor import Processor
     from .streaming.rows import StreamRows
     from .template.base import Template
 
@@ -159,11 +159,16 @@ def _reuse(folder: Path, job: _Job) -> DatasetModule:
             wanted = job.identity()
         with in_one_line(f"tokenized_path: {folder / MANIFEST} is damaged", CURE):
             check_identity(str(folder), manifest["identity"], wanted)
-    return _open(folder)
+    elif needed := set(job.encoder.processor.columns) - set(Processor.columns):
+        raise ConfigError(
+            f"tokenized_path: {folder} was made by another program, which is read for stages sft and pt; this stage "
+            f"needs rows with {', '.join(sorted(needed))}: give dataset"
+        )
+    return _open(folder, len(job.encoder.tokenizer))
 
 
-def _open(folder: Path) -> DatasetModule:
-    train, evals = load(folder)
+def _open(folder: Path, vocabulary: int | None = None) -> DatasetModule:
+    train, evals = load(folder, vocabulary)
     manifest = read_manifest(folder)
     if manifest is None:
         return DatasetModule(train, evals, folder=folder)

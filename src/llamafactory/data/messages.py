@@ -18,6 +18,8 @@ Role = Literal["system", "user", "assistant", "tool"]
 PartType = Literal["text", "image", "video", "audio"]
 Weight = float | None
 
+# What the arguments of a call are called: by OpenAI, Llama, LangChain, Anthropic.
+_ARGUMENTS = ("arguments", "parameters", "args", "input")
 _ROLES = {
     **{role: role for role in get_args(Role)},
     "developer": "system",
@@ -69,7 +71,13 @@ class ToolCall:
         function = value.get("function", value) if isinstance(value, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise ConfigError(f"tool_calls: expected an object with a function name, got {short(value)}")
-        arguments = function.get("arguments", function.get("parameters"))
+        arguments = next((function[key] for key in _ARGUMENTS if function.get(key) is not None), None)
+        other = next((key for key, entry in function.items() if isinstance(entry, Mapping) and entry), None)
+        if arguments is None and other is not None:
+            raise ConfigError(
+                f"tool_calls: the call of {function['name']!r} has {other!r}, its arguments are read from "
+                + ", ".join(_ARGUMENTS)
+            )
         if arguments is not None and not isinstance(arguments, Mapping | str):
             raise ConfigError(f"tool_calls: arguments of {function['name']!r} must be an object or its JSON text")
         return cls(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.template.chat_template import slots
 from ..data.template.literal_template import LiteralTemplate
 from ..data.template.renderer import thought_prompt
+from ..model.config import attention_width
 from .gguf.limits import llama_cpp_limits
 
 if TYPE_CHECKING:
@@ -30,9 +31,10 @@ def context_length(config: Any) -> int:
     text = config.get_text_config()
     longest = int(getattr(text, "max_position_embeddings", None) or _LEAST_CONTEXT)
     longest = llama_cpp_limits(text).context or longest
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    token_bytes = 2 * 2 * text.num_hidden_layers * heads * width
+    _, width = attention_width(text)
+    if not width:  # nothing is kept of each token
+        return longest
+    token_bytes = 2 * 2 * text.num_hidden_layers * width
     return min(longest, max(_LEAST_CONTEXT, _CACHE_BYTES // token_bytes // 1024 * 1024))
 
 

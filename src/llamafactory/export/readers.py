@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ..model.config import attention_width, largest
 from ..model.rope import rope_kinds
 from ..model.vllm_length import vllm_limit
 from .gguf.limits import FIELDS, FREE, SHAPE, llama_cpp_limits
@@ -197,8 +198,8 @@ def unusual(config: PretrainedConfig) -> dict[str, Any]:
     }
     if str((config.architectures or [""])[0]).endswith("ForSequenceClassification"):
         found["head"] = "score"
-    width = getattr(config, "head_dim", None)
-    if width and width * config.num_attention_heads != config.hidden_size:
+    width = largest(config, "head_dim")
+    if width and attention_width(config)[0] != getattr(config, "hidden_size", None):
         found["head_dim"] = width
     if getattr(config, "query_pre_attn_scalar", width) != width:
         found["query_pre_attn_scalar"] = config.query_pre_attn_scalar
@@ -232,7 +233,7 @@ def _rope_parts(config: PretrainedConfig) -> dict[str, dict[str, Any]]:
 
 def window(config: PretrainedConfig) -> int | None:
     """The tokens that a layer sees, where one sees less than all; ``None`` = each layer sees all."""
-    size: int | None = getattr(config, "sliding_window", None)
+    size = largest(config, "sliding_window")
     kinds = getattr(config, "layer_types", None) or [_SLIDING]
     longest = getattr(config, "max_position_embeddings", None)
     return size if size and _SLIDING in kinds and (longest is None or size < longest) else None

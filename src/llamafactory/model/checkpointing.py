@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 from ..extras.device import host_memory
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
+from .config import attention_width, largest
 
 logger = get_logger(__name__)
 
@@ -41,13 +42,9 @@ def activation_bytes(config: Any, tokens: int, element_bytes: int) -> int:
         element_bytes: Size of one element of the compute type, 2 or 4.
     """
     d = config.hidden_size
-    head = getattr(config, "head_dim", None) or d // config.num_attention_heads
-    q = config.num_attention_heads * head
-    k = (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * head
+    q, k = attention_width(config)
     experts = getattr(config, "num_experts_per_tok", None) or 1
-    f = experts * (
-        getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None) or 4 * d
-    )
+    f = experts * (largest(config, "moe_intermediate_size") or largest(config, "intermediate_size") or 4 * d)
     per_layer = element_bytes * (4 * d + 3 * q + 3 * k + 4 * f) + 2 * 4 * d
     logits = 2 * 4 * min(tokens, _LOSS_ROWS) * config.vocab_size
     return tokens * config.num_hidden_layers * per_layer + logits

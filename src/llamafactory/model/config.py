@@ -26,6 +26,20 @@ def read_config(args: ModelArguments) -> Any:
         return AutoConfig.from_pretrained(path, **hub_options(args))
 
 
+def largest(config: Any, name: str) -> int | None:
+    """A size in which layers may differ, by configurations or a list; the largest, ``None`` = it has no such size."""
+    layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
+    found = [size for layer in layers if (size := getattr(layer, name, None))]
+    return max((max(size) if isinstance(size, list) else size for size in found), default=None)
+
+
+def attention_width(config: Any) -> tuple[int, int]:
+    """Elements of the queries and of the keys of a token in one layer; none in a model without attention."""
+    heads = largest(config, "num_attention_heads") or 0
+    size = largest(config, "head_dim") or (largest(config, "hidden_size") or 0) // max(heads, 1)
+    return heads * size, (largest(config, "num_key_value_heads") or heads) * size
+
+
 def has_talker(config: Any) -> bool:
     """Whether the model also speaks: it has a thinker, which writes, and a talker, which is not loaded here."""
     return hasattr(config, "thinker_config")

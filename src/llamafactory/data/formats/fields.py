@@ -11,6 +11,7 @@ from typing import Any
 from ...extras.errors import ConfigError, short
 
 Row = Mapping[str, Any]
+_SCHEMAS = {"input_schema": "parameters", "inputSchema": "parameters"}
 
 
 def text_field(row: Row, column: str | None) -> str:
@@ -42,8 +43,16 @@ def tools_field(row: Row, column: str | None) -> tuple[dict[str, Any], ...]:
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise ConfigError(f"field {column!r}, tool {number}: {short(tool)} has no function name")
-        tools.append(dict(tool) if "function" in tool else {"type": "function", "function": dict(tool)})
+        tools.append(dict(tool) if "function" in tool else {"type": "function", "function": _bare_function(tool)})
     return tuple(tools)
+
+
+def _bare_function(tool: Row) -> dict[str, Any]:
+    """A tool without a wrapping: of the Responses API (its type stands in the wrapping), of Anthropic, of MCP."""
+    function = {_SCHEMAS.get(name, name): value for name, value in tool.items()}
+    if function.get("type") == "function":
+        del function["type"]
+    return function
 
 
 def label_field(row: Row, column: str | None) -> bool | None:
@@ -53,9 +62,9 @@ def label_field(row: Row, column: str | None) -> bool | None:
     value = row.get(column)
     if isinstance(value, str):  # CSV
         value = {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value)
-    if not isinstance(value, bool):
+    if not isinstance(value, int) or value not in (0, 1):
         raise ConfigError(f"field {column!r} is {short(value)}, expected true or false")
-    return value
+    return bool(value)
 
 
 def margin_field(row: Row, column: str | None) -> float | None:

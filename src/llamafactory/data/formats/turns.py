@@ -19,8 +19,13 @@ _END_OF_THOUGHT = "</think>"
 _WEIGHTS = ("train", "weight", "loss_weight", "loss", "training", "trainable")
 _MASKS = ("masked",)
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-# Besides those that the tags of a set name.
-READ_KEYS = frozenset((*_WEIGHTS, *_MASKS, *_THOUGHTS, "tool_calls", "function_call", "name", "tool_call_id"))
+# Besides those that the tags of a set name: by what they hold, for not every stage looks at all of it.
+READ_KEYS = {
+    "weights": (*_WEIGHTS, *_MASKS),
+    "reasoning": _THOUGHTS,
+    "tools": ("tool_calls", "function_call"),
+    "names": ("name", "tool_call_id"),
+}
 # What other tools call the roles, where the tags of the set do not say otherwise.
 _FUNCTION = "function_call"
 _ROLES = {
@@ -45,9 +50,9 @@ def read_turns(turns: list[Any], attr: DatasetAttr, column: str) -> tuple[Messag
         last = messages[-1] if messages else None
         is_call = isinstance(turn, Mapping) and _role(turn, attr) == _FUNCTION
         if is_call and last is not None and last.tool_calls and turn[attr.tags.role_tag] == "tool_call":
-            if last.weight != message.weight:
+            if message.weight != (last.weight if last.call_weight == "as the text" else last.call_weight):
                 raise ConfigError(f"field {column!r}, turn {number}: calls made together are trained alike")
-            messages[-1] = replace(last, tool_calls=last.tool_calls + message.tool_calls)
+            messages[-1] = replace(_joined(last, message), tool_calls=last.tool_calls + message.tool_calls)
         elif is_call and last is not None and last.role == "assistant" and not last.tool_calls:
             messages[-1] = _joined(last, message)
         else:
@@ -57,7 +62,8 @@ def read_turns(turns: list[Any], attr: DatasetAttr, column: str) -> tuple[Messag
 
 def _joined(text: Message, calls: Message) -> Message:
     """Text and calls of one response; what is trained of each never changes what is written."""
-    joined = replace(text, parts=text.parts + calls.parts, tool_calls=calls.tool_calls)
+    thought = "\n".join(part for part in (text.reasoning, calls.reasoning) if part) or text.reasoning
+    joined = replace(text, parts=text.parts + calls.parts, tool_calls=calls.tool_calls, reasoning=thought)
     return joined if text.weight == calls.weight else replace(joined, call_weight=calls.weight)
 
 
@@ -127,23 +133,27 @@ def _function_turn(content: Any, weight: float | None) -> Message:
 
 def _thought(turn: Mapping[str, Any]) -> str | None:
     """The thought before a turn's text, under whichever name it has."""
-    key = next((key for key in _THOUGHTS if not isinstance(turn.get(key), bool | None)), _THOUGHTS[0])
-    thought = turn.get(key)
-    if not isinstance(thought, str | bool | None):
-        raise ConfigError(f"key {key!r} is {short(thought)}, expected text")
-    return thought if isinstance(thought, str) else None
+    found = {key: turn[key] for key in _THOUGHTS if not isinstance(turn.get(key), bool | None)}
+    for key, thought in found.items():
+        if not isinstance(thought, str):
+            raise ConfigError(f"key {key!r} is {short(thought)}, expected text")
+    # Servers fill one of them and leave the other empty.
+    return next(filter(None, found.values()), "" if found else None)
 
 
 def _weight(turn: Mapping[str, Any]) -> float | None:
-    """Return the loss weight that ``train`` (true, false, number), ``weight`` or ``loss_weight`` (numbers) asks for."""
-    for key in _WEIGHTS:
-        value = turn.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, int | float) or value < 0:
+    """Return the loss weight that a turn asks for: no key of several that say it is passed over."""
+    given = {key: turn[key] for key in _WEIGHTS if turn.get(key) is not None}
+    for key, value in given.items():
+        if not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise ConfigError(f"key {key!r} is {short(value)}, expected true, false or a number of 0 or more")
-        return float(value)
     for key in _MASKS:
         if turn.get(key) not in (None, True, False):
             raise ConfigError(f"key {key!r} is {short(turn[key])}, expected true or false")
-    return 0.0 if any(turn.get(key) for key in _MASKS) else None
+    if any(turn.get(key) for key in _MASKS) or 0 in given.values():
+        return 0.0
+    # true says that it is trained, a number beside it how much.
+    numbers = {float(value) for value in given.values() if value is not True}
+    if len(numbers) > 1:
+        raise ConfigError(f"keys {', '.join(map(repr, given))} say different weights: {short(list(given.values()))}")
+    return numbers.pop() if numbers else (1.0 if given else None)

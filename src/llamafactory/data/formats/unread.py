@@ -17,7 +17,7 @@ class Unread:
     """Columns that hold something and are not read, and keys of turns, written ``column[].key``.
 
     Args:
-        unused: Parts of a row that the stage does not look at (``Columns``); None = it takes every column.
+        unused: Parts of a row and of turns that the stage does not look at; None = it takes every column.
     """
 
     def __init__(self, unused: Collection[str] | None = ()) -> None:
@@ -31,8 +31,9 @@ class Unread:
             self._read[attr.location] = self._readable(attr)
         columns, chats, keys = self._read[attr.location]
         if self._unused is not None:
+            both = attr.columns.response if attr.ranking and attr.formatting == "alpaca" else None
             for name in row.keys() - columns - self.names:
-                if not _is_empty(row[name]):
+                if not _is_empty(row[name]) and not (name == both and isinstance(row[name], list)):
                     self.names.add(name)
         for column in chats:
             for turn in _turns(row.get(column)):
@@ -45,7 +46,8 @@ class Unread:
         columns, parts = attr.columns, set(parts_read(attr)) - set(self._unused or ())
         chats = ("messages", "prompt", "response", "chosen", "rejected") if attr.formatting != "alpaca" else ()
         names = {part: column for part, column in vars(columns).items() if part in parts and column is not None}
-        keys = READ_KEYS | {attr.tags.role_tag, attr.tags.content_tag}
+        read = {key for part, keys in READ_KEYS.items() if part not in (self._unused or ()) for key in keys}
+        keys = frozenset({attr.tags.role_tag, attr.tags.content_tag, *read})
         return frozenset(names.values()), [names[part] for part in chats if part in names], keys
 
 

@@ -185,8 +185,13 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def load(folder: Path) -> tuple[Dataset | None, dict[str, Dataset]]:
-    """Open prepared data, memory-mapped: the training rows and the evaluation sets by name."""
+def load(folder: Path, vocabulary: int | None = None) -> tuple[Dataset | None, dict[str, Dataset]]:
+    """Open prepared data, memory-mapped: the training rows and the evaluation sets by name.
+
+    Args:
+        folder: Where it lies.
+        vocabulary: Size of the tokenizer, which tokens in a folder of another program must fit.
+    """
     from datasets import DatasetDict, load_from_disk
 
     with in_one_line(f"tokenized_path: {folder} holds no readable tokenized data", CURE):
@@ -194,19 +199,21 @@ def load(folder: Path) -> tuple[Dataset | None, dict[str, Dataset]]:
     splits = found if isinstance(found, DatasetDict) else {"train": found}
     manifest = read_manifest(folder)
     if manifest is None:
-        return _adopt(folder, splits)
+        return _adopt(folder, splits, vocabulary)
     with in_one_line(f"tokenized_path: {folder / MANIFEST} is damaged", CURE):
         return splits.get("train"), {name: splits[split] for split, name in manifest["eval"].items()}
 
 
-def _adopt(folder: Path, splits: DatasetDict | dict[str, Dataset]) -> tuple[Dataset | None, dict[str, Dataset]]:
+def _adopt(
+    folder: Path, splits: DatasetDict | dict[str, Dataset], vocabulary: int | None
+) -> tuple[Dataset | None, dict[str, Dataset]]:
     """Take over a folder that another program wrote: it has no manifest, and the borders of packs hide in columns."""
     unread: set[str] = set()
     for split, rows in splits.items():
         missing = set(_FEATURES) - set(rows.column_names)
         if missing:
             raise ConfigError(f"tokenized_path: {folder}, split {split} has no column {min(missing)!r}")
-        unread.update(set(rows.column_names) - {*_FEATURES, *_BORDERS})
+        unread.update(set(rows.column_names) - {*_FEATURES, *_BORDERS, *_MASKS})
     logger.warning_rank0(
         "tokenized_path: %s has no manifest; template, tokenizer and lengths cannot be checked%s",
         folder,
@@ -214,7 +221,7 @@ def _adopt(folder: Path, splits: DatasetDict | dict[str, Dataset]) -> tuple[Data
     )
     adopted = {}
     for split, rows in splits.items():
-        read = _Adopt(f"tokenized_path: {folder}, split {split}")
+        read = _Adopt(f"tokenized_path: {folder}, split {split}", vocabulary)
         with _quiet():
             adopted[split] = rows.map(read, with_indices=True, remove_columns=_others(rows))
     train = adopted.pop("train", None)
@@ -229,6 +236,16 @@ def _others(rows: Dataset) -> list[str]:
 _FEATURES = ("input_ids", "labels")
 _LENGTHS = ("seq_lens", "seq_lengths")
 _BORDERS = (*_LENGTHS, "attention_mask", "position_ids")
+# TRL's: 0 = not trained, whatever the labels say.
+_MASKS = ("completion_mask", "assistant_masks")
+# What would change the training and is not read -> why.
+_REFUSED = {
+    **dict.fromkeys(("images", "videos", "audios", "pixel_values"), "training takes no media"),
+    **dict.fromkeys(
+        ("cu_seqlens", "cu_seq_lens", "cu_seq_lens_q", "sequence_lengths", "seqlens"),
+        f"borders of packs are read from {', '.join(_BORDERS)}",
+    ),
+}
 
 
 class _Adopt:
@@ -236,17 +253,27 @@ class _Adopt:
 
     Args:
         where: The folder and its split, for errors.
+        vocabulary: Size of the tokenizer; ``None`` = not known.
     """
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self, where: str, vocabulary: int | None) -> None:
+        self.where, self.vocabulary = where, vocabulary
 
     def __call__(self, row: dict[str, Any], number: int) -> dict[str, Any]:
         where, size = f"{self.where}, row {number + 1}", len(row["input_ids"])
-        given = {name: np.asarray(row[name]) for name in (*_FEATURES, *_BORDERS) if row.get(name) is not None}
+        for name, why in _REFUSED.items():
+            if row.get(name):
+                raise ConfigError(f"{where}: column {name!r} is not read: {why}")
+        read = (*_FEATURES, *_BORDERS, *_MASKS)
+        given = {name: np.asarray(row[name]) for name in read if row.get(name) is not None}
         for name in given.keys() - set(_LENGTHS):
             if given[name].shape != (size,):
                 raise ConfigError(f"{where}: {name} is no list of {size} numbers, as many as there are input_ids")
+        largest = given["input_ids"].max(initial=0)
+        if self.vocabulary is not None and largest >= self.vocabulary:
+            raise ConfigError(
+                f"{where}: token {largest} is none of the tokenizer's {self.vocabulary}; was it another one?"
+            )
         starts = _starts(given, size, where)
         owner = np.cumsum(starts) - 1
         lengths = np.bincount(owner)
@@ -254,7 +281,8 @@ class _Adopt:
         kept = given.get("attention_mask", np.ones(size)) != 0
         kept &= (lengths > 1)[owner] if (lengths[owner[kept]] > 1).any() else True
         lengths = np.bincount(owner[kept])
-        labels = np.where(starts, -100, given["labels"])
+        masked = starts | np.any([given[name] == 0 for name in _MASKS if name in given], axis=0)
+        labels = np.where(masked, -100, given["labels"])
         features = {"input_ids": given["input_ids"][kept].tolist(), "labels": labels[kept].tolist()}
         return {**features, "seq_lens": lengths[lengths > 0].tolist(), "source": "tokenized"}
 

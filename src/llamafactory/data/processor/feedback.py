@@ -22,7 +22,7 @@ class FeedbackProcessor(CompletionsProcessor):
 
     name = "feedback"
     columns = (*CompletionsProcessor.columns, "desirable")
-    unused = ("margin",)
+    unused = ("margin", "weights")
 
     def prompt(self, sample: Sample) -> tuple[Message, ...]:
         """All but the last turn, which is the completion."""

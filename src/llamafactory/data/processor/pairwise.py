@@ -19,7 +19,7 @@ class PairwiseProcessor(CompletionsProcessor):
     name = "pairwise"
     columns = (*CompletionsProcessor.columns, "margin")
     must_differ = True
-    unused = ("kto_tag",)
+    unused = ("kto_tag", "weights")
 
     def completions(self, samples: Sequence[Sample]) -> list[tuple[Completion, Completion]]:
         """Raises ConfigError for a row with no pair, an empty completion, or two equal ones."""

@@ -25,7 +25,7 @@ class PretrainProcessor(Processor[list[int]]):
     name = "pretrain"
     default_overlong: Rule = "split"
     packs = True
-    unused = ("margin", "kto_tag", "tools", "chosen", "rejected", "reasoning")
+    unused = ("margin", "kto_tag", "tools", "chosen", "rejected", "reasoning", "weights")
 
     def tokenize(
         self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments
