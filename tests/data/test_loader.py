@@ -223,9 +223,13 @@ def test_tokenized_path_never_takes_the_place_of_what_is_there(
     assert [path.name for path in own.iterdir()] == ["thesis.md"]
 
 
-def test_tokenized_path_may_be_an_empty_folder(prepare: Prepare, numbered: str, tmp_path: Path) -> None:
+def test_tokenized_path_may_be_an_empty_folder_or_a_link_to_one(
+    prepare: Prepare, numbered: str, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
-    assert len(prepare(dataset=numbered, tokenized_path=str(tmp_path / "empty")).train)
+    (tmp_path / "link").symlink_to("empty")
+    assert len(prepare(dataset=numbered, tokenized_path=str(tmp_path / "link")).train)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "empty" / "llamafactory_data.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -294,7 +298,6 @@ APART = {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, 6, -100, 8, 9], "seq_len
 def test_borders_of_packs_are_read_wherever_they_stand(
     prepare: Prepare, tmp_path: Path, border: dict[str, Any], padded: bool
 ) -> None:
-    from datasets import Dataset
 
     row = {**PACK, **border}
     if padded:  # as LLaMA-Factory does, with or without numbers in the mask
@@ -321,7 +324,6 @@ def test_borders_of_packs_are_read_wherever_they_stand(
 def test_borders_that_cannot_be_read_are_refused(
     prepare: Prepare, tmp_path: Path, border: dict[str, Any], message: str
 ) -> None:
-    from datasets import Dataset
 
     Dataset.from_list([PACK | border]).save_to_disk(tmp_path / "theirs")
     with pytest.raises(ConfigError, match=f"tokenized_path: .*theirs, split train, {message}"):
