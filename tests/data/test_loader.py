@@ -298,6 +298,7 @@ APART = {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, 6, -100, 8, 9], "seq_len
 def test_borders_of_packs_are_read_wherever_they_stand(
     prepare: Prepare, tmp_path: Path, border: dict[str, Any], padded: bool
 ) -> None:
+    from datasets import Dataset
 
     row = {**PACK, **border}
     if padded:  # as LLaMA-Factory does, with or without numbers in the mask
@@ -324,6 +325,7 @@ def test_borders_of_packs_are_read_wherever_they_stand(
 def test_borders_that_cannot_be_read_are_refused(
     prepare: Prepare, tmp_path: Path, border: dict[str, Any], message: str
 ) -> None:
+    from datasets import Dataset
 
     Dataset.from_list([PACK | border]).save_to_disk(tmp_path / "theirs")
     with pytest.raises(ConfigError, match=f"tokenized_path: .*theirs, split train, {message}"):
