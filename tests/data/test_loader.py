@@ -223,9 +223,13 @@ def test_tokenized_path_never_takes_the_place_of_what_is_there(
     assert [path.name for path in own.iterdir()] == ["thesis.md"]
 
 
-def test_tokenized_path_may_be_an_empty_folder(prepare: Prepare, numbered: str, tmp_path: Path) -> None:
+def test_tokenized_path_may_be_an_empty_folder_or_a_link_to_one(
+    prepare: Prepare, numbered: str, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
-    assert len(prepare(dataset=numbered, tokenized_path=str(tmp_path / "empty")).train)
+    (tmp_path / "link").symlink_to("empty")
+    assert len(prepare(dataset=numbered, tokenized_path=str(tmp_path / "link")).train)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "empty" / "llamafactory_data.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -308,8 +308,9 @@ def test_a_folder_that_holds_something_is_left_alone(tiny_llama: Path, tmp_path:
     with pytest.raises(ConfigError, match=r"export_dir: \S+file is a file"):
         run(tiny_llama, tmp_path / "file")
     (empty := tmp_path / "empty").mkdir()
-    run(tiny_llama, empty)
-    assert (empty / "config.json").is_file()
+    (tmp_path / "link").symlink_to("empty")
+    run(tiny_llama, tmp_path / "link")  # the folder it points at
+    assert (tmp_path / "link").is_symlink() and (empty / "config.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,11 @@ def get_dataset(
 
 
 def tokenized_folder(data: DataArguments) -> Path | None:
-    """The folder that ``tokenized_path`` names."""
-    return Path(data.tokenized_path).expanduser() if data.tokenized_path else None
+    """The folder that ``tokenized_path`` names: of a link what it points at, which can be renamed to."""
+    if not data.tokenized_path:
+        return None
+    folder = Path(data.tokenized_path).expanduser()
+    return Path(os.path.realpath(folder)) if folder.is_symlink() else folder
 
 
 def _stream(job: _Job) -> DatasetModule:

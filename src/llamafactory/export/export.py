@@ -139,7 +139,7 @@ def _free_folder(export_dir: str | None) -> Path:
     """Return the folder to make, or refuse one that holds something."""
     if not export_dir:
         raise ConfigError("export_dir: missing; name the folder to write the merged model to")
-    final = Path(export_dir).expanduser().absolute()
+    final = Path(os.path.realpath(Path(export_dir).expanduser()))  # of a link: what it points at can be renamed to
     if final.exists() and not final.is_dir():
         raise ConfigError(f"export_dir: {final} is a file")
     if final.is_dir() and any(final.iterdir()):
