@@ -125,3 +125,15 @@ def test_groups_must_fit_a_step(keys: Keys, tmp_path: Path) -> None:
         train(keys(**prompt_set(tmp_path), **{**GRPO, "num_generations": 1}))
     with pytest.raises(ConfigError, match=r"delta: expected above 1\.2, got 1\.1"):
         train(keys(**prompt_set(tmp_path), **GRPO, delta=1.1))
+
+
+def test_rewards_that_never_have_an_opinion_are_refused(keys: Keys, tmp_path: Path) -> None:
+    """None is "no opinion"; a function that forgets its return would train nothing, for hours."""
+    rewards = tmp_path / "silent.py"
+    rewards.write_text("def silent(completions, **columns):\n    return [None] * len(completions)\n")
+    given = keys(**{**prompt_set(tmp_path), **GRPO, "reward_funcs": f"{rewards}:silent", "max_steps": 1})
+    with pytest.raises(
+        ConfigError, match=r"reward_funcs: silent gave None for all 8 completions of step 1, so nothing"
+    ):
+        train(given)
+    assert not list(Path(given["output_dir"]).glob("*.safetensors"))
