@@ -35,6 +35,7 @@ _LATEX = re.compile(r"(?<!\\)\$.*(?<!\\)\$|\\\(|\\\[", re.DOTALL)
 _SCIENTIFIC = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?[eE][+-]?\d{1,3})(?!\w)")
 _MIXED = re.compile(r"(?<![\w.,/])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\w/])")
 _GROUPS = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:\\[,;: ]|~| )\d{3})+)(?!\d)")
+_SIGNS = str.maketrans({"−": "-", "°": r"^\circ", "∞": r"\infty "})
 _ROOT = re.compile(r"(?<!\\)\bsqrt\(([^()]*)\)")
 _LETTER = re.compile(r"\W*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\W*([A-J])(?P<rest>\W*$|\s*[).:].*)", re.DOTALL)
 _NAMED_LETTER = re.compile(
@@ -161,7 +162,7 @@ def _read(text: str, boxed: bool = False) -> list[Any]:
 
 
 def _as_latex(formula: str) -> str:
-    formula = formula.strip().strip("$*").rstrip(".").strip().replace("**", "^").replace("−", "-")
+    formula = formula.strip().strip("$*").rstrip(".").strip().replace("**", "^").translate(_SIGNS)
     formula = re.sub(r"\\text\s*\{[^{}]*:\s*\}", "", formula)
     formula = re.sub(r"\^\(([^()]*)\)|\^(-?\d{2,})", lambda power: f"^{{{power[1] or power[2]}}}", formula)
     formula = _MIXED.sub(r"\1\\frac{\2}{\3}", formula)
