@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
-from ..extras.files import write_json
+from ..extras.files import make_writable, write_json
 from ..extras.plotting import plot_bars
 from ..hparams import InferArgs, get_infer_args, split_list
 from ..hparams.next_command import next_command, words_of
@@ -88,6 +88,7 @@ def _free_folder(save_dir: str | None) -> Path | None:
     folder = Path(save_dir).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"save_dir: {folder} is there already; choose another folder or remove it")
+    make_writable(folder, "save_dir")
     return folder
 
 
