@@ -83,7 +83,6 @@ def looks_whole(place: Path) -> list[str]:
     return [path.name for path in found if path.suffix in (".safetensors", ".pt") or path.name == "dataset_dict.json"]
 
 
-@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_read_only_place(world: World, name: str) -> None:
     words, place = WRITERS[name]
