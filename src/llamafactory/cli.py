@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import atexit
+import signal
 import sys
 
 from .launcher import launch
@@ -29,6 +31,8 @@ def main() -> int:
             raise
         print(line[0], file=sys.stderr)
         return line[1]
+    finally:  # all is said: a further Ctrl-C while the interpreter ends would be a traceback below the last line
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def _end_bars() -> None:

@@ -43,3 +43,13 @@ def test_it_begins_a_line(error: str, last: str, code: int) -> None:
     assert lines[-1].startswith(last.encode()), done.stderr[-500:]
     if code == 1 and "RuntimeError" in error:
         assert any(line.startswith(b"Traceback") for line in lines)
+
+
+def test_ctrl_c_while_the_interpreter_ends_is_no_traceback() -> None:
+    program = (
+        "import atexit, os, signal, sys; from llamafactory import cli; "
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT); "
+        "sys.argv = ['llamafactory-cli', 'version']; sys.exit(cli.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

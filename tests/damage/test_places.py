@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .world import EXPORT, INFER, SFT, World
+from .world import EVAL, EXPORT, INFER, SFT, World
 
 NOT_ROOT = os.geteuid() != 0
 SAVING = (*SFT, "save_strategy=steps", "save_steps=1")
@@ -23,6 +23,7 @@ WRITERS = {
     "checkpoint": ((*SAVING, "output_dir=place/run", "finetuning_type=full"), "place/run"),
     "export": ((*EXPORT, "export_dir=place/merged"), "place/merged"),
     "preprocess": (("preprocess", *SFT[1:], "tokenized_path=place/data"), "place/data"),
+    "eval": ((*EVAL, "task=quiz_test", "save_dir=place/results"), "place/results"),
     "infer": ((*INFER, "save_name=place/answers.jsonl", "max_samples=12"), "place/answers.jsonl"),
 }
 

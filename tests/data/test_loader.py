@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import re
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -221,6 +222,15 @@ def test_tokenized_path_never_takes_the_place_of_what_is_there(
         prepare(dataset=numbered, tokenized_path=numbered, overwrite_cache=overwrite)
     assert (own / "thesis.md").read_text() == "x" and data.read_bytes() == before
     assert [path.name for path in own.iterdir()] == ["thesis.md"]
+
+
+def test_a_pulse_that_cannot_be_written_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full or read-only disk whoever writes the data says so; the thread beside it stays silent."""
+    raised: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    with prepared._beating(tmp_path / "nowhere" / "data"):
+        pass
+    assert not raised
 
 
 def test_tokenized_path_may_be_an_empty_folder_or_a_link_to_one(

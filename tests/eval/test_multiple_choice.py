@@ -135,6 +135,9 @@ def test_what_is_broken_is_named(tiny_llama: Path, task_dir: Path) -> None:
     (task_dir / "out" / "notes").write_text("mine")
     with pytest.raises(ConfigError, match=r"save_dir: .*out is there already"):
         run_eval(keys(tiny_llama, task_dir, task="quiz_test"))
+    within_file = str(task_dir / "out" / "notes" / "results")  # said before the model is looked for
+    with pytest.raises(ConfigError, match=r"save_dir: .*results cannot be made"):
+        run_eval(keys(tiny_llama, task_dir, task="quiz_test", save_dir=within_file))
 
 
 def test_long_questions_lose_examples_first(tiny_llama: Path, task_dir: Path, caplog: pytest.LogCaptureFixture) -> None:

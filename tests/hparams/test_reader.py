@@ -60,6 +60,7 @@ BROKEN_FILES = {
     "two colons": (b"a: b: c\n", "c.yaml:1: not YAML: "),
     "twice": (b"seed: 1\nx: 2\nseed: 3\n", "c.yaml:3: seed is given twice, first in line 1"),
     "twice inside": (b"fsdp_config:\n  a: 1\n  a: 2\n", "c.yaml:3: a is given twice, first in line 2"),
+    "list as key": (b"? [a]\n: b\n", "c.yaml:1: keys are text, got a list or an object"),
     "number key": (b"1: 2\n", "c.yaml:1: keys are text, got '1'"),
     "latin-1": ("a: 1\nb: é\n".encode("latin-1"), "c.yaml:2: not UTF-8 text"),
     "python tag": (b"a: !!python/object/apply:os.system ['true']\n", "c.yaml:1: not YAML: could not determine"),

@@ -92,7 +92,8 @@ def test_what_does_not_fit_is_refused_always(
     saved: Saved, tmp_path: Path, changed: dict[str, Any], named: str, resume_changed: bool
 ) -> None:
     settings = copied(saved, tmp_path / "run") | {"max_steps": 8, "resume_changed": resume_changed}
-    with pytest.raises(ConfigError, match=rf"does not fit another .*\b{named}\b.*output_dir"):
+    begins = "model_name_or_path: an export of the adapter " if named == "finetuning_type" else "adapter_name_or_path: "
+    with pytest.raises(ConfigError, match=rf"does not fit another .*\b{named}\b.*output_dir, where {begins}\S+ begins"):
         train(settings | changed)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,9 @@ def _free_folder(save_dir: str | None) -> Path | None:
     folder = Path(save_dir).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"save_dir: {folder} is there already; choose another folder or remove it")
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ConfigError(f"save_dir: {folder} cannot be made: {there} is a file, or cannot be written")
     return folder
 
 

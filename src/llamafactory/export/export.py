@@ -23,7 +23,7 @@ from ..data.template.thinking import resolve_thinking
 from ..data.template_loader import get_template
 from ..extras.device import probe
 from ..extras.errors import ConfigError
-from ..extras.files import publish_folder, write_atomic, write_json
+from ..extras.files import make_writable, publish_folder, write_atomic, write_json
 from ..extras.hub import pushing, require_hub
 from ..extras.locks import staging_folder
 from ..extras.logging import get_logger
@@ -144,12 +144,7 @@ def _free_folder(export_dir: str | None) -> Path:
         raise ConfigError(f"export_dir: {final} is a file")
     if final.is_dir() and any(final.iterdir()):
         raise ConfigError(f"export_dir: {final} is not empty; choose another folder or remove it")
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"export_dir: {final.parent} cannot be made ({error.strerror})") from error
-    if not os.access(final.parent, os.W_OK):
-        raise ConfigError(f"export_dir: {final.parent} is not writable")
+    make_writable(final.parent, "export_dir")
     return final
 
 

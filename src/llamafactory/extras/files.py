@@ -104,6 +104,20 @@ def _named(path: str | os.PathLike[str], key: str) -> str:
     return f"{key}: {os.fspath(path)}" if key else os.fspath(path)
 
 
+def make_writable(folder: Path, key: str) -> None:
+    """Make a folder before anything is computed for it.
+
+    Raises:
+        ConfigError: It cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{key}: {folder} cannot be made ({error.strerror})") from None
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{key}: {folder} is not writable")
+
+
 def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     """Write a whole file under a temporary name, fsync it, then rename it into place.
 

@@ -130,7 +130,8 @@ def _key_lines(name: str, node: yaml.MappingNode) -> dict[str, int]:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
             if getattr(key, "value", "") != "<<":
-                raise ConfigError(f"{name}:{line}: keys are text, got {getattr(key, 'value', key.tag)!r}")
+                found = repr(key.value) if isinstance(key, yaml.ScalarNode) else "a list or an object"
+                raise ConfigError(f"{name}:{line}: keys are text, got {found}")
             continue
         if key.value in lines:
             raise ConfigError(f"{name}:{line}: {key.value} is given twice, first in line {lines[key.value]}")

@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +127,8 @@ def _pulse(folder: Path) -> Path:
 
 def _beat(pulse: Path, ended: threading.Event) -> None:
     while True:
-        pulse.touch()
+        with suppress(OSError):  # a full disk, a read-only one: whoever writes the data says so
+            pulse.touch()
         if ended.wait(HEARTBEAT_SECONDS):
             return
 

@@ -18,7 +18,7 @@ from transformers.trainer_callback import ExportableState
 from ...extras.environment import rank_number
 from ...extras.errors import ConfigError
 from ...extras.file_list import find_damage, write_file_list
-from ...extras.files import publish_folder
+from ...extras.files import make_writable, publish_folder
 from ...extras.locks import locked
 from ...extras.logging import get_logger, is_rank0
 from .run_config import NAME as RUN_CONFIG
@@ -148,13 +148,7 @@ def make_output_dir(output_dir: str | os.PathLike[str]) -> None:
     Raises:
         ConfigError: The folder cannot be made or written.
     """
-    folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output_dir: {folder} cannot be made ({error.strerror})") from None
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f"output_dir: {folder} is not writable")
+    make_writable(Path(output_dir), "output_dir")
 
 
 @contextmanager

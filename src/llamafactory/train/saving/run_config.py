@@ -221,8 +221,7 @@ def check_start(config: dict[str, Any], checkpoint: Path | None, allowed: bool) 
 
 
 def _refusal(checkpoint: Path, fixed: list[str], changed: list[str], finetuning_type: str) -> ConfigError:
-    kind = "model_name_or_path" if finetuning_type in ("full", "freeze") else "adapter_name_or_path"
-    anew = f"another output_dir, where {kind}: {checkpoint} begins a new run from its weights"
+    anew = f"another output_dir, where {_beginning(checkpoint, finetuning_type)} begins a new run from its weights"
     ways = f"keep what it was, or choose {anew}"
     if fixed:
         return ConfigError(f"resume_from_checkpoint: {checkpoint} does not fit another {', '.join(fixed)}; {ways}")
@@ -230,6 +229,15 @@ def _refusal(checkpoint: Path, fixed: list[str], changed: list[str], finetuning_
         f"resume_from_checkpoint: {checkpoint} was made with another {', '.join(changed)}; "
         f"resume_changed: true goes on with the new one; or {ways}"
     )
+
+
+def _beginning(checkpoint: Path, finetuning_type: str) -> str:
+    """Return what a new run names to begin from a checkpoint, by what the checkpoint holds."""
+    if not (checkpoint / "adapter_config.json").is_file():
+        return f"model_name_or_path: {checkpoint}"
+    if finetuning_type in ("full", "freeze"):
+        return f"model_name_or_path: an export of the adapter {checkpoint}"
+    return f"adapter_name_or_path: {checkpoint}"
 
 
 def _is_fixed(key: str, config: Mapping[str, Any]) -> bool:
