@@ -367,6 +367,7 @@ def test_the_hub_gets_everything_but_the_manifest(
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("llamafactory.extras.hub.look_for_hub", lambda: True)
     run(tiny_llama, tmp_path / "out", export_hub_model_id="me/model", hf_hub_token="secret")
     assert calls["token"] == "secret" and calls["repo"] == calls["upload"] == "me/model"
     assert {"model.safetensors", "config.json", "tokenizer.json", "Modelfile"} <= set(calls["files"])
