@@ -127,5 +127,6 @@ def test_modelscope_downloads_through_its_own_package(monkeypatch, tiny_llama):
 
     monkeypatch.setenv("USE_MODELSCOPE_HUB", "true")
     monkeypatch.setitem(sys.modules, "modelscope", types.SimpleNamespace(snapshot_download=snapshot_download))
+    monkeypatch.setattr("llamafactory.model.paths.look_for_other_hub", lambda place: True)
     assert resolve_model_path("qwen/Qwen2", ModelArguments(cache_dir="there", ms_hub_token="secret")) == str(tiny_llama)
     assert calls == [("qwen/Qwen2", "master", "there", "secret")]
