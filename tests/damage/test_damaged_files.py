@@ -21,6 +21,7 @@ HARMLESS = {
     "* */Modelfile *": "Ollama reads it",
     "* */*.gguf *": "llama.cpp reads it",
     "* */run_manifest.json *": "written for people",
+    "* */compatibility.json *": "written for people",
     "* */*_results.json *": "figures of a run: written anew",
     "resume run/*.json *": "written anew at the end",
     "resume run/*.jinja *": "written anew at the end",

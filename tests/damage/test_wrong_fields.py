@@ -11,7 +11,7 @@ import json
 import random
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from huggingface_hub.dataclasses import type_validator
@@ -46,7 +46,10 @@ FOLLOWS = (
 # A token of any text can be one; the line says how to make room for it.
 NEW_TOKENS = ("*/tokenizer_config.json eos_token text", "*/tokenizer_config.json pad_token text")
 # Read by the Rust tokenizer (test_damaged_files.py breaks them), or by nobody.
-LEFT_OUT = ("tokenizer.json", "vocab.json", "added_tokens.json", "*.index.json", "run_manifest.json", "*_results.json")
+LEFT_OUT = (
+    "tokenizer.json", "vocab.json", "added_tokens.json", "*.index.json", "run_manifest.json", "compatibility.json",
+    "*_results.json",
+)  # fmt: skip
 
 
 def files(world: World, name: str) -> list[str]:
@@ -74,7 +77,8 @@ def peft_takes(values: dict[str, Any], field: str, value: Any) -> bool:
     try:
         type_validator(field, value, hints.get(field, Any))
     except TypeError:
-        return (value is None and hints[field] is bool) or (hints[field] is float and isinstance(value, int))
+        is_flag = bool in (kinds := (hints[field], *get_args(hints[field]))) or dict in kinds  # null: it is not set
+        return (value is None and is_flag) or (hints[field] is float and isinstance(value, int))
     return True
 
 

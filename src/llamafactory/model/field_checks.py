@@ -33,6 +33,7 @@ _HINTS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 _NUMBERED = ("vocab.json", "added_tokens.json")  # token -> its number
+_ROPE = ("rope_parameters", "rope_scaling")
 # Left out on purpose: what a model type may give a meaning of its own below one.
 _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -64,8 +65,13 @@ def check_known_fields(path: Path, values: Mapping[str, Any], key: str) -> None:
 
 def _check_amounts(values: Mapping[str, Any], where: str) -> None:
     for name, value in values.items():
+        if name in _ROPE and isinstance(value, dict):  # of all layers, or by kind of layer
+            for part in (value, *value.values()):
+                _check_amounts(part if isinstance(part, dict) else {}, f"{where}: {name}")
         if not isinstance(value, int | float):
             continue
+        if name in ("rope_theta", "factor") and value <= 0:
+            raise ConfigError(f"{where}: {name}: {value}, expected a number above 0")
         if name in _SIZES and value < 1:
             raise ConfigError(f"{where}: {name}: {value}, expected a positive number")
         if name.endswith(("_dropout", "_pdrop")) and not 0 <= value <= 1:
