@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README.md of an exported folder: what it is, and where it runs."""
+"""The README.md of an exported folder: what it is, and where it runs; and how each card of ours begins."""
 
 from __future__ import annotations
 
@@ -13,6 +13,24 @@ if TYPE_CHECKING:
     from ..hparams import InferArgs
 
 
+def card_head(library: str, model: str | None, tags: Sequence[str]) -> str:
+    """Return the YAML that a card begins with, as the hub reads it.
+
+    Args:
+        library: That loads the folder.
+        model: ``model_name_or_path``; it is the base where it is a name on the hub.
+        tags: What else it is found by.
+    """
+    # The hub refuses a card whose base is none of its models.
+    base_line = f"\nbase_model: {model}" if public_name(model) == model else ""
+    return f"""---
+library_name: {library}
+license: other{base_line}
+tags:
+{chr(10).join(f"- {tag}" for tag in tags)}
+---"""
+
+
 def model_card(args: InferArgs, title: str, template: str, readers: Sequence[Verdict]) -> str:
     """Return the text.
 
@@ -23,15 +41,9 @@ def model_card(args: InferArgs, title: str, template: str, readers: Sequence[Ver
         readers: What other programs make of the folder.
     """
     base = public_name(args.model.model_name_or_path)
-    # The hub refuses a card whose base is none of its models.
-    base_line = f"\nbase_model: {base}" if base == args.model.model_name_or_path else ""
+    head = card_head("transformers", args.model.model_name_or_path, ["llama-factory"])
     rows = "\n".join(f"| {one.reader} | {one.version or ''} | {words(one)} |" for one in readers)
-    return f"""---
-library_name: transformers
-license: other{base_line}
-tags:
-- llama-factory
----
+    return f"""{head}
 
 # {title}
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...export.model_card import card_head
 from ...extras.errors import ConfigError
 from ...extras.files import read_json, write_atomic
 from ...extras.hub import pushing
@@ -82,15 +83,9 @@ def model_card(args: TrainArgs, metrics: dict[str, float], adapter: bool) -> str
     tags = ["llama-factory", args.finetuning.finetuning_type, args.finetuning.stage]
     base = public_name(args.model.model_name_or_path)
     keys = "\n".join(f"- {key}: {public_name(value)}" for key, value in sorted(mask_values(args.keys).items()))
-    # The hub refuses a card whose base is none of its models.
-    base_line = f"\nbase_model: {base}" if base == args.model.model_name_or_path else ""
+    head = card_head("peft" if adapter else "transformers", args.model.model_name_or_path, tags)
     results = "\n".join(f"| {key} | {value:.6g} |" for key, value in sorted(metrics.items()) if _is_number(value))
-    return f"""---
-library_name: {"peft" if adapter else "transformers"}
-license: other{base_line}
-tags:
-{chr(10).join(f"- {tag}" for tag in tags)}
----
+    return f"""{head}
 
 # {Path(str(args.training.output_dir)).name}
 

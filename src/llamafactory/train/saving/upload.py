@@ -34,14 +34,11 @@ def upload_run(trainer: Trainer, message: str, blocking: bool = True, **options:
     from huggingface_hub import HfApi
 
     args = trainer.args
-    given: dict[str, Any] = {
-        "folder_path": args.output_dir,
-        "ignore_patterns": list(KEPT_HERE),
-        "revision": args.hub_revision,
-    }
-    given |= {"repo_id": str(trainer.hub_model_id), "commit_message": message, "run_as_future": not blocking, **options}
-    upload: Any = HfApi(token=args.hub_token).upload_folder
-    return upload(**given)
+    given = {"folder_path": args.output_dir, "ignore_patterns": list(KEPT_HERE), "revision": args.hub_revision}
+    upload: Any = HfApi(token=args.hub_token).upload_folder  # its type tells the two kinds of answers apart
+    return upload(
+        repo_id=str(trainer.hub_model_id), commit_message=message, run_as_future=not blocking, **given | options
+    )
 
 
 def upload_checkpoint(trainer: Trainer, folder: Path) -> None:
