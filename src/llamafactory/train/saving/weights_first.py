@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ...extras.errors import ConfigError, first_line
+from ...extras.errors import ConfigError, explain, first_line
 
 
 @contextmanager
@@ -56,5 +56,5 @@ def keeping_weights(staging: Path) -> Iterator[None]:
         os.replace(staging, kept)
         raise ConfigError(
             f"output_dir: the trained weights are in {kept}, but what belongs beside them could not be saved: "
-            f"{first_line(error)}"
+            f"{explain(error) or first_line(error)}"
         ) from error
