@@ -33,9 +33,10 @@ TABLE = {
     "train-cache": ("out/.data/*/*.json", "out/.data/*/*/*.json"),
     "infer-again": (".answers.jsonl.settings.json",),
     "eval": ("tasks/quiz/mapping.json",),
-    "resume": ("run/*.json",),
+    "resume": ("run/checkpoint-2/*.json",),
 }
-# Of these the whole file is compared with what was written: which field differs is of no use to anybody.
+# Of these the whole file is compared with what was written: which field differs is of no use to anybody. A cache is made
+# again, and of checkpoints the one before is taken.
 HASHED = ("prepared/*", "out/.data/*", "run/checkpoint-*", ".answers.jsonl.settings.json")
 # "file field value" whose line comes from what follows of it: the file or the field is not what it names.
 FOLLOWS = (
@@ -85,9 +86,10 @@ def peft_takes(values: dict[str, Any], field: str, value: Any) -> bool:
 def wrong(world: World, name: str, file: str, place: Place, value: str) -> str | None:
     """What is wrong with the end of a command over a file with one wrong field, None if it is right."""
     case, outcome = f"{file} {'.'.join(map(str, place))} {value}", run_with(world, name, file, place, value)
+    is_hashed = any(fnmatchcase(file, pattern) for pattern in HASHED)
     if outcome.code == 0:
         whole = json.loads((world.whole / file).read_bytes())
-        if Path(file).name == "adapter_config.json" and len(place) == 1:
+        if Path(file).name == "adapter_config.json" and len(place) == 1 and not is_hashed:
             return None if peft_takes(whole, str(place[0]), VALUES[value]) else f"{name} {case}: taken"
         return None
     if outcome.code not in (1, 2) or "Traceback" in outcome.errors or not outcome.last.startswith("error: "):
@@ -98,9 +100,8 @@ def wrong(world: World, name: str, file: str, place: Place, value: str) -> str |
     is_named = Path(file).name in outcome.last and any(
         key in outcome.last or key.replace("_", " ") in outcome.last for key in names
     )
-    free = any(fnmatchcase(file, pattern) for pattern in HASHED) or any(fnmatchcase(case, some) for some in FOLLOWS)
-    where = Path(file).parent.name if free else Path(file).name
-    named = is_named or (free and where in outcome.last) or file.startswith(".answers")
+    follows = any(fnmatchcase(case, some) for some in FOLLOWS) and Path(file).parent.name in outcome.last
+    named = is_named or follows or (is_hashed and file.partition("/")[2] in outcome.last)
     return None if named else f"{name} {case}: not named: {outcome.last}"
 
 
