@@ -35,8 +35,8 @@ TABLE = {
     "eval": ("tasks/quiz/mapping.json",),
     "resume": ("run/checkpoint-2/*.json",),
 }
-# Of these the whole file is compared with what was written: which field differs is of no use to anybody. A cache is made
-# again, and of checkpoints the one before is taken.
+# Of these the whole file is compared with what was written: which field differs is of no use to anybody. A cache is
+# made again, and of checkpoints the one before is taken.
 HASHED = ("prepared/*", "out/.data/*", "run/checkpoint-*", ".answers.jsonl.settings.json")
 # "file field value" whose line comes from what follows of it: the file or the field is not what it names.
 FOLLOWS = (
