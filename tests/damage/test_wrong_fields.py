@@ -43,6 +43,7 @@ FOLLOWS = (
     "*/config.json *", "data/dataset_info.json listed.file_name text", "*/tokenizer_config.json tokenizer_class *",
     "*/adapter_config.json target_modules* *", "*/adapter_config.json r negative",
     "*/adapter_config.json layers_to_transform negative",
+    "prepared/llamafactory_files.json files.* negative",
 )  # fmt: skip
 # A token of any text can be one; the line says how to make room for it.
 NEW_TOKENS = ("*/tokenizer_config.json eos_token text", "*/tokenizer_config.json pad_token text")
