@@ -3,8 +3,8 @@
 
 A struct column has the fields of all rows: where a row never had one, Arrow holds a null. Trained like that, a tool
 call would learn arguments that nobody wrote; so a null inside a column is no field. JSON that is stored as text (the
-extension type ``arrow.json``, which ``datasets`` writes for objects of unlike fields) is read, and its nulls stay. Those
-of a map (which Spark writes) stay too: it has the keys of its own row, and is an object.
+extension type ``arrow.json``, which ``datasets`` writes for objects of unlike fields) is read, and its nulls stay. In a
+map (which Spark writes) nulls stay too, for it has the keys of its own row; it becomes an object.
 """
 
 from __future__ import annotations
