@@ -62,6 +62,10 @@ def files(world: World, name: str) -> list[str]:
     return [str(path.relative_to(world.whole)) for path in named if isinstance(json.loads(path.read_bytes()), dict)]
 
 
+def is_hashed(file: str) -> bool:
+    return any(fnmatchcase(file, pattern) for pattern in HASHED)
+
+
 def run_with(world: World, name: str, file: str, place: Place, value: str) -> Outcome:
     path = world.folder / file
     document = with_field(json.loads(path.read_bytes()), place, VALUES[value])
@@ -87,10 +91,9 @@ def peft_takes(values: dict[str, Any], field: str, value: Any) -> bool:
 def wrong(world: World, name: str, file: str, place: Place, value: str) -> str | None:
     """What is wrong with the end of a command over a file with one wrong field, None if it is right."""
     case, outcome = f"{file} {'.'.join(map(str, place))} {value}", run_with(world, name, file, place, value)
-    is_hashed = any(fnmatchcase(file, pattern) for pattern in HASHED)
     if outcome.code == 0:
         whole = json.loads((world.whole / file).read_bytes())
-        if Path(file).name == "adapter_config.json" and len(place) == 1 and not is_hashed:
+        if Path(file).name == "adapter_config.json" and len(place) == 1 and not is_hashed(file):
             return None if peft_takes(whole, str(place[0]), VALUES[value]) else f"{name} {case}: taken"
         return None
     if outcome.code not in (1, 2) or "Traceback" in outcome.errors or not outcome.last.startswith("error: "):
@@ -102,7 +105,7 @@ def wrong(world: World, name: str, file: str, place: Place, value: str) -> str |
         key in outcome.last or key.replace("_", " ") in outcome.last for key in names
     )
     follows = any(fnmatchcase(case, some) for some in FOLLOWS) and Path(file).parent.name in outcome.last
-    named = is_named or follows or (is_hashed and file.partition("/")[2] in outcome.last)
+    named = is_named or follows or (is_hashed(file) and file.partition("/")[2] in outcome.last)
     return None if named else f"{name} {case}: not named: {outcome.last}"
 
 
@@ -119,7 +122,9 @@ def test_some_wrong_fields(world: World, name: str) -> None:
 @pytest.mark.parametrize("name", TABLE)
 def test_every_wrong_field(world: World, name: str) -> None:
     found = [
-        wrong(world, name, file, *case) for file in files(world, name) for case in wrong_fields(world.whole / file)
+        wrong(world, name, file, *case)
+        for file in files(world, name)
+        for case in wrong_fields(world.whole / file)[:: 8 if is_hashed(file) else 1]
     ]
     assert [line for line in found if line] == []
 
