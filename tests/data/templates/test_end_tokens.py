@@ -42,7 +42,7 @@ def test_each_answer_ends_in_a_token_that_is_trained(
     ]
     assert len(trained) == 2
     if official.template in ENDLESS or official.source in FURTHER:
-        assert all(words in text for text, words in zip(trained, (A["content"], A2["content"]), strict=True))
+        assert trained[0].strip().endswith(A["content"])
         assert "no end token is trained behind an assistant turn" in caplog.text
         return
     assert "no end token" not in caplog.text
