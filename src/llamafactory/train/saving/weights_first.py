@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...extras.errors import ConfigError, explain, first_line
+from ...extras.files import check_safetensors
 
 
 @contextmanager
@@ -49,7 +50,8 @@ def keeping_weights(staging: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not any(staging.glob("*.safetensors")):
+        written = [*staging.glob("*.safetensors")]
+        if not written or any(map(check_safetensors, written)):  # half of one is worth nothing
             raise
         names = (staging.parent / f"unfinished-model{number or ''}" for number in count())
         kept = next(path for path in names if not path.exists())
