@@ -96,7 +96,7 @@ class JinjaTemplate(EncodingTemplate):
             self.stop_token_ids = list(dict.fromkeys([*self.stop_token_ids, *ends]))
         dialect = next((name for mark, name in _DIALECTS.items() if mark in source), "default")
         self.tool_format = resolve("tool_formats", dialect)
-        self.thought = (THOUGHT[0].strip(), THOUGHT[1].strip())
+        self.thought, self.has_switch = (THOUGHT[0].strip(), THOUGHT[1].strip()), "enable_thinking" in source
         texts = (tokenizer.eos_token, self._turn_end, self._last_end)
         self.ends = tuple(dict.fromkeys(end for end in texts if isinstance(end, str) and end))
         self.openings = ()
