@@ -310,18 +310,33 @@ TABLES: dict[str, dict[str, str]] = {
     "backends": BACKENDS,
 }
 
+# The key under which users name a row, where it is not called like its kind.
+_KEYS = {
+    "tuners": "finetuning_type",
+    "stages": "stage",
+    "templates": "template",
+    "formats": "formatting",
+    "tool_formats": "tool_format",
+    "losses": "pref_loss",
+    "engines": "infer_backend",
+    "rollouts": "rollout_engine",
+    "quantizers": "quantization_method",
+    "optimizers": "optim",
+}
+
 
 def names(kind: str) -> list[str]:
     """Return the known names of one kind, our own rows first."""
     return list({**_third_party(kind), **TABLES[kind]})
 
 
-def resolve(kind: str, name: str) -> Any:
+def resolve(kind: str, name: str, key: str | None = None) -> Any:
     """Import one plugin on first use.
 
     Args:
         kind: A key of ``TABLES``, such as ``"tuners"``.
         name: The row's name, as the user wrote it.
+        key: Where the user wrote it; unset = the configuration key of that kind.
 
     Returns:
         The attribute the row points at, or the module when the row names no attribute.
@@ -334,7 +349,7 @@ def resolve(kind: str, name: str) -> Any:
         known = names(kind)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         listed = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
-        raise ConfigError(f"{kind}: unknown name {name!r}; {listed}")
+        raise ConfigError(f"{key or _KEYS.get(kind, kind)}: unknown name {name!r}; {listed}")
     module, _, attribute = target.partition(":")
     found = importlib.import_module(module)
     return getattr(found, attribute) if attribute else found

@@ -6,8 +6,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
+import shlex
+from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import openai
 import pytest
 
@@ -42,6 +46,16 @@ def local(served: Running, messages: Any = QUESTION, **overrides: Any) -> Any:
 
     (response,) = asyncio.run(served.server.engine.chat(to_messages(messages), (), **overrides))
     return response
+
+
+def test_the_curl_of_the_readme(served: Running) -> None:
+    page = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    (command,) = re.findall(r"```bash\n(curl .*?)```", page, re.DOTALL)
+    _, address, _, header, _, body = shlex.split(command.replace("\\\n", " "))
+    path = address.removeprefix("http://127.0.0.1:8000")
+    answer = httpx.post(served.url + path, content=body, headers=dict([header.split(": ")]), timeout=60)
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["message"]["content"] == local(served).text
 
 
 def test_models(client: openai.OpenAI) -> None:

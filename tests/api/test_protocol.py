@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
@@ -20,6 +21,7 @@ from llamafactory.api import protocol, response_protocol
 from .conftest import MODEL, Running, running
 
 CHAT, TEXT, ITEMS, RANK = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/rerank"
+JSON = {"Content-Type": "application/json"}
 QUESTION: Any = [{"role": "user", "content": "Who are you?"}]
 FUNCTION: Any = {"name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True}
 TOOLS: Any = [{"type": "function", "function": FUNCTION}]
@@ -186,6 +188,29 @@ def test_null_is_as_good_as_left_out(engine: ScriptedEngine, route: str, name: s
         assert post(server, route, **needed, **{name: None}).status_code == 200
 
 
+NUMBERS = [
+    (route, name)
+    for route, model in ((CHAT, protocol.ChatRequest), (ITEMS, response_protocol.ResponsesRequest))
+    for name, field in model.model_fields.items()
+    if {int, float} & set(get_args(field.annotation) or [field.annotation])
+]
+
+
+def test_what_is_no_number_is_called_so(engine: ScriptedEngine) -> None:
+    """Not too large: NaN is neither."""
+    assert len(NUMBERS) > 15
+    with running(engine) as server:
+        for route, name in NUMBERS:
+            for written, shown in (("NaN", "nan"), ("-1e999", "-inf")):
+                body = json.dumps({"model": MODEL, **SENT[route], name: None}).replace(
+                    f'"{name}": null', f'"{name}": {written}'
+                )
+                answer = httpx.post(server.url + route, content=body, headers=JSON, timeout=30)
+                error = answer.json()["error"]
+                assert (answer.status_code, error["param"]) == (400, name)
+                assert error["message"] == f"{name}: Input should be a finite number, got {shown}"
+
+
 @pytest.mark.parametrize(
     ("route", "body"),
     [
@@ -198,12 +223,8 @@ def test_null_is_as_good_as_left_out(engine: ScriptedEngine, route: str, name: s
 )  # fmt: skip
 def test_half_characters_are_refused(engine: ScriptedEngine, route: str, body: str) -> None:
     with running(engine) as server:
-        answer = httpx.post(
-            server.url + route, content=body % MODEL, headers={"Content-Type": "application/json"}, timeout=30
-        )
+        answer = httpx.post(server.url + route, content=body % MODEL, headers=JSON, timeout=30)
         assert answer.status_code == 400 and "half a character" in answer.json()["error"]["message"]
         whole = body.replace("\\ud83d", "\\ud83d\\ude00").replace("\\uDC00", "\\ud800\\uDC00")
-        answer = httpx.post(
-            server.url + route, content=whole % MODEL, headers={"Content-Type": "application/json"}, timeout=30
-        )
+        answer = httpx.post(server.url + route, content=whole % MODEL, headers=JSON, timeout=30)
         assert answer.status_code == 200

@@ -7,11 +7,18 @@ import contextlib
 import os
 import resource
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
+
+from llamafactory.extras.errors import ConfigError, explain, writing
 
 from .world import EVAL, EXPORT, INFER, SFT, World
 
@@ -96,21 +103,47 @@ def test_a_read_only_place(world: World, name: str) -> None:
 def test_a_full_disk(world: World, name: str) -> None:
     words, place = WRITERS[name]
     with mounted(world.folder / "place", "-o", "size=16k" if name != "infer" else "size=4k"):
-        refused(world, words, "No space left", "cannot be written")
+        refused(world, words, place)
         assert looks_whole(world.folder / place) == []
 
 
-@pytest.mark.parametrize("name", [name for name in WRITERS if name != "infer"])
-def test_files_that_may_not_grow(world: World, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "limit"), [*((name, 4096) for name in WRITERS if name != "infer"), ("train", 0), ("infer", 0)]
+)
+def test_files_that_may_not_grow(world: World, name: str, limit: int) -> None:
+    """Every line names the file, or the folder that a library was writing into."""
     words, place = WRITERS[name]
-    with small_files(4096):
-        refused(world, words, "File too large", "cannot be written")
+    folder = str(Path(place).parent)
+    with small_files(limit):
+        refused(world, words, f"error: {folder}/", f"error: {world.folder}/")
     assert looks_whole(world.folder / place) == []
+
+
+@pytest.mark.parametrize("library", ["safetensors", "torch", "numpy", "python"])
+def test_errors_of_libraries_get_the_place(library: str, tmp_path: Path) -> None:
+    """By themselves they say that something cannot be written, and not what."""
+    file = tmp_path / "file"
+    write: Callable[[], Any] = {
+        "safetensors": lambda: save_file({"weight": torch.ones(999)}, file),
+        "torch": lambda: torch.save(torch.ones(999), file),
+        "numpy": lambda: np.save(file.open("wb"), np.ones(999)),
+        "python": lambda: file.write_bytes(bytes(9999)),
+    }[library]
+    with small_files(100), pytest.raises(ConfigError, match=rf"^{file}: .*; [a-z ]+"), writing(file):
+        write()
+
+
+def test_no_place_for_temporary_files_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with small_files(0), pytest.raises(FileNotFoundError) as caught:
+        tempfile.gettempdir()
+    line = explain(caught.value)
+    assert line is not None and line.endswith("; free some space, or name another place by TMPDIR")
 
 
 def test_a_full_disk_for_the_cache(world: World) -> None:
     with small_files(1024):
-        refused(world, (*SFT, "dataset=data/rows.csv"), "File too large", "cannot be written")
+        refused(world, (*SFT, "dataset=data/rows.csv"), f"error: {world.folder}/cache/")
 
 
 KEYS = {

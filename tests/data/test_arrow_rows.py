@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from llamafactory.data.formats.openai import convert
@@ -71,6 +72,39 @@ def test_tool_calls_and_schemas_keep_their_fields(tmp_path: Path, kind: str) -> 
 def test_a_null_that_the_row_has_stays(tmp_path: Path, kind: str) -> None:
     rows = [{"messages": [{"a": {"x": None}}, {"b": 1}]}, {"messages": [{"a": {"y": [None, 2]}}]}]
     [attr] = find_datasets([str(written(rows, kind, tmp_path))], str(tmp_path))
+    assert [row for _, row in read_rows(attr)] == rows
+
+
+CALL = pa.struct([("city", pa.string()), ("day", pa.int64())])
+NESTED = [
+    *(make(CALL) for make in (pa.list_, pa.large_list, pa.list_view, pa.large_list_view)),
+    pa.list_(CALL, 2),
+    pa.map_(pa.string(), CALL),
+    pa.map_(pa.string(), pa.list_(CALL)),
+    pa.list_(pa.map_(pa.string(), CALL)),
+]
+
+
+@pytest.mark.parametrize("kind", NESTED, ids=str)
+def test_every_kind_of_nesting_is_looked_into(kind: Any) -> None:
+    calls: Any = [{"city": "Oslo"}, {"day": 3}]
+    if pa.types.is_map(kind):
+        calls = {"a": {"city": "Oslo"}, "b": {"day": 3}}
+        calls = {key: [call] for key, call in calls.items()} if pa.types.is_list(kind.item_type) else calls
+    elif pa.types.is_map(kind.value_type):
+        calls = [{"a": call} for call in calls]
+    assert list(rows_of(pa.table({"x": pa.array([calls, None], kind)}))) == [{"x": calls}, {"x": None}]
+
+
+def test_a_map_as_spark_writes_it_is_an_object_with_its_own_keys(tmp_path: Path) -> None:
+    """Parquet's MAP: keys are the row's, so a null in it is one that the row has."""
+    kind = pa.struct([("name", pa.string()), ("arguments", pa.map_(pa.string(), pa.string()))])
+    rows = [
+        {"call": {"name": "f", "arguments": {"city": "Oslo", "day": None}}},
+        {"call": {"name": "g", "arguments": {}}},
+    ]
+    pa.parquet.write_table(pa.table({"call": pa.array([row["call"] for row in rows], kind)}), tmp_path / "a.parquet")
+    [attr] = find_datasets([str(tmp_path / "a.parquet")], str(tmp_path))
     assert [row for _, row in read_rows(attr)] == rows
 
 

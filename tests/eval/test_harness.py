@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,20 @@ def test_an_unknown_task_is_named_before_the_model_is_looked_for(task_dir: Path)
         ConfigError, match=r"task: 'citys' is neither a folder of .* nor a task of lm-eval; did you mean"
     ):
         run_eval({"model_name_or_path": str(task_dir / "none"), "task": "citys", "task_dir": str(task_dir)})
+
+
+@pytest.mark.parametrize("task", ["mmluu", "basics_tset"])
+def test_a_misspelt_task_costs_no_import_of_torch(task: str) -> None:
+    program = f"""
+import sys
+from llamafactory.eval.evaluator import run_eval
+try:
+    run_eval(dict(model_name_or_path="none", task="{task}"))
+except ValueError as error:
+    print(error, {{"torch", "lm_eval"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert task.rpartition("_")[2] in done.stdout and done.stdout.endswith(" set()\n"), done.stdout
 
 
 def test_an_adapter_over_a_padded_vocabulary_scores_as_merged(make_tiny_model: Any, task_dir: Path) -> None:

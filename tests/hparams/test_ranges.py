@@ -141,6 +141,13 @@ def test_every_command_looks_at_the_keys_that_it_reads(command: Any, key: str) -
         command([*BASE, f"{key}=-1"])
 
 
+@pytest.mark.parametrize("written", ["0", "-5"])
+def test_an_answer_has_at_least_one_token(written: str) -> None:
+    for command in (get_train_args, get_infer_args):
+        with pytest.raises(ConfigError, match=rf"^max_new_tokens: expected 1 or more, got {written}$"):
+            command([*BASE, f"max_new_tokens={written}"])
+
+
 def test_the_line_names_the_file(tmp_path: Any) -> None:
     (tmp_path / "c.yaml").write_text("model_name_or_path: m\ndataset: d\nadam_beta1: .nan\n")
     with pytest.raises(ConfigError, match=r"c\.yaml:3: adam_beta1: expected at least 0 and below 1, got nan$"):

@@ -52,6 +52,22 @@ def test_after_training(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert told == [["chat", *given], ["export", *given, f"export_dir=out/{value}-merged"]]
 
 
+@pytest.mark.parametrize("folder", [".", "./", "..", "a/..", "a/.", "a/b/", "{here}", "{here}/"])
+def test_the_export_stands_beside_the_run(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the folder is called: the name is one that export takes, and nothing is written into the run."""
+    here = tmp_path / "home" / "run"
+    (here / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    folder = folder.format(here=here)
+    args = get_train_args({"model_name_or_path": "m", "dataset": "x", "output_dir": folder, "bf16": False})
+    monkeypatch.setattr(sys, "argv", ["llamafactory-cli", "train", "model_name_or_path=m", f"output_dir={folder}"])
+    command = shlex.split(outputs.next_commands(args).splitlines()[-1])
+    read = get_infer_args(command[2:])
+    final, run = Path(os.path.realpath(str(read.export.export_dir))), Path(os.path.realpath(folder))
+    assert final == run.with_name(f"{run.name}-merged")
+    assert os.path.samefile(str(read.model.adapter_name_or_path), folder)
+
+
 @pytest.mark.parametrize("value", HOSTILE)
 def test_after_a_stop_and_an_evaluation(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = ["my.yaml", f"dataset={value}", "hub_token=hf_private"]

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import GenerationConfig
 
 from llamafactory.extras.errors import ConfigError
+from llamafactory.train.saving.weights_first import keeping_weights
 
 from .conftest import Keys
 from .running import train, weights_of
@@ -86,3 +89,17 @@ def test_what_fails_after_the_last_step_does_not_cost_the_weights(
         assert any((weights[key] != value).any() for key, value in weights_of(tiny_llama).items())
     else:
         assert any(weight.any() for key, weight in weights.items() if "lora_B" in key)
+
+
+def test_half_written_weights_are_not_called_the_trained_ones(tmp_path: Path) -> None:
+    staging = tmp_path / ".staging-model"
+    staging.mkdir()
+    ends: list[tuple[int | None, type[Exception]]] = [(None, ConfigError), (40, OSError)]
+    for size, said in ends:
+        file = staging / "model.safetensors"
+        save_file({"weight": torch.ones(8)}, file)
+        file.write_bytes(file.read_bytes()[:size])
+        with pytest.raises(said), keeping_weights(staging):
+            raise OSError(28, "No space left on device")
+        staging.mkdir(exist_ok=True)
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".staging-model"] == ["unfinished-model"]

@@ -24,6 +24,8 @@ def test_it_is_the_page_of_the_model(
     monkeypatch.setattr(interface, "load_engine", lambda args: loaded.append(args) or engine)
     page = interface.create_web_demo(page_args)
     assert isinstance(page, gradio.Blocks) and loaded == [page_args]
+    (chatbot,) = (block for block in page.blocks.values() if isinstance(block, gradio.Chatbot))
+    assert "copy" in (chatbot.buttons or [])
     _, url, _ = page.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True)
     try:
         client = gradio_client.Client(url, verbose=False)

@@ -91,6 +91,8 @@ def _of_validation(error: RequestValidationError) -> ApiError:
     place = [str(part) for part in first["loc"] if part != "body" and not _FORM.search(str(part))]
     param = ".".join(place) or None
     message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "finite_number":
+        message += f", got {first['input']}"
     return ApiError(400, f"{param or 'body'}: {message}", param, first["type"])
 
 

@@ -57,7 +57,7 @@ NOT_OFFERED = {
 class _Model(BaseModel):
     """A field that is null is as good as left out: the clients of OpenAI write those that were not set."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", protected_namespaces=(), allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

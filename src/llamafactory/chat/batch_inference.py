@@ -22,7 +22,7 @@ from ..data.formats.media import with_markers
 from ..data.processor.prompt import split_completion
 from ..data.sources.dataset_info import check_columns, find_media_datasets
 from ..data.sources.reading import open_set, to_samples
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, writing
 from ..extras.files import parse_json, read_json, write_atomic, write_json
 from ..extras.logging import get_logger
 from ..extras.text_metrics import mean_of, text_scores
@@ -173,7 +173,11 @@ def _key(row: Row) -> tuple[str, int]:
 def _generate_all(model: ChatModel, missing: list[tuple[tuple[str, int], Sample]], path: Path, args: InferArgs) -> None:
     """Ask for many rows at once and append each answer when it is there."""
     waiting = iter(missing)
-    with path.open("a", encoding="utf-8") as file, tqdm(total=len(missing), desc="answers", unit="row") as bar:
+    with (
+        writing(path),
+        path.open("a", encoding="utf-8") as file,
+        tqdm(total=len(missing), desc="answers", unit="row") as bar,
+    ):
 
         async def worker() -> None:
             for key, sample in waiting:

@@ -59,6 +59,11 @@ def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Tem
         ConfigError: No such template, file or tool format, or a Jinja that cannot be compiled.
     """
     template = _bind(tokenizer, args)
+    if args.enable_thinking != "default" and not template.has_switch:
+        _logger.warning(
+            "enable_thinking: template %s has no such switch; the key only says what becomes of thoughts in the data",
+            template.name,
+        )
     template.trains_turn_break, template.parses_special = args.train_on_turn_break, args.parse_special_tokens
     return template
 

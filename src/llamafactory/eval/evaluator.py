@@ -15,8 +15,11 @@ from ..extras.files import write_json
 from ..extras.plotting import plot_bars
 from ..hparams import InferArgs, get_infer_args, split_list
 from ..hparams.next_command import next_command, words_of
+from .harness import find_tasks, run_tasks
 
 if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
     from ..data.template.base import Template
     from .questions import Benchmark
 
@@ -61,7 +64,10 @@ class Evaluator:
         folder = _free_folder(args.evaluation.save_dir)
         local = [task for name in names if (task := _find_local(name, Path(args.evaluation.task_dir).expanduser()))]
         others = [name for name in names if name not in {task.name for task in local}]
-        results = _evaluate(args, local, others)
+        for task in local:
+            task.benchmark.check(task.split, args.evaluation.n_shot)
+        manager = find_tasks(others, args.evaluation.task_dir) if others else None
+        results = _evaluate(args, local, others, manager)
         for name, rows in _tables(results).items():
             _show(name, rows)
         if folder is not None:
@@ -107,12 +113,12 @@ def _find_local(name: str, root: Path) -> LocalTask | None:
     return LocalTask(name, Benchmark(folder), split)
 
 
-def _evaluate(args: InferArgs, local: list[LocalTask], others: list[str]) -> dict[str, Any]:
+def _evaluate(
+    args: InferArgs, local: list[LocalTask], others: list[str], manager: TaskManager | None
+) -> dict[str, Any]:
     """Load the model once and run everything on it."""
-    from ..model import load_model, load_tokenizer
-    from .harness import find_tasks, run_tasks
+    from ..model import load_model, load_tokenizer  # not above: what is misspelt is refused before torch is there
 
-    manager = find_tasks(others, args.evaluation.task_dir) if others else None
     tokenizer = load_tokenizer(args.model)
     template = _template(args, tokenizer)
     model = load_model(tokenizer, args, trainable=False).eval()

@@ -3,17 +3,23 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
 from ..extras.hub import look_for_hub
-from ..extras.packages import require
+from ..extras.packages import require, require_installed
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
     from ..hparams import InferArgs
+
+_NAMES = re.compile(r"^(?:task|group|tag)[ \t]*:\s*(?:-[ \t]*)?[\"']?([^\s\"'#\[]+)", re.MULTILINE)
 
 
 def find_tasks(names: list[str], task_dir: str) -> TaskManager:
@@ -26,21 +32,42 @@ def find_tasks(names: list[str], task_dir: str) -> TaskManager:
     Raises:
         ConfigError: The package is missing, or a task is unknown.
     """
+    folder = Path(task_dir).expanduser()
+    require_installed("lm_eval", "task", "lm-eval")
+    _refuse_unwritten(names, folder)
     require("lm_eval", "task", "lm-eval")
     from lm_eval.tasks import TaskManager
 
-    folder = Path(task_dir).expanduser()
     manager = TaskManager(include_path=str(folder) if folder.is_dir() else None)
     known = {*manager.all_tasks}
-    for name in names:
-        if name not in known:
-            import difflib
-
-            near = difflib.get_close_matches(name, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "`lm-eval ls tasks` lists those of lm-eval"
-            raise ConfigError(f"task: {name!r} is neither a folder of {folder} nor a task of lm-eval; {hint}")
+    _refuse([name for name in names if name not in known], known, folder)
     look_for_hub()  # where tasks have their rows
     return manager
+
+
+def _refuse_unwritten(names: list[str], folder: Path) -> None:
+    """Refuse a name that no task file spells in a second; importing lm-eval and reading its YAML takes ten."""
+    missing, known = names, set[str]()
+    for text in _task_files(folder):
+        missing = [name for name in missing if name not in text]
+        known.update(_NAMES.findall(text))
+    _refuse(missing, known, folder)
+
+
+def _task_files(folder: Path) -> Iterator[str]:
+    places = find_spec("lm_eval")
+    ours = [Path(place, "tasks") for place in (places and places.submodule_search_locations) or ()]
+    for root in (*ours, folder):
+        for path in root.rglob("*yaml*"):  # what others include is called `_default_yaml`
+            if path.is_file():
+                yield path.read_text("utf-8", "replace")
+
+
+def _refuse(missing: list[str], known: Iterable[str], folder: Path) -> None:
+    for name in missing:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`lm-eval ls tasks` lists those of lm-eval"
+        raise ConfigError(f"task: {name!r} is neither a folder of {folder} nor a task of lm-eval; {hint}")
 
 
 def run_tasks(

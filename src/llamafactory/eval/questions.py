@@ -67,6 +67,16 @@ class Benchmark:
             self.subjects.append(Subject(key, entry["name"], entry["category"]))
         self._files = _files(folder)
 
+    def check(self, split: str, n_shot: int) -> None:
+        """Read everything that will be asked, which costs less than the model that is loaded for it.
+
+        Raises:
+            ConfigError: A file is missing, or a row is broken.
+        """
+        for subject in self.subjects:
+            for one in (split, *["train"] * bool(n_shot)):
+                self.questions(subject, one)
+
     def questions(self, subject: Subject, split: str) -> list[Question]:
         """Read the questions of one subject.
 

@@ -63,25 +63,56 @@ _DISK = {
 _TORCH_WRITES = "PytorchStreamWriter failed writing"  # all that torch.save says of a disk that takes no more
 
 
-def explain(error: BaseException) -> str | None:
+_NO_TEMPORARY = "No usable temporary directory"  # Python has tried to write into each
+
+
+def explain(error: BaseException, place: str | os.PathLike[str] = "") -> str | None:
     """One line for an error of the machine (disk full, read-only place, name too long), None for every other error.
 
     Libraries written in other languages hand on the text of the system's error, or nothing but that they could not
     write.
+
+    Args:
+        error: What was raised.
+        place: What was being written, for an error that does not say it.
     """
     text = str(error)
+    where = f"{os.fspath(place)}: " if place else ""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _DISK:
-            place = f"{seen.filename}: " if seen.filename else ""
-            return f"{place}{os.strerror(seen.errno)}; {_DISK[seen.errno]}"
+            where = f"{seen.filename}: " if seen.filename else where
+            return f"{where}{os.strerror(seen.errno)}; {_DISK[seen.errno]}"
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             if f"os error {number}" in text or f"errno {number}]" in text:
-                return f"{os.strerror(number)}; {_DISK[number]}"
+                return f"{where}{os.strerror(number)}; {_DISK[number]}"
         seen = seen.__cause__ or seen.__context__
     if _TORCH_WRITES in text:
-        return f"a file cannot be written; {_DISK[errno.ENOSPC]}"
+        return f"{where}a file cannot be written; {_DISK[errno.ENOSPC]}"
+    if _NO_TEMPORARY in text:
+        return f"{first_line(error)}; free some space, or name another place by TMPDIR"
     return None
+
+
+@contextmanager
+def writing(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Name what was being written when the machine takes no more: only opening a file says which one it was.
+
+    Args:
+        place: A file, or the folder that a library writes files of its own choice into.
+
+    Raises:
+        ConfigError: It could not be written.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # libraries of other languages have errors of their own
+        line = explain(error, place)
+        if line is None:
+            raise
+        raise ConfigError(line) from error
 
 
 def shown(error: BaseException) -> tuple[str, int] | None:

@@ -17,7 +17,7 @@ _WHOLE_BYTES, _BLOCK_BYTES, _BLOCKS = 64 << 20, 256 << 10, 64
 
 def write_file_list(folder: Path, name: str) -> None:
     """Write the size and the digest of every file of a finished folder into its file ``name``."""
-    found = {path.relative_to(folder).as_posix(): [path.stat().st_size, digest(path)] for path in _files(folder, name)}
+    found = {_place(path, folder): [path.stat().st_size, digest(path)] for path in _files(folder, name)}
     write_json(folder / name, {"files": found})
 
 
@@ -36,10 +36,10 @@ def find_damage(folder: Path, name: str, needed: tuple[str, ...] = (), newer: st
     if not (folder / name).exists():
         if newer is not None and (folder / newer).exists():
             return f"{name} is missing"
-        return _first(_broken(path) for path in _files(folder, name))
+        return _first(_broken(path, _place(path, folder)) for path in _files(folder, name))
     try:
         listed = read_json(folder / name)["files"].items()
-        return _first(_changed(folder / file, size, known) for file, (size, known) in listed)
+        return _first(_changed(folder / file, file, size, known) for file, (size, known) in listed)
     except (ConfigError, ValueError, TypeError, KeyError, AttributeError):
         return f"{name} is damaged"
 
@@ -62,32 +62,36 @@ def _files(folder: Path, name: str) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / name)
 
 
+def _place(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
 def _first(found: Iterable[str | None]) -> str | None:
     return next((damage for damage in found if damage), None)
 
 
-def _changed(path: Path, size: int, known: str) -> str | None:
+def _changed(path: Path, place: str, size: int, known: str) -> str | None:
     if not path.is_file():
-        return f"{path.name} is missing"
+        return f"{place} is missing"
     try:
         if path.stat().st_size != size:
-            return f"{path.name} has {path.stat().st_size:,} bytes instead of {size:,}"
-        return None if digest(path) == known else f"{path.name} holds other bytes than were written"
+            return f"{place} has {path.stat().st_size:,} bytes instead of {size:,}"
+        return None if digest(path) == known else f"{place} holds other bytes than were written"
     except OSError as error:
-        return f"{path.name} cannot be read ({error.strerror})"
+        return f"{place} cannot be read ({error.strerror})"
 
 
-def _broken(path: Path) -> str | None:
+def _broken(path: Path, place: str) -> str | None:
     """Look at the structure of a file whose digest nobody knows."""
     try:
         if path.suffix == ".json":
             read_json(path, object)
         elif path.suffix == ".safetensors" and (wrong := check_safetensors(path)):
-            return f"{path.name} {wrong}"
+            return f"{place} {wrong}"
         elif path.suffix in (".pt", ".pth"):
             zipfile.ZipFile(path).close()
     except (ValueError, zipfile.BadZipFile):
-        return f"{path.name} is damaged"
+        return f"{place} is damaged"
     except OSError as error:
-        return f"{path.name} cannot be read ({error.strerror})"
+        return f"{place} cannot be read ({error.strerror})"
     return None

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import ConfigError
+from .errors import ConfigError, writing
 from .logging import get_logger
 
 logger = get_logger(__name__)
@@ -39,9 +39,10 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
         return
     handle = _take(path, what, wait)
     try:
-        os.ftruncate(handle, 0)
         began = datetime.datetime.now().isoformat(" ", "seconds")
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {began}".encode())
+        with writing(path):
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {began}".encode())
         yield
     finally:
         path.unlink(missing_ok=True)
@@ -93,7 +94,8 @@ def staging_folder(final: Path, key: str, wait: bool = False) -> Iterator[Path]:
     with locked(final.with_name(f".{final.name}.lock"), f"{key}: {final}", wait):
         staging = _new_staging(final)
         try:
-            yield staging
+            with writing(final):
+                yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

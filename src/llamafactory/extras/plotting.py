@@ -65,7 +65,7 @@ def plot_loss(output_dir: str | os.PathLike[str], keys: Sequence[str] = ("loss",
         axes.set(xlabel="step", ylabel=key, title=f"{key} of {folder.resolve().name}")
         axes.legend()
         path = folder / f"training_{key.replace('/', '_')}.png"
-        figure.savefig(path, dpi=100)
+        _write(figure, path, dpi=100)
         written.append(path)
     return written
 
@@ -112,9 +112,7 @@ def plot_histograms(
             axes.bar(1.1 * limit, beyond, width=0.19 * limit, color="#d62728")
             axes.axvline(limit, color="#d62728", linestyle="--", linewidth=1)
         axes.set(title=name, xlabel=label + (f" (red: over {limit})" if beyond else ""), ylabel="samples")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_atomic(path, buffer.getvalue())
+    _write(figure, path, dpi=120)
 
 
 def plot_bars(path: str | os.PathLike[str], values: Mapping[str, float], unit: str, title: str) -> None:
@@ -136,6 +134,10 @@ def plot_bars(path: str | os.PathLike[str], values: Mapping[str, float], unit: s
     axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.invert_yaxis()
     axes.set(xlabel=unit, title=title)
+    _write(figure, path, dpi=120)
+
+
+def _write(figure: Any, path: str | os.PathLike[str], dpi: int) -> None:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    figure.savefig(buffer, format="png", dpi=dpi)
     write_atomic(path, buffer.getvalue())

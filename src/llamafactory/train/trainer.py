@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, writing
 from ..extras.files import read_json
 from ..extras.logging import get_logger
 from ..model import eval_mode
@@ -217,7 +217,8 @@ class Trainer(BaseTrainer):
         self.log_metrics(split, metrics)
         if self.is_world_process_zero():
             _set_aside_damaged(str(self.args.output_dir))
-        self.save_metrics(split, metrics)
+        with writing(str(self.args.output_dir)):
+            self.save_metrics(split, metrics)
 
 
 def _set_aside_damaged(output_dir: str) -> None:

@@ -19,7 +19,7 @@ from ..data.streaming.rows import StreamRows
 from ..data.template.thinking import resolve_thinking
 from ..data.template_loader import get_template
 from ..extras.device import probe
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, writing
 from ..extras.hub import require_hub
 from ..extras.logging import get_logger, is_rank0
 from ..extras.manifest import NAME as MANIFEST
@@ -258,9 +258,10 @@ def train_and_save(
     if signals.received is not None:
         _leave(trainer, signals.received)
     metrics = {**result.metrics, **trainer.run_metrics(), **(train_results(output_dir) if trainer.was_done else {})}
-    save_model(trainer)
-    trainer.report("train", metrics)
-    trainer.save_state()
+    with writing(output_dir):
+        save_model(trainer)
+        trainer.report("train", metrics)
+        trainer.save_state()
     if trainer.is_world_process_zero() and args.finetuning.plot_loss:
         plot_loss(output_dir, _logged(stage.plots, trainer))
     create_modelcard_and_push(trainer, metrics)

@@ -34,10 +34,14 @@ def test_by_name_with_its_overrides() -> None:
 
 def test_an_unknown_name_or_file_is_one_line(tmp_path: Path) -> None:
     tokenizer = build_tokenizer("qwen")
-    for value, message in [("qwne", "did you mean qwen"), ("./no.jinja", "no.jinja does not exist")]:
+    for value, message in [
+        ("qwne", "^template: unknown name 'qwne'; did you mean qwen"),
+        ("[qwen]", r"^template: unknown name '\[qwen\]'; did you mean qwen"),
+        ("./no.jinja", "no.jinja does not exist"),
+    ]:
         with pytest.raises(ConfigError, match=message):
             get_template(tokenizer, DataArguments(template=value))
-    with pytest.raises(ConfigError, match="tool_formats: unknown name 'nope'"):
+    with pytest.raises(ConfigError, match="tool_format: unknown name 'nope'"):
         get_template(tokenizer, DataArguments(template="qwen", tool_format="nope"))
     path = tmp_path / "mine.jinja"
     path.write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
@@ -68,7 +72,8 @@ def test_a_yaml_file_of_literals(tmp_path: Path) -> None:
         ("stop: x", "stop must be a list of texts"),
         ("thought: [x]", "thought must be two texts"),
         ("tools_in: there", "tools_in: 'there' is not one of"),
-        ("extends: qwne", "unknown name 'qwne'"),
+        ("extends: qwne", "extends: unknown name 'qwne'; did you mean"),
+        ("extends: [qwen]", "extends: unknown name \"['qwen']\"; did you mean"),
     ],
 )
 def test_a_bad_yaml_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:

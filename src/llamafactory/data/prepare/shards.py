@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from ...extras.errors import writing
 from ...extras.file_list import find_damage, write_file_list
 from ...extras.files import publish_folder, read_json, write_json
 from ..formats.unread import Unread
@@ -91,6 +92,11 @@ class ShardWriter:
 
     def __call__(self, job: ShardJob) -> int:
         """Write a shard; returns its number."""
+        with writing(job.folder):
+            self._make(job)
+        return job.number
+
+    def _make(self, job: ShardJob) -> None:
         staging = tempfile.mkdtemp(prefix=_own_prefix(os.getpid()), dir=os.path.dirname(job.folder))
         try:
             self._write(job, staging)
@@ -102,7 +108,6 @@ class ShardWriter:
             # Another job that prepares the same rows at the same time may have been faster.
             if not (isinstance(error, OSError) and is_shard(job.folder)):
                 raise
-        return job.number
 
     def _write(self, job: ShardJob, staging: str) -> None:
         tally, unread = Tally(), Unread(self.encoder.processor.unused)

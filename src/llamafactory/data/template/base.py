@@ -115,6 +115,7 @@ class Template(ABC):
         stop_token_ids: Tokens at which generation ends, EOS first.
         tool_format: The dialect of tools and calls.
         thought: The words around a thought; ``None``: the family does not think.
+        has_switch: ``enable_thinking`` changes its text.
         ends: What may close an assistant turn, as text.
         openings: What may stand before an assistant turn's text, in this order.
         trains_turn_break: The line break behind a trained turn is trained with it.
@@ -127,6 +128,7 @@ class Template(ABC):
     stop_token_ids: list[int]
     tool_format: ToolFormat
     thought: tuple[str, str] | None
+    has_switch: bool
     ends: tuple[str, ...]
     openings: tuple[str, ...]
     trains_turn_break: bool = False

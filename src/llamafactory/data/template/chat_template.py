@@ -182,7 +182,12 @@ def read_literals(path: str) -> ChatTemplate:
         raise ConfigError(f"template {path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"template {path}: expected keys and values, got {type(values).__name__}")
-    base = resolve("templates", values.pop("extends")) if "extends" in values else ChatTemplate(path, "{{content}}")
+    extended = values.pop("extends", None)
+    base = (
+        ChatTemplate(path, "{{content}}")
+        if extended is None
+        else resolve("templates", str(extended), f"template {path}: extends")
+    )
     return replace(base, **{"name": path, **{key: _check_literal(path, key, value) for key, value in values.items()}})
 
 

@@ -25,7 +25,7 @@ from .base import Options, Piece
 from .encoding import EncodingTemplate
 from .jinja_sandbox import render
 from .renderer import THOUGHT, has_thought, split_thought, without_thought
-from .text_spans import SENTINEL, common_start, mark, split_marked, with_sentinel
+from .text_spans import SENTINEL, common_start, mark, split_marked, to_last, with_sentinel, without_opening
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -91,15 +91,14 @@ class JinjaTemplate(EncodingTemplate):
         except ConfigError as error:
             self._turn_end = error  # good enough to chat with; training says why not
         else:
-            for token in (self._turn_end, self._last_end):
-                if self._special.fullmatch(token):
-                    end = int(tokenizer.convert_tokens_to_ids(token))
-                    self.stop_token_ids += [] if end in self.stop_token_ids else [end]
+            last = [self._special.findall(end)[-1:] for end in (self._turn_end, self._last_end)]
+            ends = [int(tokenizer.convert_tokens_to_ids(token)) for tokens in last for token in tokens]
+            self.stop_token_ids = list(dict.fromkeys([*self.stop_token_ids, *ends]))
         dialect = next((name for mark, name in _DIALECTS.items() if mark in source), "default")
         self.tool_format = resolve("tool_formats", dialect)
-        self.thought = (THOUGHT[0].strip(), THOUGHT[1].strip())
-        ends = (tokenizer.eos_token, self._turn_end, self._last_end)
-        self.ends = tuple(dict.fromkeys(end for end in ends if isinstance(end, str) and end))
+        self.thought, self.has_switch = (THOUGHT[0].strip(), THOUGHT[1].strip()), "enable_thinking" in source
+        texts = (tokenizer.eos_token, self._turn_end, self._last_end)
+        self.ends = tuple(dict.fromkeys(end for end in texts if isinstance(end, str) and end))
         self.openings = ()
 
     def jinja(self) -> str:
@@ -279,13 +278,12 @@ class JinjaTemplate(EncodingTemplate):
             if not found or SENTINEL in tail:
                 raise self._uncertain("an assistant turn's text is not in the rendered text just once")
             tails.append(tail)
-        common = self._to_last_special(common_start(*tails))
-        return common, common if self._special.search(common) else self._to_last_special(tails[0]) or common
-
-    def _to_last_special(self, text: str) -> str:
-        """The text up to the end of its last special token; all of it if there is none."""
-        last = list(self._special.finditer(text))
-        return text[: last[-1].end()] if last else text
+        common = to_last(self._special, common_start(*tails))
+        asked = self._render(chat, [], Options(None, add_generation_prompt=True))[0]
+        if asked.partition(SENTINEL)[2] == tails[0]:  # it asks for an answer unasked
+            first = self._render(chat[:1], [], Options(None))[0].removeprefix(self.tokenizer.bos_token or "")
+            common = without_opening(self._special, common, first)
+        return common, common if self._special.search(common) else to_last(self._special, tails[0]) or common
 
     def _uncertain(self, why: str) -> ConfigError:
         return ConfigError(

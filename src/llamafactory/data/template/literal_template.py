@@ -67,6 +67,7 @@ class LiteralTemplate(EncodingTemplate):
         before, _, after = slots(self.chat.assistant)
         thought = self.chat.thought
         self.thought = None if thought is None else (thought[0].strip(), thought[1].strip())
+        self.has_switch = thought is not None
         self.ends = tuple(filter(None, (self.chat.end, after, tokenizer.eos_token, *self.chat.stop)))
         self.openings = tuple(filter(None, (before, self.chat.text_start)))
         for word in chat.stop:

@@ -142,6 +142,18 @@ def cut_by_prefix(tokenizer: PreTrainedTokenizerBase, text: str, spans: Sequence
     return out
 
 
+def to_last(special: re.Pattern[str], text: str) -> str:
+    """The text up to the end of its last special token; all of it if there is none."""
+    last = list(special.finditer(text))
+    return text[: last[-1].end()] if last else text
+
+
+def without_opening(special: re.Pattern[str], end: str, first: str) -> str:
+    """What ends a turn, without the token that opens the next one, as it opens the ``first`` turn of a conversation."""
+    sizes = (size for size in range(len(first), 0, -1) if end.endswith(first[:size]))
+    return next((rest for size in sizes if special.search(rest := end[:-size])), end)
+
+
 def common_start(a: str, b: str) -> str:
     """What two texts begin with."""
     return a[: next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))]

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from ...extras.environment import is_env_enabled
+from ...extras.errors import writing
 from ...extras.files import write_atomic
 from ...extras.logging import get_logger
 
@@ -58,7 +59,8 @@ class LogCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs or not _is_progress(logs):
             return
-        with (Path(args.output_dir) / FILE_NAME).open("a", encoding="utf-8") as file:
+        path = Path(args.output_dir) / FILE_NAME
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(self._entry(state, logs)) + "\n")
 
     def _entry(self, state: Any, logs: dict[str, float]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class PlanCallback(TrainerCallback):
             *(f", the first {warmup} to warm up" * bool(warmup), args.learning_rate),
         )
         hint = advise(self.args, self.rows, state.max_steps, args.world_size)
-        if hint:
+        if hint and state.global_step < state.max_steps:
             logger.warning_rank0(hint)
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...extras.errors import writing
 from ...extras.files import write_atomic
 
 FILE_NAME = "rollouts.jsonl"
@@ -36,7 +37,7 @@ class RolloutLog:
     def write(self, step: int, records: list[dict[str, Any]]) -> None:
         """Append records of a rollout that is trained from ``step`` (from 1) on."""
         self.newest = records
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             for record in records:
                 file.write(json.dumps({"step": step, **record}, ensure_ascii=False) + "\n")
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from transformers.trainer_callback import ExportableState
 
 from ...extras.environment import rank_number
-from ...extras.errors import ConfigError
+from ...extras.errors import ConfigError, writing
 from ...extras.file_list import find_damage, write_file_list
 from ...extras.files import make_writable, publish_folder
 from ...extras.locks import locked
@@ -196,13 +196,14 @@ def staged_checkpoint(args: TrainingArguments, step: int) -> Iterator[Path]:
     """
     final = checkpoint_folder(args.output_dir, step)
     staging = final.with_name(f"{_STAGING}{final.name}")
-    yield staging
-    _barrier()
-    if args.process_index == 0:
-        _publish(staging, final)
-    _barrier()
-    if args.local_process_index == 0 and staging.is_dir():  # a node that shares no disk with the first
-        _publish(staging, final)
+    with writing(final):
+        yield staging
+        _barrier()
+        if args.process_index == 0:
+            _publish(staging, final)
+        _barrier()
+        if args.local_process_index == 0 and staging.is_dir():  # a node that shares no disk with the first
+            _publish(staging, final)
 
 
 def checkpoint_folder(output_dir: str | os.PathLike[str] | None, step: int) -> Path:

@@ -120,9 +120,17 @@ def next_commands(args: TrainArgs) -> str:
     output_dir = str(args.training.output_dir)
     if not words or not words[0].endswith(FILE_ENDINGS):
         words = _words_of_result(args, output_dir)  # overrides of a file stay: one of them may be the folder
-    export = next_command("export", words, export_dir=f"{output_dir.rstrip('/')}-merged")
+    export = next_command("export", words, export_dir=_beside(output_dir))
     chat = [] if args.finetuning.stage == "rm" else [next_command("chat", words)]
     return "Next:\n  " + "\n  ".join([*chat, export])
+
+
+def _beside(folder: str) -> str:
+    """Return a name for the export that is outside of a run's folder; ``.`` and ``..`` are called what they are."""
+    path = Path(folder)
+    if path.name in ("", ".."):
+        return os.path.relpath(f"{os.path.realpath(folder)}-merged")
+    return f"{path}-merged"
 
 
 def _words_of_result(args: TrainArgs, output_dir: str) -> list[str]:

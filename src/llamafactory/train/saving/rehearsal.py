@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...extras.errors import ConfigError, first_line
+from ...extras.errors import ConfigError, first_line, writing
 from ...model.generation_config import make_savable
 
 if TYPE_CHECKING:
@@ -26,9 +26,11 @@ def rehearse_saving(trainer: Trainer) -> None:
         make_savable(generation)
     if not trainer.args.should_save:
         return
-    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=_home(trainer)) as folder:
+    home = _home(trainer)
+    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=home) as folder:
         try:
-            _save_shell(trainer, model, Path(folder))
+            with writing(home):
+                _save_shell(trainer, model, Path(folder))
         except ConfigError:
             raise
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:

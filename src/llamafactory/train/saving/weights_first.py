@@ -11,7 +11,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ...extras.errors import ConfigError, first_line
+from ...extras.errors import ConfigError, explain, first_line
+from ...extras.files import check_safetensors
 
 
 @contextmanager
@@ -49,12 +50,13 @@ def keeping_weights(staging: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not any(staging.glob("*.safetensors")):
+        written = [*staging.glob("*.safetensors")]
+        if not written or any(map(check_safetensors, written)):  # half of one is worth nothing
             raise
         names = (staging.parent / f"unfinished-model{number or ''}" for number in count())
         kept = next(path for path in names if not path.exists())
         os.replace(staging, kept)
         raise ConfigError(
             f"output_dir: the trained weights are in {kept}, but what belongs beside them could not be saved: "
-            f"{first_line(error)}"
+            f"{explain(error) or first_line(error)}"
         ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...data.processor import SupervisedProcessor
-from ...extras.errors import ConfigError
+from ...extras.errors import ConfigError, writing
 from ..stage import Stage
 from ..workflow import run
 from .trainer import CustomSeq2SeqTrainer
@@ -30,7 +30,8 @@ def predict(trainer: Trainer, args: TrainArgs) -> None:
     for name, prompts in sets.items():
         kind = f"_{name}" if name and len(sets) > 1 else ""
         path = output_dir / f"generated_predictions{kind}.jsonl"
-        metrics |= trainer.score_responses(prompts, f"predict_{name}" if name else "predict", path)
+        with writing(path):
+            metrics |= trainer.score_responses(prompts, f"predict_{name}" if name else "predict", path)
     trainer.callback_handler.on_predict(trainer.args, trainer.state, trainer.control, metrics)
     trainer.report("predict", metrics)
 
