@@ -418,3 +418,19 @@ def test_the_report_counts_every_row_and_its_reason(prepare: Prepare, tmp_path: 
     shown = report.table()
     assert [list(column.cells) for column in shown.columns[1:6]] == [["8"], ["6"], ["1"], ["0"], ["1"]]
     assert report.notes() == [f"dropped from {source.name}: 1 no answer"]
+
+
+@pytest.mark.parametrize("thoughts", ["mask", "split", "train"])
+def test_answers_that_stand_without_their_thoughts_are_counted_and_said_once_before_training(
+    thoughts: str, prepare: Prepare, tmp_path: Path, capsys: Any
+) -> None:
+    """2 rows of 3 answers and 1 of one: 4 earlier answers stand bare; said when prepared and when taken from the cache."""
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning_content": "hm"}]
+    path = write_jsonl(tmp_path / "a.jsonl", [{"messages": turns * count} for count in (3, 1, 3)])
+    for _ in range(2):
+        found = prepare(dataset=path, template="qwen3", thoughts=thoughts, cutoff_len=512)
+        said = " ".join(capsys.readouterr().err.split())
+        assert said.count("4 earlier answers stand in the whole text otherwise") == (thoughts != "train")
+        assert said.count("not trained in") == (thoughts == "mask")
+        assert found.report.sources[0].rewritten == (4 if thoughts != "train" else 0)
+        assert len(found.train) == (7 if thoughts == "split" else 3)
