@@ -23,7 +23,7 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 READ_KEYS = {
     "weights": (*_WEIGHTS, *_MASKS),
     "reasoning": _THOUGHTS,
-    "tools": ("tool_calls", "function_call"),
+    "calls": ("tool_calls", "function_call"),
     "names": ("name", "tool_call_id"),
 }
 # What other tools call the roles, where the tags of the set do not say otherwise.
