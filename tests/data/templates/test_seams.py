@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, pre_tokenizers
 
 from llamafactory.data.template.jinja_template import JinjaTemplate
 from llamafactory.data.template_loader import get_template
@@ -20,19 +19,8 @@ from .cases import A2, CALL, RESULT, THOUGHT, U2, WEATHER, A, U
 from .comparison import load_official
 from .trained_tokenizers import build_tokenizer
 
-# As Qwen 2 and 3 have it: line breaks in a row are one pre-token.
-QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 ANSWERS = ["Rain.", "\nRain.", "\n\nRain.", " Rain.", "  Rain", "1", "", "<|im_end|> is a mark", "\n<|im_end|>"]
 THINKING = [name for name in TEMPLATES if resolve("templates", name).thought is not None]
-
-
-def _tokenizer(name: str) -> Any:
-    tokenizer = build_tokenizer(name)
-    split = pre_tokenizers.Split(Regex(QWEN), "isolated")
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    return tokenizer
 
 
 def _served(template: Any, tools: Any, messages: list[dict[str, Any]], **flags: Any) -> list[int]:
@@ -57,7 +45,7 @@ def _before(template: Any, chat: list[dict[str, Any]], tools: Any = (), **flags:
 @pytest.mark.parametrize("name", THINKING)
 def test_before_an_answer_stand_the_ids_of_its_prompt(name: str, flag: Any) -> None:
     """With and without a thought, in every thinking family: also where `<think>` and a line break end the prompt."""
-    tokenizer = _tokenizer(name)
+    tokenizer = build_tokenizer(name)
     template = get_template(tokenizer, DataArguments(template=name, enable_thinking=flag, preserve_thinking=True))
     for history in ([U], [U, THOUGHT, U2], [U, {**CALL, "reasoning_content": "Ask."}, RESULT]):
         for answer in (A, THOUGHT, {**A2, "content": "\nSunny."}):
@@ -70,7 +58,7 @@ def test_before_an_answer_stand_the_ids_of_its_prompt(name: str, flag: Any) -> N
 
 @pytest.mark.parametrize("name", ["qwen3_5", "qwen3_thinking", "deepseekr1", "minimax2", "youtu", "mimo"])
 def test_the_served_ids_are_those_of_the_exported_text(name: str) -> None:
-    template = bind(_tokenizer(name), name)
+    template = bind(build_tokenizer(name), name)
     for answer in (A, THOUGHT):
         assert _before(template, [U, answer]) == _served(template, (), [U])
 
@@ -96,13 +84,13 @@ def test_no_token_reaches_from_the_prompt_into_an_answer(name: str, kind: str) -
 
 def test_a_mask_takes_the_border_away_with_the_training() -> None:
     """An answer that is only history is served as one text, so it is tokenized so."""
-    template = bind(_tokenizer("qwen3_nothink"), "qwen3_nothink")
+    template = bind(build_tokenizer("qwen3_nothink"), "qwen3_nothink")
     chat = [U, {**A, "content": "\nRain.", "weight": 0.0}, U2, A2]
     assert _before(template, chat) == _served(template, (), chat[:-1])
 
 
 def test_a_jinja_has_the_same_borders() -> None:
-    tokenizer = _tokenizer("qwen3_5")
+    tokenizer = build_tokenizer("qwen3_5")
     source = load_official("trl:qwen3_5_think")
     template = JinjaTemplate(tokenizer, "tokenizer", source)
     for answer in (A, THOUGHT):
