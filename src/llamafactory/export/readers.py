@@ -122,13 +122,15 @@ def verdicts(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase | None
 
 def find_rule(reader: str, config: PretrainedConfig, facts: Mapping[str, Any]) -> Rule:
     """Return the first rule of a reader that holds for a model; a reader's last rule holds for all."""
-    known = {**facts, "model_type": config.model_type, "theta": _theta(config)}
+    known = {**facts, "model_type": config.model_type}
     return next(rule for rule in read_rules()[0] if rule.reader == reader and _holds(rule, known, config))
 
 
 def _holds(rule: Rule, known: Mapping[str, Any], config: PretrainedConfig) -> bool:
     bounded = rule.limit is None or _limit(rule.limit, config) is not None
-    return bounded and all(_is_one_of(known.get(name), value) for name, value in rule.when.items())
+    return bounded and all(
+        _is_one_of(_theta(config) if name == "theta" else known.get(name), value) for name, value in rule.when.items()
+    )
 
 
 def _verdict(reader: str, config: PretrainedConfig, facts: Mapping[str, Any]) -> Verdict:

@@ -58,8 +58,10 @@ def context_length(config: Any) -> int | None:
     """The most tokens that a model takes, by its configuration; ``None`` = it does not say."""
     text = config.get_text_config(decoder=True)
     longest: int | None = getattr(text, "max_position_embeddings", None)
+    if not longest or longest < 0:  # XLNet writes -1
+        return None
     rope = getattr(text, "rope_parameters", None) or {}
-    return int(longest * rope["factor"]) if longest and rope.get("rope_type") == "dynamic" else longest
+    return int(longest * rope["factor"]) if rope.get("rope_type") == "dynamic" else longest
 
 
 def rope_kinds(config: Any) -> dict[str, int]:

@@ -73,7 +73,7 @@ NO_FAMILY = {
 }  # fmt: skip
 
 
-# Their prompt ends in a line break, and an answer without a thought begins with one: TRL tokenizes both together, though
+# Their prompt ends in a line break, and an answer without a thought begins with one: TRL tokenizes both together, but
 # the model is asked with the prompt alone (`test_seams.py`).
 BROKEN_UP = ("qwen3_5_think", "qwen3_6")
 
