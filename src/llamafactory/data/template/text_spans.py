@@ -268,3 +268,24 @@ def with_sentinel(message: dict[str, Any], at_end: bool) -> Iterator[dict[str, A
     elif isinstance(content, str):
         for text in (content, content.rstrip() if at_end else content.lstrip()):
             yield {**message, "content": text + SENTINEL if at_end else SENTINEL + text}
+
+
+def end_of_calls(text: str, start: int, end: str, alone: str) -> int | None:
+    """Where a turn of calls ends, for some families end it otherwise than a turn of text; ``None``: nobody can tell.
+
+    Args:
+        text: The whole conversation.
+        start: Behind the name of the last call.
+        end: What ends a turn of text.
+        alone: The conversation up to this turn.
+    """
+    same = common_start(text, alone)
+    if end and (found := same.find(end, start)) >= 0:
+        return found + len(end)
+    return len(same.rstrip()) if same == alone and len(same.rstrip()) > start else None
+
+
+def as_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its text as a list of parts."""
+    content = message["content"]
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
