@@ -22,8 +22,6 @@ Cut = Callable[[Sequence[TextSpan]], list[list[int]]]
 SENTINEL = "q7Zx9Wk3"
 # Before an answer: white space whose tokens depend on what follows it in some tokenizers.
 _UNSURE = re.compile(r"(?:[^\S\n]|\s\s)\Z")
-# Put before a text that does not begin the conversation.
-_LEADS = ("\n", "a")
 # Around special tokens that stand in data; private-use characters that no text should hold.
 _MARKS = ("\ue0f0", "\ue0f1")
 
@@ -121,18 +119,22 @@ def cut_apart(cut: Cut, spans: Sequence[TextSpan], starts: Sequence[int]) -> lis
     """
     found: list[list[int]] = []
     for start, end in pairwise([0, *starts, len(spans)]):
-        found += cut_inside(cut, spans[start:end]) if start else cut(spans[start:end])
+        found += cut_inside(cut, spans[start:end], "\na") if start else cut(spans[start:end])
     return found
 
 
-def cut_inside(cut: Cut, spans: Sequence[TextSpan]) -> list[list[int]]:
+def cut_inside(cut: Cut, spans: Sequence[TextSpan], leads: str = "\n") -> list[list[int]]:
     """The tokens of each span of a part that does not begin the text.
 
-    It is encoded after a line break or a letter that is then dropped: some tokenizers put a space before the first
-    word of a text.
+    It is encoded after a character that is then dropped: some tokenizers put a space before the first word of a text.
+
+    Args:
+        cut: As for :func:`cut_apart`.
+        spans: Neighbours.
+        leads: What to try; a line break grows together with another one.
     """
     spans = [span._replace(begins=span.begins and number > 0) for number, span in enumerate(spans)]
-    for lead in _LEADS:
+    for lead in leads:
         (alone,), (first, *found) = (cut([TextSpan(lead, -1.0, GLUE), *more]) for more in ((), spans))
         if first == alone:  # else it grew together with the text
             return found
