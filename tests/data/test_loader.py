@@ -132,6 +132,33 @@ def test_pretraining_packs_and_splits_unless_told_otherwise(prepare: Prepare, tm
     assert all(len(lens) == 1 for lens in plain.train["seq_lens"])
 
 
+def test_pretraining_trains_the_text_of_every_turn_calls_too(prepare: Prepare, tokenizer: Any, tmp_path: Path) -> None:
+    arguments = {"city": "Köln", "days": 2}
+    call = {"name": "weather", "arguments": arguments}
+    turns = [("human", "Rain?"), ("gpt", "I look."), ("function_call", json.dumps([call, call])), ("observation", "no")]
+    chat = {"conversations": [{"from": name, "value": text} for name, text in [*turns, ("gpt", "No.")]]}
+    alone = {"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": json.dumps(call)}]}
+    path = write_jsonl(tmp_path / "a.jsonl", [chat, alone])
+    found = prepare(PretrainProcessor(), dataset=path, stage="pt", cutoff_len=512, packing=False)
+    line = '{"name": "weather", "arguments": {"city": "Köln", "days": 2}}'
+    wanted = [f"Rain?\nI look.\n{line}\n{line}\nno\nNo.", f"a\n{line}"]
+    assert [row["input_ids"] for row in found.train] == [
+        [*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in wanted
+    ]
+    assert found.report.sources[0].unread == []
+
+
+def test_pretraining_on_questions_and_answers_trains_both_unless_columns_say_less(
+    prepare: Prepare, tokenizer: Any, tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"instruction": "Say", "input": "it", "output": "again"}])
+    for columns, text in ((None, "Say\nit\nagain"), ({"prompt": "instruction", "query": "input"}, "Say\nit")):
+        entry = {"file_name": "a.jsonl", **({"columns": columns} if columns else {})}
+        (tmp_path / "dataset_info.json").write_text(json.dumps({"a": entry}))
+        (row,) = prepare(PretrainProcessor(), dataset="a", stage="pt", packing=False).train
+        assert row["input_ids"] == [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+
+
 def test_weights_appear_only_where_a_trained_token_s_weight_is_not_one(
     prepare: Prepare, numbered: str, tmp_path: Path
 ) -> None:
@@ -418,3 +445,19 @@ def test_the_report_counts_every_row_and_its_reason(prepare: Prepare, tmp_path: 
     shown = report.table()
     assert [list(column.cells) for column in shown.columns[1:6]] == [["8"], ["6"], ["1"], ["0"], ["1"]]
     assert report.notes() == [f"dropped from {source.name}: 1 no answer"]
+
+
+@pytest.mark.parametrize("thoughts", ["mask", "split", "train"])
+def test_answers_that_stand_without_their_thoughts_are_counted_and_said_once_before_training(
+    thoughts: str, prepare: Prepare, tmp_path: Path, capsys: Any
+) -> None:
+    """2 rows of 3 answers and 1 of one: 4 earlier answers stand bare; said when prepared, and out of the cache."""
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning_content": "hm"}]
+    path = write_jsonl(tmp_path / "a.jsonl", [{"messages": turns * count} for count in (3, 1, 3)])
+    for _ in range(2):
+        found = prepare(dataset=path, template="qwen3", thoughts=thoughts, cutoff_len=512)
+        said = " ".join(capsys.readouterr().err.split())
+        assert said.count("4 earlier answers stand in the whole text otherwise") == (thoughts != "train")
+        assert said.count("not trained in") == (thoughts == "mask")
+        assert found.report.sources[0].rewritten == (4 if thoughts != "train" else 0)
+        assert len(found.train) == (7 if thoughts == "split" else 3)

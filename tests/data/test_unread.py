@@ -161,7 +161,7 @@ def test_labels_are_of_use_to_kto_alone(tmp_path: Path, prepare: Prepare, warned
     ("stage", "lost"),
     [
         ("sft", set()), ("dpo", {"chosen[].weight", "messages[].train"}), ("kto", {"messages[].train"}),
-        ("pt", {"messages[].train", "messages[].thinking", "messages[].tool_calls"}),
+        ("pt", {"messages[].train", "messages[].thinking"}),
     ],
 )  # fmt: skip
 def test_keys_of_turns_that_a_stage_does_not_look_at(stage: str, lost: set[str]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from engines.settings import ORIGINAL, SETTINGS, SHAPE, WINDOW
-from transformers import AutoConfig
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from transformers import CONFIG_MAPPING, AutoConfig
 
 from llamafactory.export.export import run_export
 from llamafactory.export.ollama import context_length
@@ -182,3 +183,23 @@ def test_sizes_that_differ_by_layer_and_models_without_attention(family: str, wi
     assert attention_width(one) == widths
     assert context_length(one) > 0 and activation_bytes(one, 8, 2) > 0
     assert tuple(verdict.reader for verdict in verdicts(one)) == READERS
+
+
+def test_no_model_that_writes_text_breaks_it() -> None:
+    """Every configuration class of transformers that a language model has, as it comes: a verdict, or not known."""
+    from transformers.models.auto import modeling_auto
+
+    names = {*modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES}
+    made, unknown = 0, set()
+    for name in sorted(names.intersection(CONFIG_MAPPING)):
+        try:
+            one = CONFIG_MAPPING[name]()
+        except (ValueError, StrictDataclassClassValidationError):  # it is not made without its parts
+            continue
+        made += 1
+        assert tuple(verdict.reader for verdict in verdicts(one)) == READERS, name
+        length, needed = context_length(one), activation_bytes(one.get_text_config(decoder=True), 8, 2)
+        assert length is None or length > 0, name
+        unknown |= {name} if needed is None else set()
+        assert needed is None or needed > 0, name
+    assert made > 150 and len(unknown) < 10 and "blt" in unknown, (made, unknown)

@@ -32,6 +32,7 @@ OLD_VALUES = [
     ({"quantization_method": "bitsandbytes"}, "quantization", "quantization_method", "bnb", "is now called bnb"),
     ({"export_device": "gpu"}, "export", "export_device", "auto", "export_device: gpu is now called auto"),
     ({"flash_attn": False}, "model", "flash_attn", "disabled", "flash_attn: False is now called disabled"),
+    ({"flash_attn": "eager"}, "model", "flash_attn", "disabled", "flash_attn: eager is now called disabled"),
     ({"flash_attn": "off"}, "model", "flash_attn", "disabled", "flash_attn: off is now called disabled"),
     ({"stage": "dpo", "packing": True}, "data", "packing", None, "packing: left out, stage dpo has no packs"),
     ({"stage": "kto", "packing": "true"}, "data", "packing", None, "packing: left out, stage kto has no packs"),

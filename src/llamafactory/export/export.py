@@ -249,7 +249,7 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template, fol
 def _write_readers(args: InferArgs, folder: Path, title: str, template: Template) -> list[Verdict]:
     """Say in the folder which other programs compute the same from it."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=args.model.trust_remote_code)
-    found = verdicts(config)
+    found = verdicts(config, template.tokenizer)
     write_json(folder / "compatibility.json", as_json(config, found))
     write_atomic(folder / "README.md", model_card(args, title, template.name, found))
     return found

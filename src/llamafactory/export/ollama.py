@@ -28,8 +28,8 @@ def context_length(config: Any) -> int:
     Args:
         config: A transformers config.
     """
-    text = config.get_text_config()
-    longest = int(getattr(text, "max_position_embeddings", None) or _LEAST_CONTEXT)
+    text = config.get_text_config(decoder=True)
+    longest = max(int(getattr(text, "max_position_embeddings", None) or 0), 0) or _LEAST_CONTEXT
     longest = llama_cpp_limits(text).context or longest
     _, width = attention_width(text)
     if not width:  # nothing is kept of each token

@@ -7,7 +7,7 @@ A verdict "right" needs a family and settings that were measured; whatever else 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ..extras.errors import ConfigError
 from ..model.config import attention_width, largest
 from ..model.rope import rope_kinds
 from ..model.vllm_length import vllm_limit
 from .gguf.limits import FIELDS, FREE, SHAPE, llama_cpp_limits
+from .gguf.vocabulary import vocabulary
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 RULES = Path(__file__).with_name("readers.yaml")
 RIGHT, SETTING, WRONG, REFUSED = "right", "right with a setting", "wrong", "refused"
@@ -105,26 +107,30 @@ def read_rules() -> tuple[tuple[Rule, ...], dict[str, dict[str, Any]]]:
     return tuple(found), content["measured"]
 
 
-def verdicts(config: PretrainedConfig) -> list[Verdict]:
+def verdicts(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> list[Verdict]:
     """Return what each reader makes of a model, in the order of the rules.
 
     Args:
         config: A configuration as transformers loads it from the exported folder.
+        tokenizer: The folder's; ``None`` = only the model is asked about.
     """
     rules, _ = read_rules()
     facts = unusual(config)
-    return [_verdict(reader, config, facts) for reader in dict.fromkeys(rule.reader for rule in rules)]
+    found = [_verdict(reader, config, facts) for reader in dict.fromkeys(rule.reader for rule in rules)]
+    return found if tokenizer is None else [_with_tokenizer(verdict, config, tokenizer) for verdict in found]
 
 
 def find_rule(reader: str, config: PretrainedConfig, facts: Mapping[str, Any]) -> Rule:
     """Return the first rule of a reader that holds for a model; a reader's last rule holds for all."""
-    known = {**facts, "model_type": config.model_type, "theta": _theta(config)}
+    known = {**facts, "model_type": config.model_type}
     return next(rule for rule in read_rules()[0] if rule.reader == reader and _holds(rule, known, config))
 
 
 def _holds(rule: Rule, known: Mapping[str, Any], config: PretrainedConfig) -> bool:
     bounded = rule.limit is None or _limit(rule.limit, config) is not None
-    return bounded and all(_is_one_of(known.get(name), value) for name, value in rule.when.items())
+    return bounded and all(
+        _is_one_of(_theta(config) if name == "theta" else known.get(name), value) for name, value in rule.when.items()
+    )
 
 
 def _verdict(reader: str, config: PretrainedConfig, facts: Mapping[str, Any]) -> Verdict:
@@ -148,6 +154,18 @@ def _llama_cpp(rule: Rule, config: PretrainedConfig) -> Verdict:
     if limits.notes:
         return Verdict(rule.reader, rule.version, SETTING, "; ".join(limits.notes), limits.context, rule.test)
     return Verdict(rule.reader, rule.version, RIGHT, rule.words, None, rule.test)
+
+
+def _with_tokenizer(verdict: Verdict, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Verdict:
+    """llama.cpp reads the tokenizer out of the GGUF file, which cannot hold every one."""
+    if verdict.reader != "llama.cpp/Ollama" or verdict.verdict not in (RIGHT, SETTING):
+        return verdict
+    try:
+        vocabulary(tokenizer, config.vocab_size)
+    except ConfigError as error:
+        why = str(error).removeprefix("export_gguf: ")
+        return replace(verdict, verdict=REFUSED, words=why, limit=None)
+    return verdict
 
 
 def _limit(name: str | None, config: PretrainedConfig) -> int | None:
@@ -187,8 +205,7 @@ def unusual(config: PretrainedConfig) -> dict[str, Any]:
 
     Positions and windows come in words: ``rope_type``, ``window: all, some or own layers`` (own: the class's pattern).
     """
-    layers = {"num_hidden_layers": config.num_hidden_layers} if hasattr(config, "num_hidden_layers") else {}
-    plain = type(config)(**layers)
+    plain = _plain(config)
     usual, own = plain.to_dict(), config.to_dict()
     looked_at = {one.name for one in fields(config)} | _BEYOND_FIELDS  # transformers passes over all other keys
     found = {
@@ -204,6 +221,16 @@ def unusual(config: PretrainedConfig) -> dict[str, Any]:
     if getattr(config, "query_pre_attn_scalar", width) != width:
         found["query_pre_attn_scalar"] = config.query_pre_attn_scalar
     return {**found, **_rope(config, plain), **_window_facts(config, plain)}
+
+
+def _plain(config: PretrainedConfig) -> PretrainedConfig:
+    """The usual one of its class, with as many layers where the class can be told a number."""
+    if not hasattr(config, "num_hidden_layers"):
+        return type(config)()
+    try:
+        return type(config)(num_hidden_layers=config.num_hidden_layers)
+    except NotImplementedError:  # it counts its layers by blocks, or in encoder and decoder
+        return type(config)()
 
 
 def _rope(config: PretrainedConfig, plain: PretrainedConfig) -> dict[str, Any]:

@@ -53,7 +53,7 @@ SWITCHED: dict[str, dict[str, Any]] = {
 # Older words for a value: key -> older word -> what it is called now.
 REWORDED: dict[str, dict[Any, str]] = {
     "export_device": {"cuda": "auto", "gpu": "auto"},
-    "flash_attn": {"false": "disabled", "off": "disabled", "true": "fa2"},
+    "flash_attn": {"false": "disabled", "off": "disabled", "eager": "disabled", "true": "fa2"},
     "quantization_method": {"bitsandbytes": "bnb"},
 }
 

@@ -23,7 +23,7 @@ _USABLE = 0.8  # of the free memory: kernels need work space and the allocator l
 _LOSS_ROWS = 256  # logits are made in chunks of this many rows, in float32, twice (values and gradient)
 
 
-def activation_bytes(config: Any, tokens: int, element_bytes: int) -> int:
+def activation_bytes(config: Any, tokens: int, element_bytes: int) -> int | None:
     """Bytes a decoder keeps for the backward pass of ``tokens`` tokens, without checkpointing.
 
     Per token and layer, with hidden size d, query width q, key/value width k (heads x head size) and MLP width f,
@@ -40,14 +40,19 @@ def activation_bytes(config: Any, tokens: int, element_bytes: int) -> int:
         config: A transformers text config.
         tokens: Tokens of a micro-batch.
         element_bytes: Size of one element of the compute type, 2 or 4.
+
+    Returns:
+        ``None`` for a model whose configuration does not have these sizes (BLT has them in four parts).
     """
-    d = config.hidden_size
+    d, layers, vocabulary = (largest(config, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size"))
+    if not (d and layers and vocabulary):
+        return None
     q, k = attention_width(config)
     experts = getattr(config, "num_experts_per_tok", None) or 1
     f = experts * (largest(config, "moe_intermediate_size") or largest(config, "intermediate_size") or 4 * d)
     per_layer = element_bytes * (4 * d + 3 * q + 3 * k + 4 * f) + 2 * 4 * d
-    logits = 2 * 4 * min(tokens, _LOSS_ROWS) * config.vocab_size
-    return tokens * config.num_hidden_layers * per_layer + logits
+    logits = 2 * 4 * min(tokens, _LOSS_ROWS) * vocabulary
+    return tokens * layers * per_layer + logits
 
 
 def choose_checkpointing(
@@ -74,17 +79,8 @@ def choose_checkpointing(
     if wanted is None:
         tokens = batch_tokens or args.training.per_device_train_batch_size * args.data.cutoff_len
         size = getattr(torch, dtypes.compute).itemsize
-        needed = activation_bytes(_text_config(model), tokens, size)  # + gradients and Adam moments, in float32
-        needed += sum(12 * weight.numel() for weight in model.parameters() if weight.requires_grad)
-        free = _USABLE * _free_bytes(device)
-        if needed <= free:
+        if not _is_needed(activation_bytes(_text_config(model), tokens, size), tokens, model, device):
             return False
-        logger.info_rank0(
-            "Gradient checkpointing on: %d tokens a batch need about %.1f GiB, %.1f GiB are free",
-            tokens,
-            needed / 2**30,
-            free / 2**30,
-        )
     given = training.activation_checkpointing_kwargs or training.gradient_checkpointing_kwargs or {}
     if isinstance(given, str):
         raise ConfigError(f"activation_checkpointing_kwargs: expected a mapping, got {given!r}")
@@ -98,12 +94,30 @@ def choose_checkpointing(
     return True
 
 
+def _is_needed(activations: int | None, tokens: int, model: nn.Module, device: Device) -> bool:
+    """Whether a micro-batch would not fit, or nobody can tell."""
+    if activations is None:
+        logger.info_rank0("Gradient checkpointing on: what a batch needs cannot be told from this model's config.json")
+        return True
+    # Gradients and Adam moments are in float32.
+    needed = activations + sum(12 * weight.numel() for weight in model.parameters() if weight.requires_grad)
+    free = _USABLE * _free_bytes(device)
+    if needed > free:
+        logger.info_rank0(
+            "Gradient checkpointing on: %d tokens a batch need about %.1f GiB, %.1f GiB are free",
+            tokens,
+            needed / 2**30,
+            free / 2**30,
+        )
+    return needed > free
+
+
 def _core(model: nn.Module) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _text_config(model: nn.Module) -> Any:
-    return _core(model).config.get_text_config()
+    return _core(model).config.get_text_config(decoder=True)
 
 
 def _free_bytes(device: Device) -> int:

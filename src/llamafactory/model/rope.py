@@ -56,15 +56,17 @@ def scale_rope(config: Any, method: str, cutoff_len: int) -> None:
 
 def context_length(config: Any) -> int | None:
     """The most tokens that a model takes, by its configuration; ``None`` = it does not say."""
-    text = config.get_text_config()
+    text = config.get_text_config(decoder=True)
     longest: int | None = getattr(text, "max_position_embeddings", None)
+    if not longest or longest < 0:  # XLNet writes -1
+        return None
     rope = getattr(text, "rope_parameters", None) or {}
-    return int(longest * rope["factor"]) if longest and rope.get("rope_type") == "dynamic" else longest
+    return int(longest * rope["factor"]) if rope.get("rope_type") == "dynamic" else longest
 
 
 def rope_kinds(config: Any) -> dict[str, int]:
     """The kinds of rotary embedding that a model has, each with the most positions before it was stretched."""
-    text = config.get_text_config()
+    text = config.get_text_config(decoder=True)
     rope = getattr(text, "rope_parameters", None) or {}
     parts = [part for part in (rope, *rope.values()) if isinstance(part, dict) and "rope_type" in part]
     lengths = (getattr(text, key, None) for key in ("original_max_position_embeddings", "max_position_embeddings"))

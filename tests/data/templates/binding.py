@@ -31,17 +31,18 @@ def ids_and_weights(template: Template, one: Sample, **flags: Any) -> tuple[list
 def encode(
     template: EncodingTemplate, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], prompt: bool
 ) -> list[int]:
-    """Ids of the text that is shown; training has the same, unless official texts show an answer and its prompt
-    differently (``test_asked.py``)."""
+    """Ids of the text that is shown, as one text; training has the same text, unless official texts show an answer and
+    its prompt differently (``test_asked.py``), with a border of tokens before each answer (``test_seams.py``)."""
     one = sample(messages, tools)
     if prompt:
         return template.encode_prompt(one.messages, one.tools)
     pieces = template.pieces(one.messages, one.tools, template.options)
-    (segments,) = template._encode([[(piece, float(piece.trained)) for piece in pieces]])
+    (segments,) = template._encode([[(piece, 0.0) for piece in pieces]])
     ids = [token for segment in segments for token in segment.ids]
     trained = template.pieces(one.messages, one.tools, template.options._replace(for_training=True))
     if "".join(piece.text for piece in pieces) == "".join(piece.text for piece in trained):
-        assert ids_and_weights(template, one)[0] == ids
+        read = template.tokenizer.decode
+        assert read(ids_and_weights(template, one)[0]) == read(ids)
     return ids
 
 

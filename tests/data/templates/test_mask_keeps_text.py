@@ -66,10 +66,11 @@ def _openai(text: dict[str, Any], call: dict[str, Any], last: dict[str, Any]) ->
 @pytest.mark.parametrize("read", [_sharegpt, _openai])
 def test_the_text_is_the_same_with_any_mask(dialect: str, read: Any) -> None:
     template = bind(build_tokenizer(DIALECTS[dialect]), DIALECTS[dialect])
-    plain = ids_and_weights(template, read({}, {}, {}))[0]
+    decode = template.tokenizer.decode
+    plain = decode(ids_and_weights(template, read({}, {}, {}))[0])
     for masks in product(MASKS, repeat=2):
         for flags in ({}, {"mask_history": True}):
-            assert ids_and_weights(template, read(*masks, masks[0]), **flags)[0] == plain, masks
+            assert decode(ids_and_weights(template, read(*masks, masks[0]), **flags)[0]) == plain, masks
 
 
 def _trained(template: Any, sample: Sample) -> str:
@@ -88,5 +89,6 @@ def test_text_and_call_of_one_response_are_masked_apart(name: str, kind: str) ->
     assert text.strip() == TEXT
     call = _trained(template, _sharegpt(no, {}, no))
     assert TEXT not in call and "Oslo" in call and call.endswith(end)
-    assert _trained(template, _sharegpt({}, {}, no)) == text + call
+    both = _trained(template, _sharegpt({}, {}, no))  # line breaks between them may be one token, which is of both
+    assert "".join(both.split()) == "".join((text + call).split()) and len(both) <= len(text + call)
     assert _trained(template, _sharegpt(no, no, no)) == ""

@@ -73,6 +73,17 @@ NO_FAMILY = {
 }  # fmt: skip
 
 
+# Their prompt ends in a line break, and an answer without a thought begins with one: TRL tokenizes both together, but
+# the model is asked with the prompt alone (`test_seams.py`).
+BROKEN_UP = ("qwen3_5_think", "qwen3_6")
+
+
+def _by_character(tokenizer: Any, ids: list[int], mask: list[Any]) -> tuple[list[str], list[Any]]:
+    """The text and its mask, character by character."""
+    pairs = [(char, one) for token, one in zip(ids, mask, strict=True) for char in tokenizer.decode([token])]
+    return [char for char, _ in pairs], [one for _, one in pairs]
+
+
 def test_every_training_template_is_compared_or_of_no_family_of_ours() -> None:
     files = (package_folder("trl") / "chat_templates").glob("*_training.jinja")
     found = {path.stem.removesuffix("_training") for path in files}
@@ -110,9 +121,13 @@ def test_masks_equal_those_of_trl(name: str, train_on_turn_break: bool) -> None:
         if template.chat.end and template.chat.eos is None:  # ours ends the last turn with EOS, TRL with a user's start
             ours, weights, ids, mask = ours[:-1], weights[:-1], ids[:-1], mask[:-1]
         assert tokenizer.decode(ours) == tokenizer.decode(ids)
-        assert ours == ids
         assert sum(weights) > 4
-        for more, group in groupby(zip(ids, mask, weights, strict=True), key=lambda item: item[1] - item[2]):
-            words = tokenizer.decode([token for token, _, _ in group])
+        if name in BROKEN_UP:
+            (text, mask), (_, weights) = _by_character(tokenizer, ids, mask), _by_character(tokenizer, ours, weights)
+        else:
+            assert ours == ids
+            text = [tokenizer.decode([token]) for token in ids]
+        for more, group in groupby(zip(text, mask, weights, strict=True), key=lambda item: item[1] - item[2]):
+            words = "".join([piece for piece, _, _ in group])
             known = words in breaks or words.strip("\n") in family.prompt
             assert more == 0 or (more == 1 and known), (more, words)

@@ -94,24 +94,6 @@ def test_segments_are_the_whole_text(name: str, texts: list[str], spaced: bool) 
     assert all(one.messages[index].role == "assistant" for index in trained)
 
 
-MARKED = (
-    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
-    "{% else %}{{ m.content }}{% endif %}{% endfor %}"
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.text("thequickbrown 1.", min_size=1, max_size=9), min_size=2, max_size=6), st.booleans())
-def test_a_token_across_a_border_is_trained_as_in_transformers(texts: list[str], spaced: bool) -> None:
-    """Turns with nothing between them, so that tokens grow across their borders."""
-    template = _template("empty", "metaspace" if spaced else "bytes")
-    chat = _chat(["Q", *texts], False)
-    out = template.tokenizer.apply_chat_template(
-        chat, chat_template=MARKED, return_dict=True, return_assistant_tokens_mask=True
-    )
-    assert ids_and_weights(template, sample(chat)) == (out["input_ids"], out["assistant_masks"])
-
-
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(NAMES), TEXT, st.sampled_from(SPECIAL), TEXT, st.booleans())
 def test_special_tokens_in_data_stay_text(name: str, before: str, special: str, after: str, spaced: bool) -> None:

@@ -70,6 +70,10 @@ def _pair(row: Mapping[str, Any], attr: DatasetAttr, context: tuple[Message, ...
     rejected = _turns_of(row, attr, columns.rejected)
     if columns.chosen is not None:
         chosen = _turns_of(row, attr, columns.chosen)
+    elif rejected and rejected[0].role != "assistant":  # two conversations, one of them perhaps without the system text
+        if context and context[0].role == "system" and rejected[0].role != "system":
+            rejected = (context[0], *rejected)
+        context, chosen = (), context
     else:  # the conversation ends with the better answer
         last = max((place for place, message in enumerate(context) if message.role != "assistant"), default=-1) + 1
         context, chosen = context[:last], context[last:]

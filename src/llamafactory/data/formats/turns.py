@@ -23,13 +23,14 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 READ_KEYS = {
     "weights": (*_WEIGHTS, *_MASKS),
     "reasoning": _THOUGHTS,
-    "tools": ("tool_calls", "function_call"),
+    "calls": ("tool_calls", "function_call"),
     "names": ("name", "tool_call_id"),
 }
 # What other tools call the roles, where the tags of the set do not say otherwise.
 _FUNCTION = "function_call"
 _ROLES = {
     "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant",
+    "model": "assistant",
     "system": "system", "tool": "tool", "observation": "tool", "tool_response": "tool",
     _FUNCTION: _FUNCTION, "tool_call": _FUNCTION,
 }  # fmt: skip
@@ -49,7 +50,7 @@ def read_turns(turns: list[Any], attr: DatasetAttr, column: str) -> tuple[Messag
             raise ConfigError(f"field {column!r}, turn {number}: {error}") from None
         last = messages[-1] if messages else None
         is_call = isinstance(turn, Mapping) and _role(turn, attr) == _FUNCTION
-        if is_call and last is not None and last.tool_calls and turn[attr.tags.role_tag] == "tool_call":
+        if is_call and last is not None and last.tool_calls and turn[attr.tags.role_tag].lower() == "tool_call":
             if message.weight != (last.weight if last.call_weight == "as the text" else last.call_weight):
                 raise ConfigError(f"field {column!r}, turn {number}: calls made together are trained alike")
             messages[-1] = replace(_joined(last, message), tool_calls=last.tool_calls + message.tool_calls)
@@ -102,8 +103,11 @@ def _role(turn: Mapping[str, Any], attr: DatasetAttr) -> str:
     if attr.formatting == "openai":
         roles["developer"] = "system"
     known = {**_ROLES, **roles}
+    if isinstance(role, str) and role not in known:
+        role = role.lower()
     if not isinstance(role, str) or role not in known:
-        raise ConfigError(f"role {role!r} (key {tags.role_tag!r}) is not one of {', '.join(roles)}")
+        given = turn.get(tags.role_tag)
+        raise ConfigError(f"role {given!r} (key {tags.role_tag!r}) is not one of {', '.join(roles)}")
     return known[role]
 
 

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..messages import Segment
+from ..messages import Message, Segment, ToolCall
 from ..prepare.overlong import Rule, fit_text
 from .base import Outcome, Processor
 from .rows import sequence_rows
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class PretrainProcessor(Processor[list[int]]):
-    """The texts of a sample's messages are joined by line breaks, without a template, and end with EOS."""
+    """The texts of a sample's messages are joined by line breaks, without a template, and end with EOS.
+
+    Calls of tools are text too: each is a line of JSON, as rows write them.
+    """
 
     name = "pretrain"
     default_overlong: Rule = "split"
@@ -31,7 +35,7 @@ class PretrainProcessor(Processor[list[int]]):
         self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments
     ) -> Iterator[list[int]]:
         """An empty text has no tokens, not even EOS."""
-        texts = ["\n".join(message.text for message in sample.messages) for sample in samples]
+        texts = ["\n".join(line for message in sample.messages for line in _lines(message)) for sample in samples]
         end = tokenizer.eos_token_id
         for text, ids in zip(texts, tokenizer(texts, verbose=False)["input_ids"] if texts else [], strict=True):
             yield [*ids, end] if text and end is not None and ids[-1:] != [end] else ids
@@ -42,3 +46,21 @@ class PretrainProcessor(Processor[list[int]]):
         texts, lost = fit_text(tokens, args.cutoff_len, args.overlong, sample.origin)
         rows = sequence_rows([[Segment(ids, 1.0, 0)] for ids in texts])
         return Outcome(rows, length, lost if rows else length, too_long=args.overlong == "drop" and lost > 0)
+
+
+def _lines(message: Message) -> list[str]:
+    calls = [
+        json.dumps({"name": call.name, "arguments": _arguments(call)}, ensure_ascii=False)
+        for call in message.tool_calls
+    ]
+    return [message.text, *calls] if message.text or not calls else calls
+
+
+def _arguments(call: ToolCall) -> Any:
+    """The arguments as JSON text within the call's own; text that is not JSON stays text."""
+    if not isinstance(call.arguments, str):
+        return call.arguments
+    try:
+        return json.loads(call.arguments)
+    except (json.JSONDecodeError, RecursionError):
+        return call.arguments

@@ -179,14 +179,18 @@ def _repeated(rows: Rows, column: str) -> set[str]:
 
 
 def _is_answer(turn: Mapping[str, Any]) -> bool:
-    return turn.get("role", turn.get("from")) in ("assistant", "gpt", "chatgpt")
+    return _speaker(turn) in ("assistant", "gpt", "chatgpt", "model")
+
+
+def _speaker(turn: Mapping[str, Any]) -> str:
+    return str(turn.get("role", turn.get("from"))).lower()
 
 
 def _is_whole(rows: Rows, column: str | None) -> bool:
     """Whether answers that are compared hold the whole conversation: they do not begin with the assistant."""
     turn = _turns(rows, column)
     if turn is not None:
-        return turn.get("role", turn.get("from")) in ("user", "human", "system")
+        return _speaker(turn) in ("user", "human", "system")
     values = [row.get(column) for row in rows] if column else []
     return bool(values) and all(isinstance(value, str) and _DIALOGUE.match(value) for value in values)
 

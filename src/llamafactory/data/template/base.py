@@ -39,11 +39,20 @@ class Piece(NamedTuple):
 
 
 class TextSpan(NamedTuple):
-    """Neighbouring text of one message that has one loss weight."""
+    """Neighbouring text of one message that has one loss weight.
+
+    Attributes:
+        text: The characters.
+        weight: Its loss weight.
+        message: Index of the message it belongs to, or ``GLUE``.
+        begins: A trained answer begins with it. No token reaches across that border: the model is asked with the tokens
+            of the prompt alone.
+    """
 
     text: str
     weight: float
     message: int
+    begins: bool = False
 
 
 class Options(NamedTuple):

@@ -19,7 +19,18 @@ from ..media.placement import hide_special
 from ..messages import Message, Role, Sample, Segment
 from .base import GLUE, Options, Piece, Template, TextSpan
 from .shape_cache import ShapeCache
-from .text_spans import answer_texts, cut, cut_by_prefix, join, merge, weigh, with_turn_breaks
+from .text_spans import (
+    answer_texts,
+    cut_at_answers,
+    cut_by_prefix,
+    cut_inside,
+    join,
+    merge,
+    text_of,
+    to_segments,
+    weigh,
+    with_turn_breaks,
+)
 from .word_cache import WordCache
 
 if TYPE_CHECKING:
@@ -203,33 +214,34 @@ class EncodingTemplate(Template):
         return segments
 
     def _encode_spans(self, samples: list[list[TextSpan]]) -> list[list[Segment]]:
-        texts = ["".join(span.text for span in spans) for spans in samples]
         if not self.tokenizer.is_fast:
-            return [cut_by_prefix(self.tokenizer, text, spans) for text, spans in zip(texts, samples, strict=True)]
+            return [to_segments(self._cut(spans), spans) for spans in samples]
         backend = self.tokenizer.backend_tokenizer
         _set_no_limits(backend)
-        encodings = backend.encode_batch(texts, add_special_tokens=False)
-        return [cut(encoding, spans) for encoding, spans in zip(encodings, samples, strict=True)]
+        encodings = backend.encode_batch([text_of(spans) for spans in samples], add_special_tokens=False)
+        return [
+            to_segments(cut_at_answers(backend, encoding, spans), spans)
+            for encoding, spans in zip(encodings, samples, strict=True)
+        ]
+
+    def _cut(self, spans: Sequence[TextSpan]) -> list[list[int]]:
+        """The tokens of each span."""
+        if not self.tokenizer.is_fast:
+            return cut_by_prefix(self.tokenizer, spans)
+        backend = self.tokenizer.backend_tokenizer
+        return cut_at_answers(backend, backend.encode(text_of(spans), add_special_tokens=False), spans)
 
     def _encode_with_special(self, pieces: list[tuple[Piece, float]], special: re.Pattern[str]) -> list[Segment]:
-        """Encode a conversation in parts, cut around special tokens that stand in data.
-
-        A part inside the text is encoded after a line break that is then dropped: some tokenizers put a space before
-        the first word of a text.
-        """
-        newline = self.tokenizer.encode("\n", add_special_tokens=False)
+        """Encode a conversation in parts, cut around special tokens that stand in data."""
         out: list[Segment] = []
+        begun: set[int] = set()
         for plain, group in groupby(_split_special(pieces, special), key=lambda item: item[0]):
-            spans = join([(piece, weight) for _, piece, weight in group])
+            spans = join([(piece, weight) for _, piece, weight in group], begun)
             if plain:
-                new = [Segment(_encode_plain(self.tokenizer, span.text), span.weight, span.message) for span in spans]
-            elif not out:
-                new = self._encode_spans([spans])[0]
+                found = [_encode_plain(self.tokenizer, span.text) for span in spans]
             else:
-                new = self._encode_spans([[TextSpan("\n", -1.0, GLUE), *spans]])[0]
-                alone = new[0] == Segment(newline, -1.0, GLUE)  # else it grew together with the text
-                new = new[1:] if alone else self._encode_spans([spans])[0]
-            out += new
+                found = cut_inside(self._cut, spans) if out else self._cut(spans)
+            out += to_segments(found, spans)
         return merge(out)
 
 

@@ -25,7 +25,17 @@ from .base import Options, Piece
 from .encoding import EncodingTemplate
 from .jinja_sandbox import render
 from .renderer import THOUGHT, has_thought, split_thought, without_thought
-from .text_spans import SENTINEL, common_start, mark, split_marked, to_last, with_sentinel, without_opening
+from .text_spans import (
+    SENTINEL,
+    as_parts,
+    common_start,
+    end_of_calls,
+    mark,
+    split_marked,
+    to_last,
+    with_sentinel,
+    without_opening,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -146,11 +156,8 @@ class JinjaTemplate(EncodingTemplate):
         if asked_for:
             chat, options = self._as_asked(chat, described, options)
         text, spans = self._spans(chat, described, options)
-        calls = {
-            index: self._calls_start(text, chat, index, described, options)
-            for index, message in enumerate(messages)
-            if message.call_weight != "as the text"
-        }
+        apart = [index for index, message in enumerate(messages) if message.call_weight != "as the text"]
+        calls = {index: self._calls_start(text, chat, index, described, options) for index in apart}
         opening: list[Piece] = []
         prompt = self._prompt_of(chat, len(chat) - 1, described, options) if asked_for and not self._marked else ""
         if not text.startswith(prompt):
@@ -238,7 +245,7 @@ class JinjaTemplate(EncodingTemplate):
             flags["enable_thinking"] = bool(options.enable_thinking)
         if options.preserve_thinking:
             flags["preserve_thinking"] = True
-        chat = [_as_parts(message) for message in chat] if self._wants_parts else chat
+        chat = [as_parts(message) for message in chat] if self._wants_parts else chat
         try:
             return render(
                 self._source,
@@ -342,7 +349,9 @@ class JinjaTemplate(EncodingTemplate):
             return max(known)
         # Text before this turn changes when more turns follow: look for the turn's own text.
         before = self._find(text, chat, index, tools, options, at_end=False)
-        if chat[index].get("tool_calls") or not text[:before].endswith(asked):
+        heads = [found.end() for found in self._special.finditer(asked)] + [asked.rfind("\n") + 1, len(asked)]
+        follows = not asked or any(text[:before].endswith(asked[:end]) for end in heads if end)
+        if chat[index].get("tool_calls") or not follows:
             raise self._uncertain("the text changes when more turns follow")
         return before
 
@@ -352,13 +361,20 @@ class JinjaTemplate(EncodingTemplate):
         """Where an assistant turn ends, its end-of-turn token included."""
         before = self._find(text, chat, index, tools, options, at_end=True)
         end = self._last_end if index == len(chat) - 1 else str(self._turn_end)
-        if chat[index].get("tool_calls"):
-            position = text.find(end, before) if end else -1
-        else:
-            position = before if text.startswith(end, before) else -1
-        if position < 0:
-            raise self._uncertain(f"turn {index} does not end with {end!r}")
-        return position + len(end)
+        if not chat[index].get("tool_calls"):
+            if not text.startswith(end, before):
+                raise self._uncertain(f"turn {index} does not end with {end!r}")
+            return before + len(end)
+        end = end if self._special.search(end) else ""
+        alone = self._render(chat[: index + 1], tools, options)[0]
+        found = end_of_calls(text, before, end, alone)
+        if found is None and index + 1 < len(chat) and len(common_start(text, alone)) < before:
+            # It is shown otherwise when more turns follow: look up to the text of the next one.
+            position = text.find(end, before, self._find(text, chat, index + 1, tools, options, at_end=False))
+            found = position + len(end) if end and position >= 0 else None
+        if found is None:
+            raise self._uncertain(f"where the calls of turn {index} end")
+        return found
 
     def _find(
         self,
@@ -372,8 +388,8 @@ class JinjaTemplate(EncodingTemplate):
         """Where a turn's text starts, or where it (or the name of its last call) ends."""
         for changed in with_sentinel(chat[index], at_end):
             probe = self._render([*chat[:index], changed, *chat[index + 1 :]], tools, options)[0]
-            before, found, after = probe.partition(SENTINEL)
-            if found and before + after == text:
+            before, found, _ = probe.partition(SENTINEL)
+            if found and probe.replace(SENTINEL, "") == text:  # the name of a call may stand before its result, too
                 return len(before)
         raise self._uncertain(f"turn {index} is not rendered as it stands")
 
@@ -390,9 +406,3 @@ class JinjaTemplate(EncodingTemplate):
             if before + after == text:
                 return len(before)
         raise self._uncertain(f"the text of turn {index} is not rendered as it stands")
-
-
-def _as_parts(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with its text as a list of parts."""
-    content = message["content"]
-    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message

@@ -10,14 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 from ...extras.errors import ConfigError
 from ..messages import Message, Role, Sample, Segment
 from .base import Piece
-from .text_spans import weigh
-from .word_cache import Unsafe, WordBatch, WordCache
+from .text_spans import merge, weigh
+from .word_cache import Side, Unsafe, WordBatch, WordCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,19 +45,19 @@ class _Open:
     Attributes:
         spans: Numbers of the spans, ascending.
         parts: For each span what it is joined of: text, or the number of a message.
-        trained: For each span.
+        sides: For each span.
     """
 
     spans: tuple[int, ...]
     parts: tuple[tuple[str | int, ...], ...]
-    trained: tuple[bool, ...]
+    sides: tuple[Side, ...]
 
 
 @dataclass(frozen=True)
 class ShapeTokens:
-    """The text spans of a shape (weight and message), and how their tokens come about."""
+    """The text spans of a shape (weight, message, begins), and how their tokens come about."""
 
-    spans: tuple[tuple[float, int], ...]
+    spans: tuple[tuple[float, int, bool], ...]
     steps: tuple[_Fixed | _Open, ...]
 
     def fill(self, texts: Sequence[str], batch: WordBatch) -> list[Segment] | None:
@@ -72,7 +73,7 @@ class ShapeTokens:
                 out[step.span] += step.ids
                 continue
             filled = ["".join([texts[part] if isinstance(part, int) else part for part in span]) for span in step.parts]
-            found = batch.look_up(filled, step.trained)
+            found = batch.look_up(filled, step.sides)
             if found is None:
                 complete = False
                 continue
@@ -80,7 +81,13 @@ class ShapeTokens:
                 out[span] += ids
         if not complete:
             return None
-        return [Segment(ids, *span) for ids, span in zip(out, self.spans, strict=True) if ids]
+        segments = [Segment(ids, *span[:2]) for ids, span in zip(out, self.spans, strict=True) if ids]
+        return merge(segments) if self.is_split else segments
+
+    @cached_property
+    def is_split(self) -> bool:
+        """Whether an answer begins where neither weight nor message changes: its context is trained as well."""
+        return any(before[:2] == span[:2] for before, span in pairwise(self.spans))
 
 
 class ShapeCache:
@@ -156,7 +163,7 @@ class ShapeCache:
             return None
         writer = _ShapeWriter(self.words)
         for piece, weight in weigh(pieces, marked, train_on_prompt, mask_history):
-            span = writer.span(weight, piece.message)
+            span = writer.span(piece, weight)
             mark = _MARK.fullmatch(piece.text)
             if mark and not piece.literal:
                 writer.section.append((span, int(mark.group(1))))
@@ -181,7 +188,7 @@ class ShapeCache:
         if isinstance(step, _Fixed) or any(isinstance(part, int) for span in step.parts for part in span):
             return [step]
         batch, texts = self.words.open_batch(), ["".join(map(str, span)) for span in step.parts]
-        while (found := batch.look_up(texts, step.trained)) is None:
+        while (found := batch.look_up(texts, step.sides)) is None:
             batch.learn()
         return [_Fixed(span, ids) for span, ids in zip(step.spans, found, strict=True)]
 
@@ -191,14 +198,18 @@ class _ShapeWriter:
 
     def __init__(self, words: WordCache) -> None:
         self.words = words
-        self.spans: list[tuple[float, int]] = []
+        self.spans: list[tuple[float, int, bool]] = []
+        self.begun: set[int] = set()
         self.steps: list[_Fixed | _Open] = []
         self.section: list[tuple[int, str | int]] = []
 
-    def span(self, weight: float, message: int) -> int:
+    def span(self, piece: Piece, weight: float) -> int:
         """Number of the span that a piece belongs to."""
-        if not self.spans or self.spans[-1] != (weight, message):
-            self.spans.append((weight, message))
+        begins = piece.trained and weight > 0 and piece.message not in self.begun
+        if begins:
+            self.begun.add(piece.message)
+        if begins or not self.spans or self.spans[-1][:2] != (weight, piece.message):
+            self.spans.append((weight, piece.message, begins))
         return len(self.spans) - 1
 
     def token(self, span: int, text: str) -> None:
@@ -213,5 +224,6 @@ class _ShapeWriter:
         if self.section:
             spans = tuple(dict.fromkeys(span for span, _ in self.section))
             parts = tuple(tuple(part for owner, part in self.section if owner == span) for span in spans)
-            self.steps.append(_Open(spans, parts, tuple(self.spans[span][0] != 0 for span in spans)))
+            sides = [Side(weight != 0, begins) for weight, _, begins in map(self.spans.__getitem__, spans)]
+            self.steps.append(_Open(spans, parts, tuple(sides)))
         self.section = []

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,15 @@ from ..messages import Message, Segment
 from .base import GLUE, Piece, TextSpan
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
+    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerBase
+
+Cut = Callable[[Sequence[TextSpan]], list[list[int]]]
 
 # Put into one turn of a conversation, to see where that turn stands in the text.
 SENTINEL = "q7Zx9Wk3"
+# Before an answer: white space whose tokens depend on what follows it in some tokenizers.
+_UNSURE = re.compile(r"(?:[^\S\n]|\s\s)\Z")
 # Around special tokens that stand in data; private-use characters that no text should hold.
 _MARKS = ("\ue0f0", "\ue0f1")
 
@@ -69,13 +74,26 @@ def answer_texts(pieces: Sequence[Piece], index: int, ends: Sequence[str]) -> tu
     return "".join([piece.text for piece in pieces[:first]]), words
 
 
-def join(pieces: Iterable[tuple[Piece, float]]) -> list[TextSpan]:
-    """Join neighbours of the same weight and message."""
-    spans = []
-    for (weight, message), group in groupby(pieces, key=lambda item: (item[1], item[0].message)):
-        if text := "".join([piece.text for piece, _ in group]):
-            spans.append(TextSpan(text, weight, message))
-    return spans
+def join(pieces: Iterable[tuple[Piece, float]], begun: set[int] | None = None) -> list[TextSpan]:
+    """Join neighbours of the same weight and message, but not across the start of a trained answer.
+
+    Args:
+        pieces: With their weights.
+        begun: Messages whose answers began in earlier pieces; those that begin in these are added.
+    """
+    begun = set() if begun is None else begun
+    spans: list[tuple[list[str], float, int, bool]] = []
+    for piece, weight in pieces:
+        if not piece.text:
+            continue
+        begins = piece.trained and weight > 0 and piece.message not in begun
+        if begins:
+            begun.add(piece.message)
+        if spans and not begins and spans[-1][1:3] == (weight, piece.message):
+            spans[-1][0].append(piece.text)
+        else:
+            spans.append(([piece.text], weight, piece.message, begins))
+    return [TextSpan("".join(texts), *rest) for texts, *rest in spans]
 
 
 def merge(segments: list[Segment]) -> list[Segment]:
@@ -86,10 +104,71 @@ def merge(segments: list[Segment]) -> list[Segment]:
     ]
 
 
-def cut(encoding: Encoding, spans: Sequence[TextSpan]) -> list[Segment]:
-    """Cut one encoding at the borders of its spans; spans without a token of their own are left out."""
-    found = zip(cut_ids(encoding, spans), spans, strict=True)
-    return [Segment(ids, span.weight, span.message) for ids, span in found if ids]
+def to_segments(found: Iterable[list[int]], spans: Sequence[TextSpan]) -> list[Segment]:
+    """The tokens of spans as segments; spans without a token of their own are left out."""
+    return merge([Segment(ids, span.weight, span.message) for ids, span in zip(found, spans, strict=True) if ids])
+
+
+def cut_apart(cut: Cut, spans: Sequence[TextSpan], starts: Sequence[int]) -> list[list[int]]:
+    """The tokens of each span, where no token may reach across some borders.
+
+    Args:
+        cut: Gives the tokens of each of some spans that are encoded as one text.
+        spans: Neighbours.
+        starts: Numbers of the spans before which a token must end.
+    """
+    found: list[list[int]] = []
+    for start, end in pairwise([0, *starts, len(spans)]):
+        found += cut_inside(cut, spans[start:end], "\na") if start else cut(spans[start:end])
+    return found
+
+
+def cut_inside(cut: Cut, spans: Sequence[TextSpan], leads: str = "\n") -> list[list[int]]:
+    """The tokens of each span of a part that does not begin the text.
+
+    It is encoded after a character that is then dropped: some tokenizers put a space before the first word of a text.
+
+    Args:
+        cut: As for :func:`cut_apart`.
+        spans: Neighbours.
+        leads: What to try; a line break grows together with another one.
+    """
+    spans = [span._replace(begins=span.begins and number > 0) for number, span in enumerate(spans)]
+    for lead in leads:
+        (alone,), (first, *found) = (cut([TextSpan(lead, -1.0, GLUE), *more]) for more in ((), spans))
+        if first == alone:  # else it grew together with the text
+            return found
+    return cut(spans)
+
+
+def cut_at_answers(backend: Tokenizer, encoding: Encoding, spans: Sequence[TextSpan]) -> list[list[int]]:
+    """The tokens of each span, out of the encoding of all; parts are encoded again where an answer needs that."""
+    blurred = [number for number in _answers(spans) if _is_blurred(encoding, spans, number)]
+    if not blurred:
+        return cut_ids(encoding, spans)
+
+    def cut(spans: Sequence[TextSpan]) -> list[list[int]]:
+        return cut_ids(backend.encode(text_of(spans), add_special_tokens=False), spans)
+
+    return cut_apart(cut, spans, blurred)
+
+
+def text_of(spans: Sequence[TextSpan]) -> str:
+    """The text of neighbouring spans."""
+    return "".join([span.text for span in spans])
+
+
+def _answers(spans: Sequence[TextSpan]) -> list[int]:
+    """Numbers of the spans with which answers begin, behind others."""
+    return [number for number, span in enumerate(spans) if span.begins and number]
+
+
+def _is_blurred(encoding: Encoding, spans: Sequence[TextSpan], number: int) -> bool:
+    """Whether the tokens before an answer may be others than those of the prompt alone."""
+    before = text_of(spans[:number])
+    token = _token_at(encoding, len(before), 0)
+    reach = encoding.token_to_chars(token) if token < len(encoding.ids) else None
+    return (reach is not None and reach[0] < len(before)) or _UNSURE.search(before) is not None
 
 
 def cut_ids(encoding: Encoding, spans: Sequence[TextSpan]) -> list[list[int]]:
@@ -125,20 +204,19 @@ def _token_at(encoding: Encoding, position: int, start: int) -> int:
     return token
 
 
-def cut_by_prefix(tokenizer: PreTrainedTokenizerBase, text: str, spans: Sequence[TextSpan]) -> list[Segment]:
+def cut_by_prefix(tokenizer: PreTrainedTokenizerBase, spans: Sequence[TextSpan]) -> list[list[int]]:
     """The same for tokenizers that do not tell where a token stands: compare with the ids of each prefix."""
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    out, start, position = [], 0, 0
+    ids = tokenizer.encode(text_of(spans), add_special_tokens=False)
+    out: list[list[int]] = []
     for number, span in enumerate(spans, start=1):
-        position += len(span.text)
-        end = len(ids)
+        start, end = sum(map(len, out)), len(ids)
         if number < len(spans):
-            prefix = tokenizer.encode(text[:position], add_special_tokens=False)
+            prefix = tokenizer.encode(text_of(spans[:number]), add_special_tokens=False)
             same = next((i for i, (a, b) in enumerate(zip(prefix, ids, strict=False)) if a != b), len(prefix))
+            if spans[number].begins and same < len(prefix):
+                return cut_apart(partial(cut_by_prefix, tokenizer), spans, [number])
             end = max(start, min(same + (same < len(prefix) and span.weight > 0), len(ids)))
-        if end > start:
-            out.append(Segment(ids[start:end], span.weight, span.message))
-        start = end
+        out.append(ids[start:end])
     return out
 
 
@@ -204,3 +282,24 @@ def with_sentinel(message: dict[str, Any], at_end: bool) -> Iterator[dict[str, A
     elif isinstance(content, str):
         for text in (content, content.rstrip() if at_end else content.lstrip()):
             yield {**message, "content": text + SENTINEL if at_end else SENTINEL + text}
+
+
+def end_of_calls(text: str, start: int, end: str, alone: str) -> int | None:
+    """Where a turn of calls ends, for some families end it otherwise than a turn of text; ``None``: nobody can tell.
+
+    Args:
+        text: The whole conversation.
+        start: Behind the name of the last call.
+        end: What ends a turn of text.
+        alone: The conversation up to this turn.
+    """
+    same = common_start(text, alone)
+    if end and (found := same.find(end, start)) >= 0:
+        return found + len(end)
+    return len(same.rstrip()) if same == alone and len(same.rstrip()) > start else None
+
+
+def as_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its text as a list of parts."""
+    content = message["content"]
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tokenizers.models import BPE
 
 from .base import GLUE, TextSpan
-from .text_spans import cut_ids
+from .text_spans import cut_at_answers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -137,16 +137,28 @@ class Unsafe(Exception):
     """A text holds something that forbids cutting it."""
 
 
+class Side(NamedTuple):
+    """What a span is at its borders.
+
+    Attributes:
+        trained: A token across a border is its own, if the other one is not trained.
+        begins: No token reaches across the border before it (`TextSpan.begins`).
+    """
+
+    trained: bool
+    begins: bool = False
+
+
 class _Edge(NamedTuple):
     """A chunk that holds borders of text spans.
 
     Attributes:
         texts: Its part of each span.
-        trained: Whether each of them is trained: that side gets a token across the border.
+        sides: What each of them is.
     """
 
     texts: tuple[str, ...]
-    trained: tuple[bool, ...]
+    sides: tuple[Side, ...]
 
 
 class WordCache:
@@ -213,21 +225,21 @@ class WordBatch:
         self.wanted: set[str] = set()
         self.wanted_edges: set[_Edge] = set()
 
-    def look_up(self, texts: Sequence[str], trained: tuple[bool, ...]) -> list[list[int]] | None:
+    def look_up(self, texts: Sequence[str], sides: tuple[Side, ...]) -> list[list[int]] | None:
         """Give the ids of neighbouring texts between two added tokens; ``None`` if :meth:`learn` is needed first.
 
         Args:
             texts: Not empty; tokens may reach from one into the next.
-            trained: Whether each of them is trained.
+            sides: What each of them is.
 
         Raises:
             Unsafe: They cannot be cut.
         """
         if self.encoder.unsafe.search(texts[0] if len(texts) == 1 else "".join(texts)):
             raise Unsafe
-        return self._look_up_words(texts, trained) or self._look_up_chunks(texts, trained)
+        return self._look_up_words(texts, sides) or self._look_up_chunks(texts, sides)
 
-    def _look_up_words(self, texts: Sequence[str], trained: tuple[bool, ...]) -> list[list[int]] | None:
+    def _look_up_words(self, texts: Sequence[str], sides: tuple[Side, ...]) -> list[list[int]] | None:
         """The quick way: every piece between spaces is a word that is known."""
         words = self.known.words
         pieces = self.rule.words(texts[-1])
@@ -237,13 +249,13 @@ class WordBatch:
             first = pieces[0]
             if not first or first[-1].isspace():
                 return None
-            *before, ids = self.known.edges[_Edge((*texts[:-1], first), trained)]
+            *before, ids = self.known.edges[_Edge((*texts[:-1], first), sides)]
             return [*before, [*ids, *chain.from_iterable([words[piece] for piece in pieces[1:]])]]
         except KeyError:
             return None
 
-    def _look_up_chunks(self, texts: Sequence[str], trained: tuple[bool, ...]) -> list[list[int]] | None:
-        items = self._divide(texts, trained)
+    def _look_up_chunks(self, texts: Sequence[str], sides: tuple[Side, ...]) -> list[list[int]] | None:
+        items = self._divide(texts, sides)
         chunks, edges = self.known.chunks, self.known.edges
         found: list[list[int]] = [[] for _ in texts]
         try:
@@ -275,12 +287,12 @@ class WordBatch:
         if edges := list(self.wanted_edges):
             encodings = backend.encode_batch(["".join(edge.texts) for edge in edges], add_special_tokens=False)
             for edge, encoding in zip(edges, encodings, strict=True):
-                spans = [TextSpan(text, float(weight), GLUE) for text, weight in zip(*edge, strict=True)]
-                known.edges[edge] = cut_ids(encoding, spans)
+                spans = [TextSpan(text, float(side[0]), GLUE, side[1]) for text, side in zip(*edge, strict=True)]
+                known.edges[edge] = cut_at_answers(backend, encoding, spans)
                 known.size += sum(map(len, edge.texts))
         self.wanted, self.wanted_edges = set(), set()
 
-    def _divide(self, texts: Sequence[str], trained: tuple[bool, ...]) -> list[tuple[int, list[str] | _Edge]]:
+    def _divide(self, texts: Sequence[str], sides: tuple[Side, ...]) -> list[tuple[int, list[str] | _Edge]]:
         """Cut texts; gives chunks with the number of their text, and edges with the number of their first text."""
         cut = self.rule.cut
         if len(texts) == 1:
@@ -289,7 +301,7 @@ class WordBatch:
         first, last = 0, [""]  # the last chunk so far, which may go on in the next text
 
         def close() -> None:
-            edge = _Edge(tuple(last), trained[first : first + len(last)])
+            edge = _Edge(tuple(last), sides[first : first + len(last)])
             items.append((first, last if len(last) == 1 else edge))
 
         for number, text in enumerate(texts):
