@@ -78,6 +78,14 @@ class Options(NamedTuple):
         """The same with the switch of one call."""
         return self._replace(enable_thinking=enable_thinking, asked=enable_thinking is True)
 
+    def jinja_flags(self) -> dict[str, bool]:
+        """What an official Jinja is told of thoughts; what is not said is as its authors chose."""
+        flags = {"preserve_thinking": True} if self.preserve_thinking else {}
+        whole = not self.add_generation_prompt
+        if self.asked or not (self.enable_thinking or (self.enable_thinking is None and whole)):
+            flags["enable_thinking"] = bool(self.enable_thinking)
+        return flags
+
 
 class ToolFormat(Protocol):
     """What is asked of a tool dialect, a row of ``plugins.TOOL_FORMATS``.

@@ -27,6 +27,7 @@ from .jinja_sandbox import render
 from .renderer import THOUGHT, has_thought, split_thought, without_thought
 from .text_spans import (
     SENTINEL,
+    agreed_end,
     as_parts,
     common_start,
     end_of_calls,
@@ -239,12 +240,7 @@ class JinjaTemplate(EncodingTemplate):
         """The text, and the spans of ``{% generation %}`` marks."""
         import jinja2
 
-        flags: dict[str, Any] = dict(self.tokenizer.special_tokens_map)
-        whole = not options.add_generation_prompt
-        if options.asked or not (options.enable_thinking or (options.enable_thinking is None and whole)):
-            flags["enable_thinking"] = bool(options.enable_thinking)
-        if options.preserve_thinking:
-            flags["preserve_thinking"] = True
+        flags: dict[str, Any] = {**self.tokenizer.special_tokens_map, **options.jinja_flags()}
         chat = [as_parts(message) for message in chat] if self._wants_parts else chat
         try:
             return render(
@@ -342,11 +338,8 @@ class JinjaTemplate(EncodingTemplate):
         bare = self._render(chat[:index], tools, options)[0]
         asked = prompt.removeprefix(bare)
         # The prompt also opens or closes a thought that this turn does not show: take the part both have.
-        common = len(common_start(text, prompt))
-        ends = [len(bare), *(found.end() for found in self._special.finditer(prompt, len(bare)))]
-        ends.append(prompt.rfind("\n", len(bare), common) + 1)
-        if prompt.startswith(bare) and (known := [end for end in ends if len(bare) <= end <= common]):
-            return max(known)
+        if prompt.startswith(bare) and (agreed := agreed_end(self._special, text, prompt, len(bare))) is not None:
+            return agreed
         # Text before this turn changes when more turns follow: look for the turn's own text.
         before = self._find(text, chat, index, tools, options, at_end=False)
         heads = [found.end() for found in self._special.finditer(asked)] + [asked.rfind("\n") + 1, len(asked)]

@@ -232,6 +232,13 @@ def without_opening(special: re.Pattern[str], end: str, first: str) -> str:
     return next((rest for size in sizes if special.search(rest := end[:-size])), end)
 
 
+def agreed_end(special: re.Pattern[str], text: str, prompt: str, least: int) -> int | None:
+    """Where a text leaves its prompt: behind the last special token or line that both have, from ``least`` on."""
+    common = len(common_start(text, prompt))
+    ends = [least, *(found.end() for found in special.finditer(prompt, least)), prompt.rfind("\n", least, common) + 1]
+    return max((end for end in ends if least <= end <= common), default=None)
+
+
 def common_start(a: str, b: str) -> str:
     """What two texts begin with."""
     return a[: next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))]
