@@ -240,7 +240,6 @@ class JinjaTemplate(EncodingTemplate):
         """The text, and the spans of ``{% generation %}`` marks."""
         import jinja2
 
-        flags: dict[str, Any] = {**self.tokenizer.special_tokens_map, **options.jinja_flags()}
         chat = [as_parts(message) for message in chat] if self._wants_parts else chat
         try:
             return render(
@@ -249,7 +248,7 @@ class JinjaTemplate(EncodingTemplate):
                 tools=tools or None,
                 return_assistant_tokens_mask=self._marked,
                 add_generation_prompt=options.add_generation_prompt,
-                **flags,
+                **{**self.tokenizer.special_tokens_map, **options.jinja_flags()},
             )
         except jinja2.TemplateSyntaxError as error:
             raise _SyntaxError(f"template {self.name}: line {error.lineno}: {error.message}") from None
