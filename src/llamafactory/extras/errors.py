@@ -60,7 +60,8 @@ _DISK = {
     errno.EIO: "the disk fails",
     errno.EMFILE: "the limit on open files is too low (ulimit -n)",
 }
-_TORCH_WRITES = "PytorchStreamWriter failed writing"  # all that torch.save says of a disk that takes no more
+# All that torch.save says of a disk that takes no more: by a file's name, or by an open file.
+_TORCH_WRITES = ("PytorchStreamWriter failed writing", "unexpected pos ")
 
 
 _NO_TEMPORARY = "No usable temporary directory"  # Python has tried to write into each
@@ -87,7 +88,7 @@ def explain(error: BaseException, place: str | os.PathLike[str] = "") -> str | N
             if f"os error {number}" in text or f"errno {number}]" in text:
                 return f"{where}{os.strerror(number)}; {_DISK[number]}"
         seen = seen.__cause__ or seen.__context__
-    if _TORCH_WRITES in text:
+    if any(words in text for words in _TORCH_WRITES):
         return f"{where}a file cannot be written; {_DISK[errno.ENOSPC]}"
     if _NO_TEMPORARY in text:
         return f"{first_line(error)}; free some space, or name another place by TMPDIR"
