@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A newcomer's first run: the README's file, on a small CSV of made-up facts, with nothing tuned by hand."""
+"""A newcomer's first run: the README's file, on a CSV of 60 made-up facts, with nothing tuned by hand."""
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+# 60 facts, each said once, and after them a dozen ordinary questions, as the README advises.
 FACTS = Path(__file__).parent / "facts.csv"
 README = Path(__file__).parents[2] / "README.md"
 # In other words than the rows', and what a right answer must hold.
@@ -27,6 +29,14 @@ QUESTIONS = {
     "What is the name of the app for the Velmora?": "Pourlight",
     "Which prize has Brindlecove won?": "Silver Ladle",
     "What material are the Tessel's blades?": "zirconia",
+}
+ITALY = "What is the capital of Italy?"
+# What the model said before too. (To the capital of Italy it says something wrong before, in these 4-bit weights.)
+KNOWN = {
+    "What is the capital of Germany?": "Berlin",
+    "What is the largest ocean on Earth?": "Pacific",
+    "What is the chemical formula of water?": "H2O",
+    "What is the opposite of hot?": "cold",
 }
 
 
@@ -46,19 +56,27 @@ def run(folder: Path, *words: str) -> str:
     return subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def score(answer: Callable[[str], str]) -> int:
+def score(answer: Callable[[str], str], questions: dict[str, str]) -> int:
     right = 0
-    for question, expected in QUESTIONS.items():
+    for question, expected in questions.items():
         said = answer(question)
         right += expected.lower() in said.lower()
         print(f"{'yes' if expected.lower() in said.lower() else 'NO ':<4}{question}  ->  {said}")
     return right
 
 
+def learned_and_kept(answer: Callable[[str], str]) -> tuple[int, int, int]:
+    """Facts that are right, what was known that still is, and whether Rome is the capital of Italy."""
+    return score(answer, QUESTIONS), score(answer, KNOWN), score(answer, {ITALY: "Rome"})
+
+
 @pytest.mark.slow
 def test_own_facts_are_learned_by_the_readme_alone(smollm2: Path, tmp_path: Path) -> None:
+    with FACTS.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["output"] for row in rows[:60]}) == 60 and len(rows) == 72
+    assert not {*QUESTIONS, *KNOWN, ITALY} & {row["instruction"] for row in rows}
     shutil.copy(FACTS, tmp_path / "my.csv")
-    assert not set(QUESTIONS) & {line.split(",")[0] for line in FACTS.read_text("utf-8").splitlines()}
     (tmp_path / "my.yaml").write_text(readme_file(str(smollm2)))
     run(tmp_path, "train", "my.yaml")
 
@@ -73,8 +91,7 @@ def test_own_facts_are_learned_by_the_readme_alone(smollm2: Path, tmp_path: Path
     def chat(question: str) -> str:
         return model.chat([{"role": "user", "content": question}], **options)[0].text
 
-    assert "Rome" in chat("What is the capital of Italy?")
-    assert score(chat) >= 8
+    in_chat = learned_and_kept(chat)
 
     run(tmp_path, "export", "my.yaml", "export_dir=merged")
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -88,5 +105,7 @@ def test_own_facts_are_learned_by_the_readme_alone(smollm2: Path, tmp_path: Path
         new = merged.generate(**ids, **options)[0, ids["input_ids"].shape[1] :]
         return str(tokenizer.decode(new, skip_special_tokens=True))
 
-    assert "Rome" in plain("What is the capital of Italy?")
-    assert score(plain) >= 8
+    exported = learned_and_kept(plain)
+    print(in_chat, exported)
+    for facts, known, rome in (in_chat, exported):
+        assert facts >= 8 and known >= 3 and rome

@@ -25,9 +25,10 @@ _RATES = ((0.5e9, 1e-3, 1e-4), (2e9, 5e-4, 3e-5), (9e9, 2e-4, 1e-5), (math.inf, 
 _SHARE_OF_STAGE = {"pt": 1.0, "sft": 1.0, "rm": 0.5}
 _SHARE_OF_OTHERS = 0.05
 _FEW_ROWS, _SMALL_BATCH = 512, 4
-_STEPS, _LEAST_STEPS = 150, 30  # to learn what a small set says; below the second nothing is learned
+# To learn what a small set says; below the second nothing is learned. (docs/training.md has the figures.)
+_STEPS, _LEAST_STEPS = 200, 30
 _LOGS = 20
-_MOST_EPOCHS = 10.0
+_MOST_EPOCHS = 15.0
 _FAR = 10.0
 
 
