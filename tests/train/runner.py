@@ -2,6 +2,7 @@
 """Train with the keys given as JSON; KILL_AT=<step> kills rank KILL_RANK after that step, on the first attempt only.
 
 KILL_PREPARED=1 kills each rank once it has its data, on the first attempt only.
+FORKED_RANKS=<number> starts ranks without torchrun, out of one process that has imported everything.
 RECORD=<file> writes what is trained on, BLOCK_ROWS=<number> makes the blocks of a stream small.
 """
 
@@ -43,7 +44,29 @@ def _kill_prepared() -> None:
     workflow.get_dataset = killed
 
 
+def _fork(ranks: int) -> int | None:
+    """Return None in each rank, and in the parent the highest exit code of them."""
+    from torch.distributed import TCPStore
+
+    # As torchrun's agent keeps one. It lives as long as its name, and the ranks must not share it.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
+    children = []
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            return None
+        children.append(child)
+    return max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+
+
 if __name__ == "__main__":
+    if "FORKED_RANKS" in os.environ:
+        code = _fork(int(os.environ.pop("FORKED_RANKS")))
+        if code is not None:
+            sys.exit(code)
     if "KILL_PREPARED" in os.environ and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         _kill_prepared()
     if "RECORD" in os.environ:

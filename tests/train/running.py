@@ -27,12 +27,14 @@ def train(given: dict[str, Any], callbacks: list[Any] | None = None) -> Path:
 def train_elsewhere(
     given: dict[str, Any], ranks: int = 0, restarts: int = 0, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Train in another process (``ranks`` > 0: under torchrun) through ``runner.py``, which can kill itself."""
+    """Train in other processes through ``runner.py``, which can kill itself; with ``restarts`` under torchrun."""
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"]
-        if ranks
+        if restarts
         else []
     )
+    if ranks and not restarts:
+        env["FORKED_RANKS"] = str(ranks)
     return subprocess.run(
         [sys.executable, *launcher, str(RUNNER), json.dumps(given)],
         env={**os.environ, "OMP_NUM_THREADS": "1", **env},
