@@ -41,6 +41,8 @@ def run(base: Path, out: Path, **keys: Any) -> dict[str, Any]:
         {"template": "chatml"},
         {"template": "llama3"},
         {"template": "qwen3"},
+        {"template": "qwen3_5"},
+        {"template": "default"},
         {"template": "gemma"},
         {"template": "alpaca"},
         {"template": "vicuna"},

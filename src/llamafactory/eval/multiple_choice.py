@@ -83,7 +83,7 @@ class PromptBuilder:
         assert self._template is not None
         messages = [Message.of("system", intro)]
         for example in examples:
-            messages += [Message.of("user", self._text(example)), Message.of("assistant", example.answer)]
+            messages += [Message.of("user", self._text(example)), Message.of("assistant", example.answer, weight=0.0)]
         messages.append(Message.of("user", self._text(question)))
         samples = [Sample((*messages, Message.of("assistant", choice))) for choice in CHOICES]
         full = [[token for segment in row for token in segment.ids] for row in self._template.encode_batch(samples)]

@@ -7,7 +7,7 @@ The expected weights are written here from the equations of the papers, not by t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,7 +192,9 @@ def prove_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> in
 def _encode(template: Template, messages: Sequence[Message], tools: Sequence[dict], prompt: bool) -> list[int]:
     if prompt:
         return template.encode_prompt(messages, tools=tools)
-    (segments,) = template.encode_batch([Sample(tuple(messages), tuple(tools))])
+    # Untrained, or a border of tokens would stand before each answer, which no reader of a whole text makes.
+    history = tuple(replace(message, weight=0.0) for message in messages)
+    (segments,) = template.encode_batch([Sample(history, tuple(tools))])
     return [token for segment in segments for token in segment.ids]
 
 

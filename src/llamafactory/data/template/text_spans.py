@@ -22,6 +22,7 @@ Cut = Callable[[Sequence[TextSpan]], list[list[int]]]
 SENTINEL = "q7Zx9Wk3"
 # Before an answer: white space whose tokens depend on what follows it in some tokenizers.
 _UNSURE = re.compile(r"(?:[^\S\n]|\s\s)\Z")
+_TAIL = 8  # characters that hold such white space and what stands before it
 # Around special tokens that stand in data; private-use characters that no text should hold.
 _MARKS = ("\ue0f0", "\ue0f1")
 
@@ -93,7 +94,7 @@ def join(pieces: Iterable[tuple[Piece, float]], begun: set[int] | None = None) -
             spans[-1][0].append(piece.text)
         else:
             spans.append(([piece.text], weight, piece.message, begins))
-    return [TextSpan("".join(texts), *rest) for texts, *rest in spans]
+    return [TextSpan("".join(texts), weight, message, begins) for texts, weight, message, begins in spans]
 
 
 def merge(segments: list[Segment]) -> list[Segment]:
@@ -143,7 +144,7 @@ def cut_inside(cut: Cut, spans: Sequence[TextSpan], leads: str = "\n") -> list[l
 
 def cut_at_answers(backend: Tokenizer, encoding: Encoding, spans: Sequence[TextSpan]) -> list[list[int]]:
     """The tokens of each span, out of the encoding of all; parts are encoded again where an answer needs that."""
-    blurred = [number for number in _answers(spans) if _is_blurred(encoding, spans, number)]
+    blurred = [number for number in _answers(spans) if _is_blurred(backend, encoding, spans, number)]
     if not blurred:
         return cut_ids(encoding, spans)
 
@@ -163,12 +164,22 @@ def _answers(spans: Sequence[TextSpan]) -> list[int]:
     return [number for number, span in enumerate(spans) if span.begins and number]
 
 
-def _is_blurred(encoding: Encoding, spans: Sequence[TextSpan], number: int) -> bool:
+def _is_blurred(backend: Tokenizer, encoding: Encoding, spans: Sequence[TextSpan], number: int) -> bool:
     """Whether the tokens before an answer may be others than those of the prompt alone."""
     before = text_of(spans[:number])
     token = _token_at(encoding, len(before), 0)
     reach = encoding.token_to_chars(token) if token < len(encoding.ids) else None
-    return (reach is not None and reach[0] < len(before)) or _UNSURE.search(before) is not None
+    if reach is not None and reach[0] < len(before):
+        return True
+    return _UNSURE.search(before) is not None and (
+        spans[number].text[:1].isspace() or _depends_on_more(backend, before[-_TAIL:])
+    )
+
+
+def _depends_on_more(backend: Tokenizer, tail: str) -> bool:
+    """Whether white space at the end of a text has other tokens when a word follows."""
+    alone, followed = (backend.encode(text, add_special_tokens=False).ids for text in (tail, f"{tail}a"))
+    return bool(followed[: len(alone)] != alone)
 
 
 def cut_ids(encoding: Encoding, spans: Sequence[TextSpan]) -> list[list[int]]:
