@@ -257,7 +257,10 @@ REWARD_FUNCS: dict[str, str] = {
     "math_verify": "llamafactory.train.rl.rewards.functions:math_verify",
 }
 
-QUANTIZERS: dict[str, str] = {}
+# Values of quantization_method; those that quantize while a model loads, then formats of checkpoints.
+QUANTIZERS: dict[str, str] = {
+    "bnb": "llamafactory.model.quantizers.bnb:quantizer",
+}
 
 OPTIMIZERS: dict[str, str] = {}
 

@@ -11,7 +11,8 @@ from ..extras.errors import ConfigError, in_one_line
 from ..extras.logging import get_logger
 from .config import has_talker, language_class, read_config, refuse_untrainable
 from .paths import resolve_model_path
-from .tokenizer import hub_options
+from .quantizers.choice import choose_quantizer
+from .tokenizer import adapter_names, hub_options
 from .whole import check_base, quiet_report
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def _load_base(
         config.problem_type = "regression"
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
 
+    quantizer = choose_quantizer(args, config, path, device, adapts=trainable or bool(adapter_names(args.model)))
     full = args.finetuning.finetuning_type == "full"
     dtype = getattr(torch, dtypes.trainable if trainable and full else dtypes.frozen)
     attention = _attention_of(config, args.model.flash_attn, in_training)
@@ -171,9 +173,10 @@ def _load_base(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # check_base refuses them, by name
             **options,
+            **quantizer.options(dtypes),
         )
-    check_base(model, info, path, head)
-    _unpack(model)
+    check_base(model, info, path, head, quantizer.is_stored)
+    quantizer.settle(model, dtypes)
     return model
 
 
@@ -199,13 +202,6 @@ def _check_generation_config(path: str) -> None:
     if (Path(path) / "generation_config.json").is_file():
         with in_one_line(f"model_name_or_path: '{path}': its generation_config.json cannot be used"):
             GenerationConfig.from_pretrained(path)
-
-
-def _unpack(model: PreTrainedModel) -> None:
-    """Unpack compressed weights now: by itself it happens in the first forward, and whoever looks before finds none."""
-    compressor = getattr(getattr(model, "hf_quantizer", None), "compressor", None)
-    if compressor is not None:
-        compressor.decompress_model(model)
 
 
 def choose_attention(model_class: type | None, config: Any, flash_attn: str, trainable: bool) -> str:

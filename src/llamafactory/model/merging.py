@@ -17,6 +17,7 @@ from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from ..extras.errors import ConfigError
+from .quantizers.layers import Quantized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,7 +62,7 @@ def adapted_weight(layer: BaseTunerLayer) -> str:
 
 def _merge_layer(name: str, layer: BaseTunerLayer, dtype: torch.dtype) -> None:
     base = layer.get_base_layer()
-    if not all(parameter.is_floating_point() for parameter in base.parameters()):
+    if isinstance(base, Quantized) or not all(weight.is_floating_point() for weight in base.parameters()):
         raise ConfigError(f"quantization: {name} is quantized; export merges into the model in full precision")
     base.float()
     _give_bias(layer, base)

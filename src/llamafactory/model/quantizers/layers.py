@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linear layers whose weights are held in few bits: one forward for all methods, and the dense weight on demand.
+
+``y = x W^T`` with ``W`` dequantized in the type of ``x``, in training and in evaluation alike. The forwards of the
+libraries are left aside where they do otherwise: bitsandbytes repacks 4-bit weights in place in the first evaluation on
+a CPU and rounds the inputs of 8-bit layers outside of training, so that whatever is merged, saved or compared afterwards
+is another model than the one that was trained.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Dense = Callable[[Any, torch.dtype], Tensor]  # (layer, type) -> its weight [out, in]
+
+
+class Quantized(nn.Module):
+    """A linear layer whose weight is stored in few bits. Made by :func:`settle_layers`, in the place of its library's."""
+
+    dense: Dense
+    in_features: int
+    out_features: int
+    bias: nn.Parameter | None
+
+    def dense_weight(self, dtype: torch.dtype) -> Tensor:
+        """The weight ``[out, in]`` that the layer multiplies with."""
+        return type(self).dense(self, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x [..., in]`` → ``[..., out]``, in the type of ``x``."""
+        y: Tensor = _Product.apply(x, self)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+class _Product(torch.autograd.Function):
+    """``x W^T``; the backward dequantizes once more instead of keeping the dense weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Quantized) -> Tensor:
+        ctx.layer = layer
+        return nn.functional.linear(x, layer.dense_weight(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        return dy @ ctx.layer.dense_weight(dy.dtype), None
+
+
+@functools.cache
+def _quantized_kind(kind: type, dense: Dense) -> type:
+    return type(kind.__name__, (Quantized, kind), {"dense": staticmethod(dense), "__module__": __name__})
+
+
+def settle_layers(model: nn.Module, kind: type, dense: Dense) -> None:
+    """Make every layer of a library's ``kind`` a :class:`Quantized` one, with the weight that ``dense`` gives."""
+    for module in model.modules():
+        if type(module) is kind:
+            module.__class__ = _quantized_kind(kind, dense)
+
+
+def quantized_layers(model: nn.Module) -> Iterator[tuple[str, Quantized]]:
+    """Names and layers that hold their weights in few bits."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, Quantized))
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether weights of the model are held in few bits, in layers of ours or of a library's."""
+    core: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return bool(getattr(core, "is_quantized", False)) or any(True for _ in quantized_layers(core))
+
+
+@torch.no_grad()
+def dequantize(model: Any, dtype: torch.dtype) -> None:
+    """Put plain linear layers in the place of quantized ones: same function, weights in ``dtype``."""
+    for name, layer in list(quantized_layers(model)):
+        weight = layer.dense_weight(dtype)
+        plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        plain.weight = nn.Parameter(weight, requires_grad=False)
+        if layer.bias is not None:
+            plain.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
+        plain.training = model.training
+        model.set_submodule(name, plain)
+    forget_quantization(model)
+
+
+def forget_quantization(model: Any) -> None:
+    """Take away what transformers notes on a model whose weights were quantized; they are plain now."""
+    for holder, name in (
+        (model, "hf_quantizer"),
+        (model.config, "quantization_config"),
+        (model, "quantization_method"),
+    ):
+        if hasattr(holder, name):
+            delattr(holder, name)
+    model.is_quantized = model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
