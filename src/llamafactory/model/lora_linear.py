@@ -22,19 +22,15 @@ from .quantizers.layers import Quantized
 
 def use_exact_add(model: nn.Module) -> int:
     """Give every plain LoRA layer of ``model`` the exact forward; return how many there are."""
-    layers = [
-        module
-        for module in model.modules()
-        if type(module) is PeftLinear
-        or (
-            isinstance(module, LoraLayer)
-            and isinstance(module.base_layer, Quantized)
-            and not isinstance(module, ExactLinear)
-        )
-    ]
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer) and _is_around_linear(module)]
     for layer in layers:
         layer.__class__ = _exact_kind(type(layer))
     return len(layers)
+
+
+def _is_around_linear(layer: Any) -> bool:
+    is_quantized = isinstance(layer.base_layer, Quantized) and not isinstance(layer, ExactLinear)
+    return type(layer) is PeftLinear or is_quantized
 
 
 @functools.cache
@@ -82,8 +78,8 @@ class ExactLinear(nn.Module):
 class _LowRankSum(torch.autograd.Function):
     """``y = x W^T + s (x' A^T) B^T`` with one rounding; ``x'`` is ``x`` after dropout.
 
-    Shapes: x, x' ``[N, in]``; W ``[out, in]``, frozen, from a function: a quantized one is made dense in the forward and
-    again in the backward; A ``[r, in]``, B ``[out, r]``. A and B are cast to the type of x for the products; their
+    Shapes: x, x' ``[N, in]``; W ``[out, in]``, frozen, from a function: a quantized one is made dense in the forward
+    and again in the backward; A ``[r, in]``, B ``[out, r]``. A and B are cast to the type of x for the products; their
     gradients are handed back in their own type.
     """
 

@@ -53,7 +53,7 @@ def _check_quantization(args: TrainArgs) -> None:
         check_bits("ref_model_quantization_bit", rlhf.ref_model_quantization_bit, args.quantization)
         require(
             bool(rlhf.ref_model or rlhf.ref_model_adapters),
-            "ref_model_quantization_bit: needs ref_model, which is not given: the reference is the trained model itself",
+            "ref_model_quantization_bit: needs ref_model; without it the reference is the trained model itself",
         )
     if rlhf.reward_model_quantization_bit is not None:
         check_bits("reward_model_quantization_bit", rlhf.reward_model_quantization_bit, args.quantization)

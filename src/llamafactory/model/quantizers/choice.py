@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which method holds the weights of a model in few bits, and whether that can be had here; asked before they are read."""
+"""Which method holds the weights of a model in few bits, and whether it can be had here; asked before they are read."""
 
 from __future__ import annotations
 
@@ -104,9 +104,8 @@ def choose_quantizer(args: TrainArgs | InferArgs, config: Any, path: str, device
     if settings.quantization_bit is None:
         return Choice(None, settings)
     quantizer = resolve("quantizers", settings.quantization_method)
-    quantizer.require(
-        f"quantization_bit: {settings.quantization_bit} with quantization_method {quantizer.name}", device
-    )
+    key = f"quantization_bit: {settings.quantization_bit} with quantization_method {quantizer.name}"
+    quantizer.require(key, settings, device)
     return Choice(quantizer, settings)
 
 
@@ -124,5 +123,5 @@ def _of_checkpoint(args: TrainArgs | InferArgs, method: str, place: str, device:
             f"finetuning_type: {kind} trains the weights themselves, and {place.partition(': ')[2]} holds them "
             f"quantized by {method}; use lora, or the model with its full weights"
         )
-    quantizer.require(f"{place} holds weights quantized by {method}", device)
+    quantizer.require(f"{place} holds weights quantized by {method}", args.quantization, device)
     return Choice(quantizer, args.quantization, is_stored=True, is_dense=adapts and quantizer.dense)

@@ -2,14 +2,15 @@
 """Linear layers whose weights are held in few bits: one forward for all methods, and the dense weight on demand.
 
 ``y = x W^T`` with ``W`` dequantized in the type of ``x``, in training and in evaluation alike. The forwards of the
-libraries are left aside where they do otherwise: bitsandbytes repacks 4-bit weights in place in the first evaluation on
-a CPU and rounds the inputs of 8-bit layers outside of training, so that whatever is merged, saved or compared afterwards
-is another model than the one that was trained.
+libraries are left aside, for some do otherwise: in the first evaluation on a CPU bitsandbytes repacks 4-bit weights in
+place, and outside of training it rounds the inputs of 8-bit layers, so that whatever is merged, saved or compared
+afterwards is another model than the one that was trained.
 """
 
 from __future__ import annotations
 
 import functools
+from abc import ABC
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,8 +20,11 @@ from torch import Tensor, nn
 Dense = Callable[[Any, torch.dtype], Tensor]  # (layer, type) -> its weight [out, in]
 
 
-class Quantized(nn.Module):
-    """A linear layer whose weight is stored in few bits. Made by :func:`settle_layers`, in the place of its library's."""
+class Quantized(ABC):
+    """A linear layer whose weight is stored in few bits; :func:`settle_layers` makes it of a library's.
+
+    Of a library's own kind too, but by one line of ancestors, else Python does not let a layer change its class.
+    """
 
     dense: Dense
     in_features: int
@@ -52,13 +56,16 @@ class _Product(torch.autograd.Function):
 
 @functools.cache
 def _quantized_kind(kind: type, dense: Dense) -> type:
-    return type(kind.__name__, (Quantized, kind), {"dense": staticmethod(dense), "__module__": __name__})
+    methods = {"forward": Quantized.forward, "dense_weight": Quantized.dense_weight, "dense": staticmethod(dense)}
+    made = type(kind.__name__, (kind,), {"__module__": __name__, **methods})
+    Quantized.register(made)
+    return made
 
 
-def settle_layers(model: nn.Module, kind: type, dense: Dense) -> None:
+def settle_layers(model: nn.Module, kind: type, dense: Dense, only: Callable[[Any], bool] | None = None) -> None:
     """Make every layer of a library's ``kind`` a :class:`Quantized` one, with the weight that ``dense`` gives."""
     for module in model.modules():
-        if type(module) is kind:
+        if type(module) is kind and (only is None or only(module)):
             module.__class__ = _quantized_kind(kind, dense)
 
 
@@ -71,6 +78,19 @@ def is_quantized(model: nn.Module) -> bool:
     """Whether weights of the model are held in few bits, in layers of ours or of a library's."""
     core: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     return bool(getattr(core, "is_quantized", False)) or any(True for _ in quantized_layers(core))
+
+
+def linear_to_quantize(model: Any) -> list[tuple[str, nn.Linear]]:
+    """The linear layers that are neither the head, nor tied to another weight: those that transformers quantizes too."""
+    from transformers.quantizers.base import get_keys_to_not_convert
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    kept = get_keys_to_not_convert(model)
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and should_convert_module(name, kept)
+    ]
 
 
 @torch.no_grad()

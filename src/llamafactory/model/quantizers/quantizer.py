@@ -32,10 +32,11 @@ class Quantizer:
 
     Attributes:
         name: As ``quantization_method`` knows it.
-        bits: What ``quantization_bit`` may be, and which values of ``quantization_type`` each takes; none: it is a format
-            of checkpoints, and quantizes nothing while loading.
+        bits: What ``quantization_bit`` may be, and which values of ``quantization_type`` each takes; none: it is a
+            format of checkpoints, and quantizes nothing while loading.
         packages: Modules it needs, and how pip calls them.
         devices: Types of devices that can compute with it; none: all.
+        check_device: Says what of the settings a device cannot do, else ``None``.
         dense: Weights of such a checkpoint become 16-bit ones while they load, wherever adapters are involved.
         options: Further keywords of ``from_pretrained`` when a model is quantized while it loads.
         dense_options: Further keywords of ``from_pretrained`` that make a checkpoint of it dense.
@@ -46,16 +47,18 @@ class Quantizer:
     bits: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     packages: tuple[tuple[str, str], ...] = ()
     devices: tuple[str, ...] = ()
+    check_device: Callable[[QuantizationArguments, Device], str | None] = lambda settings, device: None
     dense: bool = False
     options: Callable[[QuantizationArguments, Dtypes], dict[str, Any]] = _no_options
     dense_options: Callable[[], dict[str, Any]] = dict
     settle: Callable[[PreTrainedModel, QuantizationArguments, Dtypes], None] = _nothing
 
-    def require(self, key: str, device: Device) -> None:
+    def require(self, key: str, settings: QuantizationArguments, device: Device) -> None:
         """Look for what the method needs, before any weight is read.
 
         Args:
             key: The key, and its value, that asks for the method.
+            settings: What the user asks for.
             device: Where it shall compute.
 
         Raises:
@@ -66,5 +69,7 @@ class Quantizer:
                 f"{key}: {self.name} computes on {' or '.join(self.devices)} only, and this is {device.name} "
                 f"({device.type})"
             )
+        if refusal := self.check_device(settings, device):
+            raise ConfigError(f"{key}: {refusal}")
         for package, pip in self.packages:
             require_installed(package, key, pip)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Formats of checkpoints whose weights somebody has quantized: read for adapters, and not made while a model loads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .quantizer import Quantizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ...hparams import Dtypes
+    from ...hparams.model_args import QuantizationArguments
+
+_GPTQ = (("gptqmodel", "gptqmodel"), ("optimum", "optimum"))
+
+
+def _dense(name: str) -> dict[str, Any]:
+    import transformers
+
+    return {"quantization_config": getattr(transformers, name)(dequantize=True)}
+
+
+def _unpack(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dtypes) -> None:
+    """Unpack compressed weights now: by itself it happens in the first forward, and whoever looks before finds none."""
+    compressor = getattr(getattr(model, "hf_quantizer", None), "compressor", None)
+    if compressor is not None:
+        compressor.decompress_model(model)
+
+
+compressed_tensors = Quantizer(
+    "compressed-tensors",
+    packages=(("compressed_tensors", "compressed-tensors"),),
+    dense=True,
+    dense_options=lambda: _dense("CompressedTensorsConfig"),
+    settle=_unpack,
+)
+fp8 = Quantizer("fp8", dense=True, dense_options=lambda: _dense("FineGrainedFP8Config"))
+mxfp4 = Quantizer("mxfp4", dense=True, dense_options=lambda: _dense("Mxfp4Config"))
+gptq = Quantizer("gptq", packages=_GPTQ)
+awq = Quantizer("awq", packages=_GPTQ[:1])
+aqlm = Quantizer("aqlm", packages=(("aqlm", "aqlm[cpu,gpu]"),))
