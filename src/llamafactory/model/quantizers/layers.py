@@ -81,7 +81,7 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 def linear_to_quantize(model: Any) -> list[tuple[str, nn.Linear]]:
-    """The linear layers that are neither the head, nor tied to another weight: those that transformers quantizes too."""
+    """The linear layers but the head and what is tied to another weight: those that transformers quantizes too."""
     from transformers.quantizers.base import get_keys_to_not_convert
     from transformers.quantizers.quantizers_utils import should_convert_module
 
