@@ -12,7 +12,7 @@ from ..extras.logging import get_logger
 from .config import has_talker, language_class, read_config, refuse_untrainable
 from .paths import resolve_model_path
 from .quantizers.choice import choose_quantizer
-from .tokenizer import adapter_names, hub_options
+from .tokenizer import hub_options
 from .whole import check_base, quiet_report
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _load_base(
         config.problem_type = "regression"
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
 
-    quantizer = choose_quantizer(args, config, path, device, adapts=trainable or bool(adapter_names(args.model)))
+    quantizer = choose_quantizer(args, config, path, device, trainable)
     full = args.finetuning.finetuning_type == "full"
     dtype = getattr(torch, dtypes.trainable if trainable and full else dtypes.frozen)
     attention = _attention_of(config, args.model.flash_attn, in_training)

@@ -81,7 +81,7 @@ def stored_method(config: Any) -> str | None:
     return str(settings.get("quant_method") or "a method that config.json does not name")
 
 
-def choose_quantizer(args: TrainArgs | InferArgs, config: Any, path: str, device: Device, adapts: bool) -> Choice:
+def choose_quantizer(args: TrainArgs | InferArgs, config: Any, path: str, device: Device, trains: bool) -> Choice:
     """Find what quantizes the model while it loads, or what its checkpoint is quantized by.
 
     Args:
@@ -89,7 +89,7 @@ def choose_quantizer(args: TrainArgs | InferArgs, config: Any, path: str, device
         config: Of the model.
         path: Of the model, for messages.
         device: Where it shall compute.
-        adapts: The model is trained or gets an adapter.
+        trains: The model is trained, and not only used.
 
     Raises:
         ConfigError: A package is missing, the device is not one of the method's, or it quantizes what is quantized.
@@ -100,7 +100,7 @@ def choose_quantizer(args: TrainArgs | InferArgs, config: Any, path: str, device
             raise ConfigError(
                 f"quantization_bit: '{path}' holds weights that are quantized by {stored} already; leave it out"
             )
-        return _of_checkpoint(args, stored, f"model_name_or_path: '{path}'", device, adapts)
+        return _of_checkpoint(args, stored, f"model_name_or_path: '{path}'", device, trains)
     if settings.quantization_bit is None:
         return Choice(None, settings)
     quantizer = resolve("quantizers", settings.quantization_method)
@@ -109,7 +109,8 @@ def choose_quantizer(args: TrainArgs | InferArgs, config: Any, path: str, device
     return Choice(quantizer, settings)
 
 
-def _of_checkpoint(args: TrainArgs | InferArgs, method: str, place: str, device: Device, adapts: bool) -> Choice:
+def _of_checkpoint(args: TrainArgs | InferArgs, method: str, place: str, device: Device, trains: bool) -> Choice:
+    adapts = trains or bool(args.model.adapter_name_or_path)
     row = _NAMES.get(method, method)
     if row not in QUANTIZERS:
         if adapts:
@@ -118,7 +119,7 @@ def _of_checkpoint(args: TrainArgs | InferArgs, method: str, place: str, device:
         return Choice(None, args.quantization, is_stored=True)
     quantizer = resolve("quantizers", row)
     kind = args.finetuning.finetuning_type
-    if adapts and not quantizer.dense and kind in ("full", "freeze"):
+    if trains and not quantizer.dense and kind in ("full", "freeze"):
         raise ConfigError(
             f"finetuning_type: {kind} trains the weights themselves, and {place.partition(': ')[2]} holds them "
             f"quantized by {method}; use lora, or the model with its full weights"

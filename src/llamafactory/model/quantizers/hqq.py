@@ -30,7 +30,6 @@ def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dty
         layer.requires_grad_(False)  # else the copy of a bias belongs to a graph
         packed = HQQLinear(layer, config, compute_dtype=getattr(torch, dtypes.compute), device=str(layer.weight.device))
         model.set_submodule(name, packed)
-    model.is_quantized = True
     settle_layers(model, HQQLinear, _dense)
 
 
