@@ -96,14 +96,14 @@ def test_trained_evaluated_killed_resumed_served_and_exported(
     base = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
     with_adapter = logits(PeftModel.from_pretrained(base, run))
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "full")
-    assert distance(logits(merged), with_adapter) < 1e-5 < distance(trained, with_adapter)
+    assert distance(logits(merged), with_adapter) < 1e-4 < distance(trained, with_adapter)
     assert (
         f"the full weights of {tiny_llama}; trained over {args.quantization.quantization_bit} bits"
         in capsys.readouterr().out
     )
 
     run_export({**keep, "export_dir": str(tmp_path / "rounded"), "export_dequantized": True})
-    assert distance(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "rounded")), trained) < 1e-5
+    assert distance(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "rounded")), trained) < 1e-4
     assert "bits (" in (said := capsys.readouterr().out) and "dequantized" in said
 
 
