@@ -131,6 +131,7 @@ def _load_base(
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    from .merging import cast_weights
     from .rope import scale_rope
 
     path = resolve_model_path(str(args.model.model_name_or_path), args.model)
@@ -177,6 +178,8 @@ def _load_base(
         )
     check_base(model, info, path, head, quantizer.is_stored)
     quantizer.settle(model, dtypes)
+    if quantizer.is_dense:  # what the checkpoint had left whole has the type of the file
+        cast_weights(model, dtype)
     return model
 
 

@@ -48,11 +48,16 @@ def merge(model: PreTrainedModel | PeftModel, dtype: torch.dtype) -> PreTrainedM
             warnings.filterwarnings("ignore", message=".*([Aa]lready (been )?merged|no longer tied).*")
             model = cast("PreTrainedModel", model.merge_and_unload())
     _note_untied(model)
+    cast_weights(model, dtype)
+    return model
+
+
+def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Give the weights of a plain model one type, but those that its architecture keeps in float32; none is trained."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
         if parameter.is_floating_point() and not _stays_float32(model, name, dtype):
             parameter.data = parameter.data.to(dtype)
-    return model
 
 
 def adapted_weight(layer: BaseTunerLayer) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .quantizer import Quantizer
 
@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from ...hparams.model_args import QuantizationArguments
 
 _GPTQ = (("gptqmodel", "gptqmodel"), ("optimum", "optimum"))
-
-
-def _dense(name: str) -> dict[str, Any]:
-    import transformers
-
-    return {"quantization_config": getattr(transformers, name)(dequantize=True)}
 
 
 def _unpack(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dtypes) -> None:
@@ -33,11 +27,10 @@ compressed_tensors = Quantizer(
     "compressed-tensors",
     packages=(("compressed_tensors", "compressed-tensors"),),
     dense=True,
-    dense_options=lambda: _dense("CompressedTensorsConfig"),
     settle=_unpack,
 )
-fp8 = Quantizer("fp8", dense=True, dense_options=lambda: _dense("FineGrainedFP8Config"))
-mxfp4 = Quantizer("mxfp4", dense=True, dense_options=lambda: _dense("Mxfp4Config"))
+fp8 = Quantizer("fp8", dense=True)
+mxfp4 = Quantizer("mxfp4", dense=True)
 gptq = Quantizer("gptq", packages=_GPTQ)
 awq = Quantizer("awq", packages=_GPTQ[:1])
 aqlm = Quantizer("aqlm", packages=(("aqlm", "aqlm[cpu,gpu]"),))

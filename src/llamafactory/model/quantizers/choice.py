@@ -43,10 +43,8 @@ class Choice:
 
     def options(self, dtypes: Dtypes) -> dict[str, Any]:
         """Further keywords of ``from_pretrained``."""
-        if self.quantizer is None:
+        if self.quantizer is None or self.is_stored:  # a checkpoint says itself how it is loaded
             return {}
-        if self.is_stored:
-            return self.quantizer.dense_options() if self.is_dense else {}
         return self.quantizer.options(self.settings, dtypes)
 
     def settle(self, model: PreTrainedModel, dtypes: Dtypes) -> None:
@@ -72,13 +70,14 @@ class Choice:
 
 def stored_method(config: Any) -> str | None:
     """How ``config.json`` calls the method by which the weights were quantized; ``None``: they are not."""
+    settings = _stored_settings(config)
+    return str(settings.get("quant_method") or "a method that config.json does not name") if settings else None
+
+
+def _stored_settings(config: Any) -> dict[str, Any] | None:
     parts = (config, config.get_text_config())
     given = [getattr(part, name, None) for part in parts for name in ("quantization_config", "compression_config")]
-    settings: Any = next(filter(None, given), None)
-    if settings is None:
-        return None
-    settings = settings if isinstance(settings, dict) else settings.to_dict()
-    return str(settings.get("quant_method") or "a method that config.json does not name")
+    return next(filter(None, given), None)
 
 
 def choose_quantizer(args: TrainArgs | InferArgs, config: Any, path: str, device: Device, trains: bool) -> Choice:
@@ -86,7 +85,7 @@ def choose_quantizer(args: TrainArgs | InferArgs, config: Any, path: str, device
 
     Args:
         args: ``quantization`` and ``finetuning`` are read.
-        config: Of the model.
+        config: Of the model; it learns that weights shall be dense.
         path: Of the model, for messages.
         device: Where it shall compute.
         trains: The model is trained, and not only used.
@@ -100,7 +99,10 @@ def choose_quantizer(args: TrainArgs | InferArgs, config: Any, path: str, device
             raise ConfigError(
                 f"quantization_bit: '{path}' holds weights that are quantized by {stored} already; leave it out"
             )
-        return _of_checkpoint(args, stored, f"model_name_or_path: '{path}'", device, trains)
+        choice = _of_checkpoint(args, stored, f"model_name_or_path: '{path}'", device, trains)
+        if choice.is_dense and (noted := _stored_settings(config)) is not None:
+            noted["dequantize"] = True
+        return choice
     if settings.quantization_bit is None:
         return Choice(None, settings)
     quantizer = resolve("quantizers", settings.quantization_method)

@@ -39,7 +39,6 @@ class Quantizer:
         check_device: Says what of the settings a device cannot do, else ``None``.
         dense: Weights of such a checkpoint become 16-bit ones while they load, wherever adapters are involved.
         options: Further keywords of ``from_pretrained`` when a model is quantized while it loads.
-        dense_options: Further keywords of ``from_pretrained`` that make a checkpoint of it dense.
         settle: Makes the loaded layers ones that keep their weights whatever they compute (``layers.py``).
     """
 
@@ -50,7 +49,6 @@ class Quantizer:
     check_device: Callable[[QuantizationArguments, Device], str | None] = lambda settings, device: None
     dense: bool = False
     options: Callable[[QuantizationArguments, Dtypes], dict[str, Any]] = _no_options
-    dense_options: Callable[[], dict[str, Any]] = dict
     settle: Callable[[PreTrainedModel, QuantizationArguments, Dtypes], None] = _nothing
 
     def require(self, key: str, settings: QuantizationArguments, device: Device) -> None:
