@@ -126,11 +126,13 @@ def test_forward_and_gradient_are_those_of_the_dequantized_weights(
     assert_computes_the_same(ours, theirs)
 
 
+@pytest.mark.parametrize("name", ["nf4 double", "int8", "torchao int8", "hqq 4", "quanto int8"])
 def test_dora_measures_the_dequantized_weights_after_an_evaluation_too(
-    tiny_llama: Path, train_args: Callable[..., Any]
+    tiny_llama: Path, train_args: Callable[..., Any], name: str
 ) -> None:
-    theirs = rounded(tiny_llama, METHODS["nf4 double"][1], use_dora=True)
-    args = train_args(tiny_llama, quantization_bit=4, use_dora=True)
+    keys, through = METHODS[name]
+    theirs = rounded(tiny_llama, through, use_dora=True)
+    args = train_args(tiny_llama, use_dora=True, **keys)
     ours: Any = load_model(load_tokenizer(args.model), args)
     set_peft_model_state_dict(ours, get_peft_model_state_dict(theirs))
     assert_computes_the_same(ours, theirs)
