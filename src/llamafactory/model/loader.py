@@ -112,12 +112,14 @@ def _ready_to_train(
 ) -> nn.Module:
     from . import embeddings, report
     from .checkpointing import choose_checkpointing
+    from .quantizers.layers import keep_from_broadcast
     from .towers import freeze_towers
 
     freeze_towers(tuned)
     if args.model.upcast_layernorm:
         embeddings.upcast_norms(tuned)
     choose_checkpointing(tuned, args, device, dtypes, batch_tokens)
+    keep_from_broadcast(tuned)
     tuned.train()
     logger.info_rank0(report.trainable_line(tuned))
     if args.model.print_param_status:
@@ -169,7 +171,7 @@ def _load_base(
             config=config,
             dtype=dtype,
             attn_implementation=attention,
-            device_map=_device_map(device, in_training),
+            device_map=args.quantization.quantization_device_map or _device_map(device, in_training),
             offload_folder=args.model.offload_folder,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # check_base refuses them, by name

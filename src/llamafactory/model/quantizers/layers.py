@@ -93,6 +93,16 @@ def linear_to_quantize(model: Any) -> list[tuple[str, nn.Linear]]:
     ]
 
 
+def keep_from_broadcast(model: nn.Module) -> None:
+    """Let DistributedDataParallel leave the quantized weights alone, which each rank has read for itself.
+
+    It sends all weights at the start, and the tensors of some libraries cannot be sent.
+    """
+    names = [f"{name}.{key}" for name, layer in quantized_layers(model) for key, _ in layer.named_parameters()]
+    if names:
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+
+
 @torch.no_grad()
 def dequantize(model: Any, dtype: torch.dtype) -> None:
     """Put plain linear layers in the place of quantized ones: same function, weights in ``dtype``."""
