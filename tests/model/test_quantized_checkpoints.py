@@ -21,6 +21,7 @@ from llamafactory.extras.errors import ConfigError
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.model.quantizers import quantizer as contract
 from llamafactory.model.quantizers.layers import is_quantized, quantized_layers
+from llamafactory.plugins import resolve
 
 IDS = torch.arange(3, 67).view(2, 32)
 BLOCK = 32
@@ -192,7 +193,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"quant_method": "eetq"},
         {},
-        "holds weights quantized by eetq: eetq computes on cuda only, and this is ",
+        "holds weights quantized by eetq: PEFT has no adapters for the EETQ layers of transformers 5",
     ),
     (
         {"quant_method": "gptq"},
@@ -216,7 +217,7 @@ def test_what_cannot_be_had_is_said_before_weights_are_read(
     [
         (
             {"quantization_method": "eetq"},
-            "quantization_bit: 8 with quantization_method eetq: eetq computes on cuda only",
+            "quantization_bit: 8 with quantization_method eetq: PEFT has no adapters for the EETQ layers",
         ),
         (
             {"quantization_method": "torchao", "quantization_bit": 4},
@@ -230,6 +231,18 @@ def test_a_method_of_other_devices_says_so(
 ) -> None:
     with pytest.raises(ConfigError, match="^" + re.escape(line)):
         loaded_for_training(tiny_llama, train_args, **({"quantization_bit": 8} | keys), use_cpu=True)
+
+
+def test_eetq_is_for_gpus(tiny_llama: Path, infer_args: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot run here: what it asks of transformers is there, and a CPU is refused before weights are read."""
+    from transformers.integrations.eetq import EetqLinear, replace_with_eetq_linear
+
+    args = infer_args(tiny_llama, quantization_bit=8, quantization_method="eetq")
+    with pytest.raises(ConfigError, match=r"^quantization_bit: 8 with quantization_method eetq: eetq computes on cuda"):
+        load_model(load_tokenizer(args.model), args, trainable=False, use_cpu=True)
+    options = resolve("quantizers", "eetq").options(args.quantization, None)
+    assert options["quantization_config"].quant_method == "eetq"
+    assert callable(replace_with_eetq_linear) and EetqLinear(4, 4).weight_scales.shape == (4,)
 
 
 @pytest.mark.parametrize("method", ["bnb", "torchao", "hqq", "quanto"])

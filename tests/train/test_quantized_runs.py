@@ -21,7 +21,7 @@ from llamafactory.model import load_model, load_tokenizer
 from llamafactory.model.quantizers.layers import dequantize, is_quantized
 
 from .conftest import Keys
-from .running import assert_bit_equal, curve, train
+from .running import assert_bit_equal, curve, train, train_elsewhere
 
 ROWS: dict[str, dict[str, Any]] = {
     "bnb nf4": {"quantization_bit": 4},
@@ -116,3 +116,17 @@ def test_a_quantized_model_that_was_evaluated_can_be_dequantized_and_merged(tiny
         dequantize(model, torch.float32)
     for (key, used), fresh in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
         assert torch.equal(used, fresh), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bnb nf4", "torchao int8"])
+def test_two_ranks_are_one(keys: Keys, tmp_path: Path, name: str) -> None:
+    """The frozen weights are read by each rank: the tensors of some libraries cannot be sent."""
+    settings = keys(**ROWS[name], max_steps=3, use_cpu=True, learning_rate=0.02)
+    pair = settings | {"per_device_train_batch_size": 2, "output_dir": str(tmp_path / "pair")}
+    done = train_elsewhere(pair, ranks=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found, wanted = curve(tmp_path / "pair"), curve(train(settings))
+    assert [value for row in found for value in row] == pytest.approx(
+        [value for row in wanted for value in row], rel=1e-5
+    )

@@ -107,7 +107,7 @@ def choose_quantizer(args: TrainArgs | InferArgs, config: Any, path: str, device
         return Choice(None, settings)
     quantizer = resolve("quantizers", settings.quantization_method)
     key = f"quantization_bit: {settings.quantization_bit} with quantization_method {quantizer.name}"
-    quantizer.require(key, settings, device)
+    quantizer.require(key, settings, device, trains or bool(args.model.adapter_name_or_path))
     return Choice(quantizer, settings)
 
 
@@ -126,5 +126,5 @@ def _of_checkpoint(args: TrainArgs | InferArgs, method: str, place: str, device:
             f"finetuning_type: {kind} trains the weights themselves, and {place.partition(': ')[2]} holds them "
             f"quantized by {method}; use lora, or the model with its full weights"
         )
-    quantizer.require(f"{place} holds weights quantized by {method}", args.quantization, device)
+    quantizer.require(f"{place} holds weights quantized by {method}", args.quantization, device, adapts)
     return Choice(quantizer, args.quantization, is_stored=True, is_dense=adapts and quantizer.dense)

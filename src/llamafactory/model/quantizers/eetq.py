@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EETQ: 8 bits, by kernels for NVIDIA GPUs that transformers fetches through the package ``kernels``."""
+"""EETQ: 8 bits, by kernels for NVIDIA GPUs that transformers fetches through the package ``kernels``. To serve alone:
+PEFT 0.21 puts adapters on the layers of the package ``eetq``, which are not those of transformers 5."""
 
 from __future__ import annotations
 
@@ -18,4 +19,11 @@ def _options(settings: QuantizationArguments, dtypes: Dtypes) -> dict[str, Any]:
     return {"quantization_config": EetqConfig("int8")}
 
 
-quantizer = Quantizer("eetq", bits={8: ()}, packages=(("kernels", "kernels"),), devices=("cuda",), options=_options)
+quantizer = Quantizer(
+    "eetq",
+    bits={8: ()},
+    packages=(("kernels", "kernels"),),
+    devices=("cuda",),
+    no_adapters="PEFT has no adapters for the EETQ layers of transformers 5; bnb, torchao, hqq, quanto have 8 bits too",
+    options=_options,
+)

@@ -37,6 +37,7 @@ class Quantizer:
         packages: Modules it needs, and how pip calls them.
         devices: Types of devices that can compute with it; none: all.
         check_device: Says what of the settings a device cannot do, else ``None``.
+        no_adapters: Why no adapter can act on its layers; "" = they can.
         dense: Weights of such a checkpoint become 16-bit ones while they load, wherever adapters are involved.
         options: Further keywords of ``from_pretrained`` when a model is quantized while it loads.
         settle: Makes the loaded layers ones that keep their weights whatever they compute (``layers.py``).
@@ -47,21 +48,25 @@ class Quantizer:
     packages: tuple[tuple[str, str], ...] = ()
     devices: tuple[str, ...] = ()
     check_device: Callable[[QuantizationArguments, Device], str | None] = lambda settings, device: None
+    no_adapters: str = ""
     dense: bool = False
     options: Callable[[QuantizationArguments, Dtypes], dict[str, Any]] = _no_options
     settle: Callable[[PreTrainedModel, QuantizationArguments, Dtypes], None] = _nothing
 
-    def require(self, key: str, settings: QuantizationArguments, device: Device) -> None:
+    def require(self, key: str, settings: QuantizationArguments, device: Device, adapts: bool) -> None:
         """Look for what the method needs, before any weight is read.
 
         Args:
             key: The key, and its value, that asks for the method.
             settings: What the user asks for.
             device: Where it shall compute.
+            adapts: The model is trained or gets an adapter.
 
         Raises:
-            ConfigError: A package is missing, or the device is none of its own.
+            ConfigError: A package is missing, the device is none of its own, or no adapter fits.
         """
+        if adapts and self.no_adapters:
+            raise ConfigError(f"{key}: {self.no_adapters}")
         if self.devices and device.type not in self.devices:
             raise ConfigError(
                 f"{key}: {self.name} computes on {' or '.join(self.devices)} only, and this is {device.name} "
