@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from media_models import build
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -174,3 +175,17 @@ def test_weights_are_counted_one_by_one(tiny_llama: Path, train_args: Callable[.
         args = train_args(tiny_llama, quantization_bit=bits)
         lines.append(trainable_line(load_model(load_tokenizer(args.model), args)))
     assert lines[0] == lines[1] == lines[2]
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "gemma3", "llava"])
+@pytest.mark.parametrize("name", ["nf4 double", "hqq 4"])
+def test_towers_stay_whole(
+    tiny_llama: Path, tmp_path: Path, train_args: Callable[..., Any], family: str, name: str
+) -> None:
+    folder = build(family, tmp_path / family, tiny_llama)
+    args = train_args(folder, **METHODS[name][0])
+    model: Any = load_model(load_tokenizer(args.model), args)
+    names = [name for name, _ in quantized_layers(model.get_base_model())]
+    assert len(names) == 2 * 7 and all("language_model" in name for name in names)
+    loss_of(model, torch.arange(3, 67).view(2, 32)).backward()
+    assert gradients(model).abs().max() > 0

@@ -240,7 +240,7 @@ def test_eetq_is_for_gpus(tiny_llama: Path, infer_args: Callable[..., Any], monk
     args = infer_args(tiny_llama, quantization_bit=8, quantization_method="eetq")
     with pytest.raises(ConfigError, match=r"^quantization_bit: 8 with quantization_method eetq: eetq computes on cuda"):
         load_model(load_tokenizer(args.model), args, trainable=False, use_cpu=True)
-    options = resolve("quantizers", "eetq").options(args.quantization, None)
+    options = resolve("quantizers", "eetq").options(args.quantization, None, None)
     assert options["quantization_config"].quant_method == "eetq"
     assert callable(replace_with_eetq_linear) and EetqLinear(4, 4).weight_scales.shape == (4,)
 

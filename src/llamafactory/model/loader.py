@@ -176,7 +176,7 @@ def _load_base(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # check_base refuses them, by name
             **options,
-            **quantizer.options(dtypes),
+            **quantizer.options(dtypes, auto, config),
         )
     check_base(model, info, path, head, quantizer.is_stored)
     quantizer.settle(model, dtypes)

@@ -34,7 +34,7 @@ def _is_around_linear(layer: Any) -> bool:
 
 
 @functools.cache
-def _exact_kind(kind: type) -> type:
+def _exact_kind(kind: Any) -> type:
     """PEFT has a class of its own for each kind of base layer."""
     return type(f"Exact{kind.__name__}", (ExactLinear, kind), {"__module__": __name__})
 

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from ...hparams.model_args import QuantizationArguments
 
 
-def _options(settings: QuantizationArguments, dtypes: Dtypes) -> dict[str, Any]:
+def _options(settings: QuantizationArguments, dtypes: Dtypes, whole: list[str] | None) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     if settings.quantization_bit == 8:
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)}
     config = BitsAndBytesConfig(
         load_in_4bit=True,
+        llm_int8_skip_modules=whole,
         bnb_4bit_compute_dtype=dtypes.compute,
         bnb_4bit_quant_type=settings.quantization_type,
         bnb_4bit_use_double_quant=settings.double_quantization,

@@ -6,10 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...plugins import QUANTIZERS, resolve
-from .layers import quantized_layers
+from ..config import media_class
+from .layers import quantized_layers, whole_modules
 from .quantizer import Quantizer
 
 if TYPE_CHECKING:
@@ -41,11 +44,11 @@ class Choice:
     is_stored: bool = False
     is_dense: bool = False
 
-    def options(self, dtypes: Dtypes) -> dict[str, Any]:
-        """Further keywords of ``from_pretrained``."""
+    def options(self, dtypes: Dtypes, auto: Any, config: Any) -> dict[str, Any]:
+        """Further keywords of ``from_pretrained`` of the ``Auto...`` class that loads this configuration."""
         if self.quantizer is None or self.is_stored:  # a checkpoint says itself how it is loaded
             return {}
-        return self.quantizer.options(self.settings, dtypes)
+        return self.quantizer.options(self.settings, dtypes, _stays_whole(auto, config))
 
     def settle(self, model: PreTrainedModel, dtypes: Dtypes) -> None:
         """Finish the loaded model, and say what it is now."""
@@ -66,6 +69,14 @@ class Choice:
         kind = self.settings.quantization_type if self.settings.quantization_type in kinds else "".join(kinds[:1])
         double = ", scales quantized too" if self.settings.double_quantization and "nf4" in kinds else ""
         return f"{self.quantizer.name}, {bits} bits{f', {kind}' if kind else ''}{double}"
+
+
+def _stays_whole(auto: Any, config: Any) -> list[str] | None:
+    """Patterns of what stays whole in a model that takes media: its head, and all that is beside its language model."""
+    if media_class(config) is None:
+        return None
+    with torch.device("meta"):
+        return whole_modules(auto.from_config(config))
 
 
 def stored_method(config: Any) -> str | None:

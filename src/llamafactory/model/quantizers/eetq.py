@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from ...hparams.model_args import QuantizationArguments
 
 
-def _options(settings: QuantizationArguments, dtypes: Dtypes) -> dict[str, Any]:
+def _options(settings: QuantizationArguments, dtypes: Dtypes, whole: list[str] | None) -> dict[str, Any]:
     from transformers import EetqConfig
 
-    return {"quantization_config": EetqConfig("int8")}
+    return {"quantization_config": EetqConfig("int8", modules_to_not_convert=whole)}
 
 
 quantizer = Quantizer(

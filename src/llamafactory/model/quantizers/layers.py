@@ -12,15 +12,21 @@ from __future__ import annotations
 import functools
 from abc import ABC
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
 
+from ..towers import outside_language
+
+# To its readers a Quantized is a module; it cannot be one here, see there.
+_Ancestor = nn.Module if TYPE_CHECKING else ABC
 Dense = Callable[[Any, torch.dtype], Tensor]  # (layer, type) -> its weight [out, in]
 
 
-class Quantized(ABC):
+class Quantized(_Ancestor):
     """A linear layer whose weight is stored in few bits; :func:`settle_layers` makes it of a library's.
 
     Of a library's own kind too, but by one line of ancestors, else Python does not let a layer change its class.
@@ -55,10 +61,10 @@ class _Product(torch.autograd.Function):
 
 
 @functools.cache
-def _quantized_kind(kind: type, dense: Dense) -> type:
+def _quantized_kind(kind: Any, dense: Any) -> type:
     methods = {"forward": Quantized.forward, "dense_weight": Quantized.dense_weight, "dense": staticmethod(dense)}
     made = type(kind.__name__, (kind,), {"__module__": __name__, **methods})
-    Quantized.register(made)
+    Quantized.register(made)  # type: ignore[operator]
     return made
 
 
@@ -80,16 +86,19 @@ def is_quantized(model: nn.Module) -> bool:
     return bool(getattr(core, "is_quantized", False)) or any(True for _ in quantized_layers(core))
 
 
-def linear_to_quantize(model: Any) -> list[tuple[str, nn.Linear]]:
-    """The linear layers but the head and what is tied to another weight: those that transformers quantizes too."""
-    from transformers.quantizers.base import get_keys_to_not_convert
-    from transformers.quantizers.quantizers_utils import should_convert_module
+def whole_modules(model: Any) -> list[str]:
+    """Patterns of what stays whole: the head, what is tied to another weight, what is beside the language model."""
+    outside = outside_language(model)
+    return [*get_keys_to_not_convert(model), *([] if outside is None else [outside])]
 
-    kept = get_keys_to_not_convert(model)
+
+def linear_to_quantize(model: Any) -> list[tuple[str, nn.Linear]]:
+    """The linear layers but those of :func:`whole_modules`."""
+    whole = whole_modules(model)
     return [
         (name, module)
         for name, module in model.named_modules()
-        if type(module) is nn.Linear and should_convert_module(name, kept)
+        if type(module) is nn.Linear and should_convert_module(name, whole)
     ]
 
 

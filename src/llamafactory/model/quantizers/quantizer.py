@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ...hparams.model_args import QuantizationArguments
 
 
-def _no_options(settings: QuantizationArguments, dtypes: Dtypes) -> dict[str, Any]:
+def _no_options(settings: QuantizationArguments, dtypes: Dtypes, whole: list[str] | None) -> dict[str, Any]:
     return {}
 
 
@@ -39,7 +39,8 @@ class Quantizer:
         check_device: Says what of the settings a device cannot do, else ``None``.
         no_adapters: Why no adapter can act on its layers; "" = they can.
         dense: Weights of such a checkpoint become 16-bit ones while they load, wherever adapters are involved.
-        options: Further keywords of ``from_pretrained`` when a model is quantized while it loads.
+        options: Further keywords of ``from_pretrained`` when a model is quantized while it loads; gets the patterns of
+            modules that stay whole, ``None`` = those that transformers leaves out by itself.
         settle: Makes the loaded layers ones that keep their weights whatever they compute (``layers.py``).
     """
 
@@ -50,7 +51,7 @@ class Quantizer:
     check_device: Callable[[QuantizationArguments, Device], str | None] = lambda settings, device: None
     no_adapters: str = ""
     dense: bool = False
-    options: Callable[[QuantizationArguments, Dtypes], dict[str, Any]] = _no_options
+    options: Callable[[QuantizationArguments, Dtypes, list[str] | None], dict[str, Any]] = _no_options
     settle: Callable[[PreTrainedModel, QuantizationArguments, Dtypes], None] = _nothing
 
     def require(self, key: str, settings: QuantizationArguments, device: Device, adapts: bool) -> None:

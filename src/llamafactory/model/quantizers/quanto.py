@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from ...hparams.model_args import QuantizationArguments
 
 
-def _options(settings: QuantizationArguments, dtypes: Dtypes) -> dict[str, Any]:
+def _options(settings: QuantizationArguments, dtypes: Dtypes, whole: list[str] | None) -> dict[str, Any]:
     from transformers import QuantoConfig
 
-    return {"quantization_config": QuantoConfig(weights="float8" if settings.quantization_type == "fp8" else "int8")}
+    kind = "float8" if settings.quantization_type == "fp8" else "int8"
+    return {"quantization_config": QuantoConfig(weights=kind, modules_to_not_convert=whole)}
 
 
 def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dtypes) -> None:

@@ -31,14 +31,15 @@ def _check_device(settings: QuantizationArguments, device: Device) -> str | None
     return None
 
 
-def _options(settings: QuantizationArguments, dtypes: Dtypes) -> dict[str, Any]:
+def _options(settings: QuantizationArguments, dtypes: Dtypes, whole: list[str] | None) -> dict[str, Any]:
     from torchao.quantization import Float8WeightOnlyConfig, Int4WeightOnlyConfig, Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
     if settings.quantization_bit == 4:
-        return {"quantization_config": TorchAoConfig(Int4WeightOnlyConfig(group_size=64))}
-    scheme = Float8WeightOnlyConfig if settings.quantization_type == "fp8" else Int8WeightOnlyConfig
-    return {"quantization_config": TorchAoConfig(scheme())}
+        scheme: Any = Int4WeightOnlyConfig(group_size=64)
+    else:
+        scheme = Float8WeightOnlyConfig() if settings.quantization_type == "fp8" else Int8WeightOnlyConfig()
+    return {"quantization_config": TorchAoConfig(scheme, modules_to_not_convert=whole)}
 
 
 def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dtypes) -> None:
