@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras import threads
 from ..extras.errors import ConfigError, in_one_line
+from ..extras.heap import returning_memory
 from ..extras.logging import get_logger
 from .config import has_talker, language_class, read_config, refuse_untrainable
 from .paths import resolve_model_path
@@ -165,21 +167,23 @@ def _load_base(
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
         return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
     _check_generation_config(path)
-    with in_one_line(f"model_name_or_path: '{path}' cannot be loaded as its config.json says"), quiet_report():
-        model, info = auto.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention,
-            device_map=args.quantization.quantization_device_map or _device_map(device, in_training),
-            offload_folder=args.model.offload_folder,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # check_base refuses them, by name
-            **options,
-            **quantizer.options(dtypes, auto, config),
-        )
-    check_base(model, info, path, head, quantizer.is_stored)
-    quantizer.settle(model, dtypes)
+    quantizes = quantizer.quantizer is not None and not quantizer.is_stored
+    with returning_memory() if quantizes else nullcontext():
+        with in_one_line(f"model_name_or_path: '{path}' cannot be loaded as its config.json says"), quiet_report():
+            model, info = auto.from_pretrained(
+                path,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attention,
+                device_map=args.quantization.quantization_device_map or _device_map(device, in_training),
+                offload_folder=args.model.offload_folder,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # check_base refuses them, by name
+                **options,
+                **quantizer.options(dtypes, auto, config),
+            )
+        check_base(model, info, path, head, quantizer.is_stored)
+        quantizer.settle(model, dtypes)
     if quantizer.is_dense:  # what the checkpoint had left whole has the type of the file
         cast_weights(model, dtype)
     return model

@@ -12,7 +12,7 @@ from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...plugins import QUANTIZERS, resolve
 from ..config import media_class
-from .layers import quantized_layers, whole_modules
+from .layers import leave_file, quantized_layers, whole_modules
 from .quantizer import Quantizer
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class Choice:
         if self.quantizer is None:
             return
         self.quantizer.settle(model, self.settings, dtypes)
+        if not self.is_stored:
+            leave_file(model)
         quantized = [name for name, _ in quantized_layers(model)]
         if quantized:
             logger.info_rank0("%d linear layers hold their weights in few bits: %s", len(quantized), self)
@@ -65,6 +67,7 @@ class Choice:
         if self.is_stored:
             return f"{self.quantizer.name}, as the checkpoint does"
         bits = self.settings.quantization_bit
+        assert bits is not None
         kinds = self.quantizer.bits[bits]
         kind = self.settings.quantization_type if self.settings.quantization_type in kinds else "".join(kinds[:1])
         double = ", scales quantized too" if self.settings.double_quantization and "nf4" in kinds else ""

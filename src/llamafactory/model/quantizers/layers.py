@@ -21,8 +21,10 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ..towers import outside_language
 
-# To its readers a Quantized is a module; it cannot be one here, see there.
-_Ancestor = nn.Module if TYPE_CHECKING else ABC
+if TYPE_CHECKING:  # to its readers a Quantized is a module; it cannot be one here, see there
+    _Ancestor = nn.Module
+else:
+    _Ancestor = ABC
 Dense = Callable[[Any, torch.dtype], Tensor]  # (layer, type) -> its weight [out, in]
 
 
@@ -64,7 +66,7 @@ class _Product(torch.autograd.Function):
 def _quantized_kind(kind: Any, dense: Any) -> type:
     methods = {"forward": Quantized.forward, "dense_weight": Quantized.dense_weight, "dense": staticmethod(dense)}
     made = type(kind.__name__, (kind,), {"__module__": __name__, **methods})
-    Quantized.register(made)  # type: ignore[operator]
+    Quantized.register(made)
     return made
 
 
@@ -100,6 +102,13 @@ def linear_to_quantize(model: Any) -> list[tuple[str, nn.Linear]]:
         for name, module in model.named_modules()
         if type(module) is nn.Linear and should_convert_module(name, whole)
     ]
+
+
+def leave_file(model: nn.Module) -> None:
+    """Copy what stayed whole: as long as one weight lies in the mapped file, all pages of the file count as ours."""
+    for parameter in model.parameters():
+        if type(parameter) is nn.Parameter and parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
 
 
 def keep_from_broadcast(model: nn.Module) -> None:
