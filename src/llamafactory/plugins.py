@@ -257,7 +257,20 @@ REWARD_FUNCS: dict[str, str] = {
     "math_verify": "llamafactory.train.rl.rewards.functions:math_verify",
 }
 
-QUANTIZERS: dict[str, str] = {}
+# Values of quantization_method; those that quantize while a model loads, then formats of checkpoints.
+QUANTIZERS: dict[str, str] = {
+    "bnb": "llamafactory.model.quantizers.bnb:quantizer",
+    "torchao": "llamafactory.model.quantizers.torchao:quantizer",
+    "hqq": "llamafactory.model.quantizers.hqq:quantizer",
+    "quanto": "llamafactory.model.quantizers.quanto:quantizer",
+    "eetq": "llamafactory.model.quantizers.eetq:quantizer",
+    "compressed-tensors": "llamafactory.model.quantizers.checkpoints:compressed_tensors",
+    "fp8": "llamafactory.model.quantizers.checkpoints:fp8",
+    "mxfp4": "llamafactory.model.quantizers.checkpoints:mxfp4",
+    "gptq": "llamafactory.model.quantizers.checkpoints:gptq",
+    "awq": "llamafactory.model.quantizers.checkpoints:awq",
+    "aqlm": "llamafactory.model.quantizers.checkpoints:aqlm",
+}
 
 OPTIMIZERS: dict[str, str] = {}
 

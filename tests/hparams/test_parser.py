@@ -227,7 +227,6 @@ def test_rules_of_the_engines(keys, message):
 
 UNBUILT = [
     {"finetuning_type": "oft"},
-    {"quantization_bit": 4},
     {"mixture_of_depths": "convert"},
     *({key: True} for key in ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon", "use_unsloth")),
     *({key: True} for key in ("use_dft_loss", "use_asft_loss", "use_eaft_loss", "use_llama_pro", "shift_attn", "fp8")),

@@ -46,7 +46,6 @@ REFUSED = [
     ({"length_column_name": "size"}, "lengths from a column"),
     ({"low_cpu_mem_usage": False}, "weights that are held twice while loading"),
     ({"download_mode": "force_redownload"}, "downloading benchmarks anew"),
-    ({"double_quantization": False}, "quantization"),
     ({"asft_alpha": 0.5}, "the ASFT loss"),
     ({"eaft_alpha": 0.5}, "the EAFT loss"),
     ({"hyper_parallel_args": "h.json"}, "HyperParallel training"),
@@ -79,9 +78,7 @@ def test_a_part_that_is_not_built_is_refused_in_one_line(keys: dict[str, Any], p
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize(
-    "keys", [{"low_cpu_mem_usage": False}, {"kt_weight_path": "w"}, {"double_quantization": False}]
-)
+@pytest.mark.parametrize("keys", [{"low_cpu_mem_usage": False}, {"kt_weight_path": "w"}])
 def test_what_loads_a_model_otherwise_is_refused_in_serving_too(keys: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"asks for .*, which is not built yet in this version$"):
         get_infer_args({**BASE, **keys})

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llamafactory.extras.errors import ConfigError, UsageError
+from llamafactory.extras.errors import ConfigError
 from llamafactory.model import checkpointing, is_isolating, load_model, load_tokenizer, report
 from llamafactory.model.rope import context_length, scale_rope
 
@@ -103,33 +101,6 @@ def test_what_is_said(tiny_llama, make_tiny_model, train_args, tmp_path):
     )
     with pytest.raises(ConfigError, match="cannot be loaded"):
         load_model(load_tokenizer(args.model), hollow)
-
-
-QUANTIZED = [
-    ("quantization_config", {"quant_method": "gptq", "bits": 4}, "quantized by gptq"),
-    ("quantization_config", {"quant_method": "bitsandbytes", "load_in_4bit": True}, "quantized by bitsandbytes"),
-    ("quantization_config", {"bits": 4}, "quantized by a method that config.json does not name"),
-    ("compression_config", {"quant_method": "compressed-tensors"}, "quantized by compressed-tensors"),
-]
-
-
-@pytest.mark.parametrize(("key", "settings", "said"), QUANTIZED, ids=str)
-def test_quantized_weights_are_served_and_not_trained(
-    key, settings, said, tiny_llama, train_args, infer_args, tmp_path, monkeypatch
-):
-    for file in tiny_llama.iterdir():
-        shutil.copy(file, tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {key: settings}))
-    args = train_args(tmp_path)
-    with pytest.raises(UsageError, match=f"^model_name_or_path: '{tmp_path}' holds weights {said}; training on them"):
-        load_model(load_tokenizer(args.model), args)
-    asked = []
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda path, **_: asked.append(path) or 1 / 0)
-    serving = infer_args(tmp_path)
-    with pytest.raises(ConfigError, match=r"cannot be loaded as its config\.json says: division by zero"):
-        load_model(load_tokenizer(serving.model), serving, trainable=False)
-    assert asked == [str(tmp_path)]
 
 
 # Recomputation ------------------------------------------------------------------------------------------------------

@@ -38,6 +38,9 @@ from ..model.merging import hold_biases, merge
 from ..model.older_readers import add_older_names
 from ..model.paths import resolve_adapter_path
 from ..model.processor import copy_processor
+from ..model.quantizers.choice import stored_method
+from ..model.quantizers.layers import dequantize, is_quantized, quantized_layers
+from ..model.quantizers.record import trained_over
 from ..model.tokenizer import hub_options
 from ..model.tokenizer_file import replaced_by
 from ..model.value_head import drop_bias
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..data.template.base import Template
+    from ..hparams.model_args import QuantizationArguments
 
 logger = get_logger(__name__)
 
@@ -164,10 +168,13 @@ def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase, head: str | None)
     base_args = dataclasses.replace(
         args,
         model=dataclasses.replace(args.model, infer_dtype=dtype),
+        quantization=_quantization(args),
         # The embedding gets its adapters' rows, the adapters themselves are put on below.
         finetuning=dataclasses.replace(args.finetuning, finetuning_type="full"),
     )
     model = load_model(tokenizer, base_args, trainable=False, head=head, use_cpu=on_cpu)
+    if is_quantized(model):
+        _make_dense(model, getattr(torch, dtype), args)
     if head is not None:
         drop_bias(model)
     for number, name in enumerate(adapters, start=1):
@@ -175,6 +182,35 @@ def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase, head: str | None)
         if number < len(adapters):
             model = merge(model, torch.float32)
     return model.eval()
+
+
+def _quantization(args: InferArgs) -> QuantizationArguments:
+    """Weights are whole for the merge, unless the rounded ones are asked for."""
+    bits = args.quantization.quantization_bit if args.export.export_dequantized else None
+    return dataclasses.replace(args.quantization, quantization_bit=bits)
+
+
+def _make_dense(model: PreTrainedModel, dtype: torch.dtype, args: InferArgs) -> None:
+    if not any(quantized_layers(model)):
+        raise ConfigError(
+            f"model_name_or_path: '{args.model.model_name_or_path}' is quantized in a way that cannot be undone here; "
+            "name the model with its full weights"
+        )
+    dequantize(model, dtype)
+
+
+def _base_row(args: InferArgs) -> str:
+    """What the adapter was merged into."""
+    name = args.model.model_name_or_path
+    if stored := stored_method(read_config(args.model)):
+        return f"{name}, whose weights were quantized by {stored} and are dequantized here"
+    folder = resolve_adapter_path(split_list(args.model.adapter_name_or_path)[-1], args.model)
+    bits = args.quantization.quantization_bit
+    over = trained_over(folder) or (f"{bits} bits ({args.quantization.quantization_method})" if bits else None)
+    if args.export.export_dequantized:
+        return f"{name} in {over}, dequantized"
+    whole = f"the full weights of {name}"
+    return f"{whole}; trained over {over}, which export_dequantized: true takes instead" if over else whole
 
 
 def _stored_dtype(args: InferArgs) -> str:
@@ -275,6 +311,7 @@ def _print_summary(
         tensors = f"{proof.tensors} equal base + adapter, {proof.changed} of them changed by it"
     rows = [
         ("folder", str(final)),
+        *([("merged into", _base_row(args))] if args.model.adapter_name_or_path else []),
         ("weights", f"{size / GIGABYTE:.3g} GB in {len(weights)} file{'s' * (len(weights) != 1)}, {dtype}"),
         ("tensors", tensors),
         ("rounding", f"worst weight at {proof.worst_rounding:.2f} of one rounding of its type"),

@@ -13,6 +13,8 @@ from .errors import ConfigError
 from .secrets import mask
 
 ROOT = "llamafactory"
+# What these say when they are imported is about kernels of other machines; a user can do nothing about it.
+_TALKATIVE = ("torchao", "bitsandbytes.backends.cpu.ops", "torch.utils._pytree")
 _lock = threading.Lock()
 _said: set[str] = set()
 
@@ -123,3 +125,5 @@ def _configure() -> None:
         root.addHandler(handler)
         root.setLevel(level)
         root.propagate = False
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.ERROR)

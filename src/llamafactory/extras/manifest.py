@@ -21,7 +21,8 @@ from .secrets import mask_values, mask_words
 NAME = "run_manifest.json"
 PACKAGES = (
     "llamafactory", "torch", "transformers", "tokenizers", "peft", "accelerate", "datasets", "safetensors", "numpy",
-    "pyarrow", "deepspeed", "bitsandbytes", "flash-attn", "liger-kernel", "trl", "gguf", "vllm", "sglang",
+    "pyarrow", "deepspeed", "bitsandbytes", "torchao", "hqq", "optimum-quanto",
+    "flash-attn", "liger-kernel", "trl", "gguf", "vllm", "sglang",
 )  # fmt: skip
 
 

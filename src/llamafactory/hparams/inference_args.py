@@ -23,6 +23,9 @@ class ExportArguments:
         "Also write GGUF files of these types (f16, q8_0, ... in a comma list), for llama.cpp and Ollama.",
         comma=True,
     )
+    export_dequantized: bool = arg(
+        False, "Merge into the weights as quantization_bit rounds them, not into the whole ones of the same model."
+    )
     export_quantization_bit: int | None = arg(None, "Quantize the exported weights to 4 or 8 bits.", within=BITS)
     export_quantization_method: Literal["gptq", "awq", "rtn", "fp8"] = arg(
         "gptq", "How export quantizes; rtn rounds to nearest, fp8 writes 8-bit floats."

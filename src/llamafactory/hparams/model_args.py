@@ -80,13 +80,15 @@ class ModelArguments:
 class QuantizationArguments:
     """Quantization of the loaded model."""
 
-    quantization_method: Literal["bnb", "gptq", "awq", "aqlm", "quanto", "eetq", "hqq", "mxfp4", "fp8"] = arg(
-        "bnb", "Method of quantizing at load time."
-    )
+    quantization_method: Literal[
+        "bnb", "torchao", "hqq", "quanto", "eetq", "gptq", "awq", "aqlm", "mxfp4", "fp8", "compressed-tensors"
+    ] = arg("bnb", "Method of quantizing at load time: bnb, torchao, hqq, quanto, eetq; the others are of checkpoints.")
     quantization_bit: int | None = arg(
         None, "Bits a weight; unset = no quantization.", within=Range(only=(1, 2, 3, 4, 5, 6, 8))
     )
-    quantization_type: Literal["fp4", "nf4"] = arg("nf4", "Number format of 4-bit bnb.")
+    quantization_type: Literal["fp4", "nf4", "int", "fp8"] = arg(
+        "nf4", "Number format: nf4 or fp4 of 4-bit bnb, int or fp8 of 8-bit torchao and quanto."
+    )
     double_quantization: bool = arg(True, "Quantize the scales too (4-bit bnb).")
     quantization_device_map: Literal["auto"] | None = arg(None, "Device map of 4-bit bnb inference.")
 

@@ -23,10 +23,6 @@ NOTHING = ("", "0", "no", "false", "off")  # of a variable
 # (key, value that asks for it; ANY = every value but the default, what it asks for). Asked of every command.
 ALWAYS: tuple[tuple[str, Any, str], ...] = (
     ("finetuning_type", "oft", "OFT"),
-    ("quantization_bit", ANY, "quantization"),
-    ("ref_model_quantization_bit", ANY, "quantization"),
-    ("reward_model_quantization_bit", ANY, "quantization"),
-    ("double_quantization", ANY, "quantization"),
     ("mixture_of_depths", ANY, "mixture of depths"),
     ("use_unsloth", ANY, "loading through Unsloth"),
     ("kt_config", ANY, "KTransformers"),

@@ -29,6 +29,8 @@ from .adapter_config import read_adapter_config
 from .former_names import PREFIX, find_former_names, name_of_today
 from .lora_linear import use_exact_add
 from .merging import merge
+from .quantizers.layers import is_quantized
+from .quantizers.record import trained_over
 from .whole import check_adapter, read_adapter_weights
 
 if TYPE_CHECKING:
@@ -185,8 +187,18 @@ def _onto_reward_model(
 
 
 def merge_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
-    """Add one adapter into the weights (one rounding); the model that comes back is plain."""
-    merged = merge(load_adapter(model, folder, trainable=False), model.dtype)
+    """Add one adapter into the weights (one rounding); the model that comes back is plain.
+
+    Beside quantized weights it stays as it was trained: rounded into few bits, most of it would be lost.
+    """
+    tuned = load_adapter(model, folder, trainable=False)
+    if is_quantized(model):
+        logger.info_rank0("The adapter %s acts beside the quantized weights; nothing is merged into them", folder)
+        use_exact_add(tuned)
+        return tuned.get_base_model()
+    if bits := trained_over(folder):
+        logger.info_rank0("The adapter %s was trained over %s; quantization_bit serves it over the same", folder, bits)
+    merged = merge(tuned, model.dtype)
     logger.info_rank0("Merged the adapter %s", folder)
     return merged
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError, UsageError, in_one_line
+from ..extras.errors import ConfigError, in_one_line
 from .paths import resolve_model_path
 from .tokenizer import hub_options
 
@@ -49,19 +49,11 @@ def refuse_untrainable(config: Any, path: str) -> None:
     """Refuse, before any weight is read, a model that only answers here.
 
     Raises:
-        ConfigError: It also speaks, or its weights are quantized.
+        ConfigError: It also speaks.
     """
     if has_talker(config):
         raise ConfigError(
             f"model_name_or_path: '{path}' also speaks; models of type {config.model_type} only answer here"
-        )
-    parts = (config, config.get_text_config())
-    given = [getattr(part, name, None) for part in parts for name in ("quantization_config", "compression_config")]
-    if settings := next(filter(None, given), None):
-        method = settings.get("quant_method") or "a method that config.json does not name"
-        raise UsageError(
-            f"model_name_or_path: '{path}' holds weights quantized by {method}; training on them is not built yet in "
-            "this version, take the model with its full weights"
         )
 
 

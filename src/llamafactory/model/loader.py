@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras import threads
 from ..extras.errors import ConfigError, in_one_line
+from ..extras.heap import returning_memory
 from ..extras.logging import get_logger
 from .config import has_talker, language_class, read_config, refuse_untrainable
 from .paths import resolve_model_path
+from .quantizers.choice import choose_quantizer
 from .tokenizer import hub_options
 from .whole import check_base, quiet_report
 
@@ -111,12 +114,14 @@ def _ready_to_train(
 ) -> nn.Module:
     from . import embeddings, report
     from .checkpointing import choose_checkpointing
+    from .quantizers.layers import keep_from_broadcast
     from .towers import freeze_towers
 
     freeze_towers(tuned)
     if args.model.upcast_layernorm:
         embeddings.upcast_norms(tuned)
     choose_checkpointing(tuned, args, device, dtypes, batch_tokens)
+    keep_from_broadcast(tuned)
     tuned.train()
     logger.info_rank0(report.trainable_line(tuned))
     if args.model.print_param_status:
@@ -130,6 +135,7 @@ def _load_base(
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    from .merging import cast_weights
     from .rope import scale_rope
 
     path = resolve_model_path(str(args.model.model_name_or_path), args.model)
@@ -153,6 +159,7 @@ def _load_base(
         config.problem_type = "regression"
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
 
+    quantizer = choose_quantizer(args, config, path, device, trainable)
     full = args.finetuning.finetuning_type == "full"
     dtype = getattr(torch, dtypes.trainable if trainable and full else dtypes.frozen)
     attention = _attention_of(config, args.model.flash_attn, in_training)
@@ -160,20 +167,25 @@ def _load_base(
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
         return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
     _check_generation_config(path)
-    with in_one_line(f"model_name_or_path: '{path}' cannot be loaded as its config.json says"), quiet_report():
-        model, info = auto.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention,
-            device_map=_device_map(device, in_training),
-            offload_folder=args.model.offload_folder,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # check_base refuses them, by name
-            **options,
-        )
-    check_base(model, info, path, head)
-    _unpack(model)
+    quantizes = quantizer.quantizer is not None and not quantizer.is_stored
+    with returning_memory() if quantizes else nullcontext():
+        with in_one_line(f"model_name_or_path: '{path}' cannot be loaded as its config.json says"), quiet_report():
+            model, info = auto.from_pretrained(
+                path,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attention,
+                device_map=args.quantization.quantization_device_map or _device_map(device, in_training),
+                offload_folder=args.model.offload_folder,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # check_base refuses them, by name
+                **options,
+                **quantizer.options(dtypes, auto, config),
+            )
+        check_base(model, info, path, head, quantizer.is_stored)
+        quantizer.settle(model, dtypes)
+    if quantizer.is_dense:  # what the checkpoint had left whole has the type of the file
+        cast_weights(model, dtype)
     return model
 
 
@@ -199,13 +211,6 @@ def _check_generation_config(path: str) -> None:
     if (Path(path) / "generation_config.json").is_file():
         with in_one_line(f"model_name_or_path: '{path}': its generation_config.json cannot be used"):
             GenerationConfig.from_pretrained(path)
-
-
-def _unpack(model: PreTrainedModel) -> None:
-    """Unpack compressed weights now: by itself it happens in the first forward, and whoever looks before finds none."""
-    compressor = getattr(getattr(model, "hf_quantizer", None), "compressor", None)
-    if compressor is not None:
-        compressor.decompress_model(model)
 
 
 def choose_attention(model_class: type | None, config: Any, flash_attn: str, trainable: bool) -> str:

@@ -8,23 +8,39 @@ product, ``y = round(delta + x W^T)``, which accumulates in float32 and rounds o
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
+
+from .quantizers.layers import Quantized
 
 
 def use_exact_add(model: nn.Module) -> int:
     """Give every plain LoRA layer of ``model`` the exact forward; return how many there are."""
-    layers = [module for module in model.modules() if type(module) is PeftLinear]
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer) and _is_around_linear(module)]
     for layer in layers:
-        layer.__class__ = ExactLinear
+        layer.__class__ = _exact_kind(type(layer))
     return len(layers)
 
 
-class ExactLinear(PeftLinear):
-    """PEFT's LoRA layer; the plain case (one adapter, dense base, no variant) runs through :class:`_LowRankSum`."""
+def _is_around_linear(layer: Any) -> bool:
+    is_quantized = isinstance(layer.base_layer, Quantized) and not isinstance(layer, ExactLinear)
+    return type(layer) is PeftLinear or is_quantized
+
+
+@functools.cache
+def _exact_kind(kind: Any) -> type:
+    """PEFT has a class of its own for each kind of base layer."""
+    return type(f"Exact{kind.__name__}", (ExactLinear, kind), {"__module__": __name__})
+
+
+class ExactLinear(nn.Module):
+    """Mixin of PEFT's LoRA layers; the plain case (one adapter, no variant) runs through :class:`_LowRankSum`."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``x [..., in]`` → ``[..., out]``, in the type of the base weight."""
@@ -36,7 +52,8 @@ class ExactLinear(PeftLinear):
         rows = x.reshape(-1, x.shape[-1])
         dropped = None if isinstance(dropout, nn.Identity) or not self.training else dropout(rows)
         down, up = self.lora_A[adapter].weight, self.lora_B[adapter].weight
-        y = _LowRankSum.apply(rows, dropped, base.weight, down, up, self.scaling[adapter])
+        weight = functools.partial(base.dense_weight, x.dtype) if isinstance(base, Quantized) else lambda: base.weight
+        y = _LowRankSum.apply(rows, dropped, weight, down, up, self.scaling[adapter])
         if base.bias is not None:
             y = y + base.bias
         return y.view(*x.shape[:-1], y.shape[-1])
@@ -47,14 +64,13 @@ class ExactLinear(PeftLinear):
             return None
         adapter = self.active_adapters[0]
         base = self.get_base_layer()
+        dense = type(base) is nn.Linear and not base.weight.requires_grad and x.dtype == base.weight.dtype
         plain = (
-            type(base) is nn.Linear
+            (dense or isinstance(base, Quantized))
             and adapter in self.lora_A
             and adapter not in self.lora_variant
             and not self.lora_bias[adapter]
             and not self.fan_in_fan_out
-            and not base.weight.requires_grad
-            and x.dtype == base.weight.dtype
         )
         return adapter if plain else None
 
@@ -62,24 +78,31 @@ class ExactLinear(PeftLinear):
 class _LowRankSum(torch.autograd.Function):
     """``y = x W^T + s (x' A^T) B^T`` with one rounding; ``x'`` is ``x`` after dropout.
 
-    Shapes: x, x' ``[N, in]``; W ``[out, in]``, frozen; A ``[r, in]``, B ``[out, r]``. A and B are cast to the type of x
-    for the products; their gradients are handed back in their own type.
+    Shapes: x, x' ``[N, in]``; W ``[out, in]``, frozen, from a function: a quantized one is made dense in the forward
+    and again in the backward; A ``[r, in]``, B ``[out, r]``. A and B are cast to the type of x for the products; their
+    gradients are handed back in their own type.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, dropped: Tensor | None, weight: Tensor, down: Tensor, up: Tensor, scale: float
+        ctx: Any,
+        x: Tensor,
+        dropped: Tensor | None,
+        weight: Callable[[], Tensor],
+        down: Tensor,
+        up: Tensor,
+        scale: float,
     ) -> Tensor:
         source = x if dropped is None else dropped
         low = source @ down.to(x.dtype).t()
-        y = torch.addmm(low @ (up * scale).to(x.dtype).t(), x, weight.t())
-        ctx.save_for_backward(source, low, weight, down, up)
-        ctx.scale, ctx.has_dropout = scale, dropped is not None
+        y = torch.addmm(low @ (up * scale).to(x.dtype).t(), x, weight().t())
+        ctx.save_for_backward(source, low, down, up)
+        ctx.weight, ctx.scale, ctx.has_dropout = weight, scale, dropped is not None
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor, Tensor, None]:
-        source, low, weight, down, up = ctx.saved_tensors
+        source, low, down, up = ctx.saved_tensors
         d_low = dy @ (up * ctx.scale).to(dy.dtype)
         d_down = _product(d_low.t(), source, down.dtype)
         d_up = _product(low.t(), dy, up.dtype).t() * ctx.scale  # this way round CPUs make it in half the time
@@ -87,9 +110,9 @@ class _LowRankSum(torch.autograd.Function):
         dx = d_dropped = None
         if ctx.has_dropout:
             d_dropped = d_low @ narrow if ctx.needs_input_grad[1] else None
-            dx = dy @ weight if ctx.needs_input_grad[0] else None
+            dx = dy @ ctx.weight() if ctx.needs_input_grad[0] else None
         elif ctx.needs_input_grad[0]:
-            dx = torch.addmm(d_low @ narrow, dy, weight)
+            dx = torch.addmm(d_low @ narrow, dy, ctx.weight())
         return dx, d_dropped, None, d_down, d_up, None
 
 

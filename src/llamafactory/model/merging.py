@@ -17,6 +17,7 @@ from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from ..extras.errors import ConfigError
+from .quantizers.layers import Quantized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,11 +48,16 @@ def merge(model: PreTrainedModel | PeftModel, dtype: torch.dtype) -> PreTrainedM
             warnings.filterwarnings("ignore", message=".*([Aa]lready (been )?merged|no longer tied).*")
             model = cast("PreTrainedModel", model.merge_and_unload())
     _note_untied(model)
+    cast_weights(model, dtype)
+    return model
+
+
+def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Give the weights of a plain model one type, but those that its architecture keeps in float32; none is trained."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
         if parameter.is_floating_point() and not _stays_float32(model, name, dtype):
             parameter.data = parameter.data.to(dtype)
-    return model
 
 
 def adapted_weight(layer: BaseTunerLayer) -> str:
@@ -61,7 +67,7 @@ def adapted_weight(layer: BaseTunerLayer) -> str:
 
 def _merge_layer(name: str, layer: BaseTunerLayer, dtype: torch.dtype) -> None:
     base = layer.get_base_layer()
-    if not all(parameter.is_floating_point() for parameter in base.parameters()):
+    if isinstance(base, Quantized) or not all(weight.is_floating_point() for weight in base.parameters()):
         raise ConfigError(f"quantization: {name} is quantized; export merges into the model in full precision")
     base.float()
     _give_bias(layer, base)

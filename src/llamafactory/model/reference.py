@@ -78,6 +78,7 @@ def _load(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: TrainArgs
             model_name_or_path=args.rlhf.ref_model or args.model.model_name_or_path,
             adapter_name_or_path=adapters,
         ),
+        quantization=dataclasses.replace(args.quantization, quantization_bit=args.rlhf.ref_model_quantization_bit),
         finetuning=dataclasses.replace(args.finetuning, finetuning_type=kind),
         tuner=resolve("tuners", kind).Arguments(),
     )

@@ -21,7 +21,7 @@ _PLACES = re.compile(r"_(indices|size)(\.|$)")  # where in a weight a sparse ada
 _SHOWN = 3  # names in a message: enough to see whose they are
 
 
-def check_base(model: Any, info: Mapping[str, Any], place: str, head: str | None) -> None:
+def check_base(model: Any, info: Mapping[str, Any], place: str, head: str | None, is_quantized: bool = False) -> None:
     """Refuse a base model that was loaded in part, or whose weights are not numbers.
 
     Args:
@@ -29,13 +29,13 @@ def check_base(model: Any, info: Mapping[str, Any], place: str, head: str | None
         info: Its ``output_loading_info``, read with ``ignore_mismatched_sizes=True``.
         place: Folder or hub name, for the message.
         head: ``"reward"``: a language model may lack the score, which is made new or read from elsewhere.
+        is_quantized: The checkpoint holds quantized weights, whose scales have names of their own.
 
     Raises:
         ConfigError: Tensors are missing, left over or of another shape, or one holds NaN or infinity.
     """
     missing = [name for name in info["missing_keys"] if not may_be_absent(name, model.config, head)]
-    quantized = getattr(model.config, "quantization_config", None) is not None  # scales have names of their own
-    beyond = [] if quantized else [name for name in info["unexpected_keys"] if not may_be_left_out(name, head)]
+    beyond = [] if is_quantized else [name for name in info["unexpected_keys"] if not may_be_left_out(name, head)]
     shapes = [f"{name} {list(there)} for {list(here)}" for name, there, here in info["mismatched_keys"]]
     trouble = _trouble(missing, beyond, shapes)
     if trouble:
@@ -146,7 +146,8 @@ def _trouble(missing: Iterable[str], beyond: Iterable[str], shapes: Iterable[str
 def _require_numbers(tensors: Iterable[tuple[str, Tensor | nn.Parameter]], place: str) -> None:
     """A sum reads memory once and is infinite or NaN with any of its parts: a hundredth of the time to load."""
     for name, value in tensors:
-        if not value.is_floating_point() or value.is_meta or value.element_size() < 2:
+        plain = type(value).__name__ in ("Tensor", "Parameter")  # what a library quantizes is of a class of its own
+        if not plain or not value.is_floating_point() or value.is_meta or value.element_size() < 2:
             continue
         if not value.detach().sum().isfinite() and not value.detach().isfinite().all():
             raise ConfigError(f"{place}: {name} holds NaN or infinity")

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 def check(args: InferArgs) -> None:
     """Rules of inference commands."""
     _check_quantization(args.export, "export_quantization_method" in args.keys)
+    require(
+        not args.export.export_dequantized or args.quantization.quantization_bit is not None,
+        "export_dequantized: needs quantization_bit, which says how the weights were rounded",
+    )
     engine_settings("vllm_config", args.vllm.vllm_config)
     engine_settings("sglang_config", args.sglang.sglang_config)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ... import plugins
 from ..field import require, split_list
 from ..model_args import named_adapters
 
 if TYPE_CHECKING:
     from ..args import InferArgs, TrainArgs
+    from ..model_args import QuantizationArguments
 
 
 def check(args: TrainArgs | InferArgs) -> None:
@@ -21,9 +23,64 @@ def check(args: TrainArgs | InferArgs) -> None:
     kind = args.finetuning.finetuning_type
     require(not adapters or kind in ("lora", "oft"), f"adapter_name_or_path: needs finetuning_type lora, not {kind}")
     if quantization.quantization_bit is not None:
-        require(kind in ("lora", "oft"), f"quantization_bit: only with finetuning_type lora, not {kind}")
-        require(not model.resize_vocab, "quantization_bit: not together with resize_vocab")
-        require(len(adapters) < 2, "quantization_bit: takes one adapter at most")
+        require(kind not in ("full", "freeze"), f"quantization_bit: only with finetuning_type lora, not {kind}")
+        _check_quantization(args, quantization.quantization_bit, len(adapters))
+
+
+def _check_quantization(args: TrainArgs | InferArgs, bits: int, adapters: int) -> None:
+    """A model that is quantized while it loads."""
+    model, settings, tuner = args.model, args.quantization, args.tuner
+    check_bits("quantization_bit", bits, settings)
+    require(not model.resize_vocab, "quantization_bit: not together with resize_vocab")
+    require(not model.train_from_scratch, "quantization_bit: random weights of train_from_scratch are not quantized")
+    require(adapters < 2, "quantization_bit: takes one adapter at most")
+    require(
+        not (adapters and model.lora_modules),
+        "lora_modules: with quantization_bit the adapter of adapter_name_or_path is not merged, and no others act "
+        "beside it; name all of them in lora_modules",
+    )
+    require(
+        not (adapters and getattr(tuner, "create_new_adapter", False)),
+        "create_new_adapter: the adapter before it would be rounded into the quantized weights; export the merged "
+        "model and train on that",
+    )
+    require(
+        not getattr(tuner, "pissa_init", False),
+        "pissa_init: takes a part out of weights that quantization_bit rounds; leave one of them out",
+    )
+    engine = model.infer_backend
+    require(
+        engine == "huggingface",
+        f"quantization_bit: {engine} quantizes nothing while it loads; serve an export with export_quantization_bit",
+    )
+
+
+def check_bits(key: str, bits: int, settings: QuantizationArguments) -> None:
+    """A number of bits, and the number format, must be ones of the method.
+
+    Args:
+        key: That gave the bits.
+        bits: Of a weight.
+        settings: Name the method.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    method, kind = settings.quantization_method, settings.quantization_type
+    known = plugins.resolve("quantizers", method).bits
+    loading = [name for name in plugins.QUANTIZERS if plugins.resolve("quantizers", name).bits]
+    require(
+        bool(known),
+        f"quantization_method: {method} is a format of checkpoints and quantizes nothing while a model loads; choose "
+        f"from {', '.join(loading)}, or leave {key} out and name such a checkpoint",
+    )
+    require(bits in known, f"{key}: {bits}, but quantization_method {method} has {' or '.join(map(str, known))}")
+    kinds = known[bits]
+    require(
+        kind in ("nf4", *kinds),  # nf4 is the default, which stands for nothing elsewhere
+        f"quantization_type: {kind} is no format of {method} with {bits} bits; "
+        + (f"it has {' or '.join(kinds)}" if kinds else "it has one, so leave the key out"),
+    )
 
 
 def check_training(args: TrainArgs) -> None:

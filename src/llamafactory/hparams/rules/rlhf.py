@@ -11,6 +11,7 @@ from ..coercion import coerce
 from ..field import require, split_list
 from ..ranges import ANY
 from ..rlhf_args import RLHFArguments
+from .model import check_bits
 
 if TYPE_CHECKING:
     from ..args import TrainArgs
@@ -36,12 +37,31 @@ def check_training(args: TrainArgs) -> None:
             not (rlhf.cache_ref_log_probs and args.data.streaming),
             "cache_ref_log_probs: streamed rows are not seen before training; leave it out or set it to false",
         )
+    _check_quantization(args)
     if stage in ("rm", "dpo", "kto"):
         require(not training.predict_with_generate, f"predict_with_generate: not in stage {stage}")
     if stage in ("rm", "ppo"):
         require(not training.load_best_model_at_end, f"load_best_model_at_end: not in stage {stage}")
     if stage in ("ppo", "grpo"):
         _check_rl(args)
+
+
+def _check_quantization(args: TrainArgs) -> None:
+    """Bits of the models beside the trained one; each must be a model of its own."""
+    rlhf = args.rlhf
+    if rlhf.ref_model_quantization_bit is not None:
+        check_bits("ref_model_quantization_bit", rlhf.ref_model_quantization_bit, args.quantization)
+        require(
+            bool(rlhf.ref_model or rlhf.ref_model_adapters),
+            "ref_model_quantization_bit: needs ref_model; without it the reference is the trained model itself",
+        )
+    if rlhf.reward_model_quantization_bit is not None:
+        check_bits("reward_model_quantization_bit", rlhf.reward_model_quantization_bit, args.quantization)
+        require(
+            rlhf.reward_model_type == "full",
+            f"reward_model_quantization_bit: needs reward_model_type full, which is a model of its own, not "
+            f"{rlhf.reward_model_type}",
+        )
 
 
 def _check_models(rlhf: RLHFArguments) -> None:

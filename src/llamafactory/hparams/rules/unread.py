@@ -97,8 +97,10 @@ def _of_other_stages(args: TrainArgs) -> dict[str, str]:
 
 
 def _of_quantization(args: TrainArgs) -> dict[str, str]:
-    """Return the keys that say how to quantize when nothing says that the model shall be."""
-    if args.quantization.quantization_bit is not None:
+    """Return the keys that say how to quantize when nothing says that a model shall be."""
+    rlhf = args.rlhf
+    given = (args.quantization.quantization_bit, rlhf.ref_model_quantization_bit, rlhf.reward_model_quantization_bit)
+    if any(bits is not None for bits in given):
         return {}
     return dict.fromkeys(keys_of(QuantizationArguments), "needs quantization_bit, which is not given")
 

@@ -137,6 +137,8 @@ def _words_of_result(args: TrainArgs, output_dir: str) -> list[str]:
     keys = {"model_name_or_path": output_dir}
     if args.finetuning.finetuning_type == "lora":
         keys = {"model_name_or_path": str(args.model.model_name_or_path), "adapter_name_or_path": output_dir}
+    # Served over the weights that it was trained over.
+    keys |= {key: str(args.keys[key]) for key in vars(args.quantization) if args.keys.get(key) is not None}
     if args.data.template:
         keys["template"] = args.data.template
     if args.finetuning.stage == "rm":

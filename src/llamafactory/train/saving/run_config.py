@@ -55,7 +55,7 @@ _FREE = (
 _FIXED = (
     "stage", "finetuning_type", "base_model", "model_name_or_path", "model_revision", "adapter_name_or_path",
     "train_from_scratch", "mixture_of_depths", "add_tokens", "add_special_tokens", "new_special_tokens_config",
-    "init_special_tokens", "resize_vocab", "use_llama_pro", "freeze_*",
+    "init_special_tokens", "resize_vocab", "use_llama_pro", "freeze_*", "quantization_*", "double_quantization",
 )  # fmt: skip
 # The rollout in a checkpoint of these stages has its size.
 _OF_BUFFER = (

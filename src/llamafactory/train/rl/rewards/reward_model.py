@@ -73,6 +73,7 @@ def _load_full(
     own = dataclasses.replace(
         args,
         model=dataclasses.replace(args.model, model_name_or_path=name, adapter_name_or_path=adapters),
+        quantization=dataclasses.replace(args.quantization, quantization_bit=args.rlhf.reward_model_quantization_bit),
         finetuning=dataclasses.replace(args.finetuning, finetuning_type=tuner),
         tuner=resolve("tuners", tuner).Arguments(),
     )

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bitsandbytes: 4 bits (nf4 or fp4, scales quantized too) or 8, while the model loads; and checkpoints of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .quantizer import Quantizer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from ...hparams import Dtypes
+    from ...hparams.model_args import QuantizationArguments
+
+
+def _options(settings: QuantizationArguments, dtypes: Dtypes, whole: list[str] | None) -> dict[str, Any]:
+    from transformers import BitsAndBytesConfig
+
+    if settings.quantization_bit == 8:
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)}
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        llm_int8_skip_modules=whole,
+        bnb_4bit_compute_dtype=dtypes.compute,
+        bnb_4bit_quant_type=settings.quantization_type,
+        bnb_4bit_use_double_quant=settings.double_quantization,
+    )
+    return {"quantization_config": config}
+
+
+def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dtypes) -> None:
+    import bitsandbytes
+
+    from .layers import settle_layers
+
+    settle_layers(model, bitsandbytes.nn.Linear4bit, _dense_4bit)
+    settle_layers(model, bitsandbytes.nn.Linear8bitLt, _dense_8bit)
+
+
+def _dense_4bit(layer: Any, dtype: torch.dtype) -> Tensor:
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight: Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    return weight.to(dtype)
+
+
+def _dense_8bit(layer: Any, dtype: torch.dtype) -> Tensor:
+    """Row i is ``W_q[i] s_i / 127``."""
+    scale = layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB
+    weight: Tensor = layer.weight.data.float() * (scale.float() / 127).unsqueeze(1)
+    return weight.to(dtype)
+
+
+quantizer = Quantizer(
+    "bnb",
+    bits={4: ("nf4", "fp4"), 8: ()},
+    packages=(("bitsandbytes", "bitsandbytes"),),
+    options=_options,
+    settle=_settle,
+)

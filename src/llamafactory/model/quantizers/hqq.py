@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HQQ (half-quadratic quantization): 1 to 8 bits, no calibration. transformers 5 has no loader of it, so its own layers
+take the place of linear ones once the model is loaded, one after another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .quantizer import Quantizer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from ...hparams import Dtypes
+    from ...hparams.model_args import QuantizationArguments
+
+_GROUP = 64  # weights that share a scale and a zero
+
+
+def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dtypes) -> None:
+    import torch
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+
+    from .layers import linear_to_quantize, settle_layers
+
+    config = BaseQuantizeConfig(nbits=settings.quantization_bit, group_size=_GROUP, axis=1)
+    for name, layer in linear_to_quantize(model):
+        layer.requires_grad_(False)  # else the copy of a bias belongs to a graph
+        packed = HQQLinear(layer, config, compute_dtype=getattr(torch, dtypes.compute), device=str(layer.weight.device))
+        model.set_submodule(name, packed)
+    settle_layers(model, HQQLinear, _dense)
+
+
+def _dense(layer: Any, dtype: torch.dtype) -> Tensor:
+    weight: Tensor = layer.dequantize()
+    return weight.to(dtype)
+
+
+quantizer = Quantizer("hqq", bits=dict.fromkeys((1, 2, 3, 4, 5, 6, 8), ()), packages=(("hqq", "hqq"),), settle=_settle)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linear layers whose weights are held in few bits: one forward for all methods, and the dense weight on demand.
+
+``y = x W^T`` with ``W`` dequantized in the type of ``x``, in training and in evaluation alike. The forwards of the
+libraries are left aside, for some do otherwise: in the first evaluation on a CPU bitsandbytes repacks 4-bit weights in
+place, and outside of training it rounds the inputs of 8-bit layers, so that whatever is merged, saved or compared
+afterwards is another model than the one that was trained.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from ..towers import outside_language
+
+if TYPE_CHECKING:  # to its readers a Quantized is a module; it cannot be one here, see there
+    _Ancestor = nn.Module
+else:
+    _Ancestor = ABC
+Dense = Callable[[Any, torch.dtype], Tensor]  # (layer, type) -> its weight [out, in]
+
+
+class Quantized(_Ancestor):
+    """A linear layer whose weight is stored in few bits; :func:`settle_layers` makes it of a library's.
+
+    Of a library's own kind too, but by one line of ancestors, else Python does not let a layer change its class.
+    """
+
+    dense: Dense
+    in_features: int
+    out_features: int
+    bias: nn.Parameter | None
+
+    def dense_weight(self, dtype: torch.dtype) -> Tensor:
+        """The weight ``[out, in]`` that the layer multiplies with."""
+        return type(self).dense(self, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x [..., in]`` → ``[..., out]``, in the type of ``x``."""
+        y: Tensor = _Product.apply(x, self)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+class _Product(torch.autograd.Function):
+    """``x W^T``; the backward dequantizes once more instead of keeping the dense weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Quantized) -> Tensor:
+        ctx.layer = layer
+        return nn.functional.linear(x, layer.dense_weight(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        return dy @ ctx.layer.dense_weight(dy.dtype), None
+
+
+@functools.cache
+def _quantized_kind(kind: Any, dense: Any) -> type:
+    methods = {"forward": Quantized.forward, "dense_weight": Quantized.dense_weight, "dense": staticmethod(dense)}
+    made = type(kind.__name__, (kind,), {"__module__": __name__, **methods})
+    Quantized.register(made)
+    return made
+
+
+def settle_layers(model: nn.Module, kind: type, dense: Dense, only: Callable[[Any], bool] | None = None) -> None:
+    """Make every layer of a library's ``kind`` a :class:`Quantized` one, with the weight that ``dense`` gives."""
+    for module in model.modules():
+        if type(module) is kind and (only is None or only(module)):
+            module.__class__ = _quantized_kind(kind, dense)
+
+
+def quantized_layers(model: nn.Module) -> Iterator[tuple[str, Quantized]]:
+    """Names and layers that hold their weights in few bits."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, Quantized))
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether weights of the model are held in few bits, in layers of ours or of a library's."""
+    core: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return bool(getattr(core, "is_quantized", False)) or any(True for _ in quantized_layers(core))
+
+
+def whole_modules(model: Any) -> list[str]:
+    """Patterns of what stays whole: the head, what is tied to another weight, what is beside the language model."""
+    outside = outside_language(model)
+    return [*get_keys_to_not_convert(model), *([] if outside is None else [outside])]
+
+
+def linear_to_quantize(model: Any) -> list[tuple[str, nn.Linear]]:
+    """The linear layers but those of :func:`whole_modules`."""
+    whole = whole_modules(model)
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and should_convert_module(name, whole)
+    ]
+
+
+def leave_file(model: nn.Module) -> None:
+    """Copy what stayed whole: as long as one weight lies in the mapped file, all pages of the file count as ours."""
+    for parameter in model.parameters():
+        if type(parameter) is nn.Parameter and parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
+
+
+def keep_from_broadcast(model: nn.Module) -> None:
+    """Let DistributedDataParallel leave the quantized weights alone, which each rank has read for itself.
+
+    It sends all weights at the start, and the tensors of some libraries cannot be sent.
+    """
+    names = [f"{name}.{key}" for name, layer in quantized_layers(model) for key, _ in layer.named_parameters()]
+    if names:
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+
+
+@torch.no_grad()
+def dequantize(model: Any, dtype: torch.dtype) -> None:
+    """Put plain linear layers in the place of quantized ones: same function, weights in ``dtype``."""
+    for name, layer in list(quantized_layers(model)):
+        weight = layer.dense_weight(dtype)
+        plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        plain.weight = nn.Parameter(weight, requires_grad=False)
+        if layer.bias is not None:
+            plain.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
+        plain.training = model.training
+        model.set_submodule(name, plain)
+    forget_quantization(model)
+
+
+def forget_quantization(model: Any) -> None:
+    """Take away what transformers notes on a model whose weights were quantized; they are plain now."""
+    for holder, name in (
+        (model, "hf_quantizer"),
+        (model.config, "quantization_config"),
+        (model, "quantization_method"),
+    ):
+        if hasattr(holder, name):
+            delattr(holder, name)
+    model.is_quantized = model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
