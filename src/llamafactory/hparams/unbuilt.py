@@ -22,7 +22,6 @@ NOTHING = ("", "0", "no", "false", "off")  # of a variable
 
 # (key, value that asks for it; ANY = every value but the default, what it asks for). Asked of every command.
 ALWAYS: tuple[tuple[str, Any, str], ...] = (
-    ("finetuning_type", "oft", "OFT"),
     ("quantization_bit", ANY, "quantization"),
     ("ref_model_quantization_bit", ANY, "quantization"),
     ("reward_model_quantization_bit", ANY, "quantization"),
@@ -118,7 +117,7 @@ ENVIRONMENT: dict[str, str] = {
 }
 
 # Keys of parts that have no file yet; they are known, so that a configuration that only carries them is read.
-PLUGIN_KEYS: tuple[str, ...] = ("module_dropout", "oft_rank", "oft_block_size", "oft_target", "kt_config")
+PLUGIN_KEYS: tuple[str, ...] = ("kt_config",)
 
 
 # Variables that users of LLaMA-Factory set, which change nothing here -> why. Each is said once.
@@ -147,7 +146,7 @@ NO_EFFECT: dict[str, str] = {
 
 # Keys that only a file for the v1 engine has.
 V1_KEYS = frozenset((
-    "custom_chat_template", "model_class", "init_config", "peft_config", "kernel_config", "quant_config",
+    "custom_chat_template", "model_class", "init_config", "kernel_config", "quant_config",
     "train_dataset", "micro_batch_size", "global_batch_size", "batching_strategy", "batching_workers",
     "enable_activation_checkpointing", "dist_config", "dp_size", "cp_size", "cp_mode", "mp_replicate_size",
     "mp_shard_size", "dist_timeout", "optim_config", "lr_scheduler_config", "save_epochs", "save_ckpt_as_hf",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...hparams.field import arg, require, split_list
 from ...hparams.ranges import AT_LEAST_0, AT_LEAST_1, BELOW_1, POSITIVE, Range
@@ -58,39 +58,10 @@ def create(
     trainable: bool = True,
     new_rows: Sequence[int] = (),
 ) -> nn.Module:
-    """Put adapters on the model.
+    """Put LoRA adapters on the model; see :func:`~llamafactory.model.adapters.put_adapters`."""
+    from ..adapters import put_adapters
 
-    Given adapters are merged into the base weights in the order named. For training, the last one is kept and trained
-    on, unless ``create_new_adapter`` asks for a fresh one on top of all. For inference all are merged and the model
-    that comes back is a plain one.
-
-    Args:
-        model: The base model, frozen dtype.
-        args: ``args.tuner`` are our :class:`Arguments`.
-        dtypes: The trained weights get ``dtypes.trainable``.
-        trainable: For training, or merged for inference.
-        new_rows: Token ids whose embedding rows are trained and saved with the adapter.
-    """
-    from ..adapters import load_adapter, merge_adapter, new_adapter, prepare_for_training
-    from ..lora_targets import report_share
-    from ..paths import resolve_adapter_path
-    from ..tokenizer import adapter_names
-
-    tuner: Arguments = args.tuner
-    folders = [resolve_adapter_path(name, args.model) for name in adapter_names(args.model)]
-    resumed = folders.pop() if trainable and folders and not tuner.create_new_adapter else None
-    base: Any = model
-    for folder in folders:
-        base = merge_adapter(base, folder)
-    if not trainable:
-        return base
-    if resumed:
-        tuned = load_adapter(base, resumed, trainable=True)
-    else:
-        tuned = new_adapter(base, _config(base, tuner, new_rows))
-        report_share(tuned, tuner.lora_target)
-    prepare_for_training(tuned, dtypes)
-    return tuned
+    return put_adapters(model, args, dtypes, trainable, lambda base: _config(base, args.tuner, new_rows))
 
 
 def save_final(model: PeftModel, folder: str, args: TrainArgs) -> None:

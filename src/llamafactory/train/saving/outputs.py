@@ -127,7 +127,7 @@ def next_commands(args: TrainArgs) -> str:
 
 def _words_of_result(args: TrainArgs, output_dir: str) -> list[str]:
     keys = {"model_name_or_path": output_dir}
-    if args.finetuning.finetuning_type == "lora":
+    if args.finetuning.finetuning_type not in ("full", "freeze"):
         keys = {"model_name_or_path": str(args.model.model_name_or_path), "adapter_name_or_path": output_dir}
     if args.data.template:
         keys["template"] = args.data.template

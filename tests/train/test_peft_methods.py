@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One row a method of PEFT: it learns, has the parameters its paper says, is what was saved, resumes and merges."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, TrainerCallback
+
+from llamafactory.extras.errors import ConfigError
+from llamafactory.hparams import get_infer_args
+from llamafactory.model import load_model, load_tokenizer
+from llamafactory.model.adapter_config import LIVE, require_merging
+
+from .conftest import Keys
+from .running import assert_bit_equal, curve, train
+
+IDS = torch.tensor([[5, 17, 80, 3, 44, 261, 9, 120]])
+D, LAYERS, KV = 64, 2, 32
+# (outputs, inputs) of the linear layers of one block of the tiny model.
+LINEAR = [(D, D), (KV, D), (KV, D), (D, D), (128, D), (128, D), (D, 128)]
+
+
+def each(formula: Callable[[int, int], float]) -> int:
+    """Sum over all linear layers of ``formula(outputs, inputs)``."""
+    return int(LAYERS * sum(formula(o, i) for o, i in LINEAR))
+
+
+def kronecker(o: int, i: int) -> int:
+    """LoKr: a weight as the product of two of about the root of its size."""
+    a, b = (max(n for n in range(1, math.isqrt(side) + 1) if side % n == 0) for side in (o, i))
+    return a * b + (o // a) * (i // b)
+
+
+class Row(NamedTuple):
+    """``keys`` of the run, and how many parameters the method's own paper gives it there."""
+
+    keys: dict[str, Any]
+    parameters: int
+
+
+def peft(**fields: Any) -> dict[str, Any]:
+    return {"peft_config": fields} if fields else {}
+
+
+ROWS: dict[str, Row] = {
+    "lora": Row({"lora_rank": 8}, each(lambda o, i: 8 * (o + i))),
+    "oft": Row({"oft_block_size": 16}, each(lambda o, i: i // 16 * 16 * 15 // 2)),
+    "adamss": Row(peft(r=8, num_subspaces=5), each(lambda o, i: 5 * 8 + o)),
+    "beft": Row({}, each(lambda o, i: o)),
+    "boft": Row(peft(boft_block_size=4), each(lambda o, i: i // 4 * 4 * 4 + o)),
+    "c3a": Row(peft(block_size=16), each(lambda o, i: o * i // 16)),
+    "deft": Row(peft(r=8), each(lambda o, i: 8 * (o + i))),
+    "delora": Row(peft(r=8), each(lambda o, i: 8 * (o + i) + 1)),
+    "fourierft": Row(peft(n_frequency=20), each(lambda o, i: 20)),
+    "frod": Row(peft(sparse_rate=0.01, progressbar=False), each(lambda o, i: i + int(0.01 * i * i))),
+    "glora": Row(peft(r=8), each(lambda o, i: 2 * 8 * (o + i))),
+    "gralora": Row(peft(r=4, gralora_k=2), each(lambda o, i: 4 * (o + i))),
+    "hira": Row(peft(r=8), each(lambda o, i: 8 * (o + i))),
+    "hra": Row(peft(r=8), each(lambda o, i: 8 * i)),
+    "ia3": Row({}, LAYERS * (KV + KV + 128)),
+    "lily": Row(peft(r=8, num_B=2), each(lambda o, i: 8 * i + 2 * 8 * o / LAYERS + 2 * 8)),
+    "ln_tuning": Row({}, D * (2 * LAYERS + 1)),
+    "loha": Row(peft(r=8), each(lambda o, i: 2 * 8 * (o + i))),
+    "lokr": Row(peft(r=8), each(kronecker)),
+    "miss": Row(peft(r=8), each(lambda o, i: 8 * o)),
+    "osf": Row({}, each(lambda o, i: min(o, i) // 2 * (o + i + 1))),
+    "peanut": Row(peft(r=8), each(lambda o, i: 2 * 8 * o)),
+    "psoft": Row(peft(r=8), each(lambda o, i: 8 * 7 // 2 + 2 * 8)),
+    "pvera": Row(peft(r=8), each(lambda o, i: o + 2 * 8)),
+    "randlora": Row(peft(r=8), each(lambda o, i: min(o, i) // 8 * (8 + min(o, i)))),
+    "road": Row(peft(group_size=32), each(lambda o, i: o)),
+    "shira": Row(peft(r=8), each(lambda o, i: 8 * (o + i))),
+    "supertuning": Row(peft(sparsity=0.99), each(lambda o, i: int(0.01 * o * i))),
+    "tinylora": Row(peft(u=64), each(lambda o, i: 64)),
+    "trainable_tokens": Row(peft(token_indices=[*range(3, 300)]), 297 * D),
+    "unilora": Row(peft(theta_d_length=256), 256),
+    "vblora": Row(peft(num_vectors=60, vector_length=32), each(lambda o, i: 4 * (o + i) // 32 * 60) + 60 * 32),
+    "vera": Row(peft(r=8), each(lambda o, i: o + 8)),
+    "waveft": Row(peft(n_frequency=20), each(lambda o, i: 20)),
+}
+COMMON = {
+    "max_steps": 10,
+    "save_strategy": "steps",
+    "save_steps": 5,
+    "learning_rate": 0.01,
+    "lr_scheduler_type": "constant",
+}
+
+
+class _Watch(TrainerCallback):
+    """Counts what is trained, and keeps what the finished model computes."""
+
+    trained = 0
+    logits: torch.Tensor
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.logits = logits(model)
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    return model.eval()(input_ids=IDS).logits
+
+
+def served(folder: Path, model: Path, **more: Any) -> Any:
+    """The adapter as chat, api, infer and eval load it."""
+    keys = {"model_name_or_path": str(model), "adapter_name_or_path": str(folder), "infer_dtype": "float32"}
+    args = get_infer_args(keys | more)
+    return load_model(load_tokenizer(args.model), args, trainable=False)
+
+
+def assert_near(found: torch.Tensor, expected: torch.Tensor, bound: float = 1e-6) -> None:
+    assert (found - expected).abs().max() <= bound * expected.abs().max()
+
+
+def only_its_first_half(run: Path, place: Path) -> Path:
+    """What a run leaves that was killed between its checkpoints."""
+    shutil.copytree(run, place)
+    shutil.rmtree(place / "checkpoint-10")
+    for path in place.glob("adapter_*"):
+        path.unlink()
+    return place
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.filterwarnings("ignore")
+def test_a_method_of_peft(kind: str, keys: Keys, tiny_llama: Path, tmp_path: Path) -> None:
+    row, watch = ROWS[kind], _Watch()
+    settings = keys(finetuning_type=kind, **COMMON, **row.keys)
+    run = train(settings, [watch])
+    assert watch.trained == row.parameters
+    losses = [loss for _, loss, _ in curve(run)]
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    assert_near(logits(PeftModel.from_pretrained(base, run)), watch.logits)
+    assert_near(logits(served(run, tiny_llama)), watch.logits, 1e-6 if kind.upper() in LIVE else 1e-5)
+    if kind.upper() in LIVE:
+        with pytest.raises(ConfigError, match=f"is an adapter of type {kind.upper()}, which cannot be merged"):
+            require_merging(run)
+
+    half = only_its_first_half(run, tmp_path / "half")
+    train(settings | {"output_dir": str(half)})
+    assert_bit_equal(run, half)
