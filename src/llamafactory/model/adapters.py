@@ -28,6 +28,7 @@ from .merging import merge
 from .paths import resolve_adapter_path
 from .patterns import resolve_patterns
 from .tokenizer import adapter_names
+from .virtual_tokens import begin_with_prefix
 from .whole import check_adapter, read_adapter_weights
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def new_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     resolve_patterns(config, model, "peft_config", {})
     try:
         with _same_svd(model) if is_pissa else nullcontext(), _no_hints():
-            tuned = get_peft_model(model, config)
+            tuned = _with_prefix(get_peft_model(model, config))
     except (*_MISFITS, AssertionError) as error:
         raise ConfigError(f"finetuning_type: PEFT cannot put this adapter on the model: {first_line(error)}") from error
     tuned.starts_as_base = starts_as_base(config)
@@ -169,8 +170,8 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool, live: boo
             if hasattr(model, "score") and config.task_type == "CAUSAL_LM":
                 tuned, state = _onto_reward_model(model, state, config, trainable)
             else:
-                tuned = PeftModel.from_pretrained(
-                    model, folder, config=config, is_trainable=trainable, key_mapping=renamed
+                tuned = _with_prefix(
+                    PeftModel.from_pretrained(model, folder, config=config, is_trainable=trainable, key_mapping=renamed)
                 )
         check_adapter(tuned, "default", state, folder)
     except _MISFITS as error:
@@ -237,6 +238,11 @@ def add_adapter(
         check_adapter(model, name, state, folder, key)
     except _MISFITS as error:
         raise _misfit(key, folder, error) from error
+
+
+def _with_prefix(model: PeftModel) -> PeftModel:
+    """Let the vectors of prompt tuning stand where they belong."""
+    return begin_with_prefix(model) if model.active_peft_config.is_prompt_learning else model
 
 
 def _misfit(key: str, folder: str, error: Exception) -> ConfigError:

@@ -82,7 +82,7 @@ def _of_other_tuners(args: TrainArgs) -> dict[str, str]:
 
 
 def _some(names: list[str]) -> str:
-    return " or ".join(names if len(names) < 6 else [*names[:4], "another method of PEFT"])
+    return " or ".join(names if len(names) < 6 else [names[0], "another method of PEFT"])
 
 
 def _of_other_stages(args: TrainArgs) -> dict[str, str]:
