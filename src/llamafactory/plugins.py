@@ -29,6 +29,7 @@ TUNERS: dict[str, str] = {
     "freeze": "llamafactory.model.tuners.freeze",
     "lora": "llamafactory.model.tuners.lora",
     "oft": "llamafactory.model.tuners.oft",
+    "adalora": "llamafactory.model.tuners.adalora",
     **dict.fromkeys(("prompt_tuning", "p_tuning", "prefix_tuning"), "llamafactory.model.tuners.prompt"),
     **dict.fromkeys(_PEFT_METHODS, "llamafactory.model.tuners.peft_method"),
 }

@@ -53,6 +53,7 @@ def peft(**fields: Any) -> dict[str, Any]:
 ROWS: dict[str, Row] = {
     "lora": Row({"lora_rank": 8}, each(lambda o, i: 8 * (o + i))),
     "oft": Row({"oft_block_size": 16}, each(lambda o, i: i // 16 * 16 * 15 // 2)),
+    "adalora": Row(peft(init_r=12, target_r=4, tfinal=3), each(lambda o, i: 12 * (o + i + 1))),
     "adamss": Row(peft(r=8, num_subspaces=5), each(lambda o, i: 5 * 8 + o)),
     "beft": Row({}, each(lambda o, i: o)),
     "boft": Row(peft(boft_block_size=4), each(lambda o, i: i // 4 * 4 * 4 + o)),
@@ -77,7 +78,7 @@ ROWS: dict[str, Row] = {
     "p_tuning": Row(peft(num_virtual_tokens=8, encoder_hidden_size=32), 8 * D + (D + 1) * 32 + 33 * 32 + 33 * D),
     "prefix_tuning": Row(peft(num_virtual_tokens=8) | {"learning_rate": 0.3}, 8 * LAYERS * 2 * KV),
     "psoft": Row(peft(r=8), each(lambda o, i: 8 * 7 // 2 + 2 * 8)),
-    "pvera": Row(peft(r=8), each(lambda o, i: o + 2 * 8)),
+    "pvera": Row(peft(r=8) | {"learning_rate": 0.1}, each(lambda o, i: o + 2 * 8)),
     "randlora": Row(peft(r=8), each(lambda o, i: min(o, i) // 8 * (8 + min(o, i)))),
     "road": Row(peft(group_size=32), each(lambda o, i: o)),
     "shira": Row(peft(r=8), each(lambda o, i: 8 * (o + i))),

@@ -37,11 +37,8 @@ def check(args: TrainArgs | InferArgs) -> None:
     check_given(kind, given)
     length = given.get("num_virtual_tokens", _LENGTH)
     require(length >= 1 and length == int(length), f"peft_config: num_virtual_tokens: {length}, expected 1 or more")
-    text = given.get("prompt_tuning_init") == "TEXT"
-    require(
-        not text or bool(given.get("prompt_tuning_init_text")),
-        "peft_config: prompt_tuning_init: TEXT needs prompt_tuning_init_text",
-    )
+    wordless = given.get("prompt_tuning_init") == "TEXT" and not given.get("prompt_tuning_init_text")
+    require(not wordless, "peft_config: prompt_tuning_init: TEXT needs prompt_tuning_init_text")
     make_config(kind, _values(args))
     if isinstance(args, TrainArgs):
         _check_training(args, kind)
@@ -59,14 +56,9 @@ def _check_training(args: TrainArgs, kind: str) -> None:
     )
     require(not args.model.resize_vocab, f"resize_vocab: {kind} trains no rows of the embedding")
     if kind == "prefix_tuning":
-        training = args.training
-        asked = (
-            training.gradient_checkpointing
-            if training.activation_checkpointing is None
-            else training.activation_checkpointing
-        )
+        newer, older = args.training.activation_checkpointing, args.training.gradient_checkpointing
         require(
-            not asked,
+            not (older if newer is None else newer),
             "activation_checkpointing: not with finetuning_type prefix_tuning: keys and values of the prefix would be "
             "lost in the second pass",
         )
