@@ -263,7 +263,11 @@ def _onto_reward_model(
 
 
 def merge_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
-    """Add one adapter into the weights (one rounding); the model that comes back is plain."""
+    """Add one adapter into the weights (one rounding); the model that comes back is plain.
+
+    Raises:
+        ConfigError: It does not fit, or no weight can hold it.
+    """
     merged = merge(load_adapter(model, folder, trainable=False), model.dtype)
     logger.info_rank0("Merged the adapter %s", folder)
     return merged
