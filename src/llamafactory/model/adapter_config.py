@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -60,6 +61,9 @@ _VARIANTS = {
 }
 
 
+_INIT = re.compile(r"init_(\w+_)?weights")
+
+
 def read_adapter_values(folder: str | Path, key: str = "adapter_name_or_path") -> dict[str, Any]:
     """Read ``adapter_config.json`` and see that the adapter is one that can be used.
 
@@ -113,7 +117,7 @@ def starts_as_base(config: PeftConfig) -> bool:
     if getattr(config, "init_lora_weights", None) in ("gaussian", "eva"):
         return True
     fields = config.__dataclass_fields__
-    return all(getattr(config, name) == fields[name].default for name in fields if name.startswith("init_"))
+    return all(getattr(config, name) == fields[name].default for name in fields if _INIT.fullmatch(name))
 
 
 def _check_fields(values: dict[str, Any], kind: str, where: str) -> None:

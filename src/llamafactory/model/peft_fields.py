@@ -86,5 +86,7 @@ def make_config(kind: str, values: Mapping[str, Any]) -> PeftConfig:
 
 
 def _nearest(field: str, names: set[str]) -> str:
-    near = difflib.get_close_matches(field, sorted(names), n=1, cutoff=0.5)
+    near = (
+        ["r"] if field == "rank" and "r" in names else difflib.get_close_matches(field, sorted(names), n=1, cutoff=0.5)
+    )
     return f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(names))}"
