@@ -155,7 +155,7 @@ def test_adalora_in_a_run_too_short_is_refused(tiny_llama: Path, train_args: Any
     schedule = RankSchedule(
         tuned(train_args(tiny_llama, finetuning_type="adalora", peft_config={"tinit": 5, "tfinal": 5}))
     )
-    with pytest.raises(ConfigError, match="^peft_config: tinit: 5 and tfinal: 5 leave no step of the 10 of this run"):
+    with pytest.raises(ConfigError, match=r"^peft_config: tinit: 5 and tfinal: 5 leave no step of the 10 of this run"):
         schedule.on_train_begin(None, SimpleNamespace(max_steps=10), None)
 
 

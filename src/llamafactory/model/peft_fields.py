@@ -86,7 +86,6 @@ def make_config(kind: str, values: Mapping[str, Any]) -> PeftConfig:
 
 
 def _nearest(field: str, names: set[str]) -> str:
-    near = (
-        ["r"] if field == "rank" and "r" in names else difflib.get_close_matches(field, sorted(names), n=1, cutoff=0.5)
-    )
+    near = difflib.get_close_matches(field, sorted(names), n=1, cutoff=0.5)
+    near = ["r"] if field == "rank" and "r" in names else near
     return f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(names))}"
