@@ -52,6 +52,10 @@ def peft(**fields: Any) -> dict[str, Any]:
 
 ROWS: dict[str, Row] = {
     "lora": Row({"lora_rank": 8}, each(lambda o, i: 8 * (o + i))),
+    **{
+        f"lora {init}": Row({"finetuning_type": "lora", "lora_init": init}, each(lambda o, i: 8 * (o + i)))
+        for init in ("gaussian", "orthogonal", "olora", "eva", "corda", "lora_ga")
+    },
     "oft": Row({"oft_block_size": 16}, each(lambda o, i: i // 16 * 16 * 15 // 2)),
     "adalora": Row(peft(init_r=12, target_r=4, tfinal=3), each(lambda o, i: 12 * (o + i + 1))),
     "adamss": Row(peft(r=8, num_subspaces=5), each(lambda o, i: 5 * 8 + o)),
@@ -98,7 +102,7 @@ COMMON = {
     "lr_scheduler_type": "constant",
 }
 # These keep more than an adapter's tensors from step to step; of the others a resume is seen in the slow tests.
-STATEFUL = ("adalora", "oft", "p_tuning", "prefix_tuning", "shira")
+STATEFUL = ("adalora", "lora corda", "lora eva", "lora lora_ga", "oft", "p_tuning", "prefix_tuning", "shira")
 
 
 class _Watch(TrainerCallback):
@@ -119,7 +123,7 @@ class _Watch(TrainerCallback):
 
 @torch.no_grad()
 def loss(model: Any, batches: Any) -> float:
-    """Of all rows, without dropout and noise."""
+    """Of all rows, without dropout and noise; before a start that looks at data, whose callback comes first."""
     with eval_mode(model):
         return -float(model(**next(iter(batches)), score=True).log_probs.mean())
 
@@ -144,7 +148,7 @@ def assert_near(found: torch.Tensor, expected: torch.Tensor, bound: float = 1e-6
 @pytest.mark.filterwarnings("ignore")
 def test_a_method_of_peft(kind: str, keys: Keys, tiny_llama: Path) -> None:
     row, watch = ROWS[kind], _Watch()
-    settings = keys(finetuning_type=kind, **(COMMON | row.keys))
+    settings = keys(**({"finetuning_type": kind} | COMMON | row.keys))
     run = train(settings, [watch])
     assert watch.trained == row.parameters
     assert watch.losses[1] < watch.losses[0] - 1e-3
@@ -163,7 +167,7 @@ def test_a_method_of_peft(kind: str, keys: Keys, tiny_llama: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_a_killed_run_goes_on_as_if_nothing_had_been(kind: str, keys: Keys, tmp_path: Path) -> None:
     steps = {"max_steps": 10, "save_strategy": "steps", "save_steps": 5}
-    settings = keys(finetuning_type=kind, **(COMMON | ROWS[kind].keys | steps))
+    settings = keys(**({"finetuning_type": kind} | COMMON | ROWS[kind].keys | steps))
     whole = train(settings)
     half = tmp_path / "half"
     shutil.copytree(whole, half)

@@ -61,6 +61,7 @@ _VARIANTS = {
 }
 
 
+_CHANGED_BASE = ("corda", "lora_ga", "loftq")  # starts of LoRA that no file repeats
 _INIT = re.compile(r"init_(\w+_)?weights")
 
 
@@ -75,6 +76,12 @@ def read_adapter_values(folder: str | Path, key: str = "adapter_name_or_path") -
     values: dict[str, Any] = read_json(file, dict, key)
     kind = str(values.get("peft_type"))
     _check_fields(values, kind, f"{key}: {file}")
+    if values.get("init_lora_weights") in _CHANGED_BASE:
+        raise ConfigError(
+            f"{key}: '{folder}' is an adapter of a base that {values['init_lora_weights']} changed, which nobody has: "
+            "go on with its run, whose last save is a plain LoRA; or let PEFT save it with "
+            "path_initial_model_for_weight_conversion"
+        )
     variants = [name for name in _VARIANTS if values.get(name)]
     why = _VARIANTS[variants[0]] if variants else REFUSED.get(kind)
     if why is None and (kind in MERGED or kind in LIVE):

@@ -23,6 +23,7 @@ from ..extras.logging import get_logger
 from .adapter_config import is_live, read_adapter_config, read_adapter_values, require_merging, starts_as_base
 from .former_names import PREFIX, find_former_names, name_of_today
 from .lora_linear import use_exact_add
+from .lora_start import remember_start
 from .lora_targets import report_share
 from .merging import merge
 from .paths import resolve_adapter_path
@@ -101,12 +102,13 @@ def _require_type(folder: str, wanted: str) -> None:
 
 
 def new_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
-    """Wrap the model with a fresh adapter. PiSSA's starting point is remembered for :func:`save_converted`.
+    """Wrap the model with a fresh adapter. Where PiSSA or OLoRA begins is kept for :func:`save_converted`.
 
     Raises:
         ConfigError: An expression of the configuration matches nothing, or PEFT refuses the model.
     """
-    is_pissa = str(getattr(config, "init_lora_weights", "")).startswith("pissa")
+    init = str(getattr(config, "init_lora_weights", ""))
+    is_pissa = init.startswith("pissa")
     resolve_patterns(config, model, "peft_config", {})
     try:
         with _same_svd(model) if is_pissa else nullcontext(), _no_hints():
@@ -114,9 +116,8 @@ def new_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     except (*_MISFITS, AssertionError) as error:
         raise ConfigError(f"finetuning_type: PEFT cannot put this adapter on the model: {first_line(error)}") from error
     tuned.starts_as_base = starts_as_base(config)
-    if not is_pissa:
-        return tuned
-    tuned.pissa_start = {name: value.detach().cpu().clone() for name, value in get_peft_model_state_dict(tuned).items()}
+    if is_pissa or init == "olora":
+        remember_start(tuned)
     return tuned
 
 
@@ -294,13 +295,13 @@ def prepare_for_training(model: PeftModel, dtypes: Dtypes) -> None:
 
 
 def save_converted(model: PeftModel, folder: str) -> None:
-    """Write a PiSSA adapter as an ordinary LoRA of the untouched base model.
+    """Write an adapter that began as a part of the weights (PiSSA and its like) as an ordinary LoRA of the base.
 
-    PiSSA trains ``W + s (B A - B0 A0)``, where ``s B0 A0`` was taken out of ``W`` at the start. That difference is one
+    It trains ``W + s (B A - B0 A0)``, where ``s B0 A0`` was taken out of ``W`` at the start. That difference is one
     LoRA of twice the rank: ``A' = [A; A0]``, ``B' = s [B, -B0]`` with scale 1.
 
     Args:
-        model: From :func:`new_adapter` with a PiSSA configuration.
+        model: With such an adapter; ``model.start`` is what it began with.
         folder: Gets ``adapter_config.json`` and ``adapter_model.safetensors``.
     """
     from safetensors.torch import save
@@ -310,7 +311,7 @@ def save_converted(model: PeftModel, folder: str) -> None:
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     converted = {}
     for name, value in state.items():
-        value, start = value.detach().cpu().float(), model.pissa_start[name].float()
+        value, start = value.detach().cpu().float(), model.start[name].float()
         if name.endswith("lora_A.weight"):
             value = torch.cat([value, start], dim=0)
         elif name.endswith("lora_B.weight"):

@@ -52,9 +52,7 @@ def find_places(model: Any, kind: str, tuner: Any, new_rows: Sequence[int]) -> d
     modules = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name}
     require_known("additional_target", additional, modules)
     targets = given.get("target_modules")
-    if isinstance(targets, list):
-        known = {end for name, _ in model.named_modules() for end in _ends(name)}
-        require_known("peft_config: target_modules", targets, modules, known)
+    require_targets(model, targets)
     places: dict[str, Any] = {}
     if targets is None:
         places = _OWN.get(kind, _linear)(model, split_list(tuner.lora_target))
@@ -64,6 +62,14 @@ def find_places(model: Any, kind: str, tuner: Any, new_rows: Sequence[int]) -> d
             raise ConfigError(f"additional_target: {kind} trains no whole modules")
         places["modules_to_save"] = additional
     return places | _rows(model, kind, given, new_rows, additional)
+
+
+def require_targets(model: Any, targets: str | list[str] | None) -> None:
+    """Refuse names in ``target_modules`` that the model does not have; expressions are matched later."""
+    if isinstance(targets, list):
+        leaves = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name}
+        known = {end for name, _ in model.named_modules() for end in _ends(name)}
+        require_known("peft_config: target_modules", targets, leaves, known)
 
 
 def _has_field(kind: str, field: str) -> bool:

@@ -155,7 +155,7 @@ def build_trainer(
         extra.append(get_swanlab_callback(args))
     tuner = resolve("tuners", args.finetuning.finetuning_type)
     if hasattr(tuner, "callbacks"):
-        extra += tuner.callbacks(model)
+        extra += tuner.callbacks(model, args)
     extra += callbacks or []
     if args.finetuning.early_stopping_steps is not None:
         extra.append(EarlyStoppingCallback(early_stopping_patience=args.finetuning.early_stopping_steps))

@@ -70,7 +70,7 @@ def create(
     return tuned
 
 
-def callbacks(model: Any) -> list[TrainerCallback]:
+def callbacks(model: Any, args: TrainArgs) -> list[TrainerCallback]:
     """What gives the ranks away, step by step."""
     from ..rank_schedule import RankSchedule
 

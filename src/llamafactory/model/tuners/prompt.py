@@ -94,7 +94,7 @@ def create(
     return put_adapters(model, args, dtypes, trainable, fresh)
 
 
-def callbacks(model: Any) -> list[TrainerCallback]:
+def callbacks(model: Any, args: TrainArgs) -> list[TrainerCallback]:
     """What keeps the encoder of a prompt from checkpoint to checkpoint."""
     from ..prompt_state import PromptState
 
