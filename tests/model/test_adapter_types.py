@@ -45,12 +45,12 @@ ALIVE: dict[str, dict[str, Any]] = {
     "P_TUNING": VIRTUAL | {"encoder_hidden_size": 32},
     "PREFIX_TUNING": VIRTUAL,
     "BEFT": PLACES,
-    "LILY": PLACES,
     "OSF": PLACES,
 }
 OTHERS: dict[str, dict[str, Any]] = {
     "CPT": {"cpt_token_ids": [1, 2], "cpt_mask": [1, 1], "cpt_tokens_type_mask": [1, 2]},
     "CARTRIDGE": VIRTUAL,
+    "LILY": PLACES,
     "MULTITASK_PROMPT_TUNING": VIRTUAL,
     "POLY": PLACES,
 }

@@ -71,7 +71,6 @@ ROWS: dict[str, Row] = {
     "hira": Row(peft(r=8), each(lambda o, i: 8 * (o + i))),
     "hra": Row(peft(r=8), each(lambda o, i: 8 * i)),
     "ia3": Row({}, LAYERS * (KV + KV + 128)),
-    "lily": Row(peft(r=8, num_B=2), each(lambda o, i: 8 * i + 2 * 8 * o / LAYERS + 2 * 8)),
     "ln_tuning": Row({}, D * (2 * LAYERS + 1)),
     "loha": Row(peft(r=8), each(lambda o, i: 2 * 8 * (o + i))),
     "lokr": Row(peft(r=8), each(kronecker)),
@@ -111,6 +110,7 @@ class _Watch(TrainerCallback):
     trained = 0
     losses: tuple[float, ...] = ()
     logits: torch.Tensor
+    beginning: torch.Tensor
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -119,6 +119,8 @@ class _Watch(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.losses += (loss(model, kwargs["train_dataloader"]),)
         self.logits = logits(model)
+        with torch.no_grad(), eval_mode(model):
+            self.beginning = model(input_ids=IDS[:, :4]).logits[:, -4:]
 
 
 @torch.no_grad()
@@ -152,6 +154,7 @@ def test_a_method_of_peft(kind: str, keys: Keys, tiny_llama: Path) -> None:
     run = train(settings, [watch])
     assert watch.trained == row.parameters
     assert watch.losses[1] < watch.losses[0] - 1e-3
+    assert_near(watch.beginning, watch.logits[:, :4], 1e-5)  # no token depends on those behind it
 
     base = AutoModelForCausalLM.from_pretrained(tiny_llama)
     assert_near(logits(PeftModel.from_pretrained(base, run)), watch.logits)

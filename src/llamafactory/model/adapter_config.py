@@ -33,7 +33,6 @@ LIVE = {
     "P_TUNING": _ADDS_TOKENS,
     "PREFIX_TUNING": "it puts keys and values of its own before the prompt, which no weight can hold",
     "BEFT": "PEFT merges it only into layers that have a bias",
-    "LILY": "its layers share parts, which PEFT cannot merge",
     "OSF": "what PEFT merges of it is not what it computes",
 }
 # Types that nothing here can use -> why.
@@ -41,6 +40,7 @@ REFUSED = {
     "ADAPTION_PROMPT": "it replaces the attention by one that knows neither packing nor other number formats",
     "CARTRIDGE": "its keys and values are distilled from one document, which is another kind of training",
     "CPT": "it needs marks of its own at each token of each row",
+    "LILY": "its router takes the mean over all tokens of a batch, so that a token depends on those behind it",
     "MULTITASK_PROMPT_TUNING": "it needs to be told the task of each row",
     "POLY": "it needs to be told the task of each row",
     "SHADOW": "it trains a second, smaller model with a loss of its own",
@@ -48,7 +48,7 @@ REFUSED = {
 }
 # Types whose fresh adapter leaves every number of the base as it is, in 16 bits too, and can be switched off again.
 STARTS_AS_BASE = frozenset({
-    "ADALORA", "ADAMSS", "BEFT", "BOFT", "DELORA", "GLORA", "GRALORA", "HIRA", "IA3", "LILY", "LN_TUNING", "LOHA",
+    "ADALORA", "ADAMSS", "BEFT", "BOFT", "DELORA", "GLORA", "GRALORA", "HIRA", "IA3", "LN_TUNING", "LOHA",
     "LOKR", "LORA", "MISS", "OFT", "PEANUT", "PSOFT", "PVERA", "RANDLORA", "SHIRA", "SUPERTUNING", "TINYLORA",
     "TRAINABLE_TOKENS", "VERA", "WAVEFT",
 })  # fmt: skip
