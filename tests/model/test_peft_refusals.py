@@ -82,7 +82,7 @@ BEFORE: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"finetuning_type": "prompt_tuning", "peft_config": {"prompt_tuning_init": "TEXT"}},
-        "peft_config: prompt_tuning_init: TEXT needs prompt_tuning_init_text",
+        "peft_config: prompt_tuning_init: TEXT and prompt_tuning_init_text belong together",
     ),
     (
         {"finetuning_type": "xlora"},
@@ -91,6 +91,10 @@ BEFORE: list[tuple[dict[str, Any], str]] = [
     ({"finetuning_type": "vera", "lora_target": ""}, "lora_target: empty"),
     ({"finetuning_type": "full", "peft_config": {"r": 4}}, "peft_config: only for finetuning_type"),
 ]
+BEFORE.append((
+    {"finetuning_type": "prompt_tuning", "peft_config": {"prompt_tuning_init": "SAMPLE_VOCAB"}},
+    "peft_config: prompt_tuning_init: SAMPLE_VOCAB, expected RANDOM or TEXT",
+))  # fmt: skip
 AFTER: list[tuple[dict[str, Any], str]] = [
     (
         {"finetuning_type": "oft", "oft_rank": 7},

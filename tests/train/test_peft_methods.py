@@ -101,7 +101,7 @@ COMMON = {
     "lr_scheduler_type": "constant",
 }
 # These keep more than an adapter's tensors from step to step; of the others a resume is seen in the slow tests.
-STATEFUL = ("adalora", "lora corda", "lora eva", "lora lora_ga", "oft", "p_tuning", "prefix_tuning", "shira")
+STATEFUL = ("adalora", "lora lora_ga", "p_tuning")
 
 
 class _Watch(TrainerCallback):

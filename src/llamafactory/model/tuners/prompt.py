@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ...hparams import Dtypes, InferArgs, TrainArgs
 
+_WORDS = "prompt_tuning_init"
 _LENGTH = 20  # as in PEFT's documentation, where it has no default
 
 
@@ -37,8 +38,10 @@ def check(args: TrainArgs | InferArgs) -> None:
     check_given(kind, given)
     length = given.get("num_virtual_tokens", _LENGTH)
     require(length >= 1 and length == int(length), f"peft_config: num_virtual_tokens: {length}, expected 1 or more")
-    wordless = given.get("prompt_tuning_init") == "TEXT" and not given.get("prompt_tuning_init_text")
-    require(not wordless, "peft_config: prompt_tuning_init: TEXT needs prompt_tuning_init_text")
+    start = given.get(_WORDS, "RANDOM")
+    require(start in ("RANDOM", "TEXT"), f"peft_config: {_WORDS}: {start}, expected RANDOM or TEXT")
+    text = str(given.get(f"{_WORDS}_text") or "").strip()
+    require(bool(text) == (start == "TEXT"), f"peft_config: {_WORDS}: TEXT and {_WORDS}_text belong together")
     make_config(kind, _values(args))
     if isinstance(args, TrainArgs):
         _check_training(args, kind)
@@ -88,10 +91,26 @@ def create(
         if kind == "prefix_tuning":
             model.supports_gradient_checkpointing = False
 
-    def fresh(base: PreTrainedModel) -> Any:
-        return make_config(kind, _values(args))
+    tuned = put_adapters(model, args, dtypes, trainable, lambda base: make_config(kind, _values(args)))
+    begun = not args.model.adapter_name_or_path or args.tuner.create_new_adapter
+    text = (args.tuner.peft_config or {}).get("prompt_tuning_init_text")
+    if trainable and begun and text:
+        _begin_as_words(tuned, text, args)
+    return tuned
 
-    return put_adapters(model, args, dtypes, trainable, fresh)
+
+def _begin_as_words(model: Any, text: str, args: TrainArgs | InferArgs) -> None:
+    """Let the vectors begin as the embeddings of a text, cut or repeated to their number."""
+    import torch
+
+    from ..tokenizer import load_tokenizer
+
+    rows = model.prompt_encoder["default"].embedding.weight
+    ids = load_tokenizer(args.model)(text)["input_ids"]
+    ids = (ids * -(-len(rows) // len(ids)))[: len(rows)]
+    with torch.no_grad():
+        words = model.get_base_model().get_input_embeddings()(torch.tensor(ids, device=model.device))
+        rows.copy_(words.to(rows.dtype))
 
 
 def callbacks(model: Any, args: TrainArgs) -> list[TrainerCallback]:
@@ -102,12 +121,10 @@ def callbacks(model: Any, args: TrainArgs) -> list[TrainerCallback]:
 
 
 def _values(args: TrainArgs | InferArgs) -> dict[str, Any]:
-    kind, given = args.finetuning.finetuning_type, args.tuner.peft_config or {}
-    values = {"num_virtual_tokens": _LENGTH, **given, "task_type": "CAUSAL_LM"}
-    values["num_virtual_tokens"] = int(values["num_virtual_tokens"])
-    if kind == "prompt_tuning" and given.get("prompt_tuning_init") == "TEXT":
-        values["tokenizer_name_or_path"] = args.model.model_name_or_path
-    return values
+    """What PEFT is told; words are put in by us, whose tokenizer reads every kind of model there is."""
+    given = {name: value for name, value in (args.tuner.peft_config or {}).items() if not name.startswith(_WORDS)}
+    length = int(given.get("num_virtual_tokens", _LENGTH))
+    return given | {"num_virtual_tokens": length, "task_type": "CAUSAL_LM"}
 
 
 def _require_plain_text(model: Any, kind: str) -> None:
