@@ -41,7 +41,6 @@ TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("asft_alpha", ANY, "the ASFT loss"),
     ("use_eaft_loss", ANY, "the EAFT loss"),
     ("eaft_alpha", ANY, "the EAFT loss"),
-    ("use_llama_pro", ANY, "LLaMA-Pro"),
     ("use_adam_mini", ANY, "Adam-mini"),
     ("use_muon", ANY, "Muon"),
     ("use_mca", ANY, "Megatron-core training"),

@@ -132,7 +132,24 @@ def create(
     """Put LoRA adapters on the model; see :func:`~llamafactory.model.adapters.put_adapters`."""
     from ..adapters import put_adapters
 
-    return put_adapters(model, args, dtypes, trainable, lambda base: _config(base, args.tuner, new_rows))
+    def fresh(base: PreTrainedModel) -> LoraConfig:
+        config = _config(base, args.tuner, new_rows)
+        if args.finetuning.use_llama_pro:
+            _keep_to_inserted(base, config)
+        return config
+
+    return put_adapters(model, args, dtypes, trainable, fresh)
+
+
+def _keep_to_inserted(model: PreTrainedModel, config: LoraConfig) -> None:
+    """LLaMA-Pro: only the inserted blocks get an adapter."""
+    from ..block_expansion import expanded_blocks
+
+    require(
+        not config.target_parameters and isinstance(config.target_modules, set),
+        "use_llama_pro: names the blocks itself; leave experts and expressions out of lora_target and peft_config",
+    )
+    config.layers_to_transform = expanded_blocks(model.config, 0, model.config.get_text_config().num_hidden_layers)
 
 
 def save_final(model: PeftModel, folder: str, args: TrainArgs) -> None:
