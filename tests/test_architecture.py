@@ -235,7 +235,7 @@ def test_commands_listed_as_not_built_are_not(command):
 def test_unknown_plugin_names_the_nearest():
     from llamafactory.extras.errors import ConfigError
 
-    with pytest.raises(ConfigError, match=r"finetuning_type: unknown name 'lorra'; did you mean lora\?"):
+    with pytest.raises(ConfigError, match=r"finetuning_type: unknown name 'lorra'; did you mean lora or"):
         plugins.resolve("tuners", "lorra")
 
 

@@ -15,11 +15,23 @@ from typing import Any
 
 from .extras.errors import ConfigError
 
+# The methods of the installed PEFT that need no file of their own. Those that cannot be trained here say why.
+_PEFT_METHODS = (
+    "adamss", "adaption_prompt", "beft", "boft", "c3a", "cartridge", "cpt", "deft", "delora", "fourierft", "frod",
+    "glora", "gralora", "hira", "hra", "ia3", "lily", "ln_tuning", "loha", "lokr", "miss", "multitask_prompt_tuning",
+    "osf", "peanut", "poly", "psoft", "pvera", "randlora", "road", "shadow", "shira", "supertuning", "tinylora",
+    "trainable_tokens", "unilora", "vblora", "vera", "waveft", "xlora",
+)  # fmt: skip
+
 # Tuners export Arguments (the flat keys), check(args) and create(...); the files import no torch at module level.
 TUNERS: dict[str, str] = {
     "full": "llamafactory.model.tuners.full",
     "freeze": "llamafactory.model.tuners.freeze",
     "lora": "llamafactory.model.tuners.lora",
+    "oft": "llamafactory.model.tuners.oft",
+    "adalora": "llamafactory.model.tuners.adalora",
+    **dict.fromkeys(("prompt_tuning", "p_tuning", "prefix_tuning"), "llamafactory.model.tuners.prompt"),
+    **dict.fromkeys(_PEFT_METHODS, "llamafactory.model.tuners.peft_method"),
 }
 
 STAGES: dict[str, str] = {

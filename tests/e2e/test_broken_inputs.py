@@ -61,7 +61,7 @@ CASES = [
     Broken("number for a switch", ("packing", "7"), {"packing": 7}),
     Broken("unknown choice", ("overlong", "cut", "truncate"), {"overlong": "cut"}),
     Broken("unknown stage", ("stage", "sfft", "sft"), {"stage": "sfft"}),
-    Broken("part not built", ("finetuning_type", "oft", "not built"), {"finetuning_type": "oft"}, code=2),
+    Broken("part not built", ("mixture_of_depths", "convert", "not built"), {"mixture_of_depths": "convert"}, code=2),
     Broken("sharding not built", ("fsdp", "full_shard", "not built"), {"fsdp": "full_shard"}, code=2),
     Broken("towers not trained", ("freeze_vision_tower", "not built"), {"freeze_vision_tower": False}, code=2),
     Broken("key of a part that is off", ("galore_rank", "GaLore", "not built"), {"galore_rank": 4}, code=2),

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 BASE = {"model_name_or_path": "org/tiny", "dataset": "identity"}
 FULL, FREEZE = {"finetuning_type": "full"}, {"finetuning_type": "freeze"}
 LORA_ONLY = "only for finetuning_type lora, not"
+ADAPTERS_ONLY = "only for finetuning_type lora or another method of PEFT, not"
 
 # Beside what -> keys that ask for something -> the whole line.
 REFUSED = [
@@ -31,8 +32,8 @@ REFUSED = [
     (FREEZE, {"pissa_init": True}, f"pissa_init: {LORA_ONLY} freeze"),
     (FREEZE, {"pissa_convert": True}, f"pissa_convert: {LORA_ONLY} freeze"),
     (FULL, {"loraplus_lr_ratio": 16}, f"loraplus_lr_ratio: {LORA_ONLY} full"),
-    (FULL, {"additional_target": ["embed_tokens"]}, f"additional_target: {LORA_ONLY} full"),
-    (FULL, {"create_new_adapter": True}, f"create_new_adapter: {LORA_ONLY} full"),
+    (FULL, {"additional_target": ["embed_tokens"]}, f"additional_target: {ADAPTERS_ONLY} full"),
+    (FULL, {"create_new_adapter": True}, f"create_new_adapter: {ADAPTERS_ONLY} full"),
     ({}, {"freeze_trainable_layers": 3}, "freeze_trainable_layers: only for finetuning_type freeze, not lora"),
     (FULL, {"freeze_trainable_modules": "mlp"}, "freeze_trainable_modules: only for finetuning_type freeze, not full"),
     (FULL, {"freeze_extra_modules": "norm"}, "freeze_extra_modules: only for finetuning_type freeze, not full"),
@@ -62,9 +63,10 @@ SAID = [
     ({}, {"quantization_method": "bnb"}, "quantization_method: no effect in this run; needs quantization_bit"),
     (
         FULL,
-        {"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.1, "lora_target": "all"},
-        f"lora_rank, lora_alpha, lora_dropout, lora_target: no effect in this run; {LORA_ONLY} full",
+        {"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.1},
+        f"lora_rank, lora_alpha, lora_dropout: no effect in this run; {LORA_ONLY} full",
     ),
+    (FULL, {"lora_target": "all"}, f"lora_target: no effect in this run; {ADAPTERS_ONLY} full"),
     ({}, {"oft_rank": 4}, "oft_rank: no effect in this run; only for finetuning_type oft, not lora"),
     (
         {},

@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import save_file
 
+from llamafactory.export.export import run_export
 from llamafactory.extras.errors import ConfigError
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.model.adapter_config import MERGED
@@ -39,20 +40,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "GRALORA": {"r": 4, "gralora_k": 2},
 }
 VIRTUAL = {"num_virtual_tokens": 4}
-OTHERS: dict[str, dict[str, Any]] = {
+ALIVE: dict[str, dict[str, Any]] = {
     "PROMPT_TUNING": VIRTUAL,
     "P_TUNING": VIRTUAL | {"encoder_hidden_size": 32},
     "PREFIX_TUNING": VIRTUAL,
-    "CPT": {"cpt_token_ids": [1, 2], "cpt_mask": [1, 1], "cpt_tokens_type_mask": [1, 2]},
     "BEFT": PLACES,
-    "LILY": PLACES,
     "OSF": PLACES,
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    "CPT": {"cpt_token_ids": [1, 2], "cpt_mask": [1, 1], "cpt_tokens_type_mask": [1, 2]},
+    "CARTRIDGE": VIRTUAL,
+    "LILY": PLACES,
+    "MULTITASK_PROMPT_TUNING": VIRTUAL,
+    "POLY": PLACES,
 }
 
 
 @torch.inference_mode()
 def logits(model: Any) -> torch.Tensor:
-    return model.eval()(IDS).logits
+    return model.eval()(input_ids=IDS).logits[:, -IDS.shape[1] :]  # PEFT gives those of virtual tokens too
 
 
 def live(model_folder: Path, adapter: Path) -> torch.Tensor:
@@ -74,9 +80,30 @@ def test_what_is_merged_computes_what_peft_does(kind: str, tiny_llama: Path, tmp
     assert (expected - logits(base(tiny_llama))).abs().max() > 1e-3 * expected.abs().max()
 
 
+@pytest.mark.parametrize("kind", ALIVE)
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_merged_is_used_as_it_is(kind: str, tiny_llama: Path, tmp_path: Path, infer_args: Any) -> None:
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[kind](task_type="CAUSAL_LM", **ALIVE[kind])
+    adapter = save(tiny_llama, tmp_path / "adapter", config)
+    args = infer_args(tiny_llama, adapter_name_or_path=str(adapter))
+    assert_equal(logits(load_model(load_tokenizer(args.model), args, trainable=False)), live(tiny_llama, adapter))
+    merging = f"^{{}}: '.*adapter' is an adapter of type {kind}, which cannot be merged into the weights: .*; chat, api"
+    with pytest.raises(ConfigError, match=merging.format("lora_modules")):
+        load_named_adapters(base(tiny_llama), {"one": str(adapter)})
+    args = infer_args(
+        tiny_llama, adapter_name_or_path=str(adapter), template="chatml", export_dir=str(tmp_path / "out")
+    )
+    with pytest.raises(ConfigError, match=merging.format("adapter_name_or_path")):
+        run_export(args)
+    other = save(tiny_llama, tmp_path / "other", LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    args = infer_args(tiny_llama, adapter_name_or_path=f"{adapter},{other}")
+    with pytest.raises(ConfigError, match=merging.format("adapter_name_or_path")):
+        load_model(load_tokenizer(args.model), args, trainable=False)
+
+
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest.mark.filterwarnings("ignore")
-def test_what_cannot_be_merged_is_refused_by_name(
+def test_what_nothing_can_use_is_refused_by_name(
     kind: str, tiny_llama: Path, tmp_path: Path, train_args: Any, infer_args: Any
 ) -> None:
     config = PEFT_TYPE_TO_CONFIG_MAPPING[kind](task_type="CAUSAL_LM", **OTHERS[kind])
@@ -90,6 +117,8 @@ def test_what_cannot_be_merged_is_refused_by_name(
         assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match=f"^lora_modules: .* of type {kind}"):
         load_named_adapters(base(tiny_llama), {"one": adapter})
+    with pytest.raises(ConfigError, match=f"^finetuning_type: {kind.lower()} cannot be trained here: "):
+        train_args(tiny_llama, finetuning_type=kind.lower())
 
 
 def test_a_lora_that_acts_only_on_some_tokens_is_refused(tiny_llama: Path, tmp_path: Path) -> None:

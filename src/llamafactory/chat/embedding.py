@@ -38,6 +38,8 @@ def embed_texts(
             raise ConfigError(f"text {place + 1} is empty")
         if context is not None and len(tokens) > context:
             raise ConfigError(f"text {place + 1} has {len(tokens)} tokens, the model takes {context}")
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise ConfigError("embeddings are of texts alone, without the trained prompt of adapter_name_or_path")
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
     order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
     vectors: dict[int, list[float]] = {}

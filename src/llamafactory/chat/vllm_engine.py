@@ -17,6 +17,7 @@ from ..hparams.model_args import named_adapters
 from ..model import resolve_model_path
 from ..model.tokenizer import hub_options
 from ..model.tokenizer_file import folder_for_engines
+from ..model.vllm_adapter import require_for_vllm
 from ..model.vllm_length import vllm_length
 from .base_engine import Delta, EngineBase, FinishReason, TokenLogProb, copies
 from .sampling import Sampling, get_sampling
@@ -204,7 +205,7 @@ def lora_requests(args: InferArgs) -> tuple[dict[str, Any], str]:
     """Return a vLLM request for each adapter, and the name of the one that ``adapter_name_or_path`` asks for always.
 
     Raises:
-        ConfigError: Several adapters are to be merged, which vLLM does not do.
+        ConfigError: Several adapters are to be merged, which vLLM does not do; one is of a kind that it does not take.
     """
     from vllm.lora.request import LoRARequest
 
@@ -220,7 +221,9 @@ def lora_requests(args: InferArgs) -> tuple[dict[str, Any], str]:
     paths = ({default: always[0]} if always else {}) | named_adapters(args.model.lora_modules)
     found = {}
     for number, (name, path) in enumerate(paths.items(), start=1):
-        found[name] = LoRARequest(name, number, resolve_adapter_path(path, args.model))
+        folder = resolve_adapter_path(path, args.model)
+        require_for_vllm(folder, default if name == default else "lora_modules", args.vllm.vllm_max_lora_rank)
+        found[name] = LoRARequest(name, number, folder)
     return found, default
 
 

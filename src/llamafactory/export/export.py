@@ -31,6 +31,7 @@ from ..extras.manifest import NAME as MANIFEST
 from ..extras.manifest import write_manifest
 from ..hparams import InferArgs, get_infer_args, split_list, to_dict
 from ..model import load_model, load_tokenizer, resolve_model_path
+from ..model.adapter_config import require_merging
 from ..model.adapters import load_adapter
 from ..model.config import has_talker, media_class, read_config
 from ..model.generation_config import make_savable, sampling_advice
@@ -79,6 +80,8 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     final = _free_folder(args.export.export_dir)
     if args.export.export_hub_model_id:
         require_hub("export_hub_model_id", args.export.export_hub_model_id, args.model.hf_hub_token)
+    for name in split_list(args.model.adapter_name_or_path):
+        require_merging(resolve_adapter_path(name, args.model))
     kinds = check_types(split_list(args.export.export_gguf))
     if args.export.export_legacy_format:
         logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")

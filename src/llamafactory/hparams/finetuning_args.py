@@ -15,7 +15,9 @@ class FinetuningArguments:
     """The kind of training: stage, tuner, losses and what is reported."""
 
     stage: str = arg("sft", "Training stage: pt, sft, rm, ppo, dpo, kto, grpo.")
-    finetuning_type: str = arg("lora", "Which weights are trained: lora, oft, freeze, full.")
+    finetuning_type: str = arg(
+        "lora", "Which weights are trained: lora, oft, freeze, full, or a method of PEFT (docs/methods.md)."
+    )
     pure_bf16: bool = arg(False, "Everything in bfloat16, trained weights too.")
     disable_shuffling: bool = arg(False, "Take the rows in the order they are stored.")
     early_stopping_steps: int | None = arg(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -164,10 +165,14 @@ def _sections(values: dict[str, Any], flat: Flat, sections: dict[str, type]) -> 
     if values.get("max_length") is not None and values.get("max_new_tokens") is None:
         built["generating"] = replace(built["generating"], max_new_tokens=0)  # else its default would win
     kind = built["finetuning"].finetuning_type
-    if kind != "oft" and kind not in plugins.names("tuners"):
-        choices = ", ".join(plugins.names("tuners"))
-        raise ConfigError(f"{flat.place('finetuning_type')}finetuning_type: expected one of {choices}, got {kind!r}")
-    built["tuner"] = None if kind == "oft" else _build(tuner_arguments(kind), values, flat)
+    if kind not in plugins.names("tuners"):
+        near = difflib.get_close_matches(str(kind).lower(), plugins.names("tuners"), n=1, cutoff=0.5)
+        choices = ", ".join(dict.fromkeys([*near, "full", "freeze", "lora", "oft"]))
+        raise ConfigError(
+            f"{flat.place('finetuning_type')}finetuning_type: expected one of {choices} or another method of PEFT "
+            f"(docs/methods.md), got {kind!r}"
+        )
+    built["tuner"] = _build(tuner_arguments(kind), values, flat)
     return built
 
 

@@ -78,8 +78,11 @@ def tuner_arguments(name: str) -> type:
 
 
 def plugin_sections() -> dict[str, type]:
-    """Return the ``Arguments`` of every tuner, under its title for the help text."""
-    return {f"tuner {name}": tuner_arguments(name) for name in plugins.names("tuners")}
+    """Return the ``Arguments`` of every tuner, under its title for the help text; tuners that share them have one."""
+    owners: dict[type, list[str]] = {}
+    for name in plugins.names("tuners"):
+        owners.setdefault(tuner_arguments(name), []).append(name)
+    return {f"tuner {', '.join(names)}": section for section, names in owners.items()}
 
 
 def all_sections() -> dict[str, type]:

@@ -22,7 +22,6 @@ NOTHING = ("", "0", "no", "false", "off")  # of a variable
 
 # (key, value that asks for it; ANY = every value but the default, what it asks for). Asked of every command.
 ALWAYS: tuple[tuple[str, Any, str], ...] = (
-    ("finetuning_type", "oft", "OFT"),
     ("mixture_of_depths", ANY, "mixture of depths"),
     ("use_unsloth", ANY, "loading through Unsloth"),
     ("kt_config", ANY, "KTransformers"),
@@ -38,7 +37,6 @@ TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("asft_alpha", ANY, "the ASFT loss"),
     ("use_eaft_loss", ANY, "the EAFT loss"),
     ("eaft_alpha", ANY, "the EAFT loss"),
-    ("use_llama_pro", ANY, "LLaMA-Pro"),
     ("use_adam_mini", ANY, "Adam-mini"),
     ("use_muon", ANY, "Muon"),
     ("use_mca", ANY, "Megatron-core training"),
@@ -114,7 +112,7 @@ ENVIRONMENT: dict[str, str] = {
 }
 
 # Keys of parts that have no file yet; they are known, so that a configuration that only carries them is read.
-PLUGIN_KEYS: tuple[str, ...] = ("module_dropout", "oft_rank", "oft_block_size", "oft_target", "kt_config")
+PLUGIN_KEYS: tuple[str, ...] = ("kt_config",)
 
 
 # Variables that users of LLaMA-Factory set, which change nothing here -> why. Each is said once.
@@ -143,7 +141,7 @@ NO_EFFECT: dict[str, str] = {
 
 # Keys that only a file for the v1 engine has.
 V1_KEYS = frozenset((
-    "custom_chat_template", "model_class", "init_config", "peft_config", "kernel_config", "quant_config",
+    "custom_chat_template", "model_class", "init_config", "kernel_config", "quant_config",
     "train_dataset", "micro_batch_size", "global_batch_size", "batching_strategy", "batching_workers",
     "enable_activation_checkpointing", "dist_config", "dp_size", "cp_size", "cp_mode", "mp_replicate_size",
     "mp_shard_size", "dist_timeout", "optim_config", "lr_scheduler_config", "save_epochs", "save_ckpt_as_hf",

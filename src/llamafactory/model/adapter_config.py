@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -25,21 +26,32 @@ MERGED = frozenset({
     "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA", "VERA", "WAVEFT",
 })  # fmt: skip
 
+# Types that work beside the base alone -> why no weight can hold them.
 _ADDS_TOKENS = "it puts tokens of its own before the prompt, which no weight can hold"
-_REFUSED = {
+LIVE = {
     "PROMPT_TUNING": _ADDS_TOKENS,
-    "MULTITASK_PROMPT_TUNING": _ADDS_TOKENS,
     "P_TUNING": _ADDS_TOKENS,
-    "PREFIX_TUNING": _ADDS_TOKENS,
-    "CPT": _ADDS_TOKENS,
-    "CARTRIDGE": _ADDS_TOKENS,
-    "ADAPTION_PROMPT": _ADDS_TOKENS,
-    "OSF": "what PEFT merges of it is not what it computes",
+    "PREFIX_TUNING": "it puts keys and values of its own before the prompt, which no weight can hold",
     "BEFT": "PEFT merges it only into layers that have a bias",
-    "LILY": "its layers share parts, which PEFT cannot merge",
-    "POLY": "it computes differently for each task",
+    "OSF": "what PEFT merges of it is not what it computes",
+}
+# Types that nothing here can use -> why.
+REFUSED = {
+    "ADAPTION_PROMPT": "it replaces the attention by one that knows neither packing nor other number formats",
+    "CARTRIDGE": "its keys and values are distilled from one document, which is another kind of training",
+    "CPT": "it needs marks of its own at each token of each row",
+    "LILY": "its router takes the mean over all tokens of a batch, so that a token depends on those behind it",
+    "MULTITASK_PROMPT_TUNING": "it needs to be told the task of each row",
+    "POLY": "it needs to be told the task of each row",
+    "SHADOW": "it trains a second, smaller model with a loss of its own",
     "XLORA": "it chooses among adapters at each token",
 }
+# Types whose fresh adapter leaves every number of the base as it is, in 16 bits too, and can be switched off again.
+STARTS_AS_BASE = frozenset({
+    "ADALORA", "ADAMSS", "BEFT", "BOFT", "DELORA", "GLORA", "GRALORA", "HIRA", "IA3", "LN_TUNING", "LOHA",
+    "LOKR", "LORA", "MISS", "OFT", "PEANUT", "PSOFT", "PVERA", "RANDLORA", "SHIRA", "SUPERTUNING", "TINYLORA",
+    "TRAINABLE_TOKENS", "VERA", "WAVEFT",
+})  # fmt: skip
 # Keys of LoRA configurations that make the layer compute what no weight does.
 _VARIANTS = {
     "alora_invocation_tokens": "it acts only after its invocation tokens",
@@ -49,28 +61,70 @@ _VARIANTS = {
 }
 
 
+_CHANGED_BASE = ("corda", "lora_ga", "loftq")  # starts of LoRA that no file repeats
+_INIT = re.compile(r"init_(\w+_)?weights")
+
+
 def read_adapter_values(folder: str | Path, key: str = "adapter_name_or_path") -> dict[str, Any]:
     """Read ``adapter_config.json`` and see that the adapter is one that can be used.
 
     Raises:
-        ConfigError: The file cannot be read, is of a type that PEFT does not know, or of one that cannot be merged; a
+        ConfigError: The file cannot be read, is of a type that PEFT does not know, or of one that cannot be used; a
             field has a value of another kind than PEFT takes.
     """
     file = Path(folder) / "adapter_config.json"
     values: dict[str, Any] = read_json(file, dict, key)
     kind = str(values.get("peft_type"))
     _check_fields(values, kind, f"{key}: {file}")
+    if values.get("init_lora_weights") in _CHANGED_BASE:
+        raise ConfigError(
+            f"{key}: '{folder}' is an adapter of a base that {values['init_lora_weights']} changed, which nobody has: "
+            "go on with its run, whose last save is a plain LoRA; or let PEFT save it with "
+            "path_initial_model_for_weight_conversion"
+        )
     variants = [name for name in _VARIANTS if values.get(name)]
-    why = _VARIANTS[variants[0]] if variants else _REFUSED.get(kind)
-    if why is None and kind in MERGED:
+    why = _VARIANTS[variants[0]] if variants else REFUSED.get(kind)
+    if why is None and (kind in MERGED or kind in LIVE):
         return values
     if why is None:
         raise ConfigError(f"{key}: {file}: peft_type: {kind!r} is not a type that PEFT knows")
     name = f"{kind} with {variants[0]}" if variants else kind
     raise ConfigError(
         f"{key}: '{folder}' is an adapter of type {name}, which cannot be used: {why}; "
-        f"types that can be: {', '.join(sorted(MERGED))}"
+        f"types that can be: {', '.join(sorted([*MERGED, *LIVE]))}"
     )
+
+
+def is_live(folder: str | Path, key: str = "adapter_name_or_path") -> bool:
+    """Whether an adapter can only be used beside its base, as it was trained."""
+    return read_adapter_values(folder, key).get("peft_type") in LIVE
+
+
+def require_merging(folder: str | Path, key: str = "adapter_name_or_path") -> None:
+    """Refuse an adapter that no weight can hold, where it would have to be in the weights.
+
+    Raises:
+        ConfigError: It is of such a type.
+    """
+    kind = str(read_adapter_values(folder, key).get("peft_type"))
+    if kind in LIVE:
+        raise ConfigError(
+            f"{key}: '{folder}' is an adapter of type {kind}, which cannot be merged into the weights: {LIVE[kind]}; "
+            "chat, api, infer and eval use it as it is, as the only or last of adapter_name_or_path"
+        )
+
+
+def starts_as_base(config: PeftConfig) -> bool:
+    """Whether a model with a fresh adapter of this configuration computes what its base does, bit for bit.
+
+    Where it does not, what preference training compares with is a copy of the adapter as it began.
+    """
+    if config.peft_type not in STARTS_AS_BASE or getattr(config, "use_dora", False):
+        return False
+    if getattr(config, "init_lora_weights", None) in ("gaussian", "eva"):
+        return True
+    fields = config.__dataclass_fields__
+    return all(getattr(config, name) == fields[name].default for name in fields if _INIT.fullmatch(name))
 
 
 def _check_fields(values: dict[str, Any], kind: str, where: str) -> None:

@@ -6,37 +6,38 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import (
-    LoraConfig,
-    PeftConfig,
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-)
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from ..extras.errors import ConfigError, first_line
 from ..extras.files import write_atomic
 from ..extras.logging import get_logger
-from .adapter_config import read_adapter_config
+from .adapter_config import is_live, read_adapter_config, read_adapter_values, require_merging, starts_as_base
 from .former_names import PREFIX, find_former_names, name_of_today
 from .lora_linear import use_exact_add
+from .lora_start import remember_start
+from .lora_targets import report_share
 from .merging import merge
+from .paths import resolve_adapter_path
+from .patterns import resolve_patterns
 from .quantizers.layers import is_quantized
 from .quantizers.record import trained_over
+from .tokenizer import adapter_names
+from .virtual_tokens import begin_with_prefix
 from .whole import check_adapter, read_adapter_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..hparams import Dtypes
+    from ..hparams import Dtypes, InferArgs, TrainArgs
 
 logger = get_logger(__name__)
 
@@ -44,22 +45,86 @@ logger = get_logger(__name__)
 _MISFITS = (ValueError, RuntimeError, KeyError, TypeError, AttributeError)
 
 
-def new_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """Wrap the model with a fresh adapter. PiSSA's starting point is remembered for :func:`save_converted`."""
-    is_pissa = str(config.init_lora_weights).startswith("pissa")
+def put_adapters(
+    model: PreTrainedModel,
+    args: TrainArgs | InferArgs,
+    dtypes: Dtypes,
+    trainable: bool,
+    fresh: Callable[[PreTrainedModel], PeftConfig],
+) -> nn.Module:
+    """Put adapters on the model: how every tuner of PEFT does it.
+
+    Given adapters are merged into the base weights in the order named. For training, the last one is kept and trained
+    on, unless ``create_new_adapter`` asks for a fresh one on top of all. For inference all are merged and the model
+    that comes back is a plain one; only the last may be of a type that works beside the base alone.
+
+    Args:
+        model: The base model, frozen dtype.
+        args: The run's; ``args.tuner`` is the tuner's.
+        dtypes: The trained weights get ``dtypes.trainable``.
+        trainable: For training, or merged for inference.
+        fresh: Gives the configuration of a fresh adapter on the base that adapters were merged into.
+
+    Raises:
+        ConfigError: An adapter does not fit, or is not of the type that is trained.
+    """
+    folders = [resolve_adapter_path(name, args.model) for name in adapter_names(args.model)]
+    last = folders.pop() if folders and (not trainable or not args.tuner.create_new_adapter) else None
+    base: Any = model
+    for folder in folders:
+        base = merge_adapter(base, folder)
+    if not trainable:
+        return base if last is None else use_adapter(base, last)
+    if last is not None:
+        _require_type(last, args.finetuning.finetuning_type)
+        tuned = load_adapter(base, last, trainable=True, live=True)
+    else:
+        tuned = new_adapter(base, fresh(base))
+        if hasattr(args.tuner, "lora_target"):
+            report_share(tuned, args.tuner.lora_target)
+    prepare_for_training(tuned, dtypes)
+    return tuned
+
+
+def use_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel | PeftModel:
+    """Return the model with an adapter merged into its weights, or beside them where no weight can hold it."""
+    if not is_live(folder):
+        return merge_adapter(model, folder)
+    logger.info_rank0("The adapter %s stays beside the weights, which cannot hold it", folder)
+    return load_adapter(model, folder, trainable=False, live=True)
+
+
+def _require_type(folder: str, wanted: str) -> None:
+    kind = str(read_adapter_values(folder).get("peft_type")).lower()
+    if kind != wanted:
+        raise ConfigError(
+            f"adapter_name_or_path: '{folder}' is an adapter of type {kind}, which finetuning_type: {wanted} cannot go "
+            f"on with; set finetuning_type: {kind}, or create_new_adapter: true (merges it first)"
+        )
+
+
+def new_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    """Wrap the model with a fresh adapter. Where PiSSA or OLoRA begins is kept for :func:`save_converted`.
+
+    Raises:
+        ConfigError: An expression of the configuration matches nothing, or PEFT refuses the model.
+    """
+    init = str(getattr(config, "init_lora_weights", ""))
+    is_pissa = init.startswith("pissa")
+    resolve_patterns(config, model, "peft_config", {})
     try:
         with _same_svd(model) if is_pissa else nullcontext(), _no_hints():
-            tuned = get_peft_model(model, config)
-    except _MISFITS as error:
+            tuned = _with_prefix(get_peft_model(model, config))
+    except (*_MISFITS, AssertionError) as error:
         raise ConfigError(f"finetuning_type: PEFT cannot put this adapter on the model: {first_line(error)}") from error
-    if not is_pissa:
-        return tuned
-    tuned.pissa_start = {name: value.detach().cpu().clone() for name, value in get_peft_model_state_dict(tuned).items()}
+    tuned.starts_as_base = starts_as_base(config)
+    if is_pissa or init == "olora":
+        remember_start(tuned)
     return tuned
 
 
 def read_adapter(
-    folder: str, model: nn.Module, key: str = "adapter_name_or_path"
+    folder: str, model: nn.Module, key: str = "adapter_name_or_path", live: bool = False
 ) -> tuple[PeftConfig, dict[str, Tensor], dict[str, Any] | None]:
     """Read an adapter for this model, in the names that the model has today.
 
@@ -67,6 +132,7 @@ def read_adapter(
         folder: Of the adapter.
         model: The plain base model, or one with other adapters on it.
         key: The key that named the folder.
+        live: It stays beside the base, so it need not be one that merges.
 
     Returns:
         Its configuration, its tensors, and PEFT's ``key_mapping`` from the names in its file.
@@ -74,6 +140,8 @@ def read_adapter(
     Raises:
         ConfigError: It cannot be read or used.
     """
+    if not live:
+        require_merging(folder, key)
     state = read_adapter_weights(folder, key)
     former = find_former_names(model, state)
     config = read_adapter_config(folder, model, key, former)
@@ -85,13 +153,19 @@ def read_adapter(
     return config, {today[name]: value for name, value in state.items()}, {".+": lambda name: bare[name[0]]}
 
 
-def load_adapter(model: PreTrainedModel, folder: str, trainable: bool) -> PeftModel:
+def load_adapter(model: PreTrainedModel, folder: str, trainable: bool, live: bool = False) -> PeftModel:
     """Load one adapter from its folder. One of a language model fits a reward model too.
+
+    Args:
+        model: The base.
+        folder: Of the adapter.
+        trainable: Its weights are trained on.
+        live: It stays beside the base, so it need not be one that merges.
 
     Raises:
         ConfigError: It was made for another model.
     """
-    config, state, renamed = read_adapter(folder, model)
+    config, state, renamed = read_adapter(folder, model, live=live)
     if config.task_type == "SEQ_CLS" and not hasattr(model, "score"):
         raise ConfigError(f"adapter_name_or_path: '{folder}' is a reward model; add stage: rm")
     try:
@@ -99,8 +173,8 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool) -> PeftMo
             if hasattr(model, "score") and config.task_type == "CAUSAL_LM":
                 tuned, state = _onto_reward_model(model, state, config, trainable)
             else:
-                tuned = PeftModel.from_pretrained(
-                    model, folder, config=config, is_trainable=trainable, key_mapping=renamed
+                tuned = _with_prefix(
+                    PeftModel.from_pretrained(model, folder, config=config, is_trainable=trainable, key_mapping=renamed)
                 )
         check_adapter(tuned, "default", state, folder)
     except _MISFITS as error:
@@ -169,6 +243,11 @@ def add_adapter(
         raise _misfit(key, folder, error) from error
 
 
+def _with_prefix(model: PeftModel) -> PeftModel:
+    """Let the vectors of prompt tuning stand where they belong."""
+    return begin_with_prefix(model) if model.active_peft_config.is_prompt_learning else model
+
+
 def _misfit(key: str, folder: str, error: Exception) -> ConfigError:
     if isinstance(error, ConfigError):
         return error
@@ -190,6 +269,9 @@ def merge_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     """Add one adapter into the weights (one rounding); the model that comes back is plain.
 
     Beside quantized weights it stays as it was trained: rounded into few bits, most of it would be lost.
+
+    Raises:
+        ConfigError: It does not fit, or no weight can hold it.
     """
     tuned = load_adapter(model, folder, trainable=False)
     if is_quantized(model):
@@ -207,7 +289,9 @@ def prepare_for_training(model: PeftModel, dtypes: Dtypes) -> None:
     """Trained weights in their own dtype, the exact LoRA sum, and saving without copies of the embedding."""
     use_exact_add(model)
     trained, frozen = getattr(torch, dtypes.trainable), getattr(torch, dtypes.frozen)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
+        if ".ranknum." in name:  # AdaLoRA's count of ranks: PEFT lets it be trained on a base in 16 bits
+            parameter.requires_grad_(False)
         if parameter.requires_grad:
             parameter.data = parameter.data.to(trained)
     if trained != frozen:
@@ -215,18 +299,20 @@ def prepare_for_training(model: PeftModel, dtypes: Dtypes) -> None:
             if isinstance(module, ModulesToSaveWrapper):
                 for own in module.modules_to_save.values():
                     _compute_in(own, frozen)
+            elif isinstance(module, LNTuningLayer):
+                _compute_in(module, frozen)
     # PEFT would add the whole embedding once it was resized (and ask the hub about it); new rows are saved anyway.
     model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
 
 
 def save_converted(model: PeftModel, folder: str) -> None:
-    """Write a PiSSA adapter as an ordinary LoRA of the untouched base model.
+    """Write an adapter that began as a part of the weights (PiSSA and its like) as an ordinary LoRA of the base.
 
-    PiSSA trains ``W + s (B A - B0 A0)``, where ``s B0 A0`` was taken out of ``W`` at the start. That difference is one
+    It trains ``W + s (B A - B0 A0)``, where ``s B0 A0`` was taken out of ``W`` at the start. That difference is one
     LoRA of twice the rank: ``A' = [A; A0]``, ``B' = s [B, -B0]`` with scale 1.
 
     Args:
-        model: From :func:`new_adapter` with a PiSSA configuration.
+        model: With such an adapter; ``model.start`` is what it began with.
         folder: Gets ``adapter_config.json`` and ``adapter_model.safetensors``.
     """
     from safetensors.torch import save
@@ -236,7 +322,7 @@ def save_converted(model: PeftModel, folder: str) -> None:
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     converted = {}
     for name, value in state.items():
-        value, start = value.detach().cpu().float(), model.pissa_start[name].float()
+        value, start = value.detach().cpu().float(), model.start[name].float()
         if name.endswith("lora_A.weight"):
             value = torch.cat([value, start], dim=0)
         elif name.endswith("lora_B.weight"):

@@ -154,8 +154,8 @@ def _kept_by_peft(model: PreTrainedModel, names: list[str]) -> list[str]:
     return [name for name in names if name in (probe.target_modules or ())]
 
 
-def require_known(key: str, names: Iterable[str], choices: set[str]) -> None:
-    """Refuse names that the model does not have."""
-    wrong = [name for name in names if name not in choices]
+def require_known(key: str, names: Iterable[str], choices: set[str], known: set[str] | None = None) -> None:
+    """Refuse names that the model does not have; ``known`` ones are more than the ``choices`` that a line can list."""
+    wrong = [name for name in names if name not in (choices if known is None else known)]
     if wrong:
         raise ConfigError(f"{key}: the model has no {', '.join(wrong)}; choose from {', '.join(sorted(choices))}")

@@ -36,7 +36,7 @@ def make_reference(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: 
     if args.rlhf.ref_model or args.rlhf.ref_model_adapters:
         return _load(policy, tokenizer, args)
     continued = bool(adapter_names(args.model)) and not getattr(args.tuner, "create_new_adapter", False)
-    if hasattr(policy, "peft_config") and not continued and not getattr(args.tuner, "pissa_init", False):
+    if hasattr(policy, "peft_config") and not continued and policy.starts_as_base:
         return None
     return frozen_copy(policy)
 

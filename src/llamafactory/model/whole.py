@@ -102,14 +102,28 @@ def check_adapter(
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    result = set_peft_model_state_dict(model, dict(state), adapter_name=name)
-    saved = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    with _ranks_as_they_are(model.peft_config[name]):
+        result = set_peft_model_state_dict(model, dict(state), adapter_name=name)
+        saved = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     missing = [there for there in result.missing_keys if _without(there, name) in saved]
     # PEFT writes a whole embedding twice when it was resized; the second copy has no place of its own.
     beyond = [there for there in result.unexpected_keys if there.replace(".modules_to_save.", ".") not in {*saved}]
     trouble = _trouble(missing, beyond, [])
     if trouble:
         raise ConfigError(f"{key}: '{folder}' does not fit this model: {trouble}")
+
+
+@contextmanager
+def _ranks_as_they_are(config: Any) -> Iterator[None]:
+    """Keep PEFT from cutting the ranks of AdaLoRA, which it cut when it loaded the adapter, a second time."""
+    if config.peft_type != "ADALORA":
+        yield
+        return
+    kept, config.rank_pattern = config.rank_pattern, None
+    try:
+        yield
+    finally:
+        config.rank_pattern = kept
 
 
 def require_finite(found: Tensor, what: str) -> None:

@@ -131,6 +131,9 @@ class BaseTrainer(transformers.Trainer):
             logger.info_rank0("all %d steps were done before: nothing is left to train", self.state.global_step)
         if resume is None:
             return found
+        for part in self.callback_handler.callbacks:
+            if hasattr(part, "load"):
+                part.load(Path(resume))
         if self.stream is not None:
             return self.stream.resume(Path(resume)), 0
         epochs_done, steps_done = divmod(self.state.global_step - self.shift, steps_an_epoch)
@@ -234,8 +237,9 @@ class BaseTrainer(transformers.Trainer):
         self._save_optimizer_and_scheduler(str(folder))
         self._save_scaler(str(folder))
         self._save_rng_state(str(folder))
-        if self.stream is not None:
-            self.stream.save(folder)
+        for part in self.callback_handler.callbacks:
+            if hasattr(part, "save"):
+                part.save(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.is_deepspeed_enabled:

@@ -33,7 +33,8 @@ class TokenScores(NamedTuple):
         entropy: [N] nats, or None.
         correct: [N] bool, the target was the most probable token; or None.
         values: [N] fp32, what the model's ``value_head`` makes of the state before each target; or None without one.
-        aux_loss: Router balance loss of a mixture-of-experts model times its coefficient, or None.
+        aux_loss: Router balance loss of a mixture-of-experts model times its coefficient, a tuner's penalty on its own
+            weights (``causal_lm.penalty()``), their sum, or None.
     """
 
     log_probs: Tensor
@@ -125,6 +126,8 @@ def _score(
         logits_of = functools.partial(_own_logits, causal_lm, forward, temperature=temperature)
         scored = _module_log_probs(logits_of, hidden, targets, smoothing, entropy, accuracy)
     aux_loss = _balance_loss(causal_lm, outputs, inputs.get("attention_mask")) if balance else None
+    if hasattr(causal_lm, "penalty"):  # of a tuner, on its own weights
+        aux_loss = causal_lm.penalty() if aux_loss is None else aux_loss + causal_lm.penalty()
     values = causal_lm.value_head(hidden.float()).squeeze(-1) if hasattr(causal_lm, "value_head") else None
     return TokenScores(scored.log_probs, targets, chosen, positions, scored.entropy, scored.correct, values, aux_loss)
 

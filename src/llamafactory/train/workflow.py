@@ -153,6 +153,9 @@ def build_trainer(
     ]
     if "swanlab" in trackers(args):
         extra.append(get_swanlab_callback(args))
+    tuner = resolve("tuners", args.finetuning.finetuning_type)
+    if hasattr(tuner, "callbacks"):
+        extra += tuner.callbacks(model, args)
     extra += callbacks or []
     if args.finetuning.early_stopping_steps is not None:
         extra.append(EarlyStoppingCallback(early_stopping_patience=args.finetuning.early_stopping_steps))

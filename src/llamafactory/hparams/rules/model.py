@@ -21,9 +21,10 @@ def check(args: TrainArgs | InferArgs) -> None:
     require(bool(model.model_name_or_path), "model_name_or_path: missing, every command needs a model")
     adapters = split_list(model.adapter_name_or_path)
     kind = args.finetuning.finetuning_type
-    require(not adapters or kind in ("lora", "oft"), f"adapter_name_or_path: needs finetuning_type lora, not {kind}")
+    whole = kind in ("full", "freeze")
+    require(not adapters or not whole, f"adapter_name_or_path: needs finetuning_type lora, not {kind}")
     if quantization.quantization_bit is not None:
-        require(kind not in ("full", "freeze"), f"quantization_bit: only with finetuning_type lora, not {kind}")
+        require(kind == "lora", f"quantization_bit: only with finetuning_type lora, not {kind}")
         _check_quantization(args, quantization.quantization_bit, len(adapters))
 
 

@@ -14,7 +14,7 @@ from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ..field import require
 from ..model_args import QuantizationArguments
-from ..schema import declared_keys, keys_of, plugin_sections
+from ..schema import declared_keys, keys_of, tuner_arguments
 
 if TYPE_CHECKING:
     from ..args import TrainArgs
@@ -40,12 +40,10 @@ STAGES: dict[tuple[str, ...], tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-# Keys of a tuner that has no file yet, so that no section declares them.
-OFT_KEYS = ("module_dropout", "oft_rank", "oft_block_size", "oft_target")
-
 # Keys that tune a feature and ask for none; every other key of a part that is not chosen is refused.
 TUNING = frozenset((
-    "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "loraplus_lr_embedding", "pissa_iter", *OFT_KEYS,
+    "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "loraplus_lr_embedding", "pissa_iter",
+    "module_dropout", "oft_rank", "oft_block_size", "oft_target",
     "pref_beta", "simpo_gamma", "kto_chosen_weight", "kto_rejected_weight", "share_prompt", "cache_ref_log_probs",
     "ppo_buffer_size", "ppo_epochs", "ppo_target", "reward_model_type", "reward_weights", "rollout_engine",
     "rollout_batch_size", "max_tool_rounds", "eval_rollouts", "num_generations", "num_iterations", "epsilon",
@@ -72,15 +70,19 @@ def check_training(args: TrainArgs) -> None:
 def _of_other_tuners(args: TrainArgs) -> dict[str, str]:
     """Return each key that only other tuners declare, and why it is not read."""
     chosen = args.finetuning.finetuning_type
-    owners: dict[str, list[str]] = {key: ["oft"] for key in OFT_KEYS}
-    for title, section in plugin_sections().items():
-        for key in keys_of(section):
-            owners.setdefault(key, []).append(title.removeprefix("tuner "))
+    owners: dict[str, list[str]] = {}
+    for name in plugins.names("tuners"):
+        for key in keys_of(tuner_arguments(name)):
+            owners.setdefault(key, []).append(name)
     return {
-        key: f"only for finetuning_type {' or '.join(names)}, not {chosen}"
+        key: f"only for finetuning_type {_some(names)}, not {chosen}"
         for key, names in owners.items()
         if chosen not in names
     }
+
+
+def _some(names: list[str]) -> str:
+    return " or ".join(names if len(names) < 6 else [names[0], "another method of PEFT"])
 
 
 def _of_other_stages(args: TrainArgs) -> dict[str, str]:

@@ -57,7 +57,12 @@ def create(
     if not trainable:
         return model
     tuner: Arguments = args.tuner
-    blocks = _chosen_blocks(tuner.freeze_trainable_layers, model.config.get_text_config().num_hidden_layers)
+    number = model.config.get_text_config().num_hidden_layers
+    blocks: Sequence[int] = _chosen_blocks(tuner.freeze_trainable_layers, number)
+    if args.finetuning.use_llama_pro:
+        from ..block_expansion import expanded_blocks
+
+        blocks = expanded_blocks(model.config, tuner.freeze_trainable_layers, number)
     names = [name for name, _ in model.named_parameters()]
     inner, outer = _module_names(names)
     modules = split_list(tuner.freeze_trainable_modules)

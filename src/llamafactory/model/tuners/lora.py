@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA and its relatives (rsLoRA, DoRA, PiSSA) through PEFT."""
+"""LoRA and its relatives (rsLoRA, DoRA; PiSSA, OLoRA, EVA, CorDA, LoRA-GA) through PEFT."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...hparams.field import arg, require, split_list
 from ...hparams.ranges import AT_LEAST_0, AT_LEAST_1, BELOW_1, POSITIVE, Range
@@ -14,9 +14,24 @@ if TYPE_CHECKING:
 
     from peft import LoraConfig, PeftModel
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerCallback
 
     from ...hparams import Dtypes, InferArgs, TrainArgs
+
+
+# Fields of LoraConfig that have keys of their own, or need more of the training loop than there is.
+_OWN = {
+    "r": "lora_rank", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "use_rslora": "use_rslora",
+    "use_dora": "use_dora", "init_lora_weights": "lora_init", "target_parameters": "lora_target",
+    "trainable_token_indices": "add_tokens", "loftq_config": "lora_init",
+    **dict.fromkeys((
+        "velora_config", "monteclora_config", "kasa_config", "arrow_config", "megatron_config", "megatron_core",
+        "alora_invocation_tokens", "layer_replication", "runtime_config", "use_bdlora", "use_qalora",
+        "qalora_group_size", "lora_bias", "ensure_weight_tying", "fan_in_fan_out",
+    ), "finetuning_type"),
+}  # fmt: skip
+# Starts that look at data -> the field with their options.
+_CONFIG_OF = {"eva": "eva_config", "corda": "corda_config", "lora_ga": "lora_ga_config"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +50,11 @@ class Arguments:
     pissa_init: bool = arg(False, "Initialise from principal singular vectors.")
     pissa_iter: int = arg(16, "Fast-SVD iterations, -1 = exact SVD.", within=Range(least=1, also=(-1,)))
     pissa_convert: bool = arg(False, "Write PiSSA result back as ordinary LoRA.")
+    lora_init: Literal["default", "gaussian", "orthogonal", "olora", "eva", "corda", "lora_ga"] = arg(
+        "default", "What a fresh adapter begins with; PiSSA has keys of its own."
+    )
     create_new_adapter: bool = arg(False, "Merge the loaded adapters and start a fresh one.")
+    peft_config: dict | None = arg(None, "Fields of PEFT's LoraConfig that have no key of their own.")
 
 
 def check(args: TrainArgs | InferArgs) -> None:
@@ -48,6 +67,58 @@ def check(args: TrainArgs | InferArgs) -> None:
     require(
         not (tuner.pissa_init and continued), "pissa_init: an adapter is continued, so set create_new_adapter: true"
     )
+    if tuner.lora_init != "default":
+        _check_start(args, continued)
+    if tuner.peft_config:
+        from ..peft_fields import check_given
+
+        check_given("lora", tuner.peft_config, _OWN)
+        wanted = _CONFIG_OF.get(tuner.lora_init)
+        for name in set(_CONFIG_OF.values()) & set(tuner.peft_config):
+            require(name == wanted, f"peft_config: {name}: lora_init: {tuner.lora_init} does not read it")
+            _check_start_options(name, tuner.peft_config[name] or {})
+
+
+def _check_start(args: TrainArgs | InferArgs, continued: bool) -> None:
+    tuner, init = args.tuner, args.tuner.lora_init
+    require(not tuner.pissa_init, f"lora_init: {init} beside pissa_init: choose one start")
+    require(not continued, f"lora_init: {init}: an adapter is continued, so set create_new_adapter: true")
+    require(
+        not tuner.use_dora, f"lora_init: {init} cannot be combined with use_dora, whose lengths are those of the base"
+    )
+    require(
+        init != "orthogonal" or tuner.lora_rank % 2 == 0,
+        f"lora_init: orthogonal needs an even lora_rank, not {tuner.lora_rank}",
+    )
+    if init in _CONFIG_OF:
+        stage = args.finetuning.stage
+        require(stage in ("pt", "sft"), f"lora_init: {init} looks at the batches of stage pt or sft, not of {stage}")
+        require(
+            not args.data.streaming,
+            f"lora_init: {init} looks at batches before the first step, which a stream has once",
+        )
+    require(
+        init not in ("olora", "corda", "lora_ga") or args.quantization.quantization_bit is None,
+        f"lora_init: {init} changes the frozen weights, which are quantized; use eva, or leave quantization_bit out",
+    )
+
+
+def _check_start_options(field: str, options: dict[str, Any]) -> None:
+    from typing import get_type_hints
+
+    from ...extras.field_types import check_fields
+    from ..lora_start import CONFIGS
+
+    known = get_type_hints(dict(CONFIGS.values())[field])
+    for name in options:
+        require(name in known, f"peft_config: {field} has no field {name}; it has {', '.join(sorted(known))}")
+        require(not name.endswith("_file"), f"peft_config: {field}: {name}: such files are not read here; leave it out")
+    check_fields(options, known, f"peft_config: {field}")
+    rho = options.get("rho", 1.0)
+    require(
+        rho == 1,
+        f"peft_config: eva_config: rho: {rho} moves ranks between layers, which a resumed run cannot follow; use 1.0",
+    )
 
 
 def create(
@@ -58,53 +129,54 @@ def create(
     trainable: bool = True,
     new_rows: Sequence[int] = (),
 ) -> nn.Module:
-    """Put adapters on the model.
+    """Put LoRA adapters on the model; see :func:`~llamafactory.model.adapters.put_adapters`."""
+    from ..adapters import put_adapters
 
-    Given adapters are merged into the base weights in the order named. For training, the last one is kept and trained
-    on, unless ``create_new_adapter`` asks for a fresh one on top of all. For inference all are merged and the model
-    that comes back is a plain one.
+    def fresh(base: PreTrainedModel) -> LoraConfig:
+        config = _config(base, args.tuner, new_rows)
+        if args.finetuning.use_llama_pro:
+            _keep_to_inserted(base, config)
+        return config
 
-    Args:
-        model: The base model, frozen dtype.
-        args: ``args.tuner`` are our :class:`Arguments`.
-        dtypes: The trained weights get ``dtypes.trainable``.
-        trainable: For training, or merged for inference.
-        new_rows: Token ids whose embedding rows are trained and saved with the adapter.
-    """
-    from ..adapters import load_adapter, merge_adapter, new_adapter, prepare_for_training
-    from ..lora_targets import report_share
-    from ..paths import resolve_adapter_path
-    from ..tokenizer import adapter_names
+    return put_adapters(model, args, dtypes, trainable, fresh)
 
-    tuner: Arguments = args.tuner
-    folders = [resolve_adapter_path(name, args.model) for name in adapter_names(args.model)]
-    resumed = folders.pop() if trainable and folders and not tuner.create_new_adapter else None
-    base: Any = model
-    for folder in folders:
-        base = merge_adapter(base, folder)
-    if not trainable:
-        return base
-    if resumed:
-        tuned = load_adapter(base, resumed, trainable=True)
-    else:
-        tuned = new_adapter(base, _config(base, tuner, new_rows))
-        report_share(tuned, tuner.lora_target)
-    prepare_for_training(tuned, dtypes)
-    return tuned
+
+def _keep_to_inserted(model: PreTrainedModel, config: LoraConfig) -> None:
+    """LLaMA-Pro: only the inserted blocks get an adapter."""
+    from ..block_expansion import expanded_blocks
+
+    require(
+        not config.target_parameters and isinstance(config.target_modules, set),
+        "use_llama_pro: names the blocks itself; leave experts and expressions out of lora_target and peft_config",
+    )
+    config.layers_to_transform = expanded_blocks(model.config, 0, model.config.get_text_config().num_hidden_layers)
 
 
 def save_final(model: PeftModel, folder: str, args: TrainArgs) -> None:
-    """At the end of training, replace the saved PiSSA adapter by an ordinary LoRA if ``pissa_convert`` asks for it."""
-    if args.tuner.pissa_convert:
+    """At the end of training, replace an adapter that began as a part of the weights by an ordinary LoRA.
+
+    PiSSA's is replaced where ``pissa_convert`` asks for it, for PEFT finds its start again; the others' always.
+    """
+    if args.tuner.pissa_convert or args.tuner.lora_init in ("olora", "corda", "lora_ga"):
         from ..adapters import save_converted
 
         save_converted(model, folder)
+
+
+def callbacks(model: Any, args: TrainArgs) -> list[TrainerCallback]:
+    """What begins an adapter by the batches of its run."""
+    if args.tuner.lora_init not in _CONFIG_OF:
+        return []
+    from ..lora_start import LoraStart
+
+    return [LoraStart(model, args.tuner.lora_init)]
 
 
 def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -> LoraConfig:
     from peft import LoraConfig
 
     from ..lora_targets import find_targets, require_known
+    from ..peft_places import require_targets
     from ..towers import outside_language
 
     additional = split_list(tuner.additional_target)
@@ -113,29 +185,50 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
     init: bool | str = True
     if tuner.pissa_init:
         init = "pissa" if tuner.pissa_iter == -1 else f"pissa_niter_{tuner.pissa_iter}"
+    if tuner.lora_init in ("gaussian", "orthogonal", "olora", "eva"):
+        init = tuner.lora_init
     embeddings = _embedding_names(model)
     rows = {name: list(new_rows) for name in embeddings if new_rows and name not in additional}
     head = model.get_output_embeddings()
     tied = head is not None and head.weight is model.get_input_embeddings().weight
-    plain = not (tuner.lora_dropout or tuner.use_dora or tuner.pissa_init)
+    plain = not (tuner.lora_dropout or tuner.use_dora or tuner.pissa_init or tuner.lora_init != "default")
     targets = find_targets(model, split_list(tuner.lora_target), with_experts=plain)
     if rows:
         _check_rows(model, tuner, [*rows], targets.modules, additional if tied else [])
+    given = tuner.peft_config or {}
+    if given.get("target_modules"):
+        require_targets(model, given["target_modules"])
+    fields = {
+        "target_modules": targets.modules,
+        "target_parameters": None if given.get("target_modules") else targets.parameters or None,
+        "exclude_modules": outside_language(model),
+        **given,
+        **_options_of_start(tuner),
+    }
     return LoraConfig(
         task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",  # the former trains and saves the score too
         r=tuner.lora_rank,
         lora_alpha=tuner.lora_alpha or 2 * tuner.lora_rank,
         lora_dropout=tuner.lora_dropout,
-        target_modules=targets.modules,
-        target_parameters=targets.parameters or None,
-        exclude_modules=outside_language(model),
         modules_to_save=additional or None,
         use_rslora=tuner.use_rslora,
         use_dora=tuner.use_dora,
         init_lora_weights=init,
         trainable_token_indices=rows or None,
         ensure_weight_tying=tied and not set(embeddings).isdisjoint(additional),
+        **fields,
     )
+
+
+def _options_of_start(tuner: Arguments) -> dict[str, Any]:
+    """The object in which PEFT takes the options of EVA, CorDA and LoRA-GA."""
+    if tuner.lora_init not in _CONFIG_OF:
+        return {}
+    from ..lora_start import CONFIGS
+
+    field, make = CONFIGS[tuner.lora_init]
+    given = (tuner.peft_config or {}).get(field) or {}
+    return {field: make(**({"rho": 1.0} if tuner.lora_init == "eva" else {}) | given)}
 
 
 def _check_rows(

@@ -23,7 +23,7 @@ class PissaConvertCallback(TrainerCallback):
         Raises:
             ConfigError: The model has no adapter that began as PiSSA.
         """
-        if not hasattr(model, "pissa_start"):
+        if not hasattr(model, "start"):
             raise ConfigError("PissaConvertCallback: the model has no PiSSA adapter; set pissa_init: true")
         save = model.save_pretrained
 

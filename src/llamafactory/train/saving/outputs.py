@@ -18,6 +18,8 @@ from ...extras.secrets import mask_values, mask_words, public_name
 from ...hparams import split_list
 from ...hparams.next_command import next_command
 from ...hparams.reader import FILE_ENDINGS
+from ...model.adapter_config import is_live
+from ...model.vllm_adapter import why_not_in_vllm
 from ...plugins import resolve
 from .upload import upload_run
 from .weights_first import keeping_weights
@@ -122,7 +124,15 @@ def next_commands(args: TrainArgs) -> str:
         words = _words_of_result(args, output_dir)  # overrides of a file stay: one of them may be the folder
     export = next_command("export", words, export_dir=_beside(output_dir))
     chat = [] if args.finetuning.stage == "rm" else [next_command("chat", words)]
-    return "Next:\n  " + "\n  ".join([*chat, export])
+    return "Next:\n  " + "\n  ".join([*chat, export, *_note_of_vllm(Path(output_dir))])
+
+
+def _note_of_vllm(folder: Path) -> list[str]:
+    """Say at the end of training, not when it is served, that vLLM needs the merged model."""
+    file = folder / "adapter_config.json"
+    why = why_not_in_vllm(read_json(file), sys.maxsize) if file.is_file() else None
+    cure = "which has no merged form" if why and is_live(folder) else "so export it first"
+    return [f"(vllm does not take {why}, {cure})"] if why else []
 
 
 def _beside(folder: str) -> str:
@@ -135,7 +145,7 @@ def _beside(folder: str) -> str:
 
 def _words_of_result(args: TrainArgs, output_dir: str) -> list[str]:
     keys = {"model_name_or_path": output_dir}
-    if args.finetuning.finetuning_type == "lora":
+    if args.finetuning.finetuning_type not in ("full", "freeze"):
         keys = {"model_name_or_path": str(args.model.model_name_or_path), "adapter_name_or_path": output_dir}
     # Served over the weights that it was trained over.
     keys |= {key: str(args.keys[key]) for key in vars(args.quantization) if args.keys.get(key) is not None}

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LoRA that begins where the data says: EVA, CorDA and LoRA-GA look at the run's own batches before its first step.
+
+PEFT computes what they begin with. CorDA and LoRA-GA take that out of the frozen weights, which no file but the
+checkpoint's ``lora_start.safetensors`` remembers; a finished adapter is written as a plain LoRA of the untouched base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
+from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.eva import initialize_lora_eva_weights
+from peft.tuners.lora.layer import Linear
+from peft.tuners.lora.loraga import preprocess_loraga
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from ..extras.errors import ConfigError, first_line, in_one_line
+from ..extras.logging import get_logger, is_rank0
+from .modes import eval_mode
+
+logger = get_logger(__name__)
+
+FROM_DATA = ("eva", "corda", "lora_ga")
+_FILE = "lora_start.safetensors"
+_COVARIANCE_BATCHES = 64  # CorDA: about 256 rows are enough, by its authors
+_GRADIENT_BATCHES = 8  # LoRA-GA
+
+
+class LoraStart(TrainerCallback):
+    """Begins a LoRA by the batches of its run."""
+
+    def __init__(self, model: Any, kind: str) -> None:
+        self._model, self._kind = model, kind
+        self._resumed = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+        """Compute the start of a run that is not resumed.
+
+        Raises:
+            ConfigError: PEFT cannot make one of these batches, or several processes would each make their own.
+        """
+        if self._resumed:
+            return
+        if args.world_size > 1:
+            raise ConfigError(f"lora_init: {self._kind} looks at the batches of one process; train in one")
+        logger.info_rank0("LoRA begins by %s: looking at the first batches of the run", self._kind)
+        devices = [self._model.device] if self._model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(args.seed)
+            try:
+                _BEGIN[self._kind](self._model, lambda: (_on(batch, self._model) for batch in train_dataloader))
+            except (ValueError, RuntimeError) as error:
+                raise ConfigError(f"lora_init: {self._kind}: {first_line(error)}") from error
+        if self._kind != "eva":
+            remember_start(self._model)
+            self._mark()
+
+    def _mark(self) -> None:
+        """Let no checkpoint's adapter pass for one of the untouched base."""
+        self._model.peft_config["default"].init_lora_weights = self._kind
+
+    def save(self, folder: Path) -> None:
+        """Write what the adapter began with."""
+        if is_rank0() and self._kind != "eva":
+            save_file(self._model.start, folder / _FILE)
+
+    def load(self, folder: Path) -> None:
+        """Take the start of a checkpoint out of the frozen weights once more."""
+        self._resumed = True
+        if self._kind == "eva":
+            return
+        with in_one_line(f"resume_from_checkpoint: {folder / _FILE} cannot be read"):
+            self._model.start = load_file(folder / _FILE)
+        self._mark()
+        for name, layer in _layers(self._model):
+            part = f"{name}.lora_{{}}.weight"
+            _take_out(layer, self._model.start[part.format("A")], self._model.start[part.format("B")])
+
+
+def remember_start(model: Any) -> None:
+    """Keep what a fresh adapter begins with, by the names that its file has."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    model.start = {name: value.detach().cpu().clone() for name, value in state.items()}
+
+
+def _layers(model: Any) -> Iterator[tuple[str, Linear]]:
+    return ((name, layer) for name, layer in model.named_modules() if isinstance(layer, Linear))
+
+
+def _take_out(layer: Linear, a: Tensor, b: Tensor) -> None:
+    """``W - s B A``, rounded to the type of the weights, in the order in which PEFT computes it."""
+    weight = layer.get_base_layer().weight
+    a, b = a.to(weight.device).float(), b.to(weight.device).float()
+    weight.data = (weight.data.float() - layer.scaling["default"] * (b @ a)).to(weight.dtype)
+
+
+def _on(batch: dict[str, Any], model: Any) -> dict[str, Any]:
+    return {name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+Batches = Callable[[], Iterable[dict[str, Any]]]
+
+
+def _loss(model: Any, batch: dict[str, Any]) -> Tensor:
+    scores = model(**batch, score=True)
+    loss: Tensor = -(scores.log_probs * scores.weights).sum() / scores.weights.sum().clamp(min=1)
+    return loss
+
+
+def _by_activations(model: Any, batches: Batches) -> None:
+    """EVA: A is made of the directions in which a layer's inputs vary; B is 0."""
+
+    def forward(model: Any, batch: dict[str, Any]) -> None:
+        model(**batch, score=True)
+
+    with eval_mode(model):
+        initialize_lora_eva_weights(
+            model,
+            list(islice(batches(), _COVARIANCE_BATCHES)),
+            forward_fn=forward,
+            prepare_model_inputs_fn=lambda batch, config: batch["labels"] != -100,
+            prepare_layer_inputs_fn=lambda inputs, trained, name: _rows(inputs)[trained],
+            show_progress_bar=False,
+        )
+
+
+def _rows(inputs: Any) -> Tensor:
+    rows: Tensor = inputs[0] if isinstance(inputs, tuple | list) else inputs
+    return rows
+
+
+def _by_covariance(model: Any, batches: Batches) -> None:
+    """CorDA: the part of W that matters least (kpm) or most (ipm) to the covariance of a layer's inputs."""
+
+    def run() -> None:
+        with eval_mode(model), model.disable_adapter():
+            for batch in islice(batches(), _COVARIANCE_BATCHES):
+                if "attention_mask" in batch:
+                    raise ValueError("it needs batches without padding, which this model's attention does not allow")
+                model(**batch, score=True)
+
+    config, layers = model.peft_config["default"], [layer for _, layer in _layers(model)]
+    options = config.corda_config or CordaConfig()
+    preprocess_corda(_bare(layers), LoraConfig(r=config.r, target_modules=".*", corda_config=options), run)
+    for layer in layers:
+        layer.corda_init("default", "corda")
+
+
+def _by_gradient(model: Any, batches: Batches) -> None:
+    """LoRA-GA: A and B span the first directions of the full gradient."""
+
+    def run() -> None:
+        with model.disable_adapter():
+            for batch in islice(batches(), _GRADIENT_BATCHES):
+                _loss(model, batch).backward()
+
+    config, layers = model.peft_config["default"], [layer for _, layer in _layers(model)]
+    options = config.lora_ga_config or LoraGAConfig()
+    was_training = model.training
+    # PEFT's class lets lora_ga_config stand beside another start, and would warn of this one.
+    preprocess_loraga(_bare(layers), LoraConfig(r=config.r, target_modules=".*", lora_ga_config=options), run)
+    model.train(was_training)
+    for layer in layers:
+        layer.lora_ga_init("default", options)
+        for factor in (layer.lora_A["default"], layer.lora_B["default"]):  # PEFT rounds them to the type of the base
+            factor.weight.data = factor.weight.data.float()
+
+
+def _bare(layers: list[Linear]) -> nn.Module:
+    """The frozen layers alone, as a model whose every module is one of PEFT's targets."""
+    return nn.ModuleList(layer.get_base_layer() for layer in layers)
+
+
+_BEGIN: dict[str, Callable[[Any, Batches], None]] = {
+    "eva": _by_activations,
+    "corda": _by_covariance,
+    "lora_ga": _by_gradient,
+}
+CONFIGS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "eva": ("eva_config", EvaConfig),
+    "corda": ("corda_config", CordaConfig),
+    "lora_ga": ("lora_ga_config", LoraGAConfig),
+}
