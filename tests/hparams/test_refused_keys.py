@@ -47,8 +47,6 @@ REFUSED = [
     ({"low_cpu_mem_usage": False}, "weights that are held twice while loading"),
     ({"download_mode": "force_redownload"}, "downloading benchmarks anew"),
     ({"double_quantization": False}, "quantization"),
-    ({"asft_alpha": 0.5}, "the ASFT loss"),
-    ({"eaft_alpha": 0.5}, "the EAFT loss"),
     ({"hyper_parallel_args": "h.json"}, "HyperParallel training"),
     ({"hyper_parallel_cp_size": 2}, "HyperParallel training"),
     ({"kt_config": "c.yaml"}, "KTransformers"),

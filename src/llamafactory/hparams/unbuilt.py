@@ -37,11 +37,6 @@ ALWAYS: tuple[tuple[str, Any, str], ...] = (
 
 # Asked of training only: a model that was trained this way elsewhere can still be served.
 TRAINING: tuple[tuple[str, Any, str], ...] = (
-    ("use_dft_loss", ANY, "the DFT loss"),
-    ("use_asft_loss", ANY, "the ASFT loss"),
-    ("asft_alpha", ANY, "the ASFT loss"),
-    ("use_eaft_loss", ANY, "the EAFT loss"),
-    ("eaft_alpha", ANY, "the EAFT loss"),
     ("use_llama_pro", ANY, "LLaMA-Pro"),
     ("use_adam_mini", ANY, "Adam-mini"),
     ("use_muon", ANY, "Muon"),

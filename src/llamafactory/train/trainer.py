@@ -72,10 +72,13 @@ class Trainer(BaseTrainer):
 
     def token_scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> Any:
         """Return what :meth:`loss_sums` is a function of: here :class:`TokenScores` of the trained positions."""
-        options: dict[str, Any] = {"smoothing": self.args.label_smoothing_factor}
+        return model(**inputs, score=True, **self.score_options(inputs, evaluating))
+
+    def score_options(self, inputs: dict[str, Any], evaluating: bool) -> dict[str, Any]:
+        """Return what :func:`attach` is asked for beside log-probabilities."""
         if evaluating:
-            options = {"accuracy": self.run_args.finetuning.compute_accuracy}
-        return model(**inputs, score=True, **options)
+            return {"accuracy": self.run_args.finetuning.compute_accuracy}
+        return {"smoothing": self.args.label_smoothing_factor}
 
     def loss_sums(self, scores: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """Return sums over the items of a batch: ``loss``, with gradient, and what else evaluation reports the mean of.
