@@ -38,8 +38,6 @@ ALWAYS: tuple[tuple[str, Any, str], ...] = (
 # Asked of training only: a model that was trained this way elsewhere can still be served.
 TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("use_llama_pro", ANY, "LLaMA-Pro"),
-    ("use_adam_mini", ANY, "Adam-mini"),
-    ("use_muon", ANY, "Muon"),
     ("use_mca", ANY, "Megatron-core training"),
     ("use_megatron_bridge", ANY, "Megatron Bridge training"),
     ("use_hyper_parallel", ANY, "HyperParallel training"),
@@ -71,9 +69,6 @@ TRAINING: tuple[tuple[str, Any, str], ...] = (
 # Sections that belong to one part each: every value but the default asks for it. Asked of every command that has them.
 SECTIONS: dict[str, str] = {
     "kt": "KTransformers",
-    "galore": "GaLore",
-    "apollo": "APOLLO",
-    "badam": "BAdam",
     "fp8": "FP8 training",
     "profiler": "the profiler",
     "megatron": "Megatron Bridge training",

@@ -79,7 +79,8 @@ def attach(model: nn.Module) -> nn.Module:
     [B, L], ``positions`` (:func:`trained_positions` of the labels), ``smoothing``, ``entropy``, ``accuracy``,
     ``temperature`` (log-probabilities of sampling at it), ``top`` (how many tokens ``top_entropy`` is of), ``anchor``
     (an :class:`Anchor` of the same tokens; ``as_anchor=True`` returns that of this model instead of scores). A module
-    ``value_head`` (d -> 1) on the language model gives ``values``. With ``shared_prefix`` (see ``data/collators/completions.py``) the inputs are shorter than the labels.
+    ``value_head`` (d -> 1) on the language model gives ``values``. With ``shared_prefix`` (see
+    ``data/collators/completions.py``) the inputs are shorter than the labels.
     """
     causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
     if getattr(causal_lm.forward, "scores_tokens", False):

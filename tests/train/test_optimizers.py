@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every optimizer: the loss falls, two runs are equal, and 6 steps are 3 steps, a kill and 3 more, bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from .conftest import Keys
+from .running import assert_bit_equal, curve, log_of, train
+
+FULL: dict[str, Any] = {"finetuning_type": "full"}
+ALL = {"optim_target_modules": "all-linear"}
+GALORE = {**FULL, "use_galore": True, "galore_rank": 4, "galore_update_interval": 4}
+APOLLO = {**FULL, "use_apollo": True, "apollo_rank": 4, "apollo_update_interval": 4}
+BADAM = {**FULL, "use_badam": True, "badam_switch_interval": 4}
+# Name -> keys. Those that are slow or of packages that need not be there are tried by `make test-slow` alone.
+ROWS: dict[str, dict[str, Any]] = {
+    "galore": GALORE,
+    "apollo": APOLLO,
+    "badam": BADAM,
+    "badam ratio": {**BADAM, "badam_mode": "ratio", "badam_update_ratio": 0.3, "badam_mask_mode": "scatter"},
+    "adam-mini": {**FULL, "use_adam_mini": True},
+    "muon": {**FULL, "use_muon": True},
+}
+SLOW: dict[str, dict[str, Any]] = {
+    "galore layerwise": {**GALORE, "galore_layerwise": True, "pure_bf16": True},
+    "galore full": {**GALORE, "galore_proj_type": "full"},
+    "galore adafactor": {**GALORE, "optim": "adafactor"},
+    "galore 8bit": {**GALORE, "optim": "adamw_8bit"},
+    "apollo svd": {**APOLLO, "apollo_proj": "svd", "apollo_scale_type": "tensor", "apollo_scale_front": True},
+    "apollo layerwise": {**APOLLO, "apollo_layerwise": True},
+    "badam random bf16": {**BADAM, "pure_bf16": True, "badam_switch_mode": "random"},
+    "muon lora": {"use_muon": True},
+    "adam-mini lora": {"use_adam_mini": True},
+    "loraplus": {"loraplus_lr_ratio": 16.0},
+    "prodigy": {"optim": "prodigy", "learning_rate": 1.0},
+    "soap": {**FULL, "optim": "soap"},
+    "lion": {"optim": "lion", "learning_rate": 1e-4},
+    "galore_adamw": {**FULL, "optim": "galore_adamw", "optim_args": "rank=4,update_proj_gap=4", **ALL},
+    "galore_adamw_8bit": {**FULL, "optim": "galore_adamw_8bit", "optim_args": "rank=4", **ALL},
+    "galore_adafactor_layerwise": {**FULL, "optim": "galore_adafactor_layerwise", "optim_args": "rank=4", **ALL},
+    "apollo_adamw": {**FULL, "optim": "apollo_adamw", "optim_args": "rank=4", **ALL},
+    **{
+        name: {"optim": name}
+        for name in ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop", "adamw_8bit",
+                     "paged_adamw_32bit", "lion_8bit", "lion_32bit", "ademamix_8bit", "rmsprop_bnb_8bit",
+                     "adamw_torch_8bit", "adamw_torch_4bit", "schedule_free_adamw", "schedule_free_radam",
+                     "schedule_free_sgd", "stable_adamw", "grokadamw")
+    },
+}  # fmt: skip
+RATES = {"sgd": 1.0, "schedule_free_sgd": 1.0, "adagrad": 1e-2, "lion_8bit": 1e-4, "lion_32bit": 1e-4}
+NEEDS = {"8bit": "bitsandbytes", "paged": "bitsandbytes", "bnb": "bitsandbytes", "lion_": "bitsandbytes",
+         "torch_4bit": "torchao", "torch_8bit": "torchao", "schedule_free": "schedulefree", "prodigy": "prodigyopt",
+         "soap": "pytorch_optimizer", "lion": "lion_pytorch", "stable_adamw": "optimi",
+         "grokadamw": "grokadamw"}  # fmt: skip
+
+
+def _params() -> list[Any]:
+    slow = [pytest.param(name, marks=pytest.mark.slow) for name in SLOW]
+    return [*ROWS, *slow]
+
+
+@pytest.mark.parametrize("name", _params())
+def test_loss_falls_and_a_resumed_run_is_the_whole_one(keys: Keys, tmp_path: Path, name: str) -> None:
+    for part, package in NEEDS.items():
+        if part in name and find_spec(package) is None:
+            pytest.skip(f"needs {package}")
+    given = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "learning_rate": RATES.get(name, 1e-3)}
+    settings = keys(**{**given, "lr_scheduler_type": "constant", **(ROWS | SLOW)[name]})
+    whole = train(settings | {"output_dir": str(tmp_path / "whole")})
+    losses = [loss for _, loss, _ in curve(whole)]
+    assert losses[-1] < losses[0]
+    shutil.copytree(whole, settings["output_dir"])
+    for path in Path(settings["output_dir"]).iterdir():  # what a kill after the first checkpoint leaves
+        if path.name == "checkpoint-6" or path.suffix == ".safetensors":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    torch.load(whole / "checkpoint-3" / "optimizer.pt", weights_only=True)
+    assert_bit_equal(whole, train(settings))
+    assert len(log_of(whole)) >= 6
