@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schedule-free optimizers (Defazio et al. 2024, arXiv:2405.15682) train at one point and find another, their average."""
+"""Schedule-free optimizers (Defazio et al. 2024, arXiv:2405.15682) train at one point and find another, an average."""
 
 from __future__ import annotations
 
