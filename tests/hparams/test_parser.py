@@ -229,7 +229,7 @@ UNBUILT = [
     {"finetuning_type": "oft"},
     {"quantization_bit": 4},
     {"mixture_of_depths": "convert"},
-    *({key: True} for key in ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon", "use_unsloth")),
+    *({key: True} for key in ("use_unsloth",)),
     *({key: True} for key in ("use_llama_pro", "shift_attn", "fp8")),
     *({key: True} for key in ("use_mca", "use_megatron_bridge", "use_hyper_parallel", "use_kt")),
 ]

@@ -52,9 +52,6 @@ REFUSED = [
     ({"kt_config": "c.yaml"}, "KTransformers"),
     # Sections of one part each
     ({"kt_weight_path": "w"}, "KTransformers"),
-    ({"galore_rank": 64}, "GaLore"),
-    ({"apollo_scale": 2.0}, "APOLLO"),
-    ({"badam_mode": "ratio"}, "BAdam"),
     ({"fp8_backend": "te"}, "FP8 training"),
     ({"profiler_wait_steps": 3}, "the profiler"),
     ({"profile_modules": "mlp"}, "the profiler"),

@@ -28,13 +28,13 @@ ROWS: dict[str, dict[str, Any]] = {
     "muon": {**FULL, "use_muon": True},
 }
 SLOW: dict[str, dict[str, Any]] = {
-    "galore layerwise": {**GALORE, "galore_layerwise": True, "pure_bf16": True},
+    "galore layerwise": {**GALORE, "galore_layerwise": True, "pure_bf16": True, "bf16": None},
     "galore full": {**GALORE, "galore_proj_type": "full"},
     "galore adafactor": {**GALORE, "optim": "adafactor"},
     "galore 8bit": {**GALORE, "optim": "adamw_8bit"},
     "apollo svd": {**APOLLO, "apollo_proj": "svd", "apollo_scale_type": "tensor", "apollo_scale_front": True},
     "apollo layerwise": {**APOLLO, "apollo_layerwise": True},
-    "badam random bf16": {**BADAM, "pure_bf16": True, "badam_switch_mode": "random"},
+    "badam random bf16": {**BADAM, "pure_bf16": True, "bf16": None, "badam_switch_mode": "random"},
     "muon lora": {"use_muon": True},
     "adam-mini lora": {"use_adam_mini": True},
     "loraplus": {"loraplus_lr_ratio": 16.0},

@@ -10,7 +10,7 @@ from ...hparams import split_list
 from ...hparams.field import require
 from ...hparams.inner_settings import optimizer_settings
 from ...hparams.optimizer_args import ApolloArguments as Arguments
-from .projected import Projected, check_projected, create_projected
+from .projected import Projected, check_projected, create_projected, module_names
 
 if TYPE_CHECKING:
     import torch
@@ -56,4 +56,4 @@ def _chosen(args: TrainArgs) -> Projected:
     settings = {name: given[key] for name, key in names.items()}
     settings |= {"scale_type": given["scale_type"], "scale_front": False}
     layerwise = f"optim {training.optim}" if training.optim.endswith("_layerwise") else ""
-    return Projected("optim_target_modules", split_list(training.optim_target_modules), layerwise, settings)
+    return Projected("optim_target_modules", module_names(training.optim_target_modules), layerwise, settings)

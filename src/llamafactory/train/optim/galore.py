@@ -11,7 +11,7 @@ from ...hparams import split_list
 from ...hparams.field import require as require_that
 from ...hparams.inner_settings import optimizer_settings
 from ...hparams.optimizer_args import GaloreArguments as Arguments
-from .projected import Projected, check_projected, create_projected
+from .projected import Projected, check_projected, create_projected, module_names
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ def _chosen(args: TrainArgs) -> Projected:
     settings = {"rank": given["rank"], "gap": given["update_proj_gap"], "scale": given["scale"]}
     settings |= {"side": given["proj_type"], "projection": "svd"}
     layerwise = f"optim {training.optim}" if training.optim.endswith("_layerwise") else ""
-    return Projected("optim_target_modules", split_list(training.optim_target_modules), layerwise, settings)
+    return Projected("optim_target_modules", module_names(training.optim_target_modules), layerwise, settings)
 
 
 def _inner_name(args: TrainArgs) -> str:

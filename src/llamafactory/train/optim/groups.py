@@ -33,7 +33,7 @@ def by_decay(model: nn.Module, weights: dict[str, nn.Parameter], decay: float, *
 
 
 def linear_weights(model: Any, key: str, names: list[str]) -> dict[str, nn.Parameter]:
-    """Return the trained matrices of the linear layers that ``names`` mean: ends of their paths, or patterns of them.
+    """Return the trained matrices of the linear layers that ``names`` mean: parts of their paths, or patterns of them.
 
     Raises:
         ConfigError: A name means none; the line lists what there is.
@@ -57,6 +57,6 @@ def linear_weights(model: Any, key: str, names: list[str]) -> dict[str, nn.Param
 
 def _means(name: str, path: str) -> bool:
     try:
-        return f".{path}".endswith(f".{name}") or re.fullmatch(name, path) is not None
+        return name in path or re.fullmatch(name, path) is not None
     except re.error:
         return False

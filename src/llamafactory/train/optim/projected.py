@@ -37,6 +37,11 @@ class Projected:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+def module_names(given: str | list[str] | None) -> list[str]:
+    """Return ``optim_target_modules`` as a list; its text is one pattern, as transformers has it."""
+    return [given] if isinstance(given, str) else given or []
+
+
 def check_projected(args: TrainArgs, chosen: Projected) -> None:
     """Nothing is asked for together with updates in the backward pass that needs all gradients at once."""
     training, key = args.training, chosen.layerwise
