@@ -10,8 +10,8 @@ from transformers import Seq2SeqTrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from llamafactory.hparams.schema import keys_of
 from llamafactory.hparams.derive import OWN_OPTIMIZERS
+from llamafactory.hparams.schema import keys_of
 from llamafactory.hparams.training_args import OptimizerName, SchedulerName, TrainingArguments
 
 OWN_KEYS = {"overwrite_output_dir", "on_nonfinite", "resume_changed"}

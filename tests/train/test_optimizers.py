@@ -19,15 +19,11 @@ GALORE = {**FULL, "use_galore": True, "galore_rank": 4, "galore_update_interval"
 APOLLO = {**FULL, "use_apollo": True, "apollo_rank": 4, "apollo_update_interval": 4}
 BADAM = {**FULL, "use_badam": True, "badam_switch_interval": 4}
 # Name -> keys. Those that are slow or of packages that need not be there are tried by `make test-slow` alone.
-ROWS: dict[str, dict[str, Any]] = {
-    "galore": GALORE,
+ROWS: dict[str, dict[str, Any]] = {"galore": GALORE, "badam": BADAM, "muon": {**FULL, "use_muon": True}}
+SLOW: dict[str, dict[str, Any]] = {
     "apollo": APOLLO,
-    "badam": BADAM,
     "badam ratio": {**BADAM, "badam_mode": "ratio", "badam_update_ratio": 0.3, "badam_mask_mode": "scatter"},
     "adam-mini": {**FULL, "use_adam_mini": True},
-    "muon": {**FULL, "use_muon": True},
-}
-SLOW: dict[str, dict[str, Any]] = {
     "galore layerwise": {**GALORE, "galore_layerwise": True, "pure_bf16": True, "bf16": None},
     "galore full": {**GALORE, "galore_proj_type": "full"},
     "galore adafactor": {**GALORE, "optim": "adafactor"},

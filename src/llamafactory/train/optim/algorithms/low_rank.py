@@ -38,7 +38,7 @@ class LowRank(Restorable):
 
     def __init__(self, groups: Groups, inner: Callable[[Groups], torch.optim.Optimizer], seed: int = 0) -> None:
         super().__init__(groups, {})
-        self.seed = seed
+        self.seed, self.halted = seed, False
         self.standins: dict[Tensor, nn.Parameter] = {}
         self.place = {weight: number for number, weight in enumerate(self.weights())}
         inner_groups = []
@@ -75,13 +75,19 @@ class LowRank(Restorable):
             weight.add_(weight, alpha=-group["lr"] * group["weight_decay"])
             standin.zero_()
             standin.grad = None
+        self.halted = False
 
     def step_in_backward(self) -> None:
-        """Update each weight as soon as its gradient is there, and let that go: no two gradients are held at once."""
+        """Update each weight as soon as its gradient is there, and let that go: no two gradients are held at once.
+
+        From one on that is not finite they are left, for whoever looks at gradients before a step.
+        """
 
         def hook(weight: Tensor) -> None:
-            self.step()
-            weight.grad = None
+            self.halted = self.halted or not weight.grad.isfinite().all()  # type: ignore[union-attr]
+            if not self.halted:
+                self.step()
+                weight.grad = None
 
         for weight in self.weights():
             weight.register_post_accumulate_grad_hook(hook)
@@ -186,6 +192,7 @@ def _projection(gradient: Tensor, group: dict[str, Any], number: int) -> dict[st
         return {
             side: (torch.randn(shapes[side], generator=draw) / math.sqrt(rank)).to(gradient.device) for side in sides
         }
-    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    # A run that goes on after NaN does so here too; torch has no singular vectors of it.
+    left, _, right = torch.linalg.svd(gradient.nan_to_num(), full_matrices=False)
     found = {"left": left[:, :rank], "right": right[:rank]}
     return {side: found[side].contiguous() for side in sides}
