@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/optimizers.py [--hidden 512] [--layers 4] [--steps 10]
 
 A Llama of float32 weights, all trained. State is the bytes of tensors that the optimizer keeps, a trained weight each;
-time is the median step alone, without forward and backward, over AdamW's (`adamw_torch`, foreach).
+time is the median step alone, without forward and backward, over that of `adamw_torch_fused`, the default.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from llamafactory.train.training_arguments import transformers_arguments
 
 RANK = 64
 ROWS: dict[str, dict[str, Any]] = {
-    **{name: {"optim": name} for name in ("adamw_torch", "adamw_torch_fused", "adafactor", "adamw_8bit")},
-    **{name: {"optim": name} for name in ("adamw_torch_8bit", "adamw_torch_4bit", "lion", "lion_8bit", "soap")},
+    **{name: {"optim": name} for name in ("adamw_torch_fused", "adamw_torch", "adafactor", "adamw_8bit")},
+    **{name: {"optim": name} for name in ("lion", "lion_8bit", "soap")},
     **{name: {"optim": name} for name in ("prodigy", "schedule_free_adamw", "ademamix_8bit", "sgd")},
     "use_galore": {"use_galore": True, "galore_rank": RANK},
     "use_galore, adamw_8bit": {"use_galore": True, "galore_rank": RANK, "optim": "adamw_8bit"},
@@ -38,6 +38,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "use_badam, ratio 0.05": {"use_badam": True, "badam_mode": "ratio"},
     "use_adam_mini": {"use_adam_mini": True},
     "use_muon": {"use_muon": True},
+    **{name: {"optim": name} for name in ("adamw_torch_8bit", "adamw_torch_4bit")},  # compiled at their first step
 }
 
 

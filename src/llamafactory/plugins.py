@@ -267,6 +267,7 @@ OPTIMIZERS: dict[str, str] = {
     "badam": "llamafactory.train.optim.badam",
     "adam_mini": "llamafactory.train.optim.adam_mini",
     "muon": "llamafactory.train.optim.muon",
+    "rounded": "llamafactory.train.optim.rounded",
     "prodigy": "llamafactory.train.optim.prodigy",
     "soap": "llamafactory.train.optim.soap",
     "lion": "llamafactory.train.optim.lion",

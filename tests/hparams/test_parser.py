@@ -230,7 +230,7 @@ UNBUILT = [
     {"quantization_bit": 4},
     {"mixture_of_depths": "convert"},
     *({key: True} for key in ("use_unsloth",)),
-    *({key: True} for key in ("use_llama_pro", "shift_attn", "fp8")),
+    *({key: True} for key in ("use_llama_pro", "shift_attn")),
     *({key: True} for key in ("use_mca", "use_megatron_bridge", "use_hyper_parallel", "use_kt")),
 ]
 

@@ -31,6 +31,7 @@ SLOW: dict[str, dict[str, Any]] = {
     "apollo svd": {**APOLLO, "apollo_proj": "svd", "apollo_scale_type": "tensor", "apollo_scale_front": True},
     "apollo layerwise": {**APOLLO, "apollo_layerwise": True},
     "badam random bf16": {**BADAM, "pure_bf16": True, "bf16": None, "badam_switch_mode": "random"},
+    "stochastic rounding": {**FULL, "pure_bf16": True, "bf16": None, "stochastic_rounding": True},
     "muon lora": {"use_muon": True},
     "adam-mini lora": {"use_adam_mini": True},
     "loraplus": {"loraplus_lr_ratio": 16.0},

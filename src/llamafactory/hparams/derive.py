@@ -18,6 +18,7 @@ logger = get_logger(__name__)
 
 PAIRED = ("rm", "dpo", "kto", "ppo", "grpo")  # stages whose rows are more than one sequence, or are answered
 OWN_OPTIMIZERS = ("prodigy", "soap", "lion")  # values of `optim` that transformers does not have
+ROUNDING_OPTIMIZERS = ("adamw_torch_8bit", "adamw_torch_4bit")  # of torchao; they round at random when they are told
 _ACTIONS = ("do_train", "do_eval", "do_predict")
 
 
@@ -84,11 +85,16 @@ def chosen_optimizer(args: TrainArgs) -> str | None:
         "badam": args.badam.use_badam,
         "adam_mini": args.finetuning.use_adam_mini,
         "muon": args.finetuning.use_muon,
+        "rounded": args.finetuning.stochastic_rounding and not _rounds_itself(args),
         "loraplus": getattr(args.tuner, "loraplus_lr_ratio", None) is not None,
     }
     optim = args.training.optim
     own = {"galore": optim.startswith("galore_"), "apollo": optim.startswith("apollo_"), optim: optim in OWN_OPTIMIZERS}
     return next((name for name, asked in [*switched.items(), *own.items()] if asked), None)
+
+
+def _rounds_itself(args: TrainArgs) -> bool:
+    return args.training.optim in ROUNDING_OPTIMIZERS
 
 
 @dataclass(frozen=True)

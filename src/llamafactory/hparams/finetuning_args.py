@@ -17,6 +17,9 @@ class FinetuningArguments:
     stage: str = arg("sft", "Training stage: pt, sft, rm, ppo, dpo, kto, grpo.")
     finetuning_type: str = arg("lora", "Which weights are trained: lora, oft, freeze, full.")
     pure_bf16: bool = arg(False, "Everything in bfloat16, trained weights too.")
+    stochastic_rounding: bool = arg(
+        False, "With pure_bf16: round trained weights up or down at random, so that small updates count."
+    )
     disable_shuffling: bool = arg(False, "Take the rows in the order they are stored.")
     early_stopping_steps: int | None = arg(
         None, "Stop after this many evaluations without a better metric.", within=AT_LEAST_1

@@ -38,6 +38,9 @@ ALWAYS: tuple[tuple[str, Any, str], ...] = (
 # Asked of training only: a model that was trained this way elsewhere can still be served.
 TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("use_llama_pro", ANY, "LLaMA-Pro"),
+    ("fp8_backend", "te", "FP8 by Transformer Engine"),
+    ("fp8_backend", "msamp", "FP8 by MS-AMP"),
+    ("fp8_enable_fsdp_float8_all_gather", ANY, "float8 weights of fully sharded data parallelism"),
     ("use_mca", ANY, "Megatron-core training"),
     ("use_megatron_bridge", ANY, "Megatron Bridge training"),
     ("use_hyper_parallel", ANY, "HyperParallel training"),
@@ -69,7 +72,6 @@ TRAINING: tuple[tuple[str, Any, str], ...] = (
 # Sections that belong to one part each: every value but the default asks for it. Asked of every command that has them.
 SECTIONS: dict[str, str] = {
     "kt": "KTransformers",
-    "fp8": "FP8 training",
     "profiler": "the profiler",
     "megatron": "Megatron Bridge training",
     "ray": "training with Ray",
@@ -125,8 +127,8 @@ NO_EFFECT: dict[str, str] = {
     "FSDP_VERSION": "fully sharded data parallelism is not built yet",
     "FSDP_ACTIVATION_CHECKPOINTING": "fully sharded data parallelism is not built yet",
     "ACCELERATE_MIXED_PRECISION": "bf16, fp16 and pure_bf16 say it",
-    "FP8_BACKEND": "FP8 training is not built yet",
-    "FP8_ENABLE_FSDP_FLOAT8_ALL_GATHER": "FP8 training is not built yet",
+    "FP8_BACKEND": "fp8_backend says it",
+    "FP8_ENABLE_FSDP_FLOAT8_ALL_GATHER": "fully sharded data parallelism is not built yet",
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "training with Ray is not built yet",
     "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES": "training with Ray is not built yet",
     "LLAMAFACTORY_MUON_DIAG": "it belonged to the v1 engine",

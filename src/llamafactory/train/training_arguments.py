@@ -98,6 +98,8 @@ def _optimizer(args: TrainArgs) -> dict[str, Any]:
     if chosen_optimizer(args) not in (None, "loraplus"):
         return {"optim": "adamw_torch", "optim_args": None, "optim_target_modules": None}
     settings = optimizer_settings(args.training)
+    if args.finetuning.stochastic_rounding:
+        settings["bf16_stochastic_round"] = True
     return {"optim_args": ",".join(f"{name}={value}" for name, value in settings.items()) or None}
 
 

@@ -26,5 +26,10 @@ def check_training(args: TrainArgs) -> None:
     require(not (finetuning.use_llama_pro and finetuning.finetuning_type == "full"), "use_llama_pro: not with full")
     require(not (finetuning.pure_bf16 and training.fp16), "pure_bf16: cannot be combined with fp16")
     require(not (finetuning.pure_bf16 and training.bf16 is False), "pure_bf16: cannot be combined with bf16: false")
+    if args.fp8.fp8:
+        kind = finetuning.finetuning_type
+        require(kind in ("full", "freeze"), f"fp8: not with finetuning_type {kind}; use full or freeze")
+        require(args.quantization.quantization_bit is None, "fp8: not with quantization_bit")
+        require(not training.fp16, "fp8: not with fp16; use bf16")
     if finetuning.early_stopping_steps is not None:
         require(training.eval_strategy != "no", "early_stopping_steps: needs eval_strategy steps or epoch")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ... import plugins
 from ...extras.packages import require_installed
-from ..derive import chosen_optimizer
+from ..derive import ROUNDING_OPTIMIZERS, chosen_optimizer
 from ..field import require
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ PROJECTING = (
     "galore_adafactor", "galore_adafactor_layerwise", "galore_adamw", "galore_adamw_8bit",
     "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "apollo_adamw", "apollo_adamw_layerwise",
 )  # fmt: skip
-_SWITCHES = ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon")
+_SWITCHES = ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon", "stochastic_rounding")
 _OF_WHOLE_WEIGHTS = ("use_galore", "use_apollo", "use_badam")
 
 
@@ -50,11 +50,19 @@ def check_training(args: TrainArgs) -> None:
         whole = key in _OF_WHOLE_WEIGHTS
         require(not whole or kind in ("full", "freeze"), f"{key}: not with finetuning_type {kind}; use full or freeze")
     if training.do_train:
-        if not chosen:
+        if not chosen or chosen == ["stochastic_rounding"]:
             _check_optim(training.optim, training.optim_target_modules)
+        if args.finetuning.stochastic_rounding:
+            _check_rounding(args)
         name = chosen_optimizer(args)
         if name is not None:
             plugins.resolve("optimizers", name).check(args)
+
+
+def _check_rounding(args: TrainArgs) -> None:
+    optim, expected = args.training.optim, ("adamw_torch", "adamw_torch_fused", *ROUNDING_OPTIMIZERS)
+    require(args.finetuning.pure_bf16, "stochastic_rounding: needs pure_bf16: true, else trained weights are float32")
+    require(optim in expected, f"stochastic_rounding: not with optim {optim}; expected one of {', '.join(expected)}")
 
 
 def _check_optim(name: str, modules: str | list[str] | None) -> None:

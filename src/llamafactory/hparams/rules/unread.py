@@ -50,6 +50,7 @@ SWITCHES: dict[str, tuple[str, ...]] = {
     "use_galore": ("galore_",),
     "use_apollo": ("apollo_",),
     "use_badam": ("badam_",),
+    "fp8": ("fp8_",),
 }
 
 # Keys that tune a feature and ask for none; every other key of a part that is not chosen is refused.
@@ -61,7 +62,7 @@ TUNING = frozenset((
     "epsilon_high", "delta", "asft_alpha", "eaft_alpha", "galore_target", "galore_rank", "galore_update_interval",
     "galore_scale", "galore_proj_type", "apollo_target", "apollo_rank", "apollo_update_interval", "apollo_scale",
     "apollo_proj", "apollo_proj_type", "apollo_scale_type", "badam_mode", "badam_start_block", "badam_switch_mode",
-    "badam_switch_interval", "badam_update_ratio", "badam_mask_mode", "badam_verbose",
+    "badam_switch_interval", "badam_update_ratio", "badam_mask_mode", "badam_verbose", "fp8_backend",
 ))  # fmt: skip
 
 
@@ -117,7 +118,7 @@ def _of_quantization(args: TrainArgs) -> dict[str, str]:
 
 def _of_switches(args: TrainArgs) -> dict[str, str]:
     """Return the keys of features whose switch is off."""
-    switched = {**vars(args.finetuning), **vars(args.galore), **vars(args.apollo), **vars(args.badam)}
+    switched = {**vars(args.finetuning), **vars(args.galore), **vars(args.apollo), **vars(args.badam), **vars(args.fp8)}
     return {
         key: f"needs {switch}: true, which is not given"
         for switch, beginnings in SWITCHES.items()

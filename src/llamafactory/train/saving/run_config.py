@@ -66,7 +66,7 @@ _FREE_OF_TUNER = ("lora_alpha", "lora_dropout", "use_rslora", "loraplus_*", "pis
 # The optimizer's state would mean something else.
 _OF_OPTIMIZER = (
     "optim*", "loraplus_*", "use_adam_mini", "use_muon", "use_galore", "use_apollo", "use_badam", "galore_*",
-    "apollo_*", "badam_*",
+    "apollo_*", "badam_*", "stochastic_rounding",
 )  # fmt: skip
 _OF_SCHEDULE = ("lr_scheduler_*",)
 # What these amount to is compared in their place: one may be written in many ways.
