@@ -46,7 +46,6 @@ TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("use_hyper_parallel", ANY, "HyperParallel training"),
     ("hyper_parallel_args", ANY, "HyperParallel training"),
     ("hyper_parallel_cp_size", ANY, "HyperParallel training"),
-    ("use_unsloth_gc", ANY, "activation offloading"),
     ("freeze_language_model", ANY, "training parts of multimodal models"),
     ("freeze_vision_tower", ANY, "training parts of multimodal models"),
     ("freeze_multi_modal_projector", ANY, "training parts of multimodal models"),
