@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from .conftest import Keys
-from .running import curve, train, weights_of
+from .running import curve, train, train_elsewhere, weights_of
 
 FULL: dict[str, Any] = {"finetuning_type": "full"}
 ALL = {"optim_target_modules": "all-linear"}
@@ -81,3 +81,25 @@ def test_loss_falls_and_a_resumed_run_is_the_whole_one(
     assert "resuming from" in capfd.readouterr().err and curve(half) == curve(whole)
     theirs = weights_of(whole)
     assert all(torch.equal(weight, theirs[name]) for name, weight in weights_of(half).items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["galore", "apollo", "adam-mini", "muon", "muon lora"])
+def test_two_ranks_are_one(keys: Keys, tmp_path: Path, name: str) -> None:
+    given = keys(**(ROWS | SLOW)[name], max_steps=3)
+    one = train(given | {"output_dir": str(tmp_path / "one")})
+    result = train_elsewhere(given | {"per_device_train_batch_size": 2}, ranks=2)
+    assert result.returncode == 0, result.stderr[-2000:]
+    theirs = weights_of(Path(given["output_dir"]))
+    apart = 2e-4 if "muon" in name else 2e-5  # torch's Muon rounds gradients to bfloat16
+    for key, weight in weights_of(one).items():
+        torch.testing.assert_close(weight, theirs[key], rtol=1e-3, atol=apart, msg=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more", [{**GALORE, "galore_layerwise": True}, BADAM, {**BADAM, "badam_mode": "ratio"}], ids=str
+)
+def test_what_takes_one_process_says_so(keys: Keys, more: dict[str, Any]) -> None:
+    result = train_elsewhere(keys(**more, max_steps=1), ranks=2)
+    assert result.returncode and "only with one process, not with 2" in result.stderr

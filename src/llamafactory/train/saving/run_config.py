@@ -45,11 +45,11 @@ _FREE = (
     "remove_unused_columns", "label_names", "length_column_name", "average_tokens_across_devices",
     "ddp_*", "local_rank", "fsdp_config", "accelerator_config", "parallelism_config", "use_cpu", "tf32",
     "*gradient_checkpointing*", "activation_checkpointing*", "torch_*", "use_cache", "use_reentrant_gc",
-    "use_unsloth_gc", "activation_offload", "*liger_kernel*", "use_v1_kernels", "flash_attn", "full_determinism",
-    "low_cpu_mem_usage", "upcast_lmhead_output", "trust_remote_code", "offload_folder", "use_kv_cache", "max_batch_size", "infer_*",
+    "use_unsloth_gc", "*liger_kernel*", "use_v1_kernels", "flash_attn", "full_determinism", "low_cpu_mem_usage",
+    "upcast_lmhead_output", "trust_remote_code", "offload_folder", "use_kv_cache", "max_batch_size", "infer_*",
     "lora_modules", "adapter_folder", "cache_dir", "preprocessing_*", "overwrite_cache", "data_shared_file_system",
     "ignore_pad_token_for_loss", "padding_free", "report_format", "preview_*", "messages", "cache_ref_log_probs",
-    "share_prompt", "rollout_engine", "rollout_batch_size", "threads",
+    "share_prompt", "rollout_engine", "rollout_batch_size", "threads", "activation_offload",
 )  # fmt: skip
 # Tensors of the checkpoint would not fit, or would be added to another model.
 _FIXED = (
