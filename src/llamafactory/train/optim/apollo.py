@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...hparams import split_list
 from ...hparams.field import require
@@ -45,7 +45,11 @@ def create(model: nn.Module, args: TrainArgs, arguments: TrainingArguments) -> t
 def _chosen(args: TrainArgs) -> Projected:
     apollo, training = args.apollo, args.training
     if apollo.use_apollo:
-        settings = {"rank": apollo.apollo_rank, "gap": apollo.apollo_update_interval, "scale": apollo.apollo_scale}
+        settings: dict[str, Any] = {
+            "rank": apollo.apollo_rank,
+            "gap": apollo.apollo_update_interval,
+            "scale": apollo.apollo_scale,
+        }
         settings |= {"side": apollo.apollo_proj_type, "projection": apollo.apollo_proj}
         settings |= {"scale_type": apollo.apollo_scale_type, "scale_front": apollo.apollo_scale_front}
         layerwise = "apollo_layerwise" if apollo.apollo_layerwise else ""

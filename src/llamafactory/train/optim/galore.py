@@ -52,7 +52,11 @@ def create(model: nn.Module, args: TrainArgs, arguments: TrainingArguments) -> t
 def _chosen(args: TrainArgs) -> Projected:
     galore, training = args.galore, args.training
     if galore.use_galore:
-        settings = {"rank": galore.galore_rank, "gap": galore.galore_update_interval, "scale": galore.galore_scale}
+        settings: dict[str, Any] = {
+            "rank": galore.galore_rank,
+            "gap": galore.galore_update_interval,
+            "scale": galore.galore_scale,
+        }
         settings |= {"side": galore.galore_proj_type, "projection": "svd"}
         layerwise = "galore_layerwise" if galore.galore_layerwise else ""
         return Projected("galore_target", split_list(galore.galore_target), layerwise, settings)

@@ -19,7 +19,7 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def decaying(model: nn.Module) -> set[str]:
     """Return the names of the weights that decay: not norms, not biases; as transformers decides."""
-    return set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]
+    return set(Trainer.get_decay_parameter_names(None, model))
 
 
 def by_decay(model: nn.Module, weights: dict[str, nn.Parameter], decay: float, **settings: Any) -> list[dict[str, Any]]:

@@ -84,7 +84,7 @@ class LowRank(Restorable):
         """
 
         def hook(weight: Tensor) -> None:
-            self.halted = self.halted or not weight.grad.isfinite().all()  # type: ignore[union-attr]
+            self.halted = self.halted or not weight.grad.isfinite().all()
             if not self.halted:
                 self.step()
                 weight.grad = None
