@@ -284,7 +284,19 @@ QUANTIZERS: dict[str, str] = {
     "aqlm": "llamafactory.model.quantizers.checkpoints:aqlm",
 }
 
-OPTIMIZERS: dict[str, str] = {}
+# Optimizers that transformers does not make, or not so that a run resumes.
+OPTIMIZERS: dict[str, str] = {
+    "loraplus": "llamafactory.train.optim.loraplus",
+    "galore": "llamafactory.train.optim.galore",
+    "apollo": "llamafactory.train.optim.apollo",
+    "badam": "llamafactory.train.optim.badam",
+    "adam_mini": "llamafactory.train.optim.adam_mini",
+    "muon": "llamafactory.train.optim.muon",
+    "rounded": "llamafactory.train.optim.rounded",
+    "prodigy": "llamafactory.train.optim.prodigy",
+    "soap": "llamafactory.train.optim.soap",
+    "lion": "llamafactory.train.optim.lion",
+}
 
 # How families write images, videos and sound into their text.
 MEDIA: dict[str, str] = {

@@ -231,8 +231,7 @@ def test_rules_of_the_engines(keys, message):
 
 UNBUILT = [
     {"mixture_of_depths": "convert"},
-    *({key: True} for key in ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon", "use_unsloth")),
-    *({key: True} for key in ("use_dft_loss", "use_asft_loss", "use_eaft_loss", "shift_attn", "fp8")),
+    *({key: True} for key in ("use_unsloth", "shift_attn")),
     *({key: True} for key in ("use_mca", "use_megatron_bridge", "use_hyper_parallel", "use_kt")),
 ]
 

@@ -10,6 +10,7 @@ from transformers import Seq2SeqTrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
+from llamafactory.hparams.derive import OWN_OPTIMIZERS
 from llamafactory.hparams.schema import keys_of
 from llamafactory.hparams.training_args import OptimizerName, SchedulerName, TrainingArguments
 
@@ -31,4 +32,4 @@ def test_every_installed_field_is_declared_with_its_default():
 
 def test_choices_are_the_installed_ones():
     assert set(get_args(SchedulerName)) == {item.value for item in SchedulerType}
-    assert set(get_args(OptimizerName)) == {item.value for item in OptimizerNames}
+    assert set(get_args(OptimizerName)) == {item.value for item in OptimizerNames} | set(OWN_OPTIMIZERS)

@@ -44,8 +44,8 @@ REFUSED = [
     ({"stage": "pt"}, {"pref_bco_weight": 0.5}, "pref_bco_weight: only for stage dpo, not pt"),
     ({}, {"ld_alpha": 0.5}, "ld_alpha: only for stage dpo, not sft"),
     ({"stage": "dpo"}, {"center_rewards_coefficient": 0.1}, "center_rewards_coefficient: only for stage rm, not dpo"),
-    ({"stage": "rm"}, {"ref_model": "m"}, "ref_model: only for stage dpo or kto or ppo or grpo, not rm"),
-    ({}, {"ref_model_adapters": "a"}, "ref_model_adapters: only for stage dpo or kto or ppo or grpo, not sft"),
+    ({"stage": "rm"}, {"ref_model": "m"}, "ref_model: only for stage sft or dpo or kto or ppo or grpo, not rm"),
+    ({}, {"ref_model_adapters": "a"}, "ref_model_adapters: in stage sft only with use_asft_loss: true"),
     ({"stage": "dpo"}, {"reward_model": "m"}, "reward_model: only for stage ppo or grpo, not dpo"),
     ({}, {"reward_funcs": "length"}, "reward_funcs: only for stage ppo or grpo, not sft"),
     ({}, {"rollout_tools": "t.py"}, "rollout_tools: only for stage ppo or grpo, not sft"),
@@ -75,6 +75,7 @@ SAID = [
     ),
     ({"stage": "dpo"}, {"kto_chosen_weight": 2}, "kto_chosen_weight: no effect in this run; only for stage kto"),
     ({"stage": "pt"}, {"ppo_epochs": 2, "ppo_target": 3}, "ppo_epochs, ppo_target: no effect in this run; only for"),
+    ({}, {"asft_alpha": 0.2}, "asft_alpha: no effect in this run; needs use_asft_loss: true, which is not given"),
     ({}, {"num_generations": 4}, "num_generations: no effect in this run; only for stage grpo, not sft"),
 ]
 

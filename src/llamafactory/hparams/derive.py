@@ -17,6 +17,8 @@ from .reader import Flat
 logger = get_logger(__name__)
 
 PAIRED = ("rm", "dpo", "kto", "ppo", "grpo")  # stages whose rows are more than one sequence, or are answered
+OWN_OPTIMIZERS = ("prodigy", "soap", "lion")  # values of `optim` that transformers does not have
+ROUNDING_OPTIMIZERS = ("adamw_torch_8bit", "adamw_torch_4bit")  # of torchao; they round at random when they are told
 _ACTIONS = ("do_train", "do_eval", "do_predict")
 
 
@@ -73,6 +75,26 @@ def _pointed_at_trained(values: dict[str, Any]) -> dict[str, Any]:
             f"using the model in {folder}, trained by this configuration (adapter_name_or_path: null = the base)"
         )
     return values
+
+
+def chosen_optimizer(args: TrainArgs) -> str | None:
+    """Return the row of ``plugins.OPTIMIZERS`` that a run asks for, None for an optimizer that transformers makes."""
+    switched = {
+        "galore": args.galore.use_galore,
+        "apollo": args.apollo.use_apollo,
+        "badam": args.badam.use_badam,
+        "adam_mini": args.finetuning.use_adam_mini,
+        "muon": args.finetuning.use_muon,
+        "rounded": args.finetuning.stochastic_rounding and not _rounds_itself(args),
+        "loraplus": getattr(args.tuner, "loraplus_lr_ratio", None) is not None,
+    }
+    optim = args.training.optim
+    own = {"galore": optim.startswith("galore_"), "apollo": optim.startswith("apollo_"), optim: optim in OWN_OPTIMIZERS}
+    return next((name for name, asked in [*switched.items(), *own.items()] if asked), None)
+
+
+def _rounds_itself(args: TrainArgs) -> bool:
+    return args.training.optim in ROUNDING_OPTIMIZERS
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ class FinetuningArguments:
         "lora", "Which weights are trained: lora, oft, freeze, full, or a method of PEFT (docs/methods.md)."
     )
     pure_bf16: bool = arg(False, "Everything in bfloat16, trained weights too.")
+    stochastic_rounding: bool = arg(
+        False, "With pure_bf16: round trained weights up or down at random, so that small updates count."
+    )
     disable_shuffling: bool = arg(False, "Take the rows in the order they are stored.")
     early_stopping_steps: int | None = arg(
         None, "Stop after this many evaluations without a better metric.", within=AT_LEAST_1

@@ -31,6 +31,8 @@ def metrics_of(args: TrainArgs) -> tuple[str, ...]:
     stage, rlhf = args.finetuning.stage, args.rlhf
     further = {
         "accuracy": stage in ("pt", "sft") and args.finetuning.compute_accuracy,
+        "nll": any(getattr(args.finetuning, key) for key in ("use_dft_loss", "use_asft_loss", "use_eaft_loss")),
+        "kl": args.finetuning.use_asft_loss,
         "losses/sft": stage in ("dpo", "kto") and rlhf.pref_ftx,
         "losses/bco": stage == "dpo" and rlhf.pref_bco_weight,
     }

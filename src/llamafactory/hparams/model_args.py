@@ -53,7 +53,10 @@ class ModelArguments:
     mixture_of_depths: Literal["convert", "load"] | None = arg(None, "Make or load a mixture-of-depths model.")
     moe_aux_loss_coef: float | None = arg(None, "Weight of the router's balance loss.", within=AT_LEAST_0)
     use_unsloth: bool = arg(False, "Load the model through Unsloth.")
-    use_unsloth_gc: bool = arg(False, "Keep checkpointed activations in host memory.")
+    use_unsloth_gc: bool = arg(False, "Keep checkpointed activations in host memory; as activation_offload: cpu.")
+    activation_offload: Literal["none", "cpu", "disk"] = arg(
+        "none", "Where checkpointed activations wait for the backward pass, beside the device."
+    )
     enable_liger_kernel: bool = arg(False, "Fused Liger kernels.")
     use_v1_kernels: bool | None = arg(False, "Kernel plug-ins for NPUs.")
     disable_gradient_checkpointing: bool = arg(False, "Never recompute activations.")

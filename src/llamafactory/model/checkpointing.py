@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +18,7 @@ from ..extras.device import host_memory
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from .config import attention_width, largest
+from .offloading import DiskStore
 
 logger = get_logger(__name__)
 
@@ -74,6 +77,11 @@ def choose_checkpointing(
         if training.activation_checkpointing is None
         else training.activation_checkpointing
     )
+    place = offload_place(args)
+    if place != "none":
+        if not _core(model).supports_gradient_checkpointing:
+            raise ConfigError(f"activation_offload: {_core(model).config.model_type} models have no checkpointing")
+        wanted = True
     if wanted is False or args.model.disable_gradient_checkpointing or not _core(model).supports_gradient_checkpointing:
         return False
     if wanted is None:
@@ -81,17 +89,34 @@ def choose_checkpointing(
         size = getattr(torch, dtypes.compute).itemsize
         if not _is_needed(activation_bytes(_text_config(model), tokens, size), tokens, model, device):
             return False
+    _turn_on(model, args, device, place)
+    return True
+
+
+def offload_place(args: TrainArgs) -> str:
+    """Return where checkpointed activations wait: none (on the device), cpu or disk."""
+    return "cpu" if args.model.use_unsloth_gc else args.model.activation_offload
+
+
+def _turn_on(model: Any, args: TrainArgs, device: Device, place: str) -> None:
+    training = args.training
     given = training.activation_checkpointing_kwargs or training.gradient_checkpointing_kwargs or {}
     if isinstance(given, str):
         raise ConfigError(f"activation_checkpointing_kwargs: expected a mapping, got {given!r}")
     options = dict(given)
     options.setdefault("use_reentrant", bool(args.keys.get("use_reentrant_gc")))
+    layers, offload = options.pop("every_n_layers", 1), options.pop("offload", False)
+    on_cpu = device.type == "cpu"
+    if place == "cpu" and on_cpu:
+        logger.info_rank0("activations are in host memory anyway: they are computed again, and not moved")
     model.activation_checkpointing_enable(
-        every_n_layers=options.pop("every_n_layers", 1),
-        offload=options.pop("offload", False),
+        every_n_layers=layers,
+        offload=offload or (place == "cpu" and not on_cpu),
         activation_checkpointing_kwargs=options,
     )
-    return True
+    if place == "disk":
+        keep = partial(DiskStore(Path(str(training.output_dir))).checkpoint, **options)
+        _core(model)._set_gradient_checkpointing(gradient_checkpointing_func=keep, every_n_layers=layers)
 
 
 def _is_needed(activations: int | None, tokens: int, model: nn.Module, device: Device) -> bool:

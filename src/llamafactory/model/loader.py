@@ -114,12 +114,15 @@ def _ready_to_train(
 ) -> nn.Module:
     from . import embeddings, report
     from .checkpointing import choose_checkpointing
+    from .float8 import convert_to_float8
     from .quantizers.layers import keep_from_broadcast
     from .towers import freeze_towers
 
     freeze_towers(tuned)
     if args.model.upcast_layernorm:
         embeddings.upcast_norms(tuned)
+    if args.fp8.fp8:
+        convert_to_float8(tuned, args, device)
     choose_checkpointing(tuned, args, device, dtypes, batch_tokens)
     keep_from_broadcast(tuned)
     tuned.train()

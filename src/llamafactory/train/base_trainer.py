@@ -27,6 +27,7 @@ from .batching.stream_batches import StreamBatches
 from .batching.stream_run import StreamRun
 from .metrics.token_meter import TokenMeter
 from .optim import create_optimizer
+from .optim.averaging import averaged, take_average
 from .saving import checkpoints, optimizer_state
 from .saving.run_config import Start, write_run_config
 from .saving.upload import upload_checkpoint
@@ -188,6 +189,12 @@ class BaseTrainer(transformers.Trainer):
 
     # Optimizer
 
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        if 0 < self.args.warmup_steps < 1 and "schedule_free" in self.args.optim:
+            # Such an optimizer warms up by itself, over steps and not over a share of them.
+            self.args.warmup_steps = self.args.get_warmup_steps(max_steps)
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             self.optimizer = create_optimizer(self.model if model is None else model, self.run_args, self.args)
@@ -206,6 +213,14 @@ class BaseTrainer(transformers.Trainer):
     # Checkpoints
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with averaged(self.optimizer):
+            self._write_checkpoint()
+
+    def _load_best_model(self) -> None:
+        take_average(self.optimizer)  # nothing is trained after it, so that the loaded weights stay as they are
+        super()._load_best_model()
+
+    def _write_checkpoint(self) -> None:
         args, state = self.args, self.state
         state.best_model_checkpoint = checkpoints.best_checkpoint(args.output_dir, state)
         self.store_flos()
@@ -285,7 +300,7 @@ class BaseTrainer(transformers.Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         model: Any = self.accelerator.unwrap_model(self.model)
         extra = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
-        with _cache_in_config(self.model), weights_first(model):
+        with averaged(self.optimizer), _cache_in_config(self.model), weights_first(model):
             model.save_pretrained(folder, state_dict=state_dict, **extra)
         self.save_texts(folder)
 

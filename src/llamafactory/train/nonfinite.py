@@ -61,7 +61,7 @@ class NonFiniteGuard:
         self._watched.append(_Watched(loss, inputs, rows))
         return torch.where(loss.isfinite(), loss, 0.0) if self.policy == "skip" else loss
 
-    def check(self, grad_norm: Any, model: nn.Module, step: int, loss_of: LossOf, scaled: bool) -> None:
+    def check(self, grad_norm: Any, model: nn.Module, step: int, loss_of: LossOf, by_loss: bool) -> None:
         """Judge one optimizer step before the weights are changed; all ranks call this together.
 
         Args:
@@ -69,7 +69,7 @@ class NonFiniteGuard:
             model: Without wrappers of distributed training.
             step: From 1.
             loss_of: Computes the loss of a micro-batch again, with that model.
-            scaled: Losses are scaled (fp16): infinite gradients are then the scaler's daily bread.
+            by_loss: Judge the losses alone: scaled gradients (fp16) may be infinite, others may be used up already.
 
         Raises:
             NonFiniteError: The step is not finite and the policy is ``stop``.
@@ -77,7 +77,7 @@ class NonFiniteGuard:
         if self.policy == "continue":
             return
         watched, self._watched = self._watched, []
-        if self._losses_finite(watched) if scaled else bool(torch.as_tensor(grad_norm).isfinite()):
+        if self._losses_finite(watched) if by_loss else bool(torch.as_tensor(grad_norm).isfinite()):
             return
         if self.policy == "skip":
             self.skipped += 1

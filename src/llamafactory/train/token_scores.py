@@ -16,10 +16,19 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .losses.linear_log_probs import LogitTransform, LogProbs, linear_log_probs
+from .losses.linear_log_probs import (
+    Anchor,
+    LogitTransform,
+    LogProbs,
+    as_computed,
+    divergence,
+    linear_log_probs,
+    top_entropy,
+)
 
 
 class TokenScores(NamedTuple):
@@ -35,6 +44,8 @@ class TokenScores(NamedTuple):
         values: [N] fp32, what the model's ``value_head`` makes of the state before each target; or None without one.
         aux_loss: Router balance loss of a mixture-of-experts model times its coefficient, a tuner's penalty on its own
             weights (``causal_lm.penalty()``), their sum, or None.
+        divergence: [N] KL(anchor || model) of each place in nats, with gradient; or None.
+        top_entropy: [N] nats, of the most probable tokens among themselves; or None.
     """
 
     log_probs: Tensor
@@ -45,6 +56,8 @@ class TokenScores(NamedTuple):
     correct: Tensor | None = None
     values: Tensor | None = None
     aux_loss: Tensor | None = None
+    divergence: Tensor | None = None
+    top_entropy: Tensor | None = None
 
 
 def trained_positions(labels: Tensor) -> Tensor:
@@ -65,8 +78,10 @@ def attach(model: nn.Module) -> nn.Module:
 
     ``batch`` holds the decoder's inputs and ``labels`` [B, L] (unshifted, -100 = not trained). Optional: ``weights``
     [B, L], ``positions`` (:func:`trained_positions` of the labels), ``smoothing``, ``entropy``, ``accuracy``,
-    ``temperature`` (log-probabilities of sampling at it). A module ``value_head`` (d -> 1) on the language model gives
-    ``values``. With ``shared_prefix`` (see ``data/collators/completions.py``) the inputs are shorter than the labels.
+    ``temperature`` (log-probabilities of sampling at it), ``top`` (how many tokens ``top_entropy`` is of), ``anchor``
+    (an :class:`Anchor` of the same tokens; ``as_anchor=True`` returns that of this model instead of scores). A module
+    ``value_head`` (d -> 1) on the language model gives ``values``. With ``shared_prefix`` (see
+    ``data/collators/completions.py``) the inputs are shorter than the labels.
     """
     causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
     if getattr(causal_lm.forward, "scores_tokens", False):
@@ -98,8 +113,11 @@ def _score(
     entropy: bool = False,
     accuracy: bool = False,
     temperature: float = 1.0,
+    top: int = 0,
+    anchor: Anchor | None = None,
+    as_anchor: bool = False,
     **inputs: Any,
-) -> TokenScores:
+) -> TokenScores | Anchor:
     inputs = {name: value for name, value in inputs.items() if value is not None}
     balance = getattr(causal_lm.config.get_text_config(), "output_router_logits", False)
     outputs = getattr(causal_lm, causal_lm.base_model_prefix)(
@@ -116,20 +134,40 @@ def _score(
     if weights is not None:
         chosen = weights.flatten().index_select(0, positions).float()
     head = causal_lm.get_output_embeddings()
-    if transform is not None and _is_plain(head):
+    is_plain = transform is not None and _is_plain(head)
+    logits_of = functools.partial(_own_logits, causal_lm, forward, temperature=temperature)
+    if as_anchor:
+        return _anchor_of(hidden, head, transform if is_plain else None, logits_of)
+    if transform is not None and is_plain:
         chunk = chunk_rows(head.out_features, hidden.device)
         transform = replace(transform, temperature=temperature)
         scored = linear_log_probs(
-            hidden, head.weight, head.bias, targets, chunk, transform, smoothing, entropy, accuracy
+            hidden, head.weight, head.bias, targets, chunk, transform, smoothing, entropy, accuracy, top, anchor
         )
     else:
-        logits_of = functools.partial(_own_logits, causal_lm, forward, temperature=temperature)
-        scored = _module_log_probs(logits_of, hidden, targets, smoothing, entropy, accuracy)
+        scored = _module_log_probs(logits_of, hidden, targets, smoothing, entropy, accuracy, top, anchor)
     aux_loss = _balance_loss(causal_lm, outputs, inputs.get("attention_mask")) if balance else None
     if hasattr(causal_lm, "penalty"):  # of a tuner, on its own weights
         aux_loss = causal_lm.penalty() if aux_loss is None else aux_loss + causal_lm.penalty()
     values = causal_lm.value_head(hidden.float()).squeeze(-1) if hasattr(causal_lm, "value_head") else None
-    return TokenScores(scored.log_probs, targets, chosen, positions, scored.entropy, scored.correct, values, aux_loss)
+    return TokenScores(
+        *(scored.log_probs, targets, chosen, positions, scored.entropy, scored.correct, values, aux_loss),
+        *(scored.divergence, scored.top_entropy),
+    )
+
+
+def _anchor_of(hidden: Tensor, head: Any, transform: LogitTransform | None, logits_of: Any) -> Anchor:
+    """Keep hidden states where the logits are a function of them alone, else (an adapter on the head) the logits."""
+    if transform is None:
+        return Anchor(logits_of(hidden).detach(), lambda logits: logits)
+    weight, bias = head.weight, head.bias
+
+    def plain_logits(states: Tensor) -> Tensor:
+        shift = None if bias is None else bias.to(states.dtype)
+        wide = torch.promote_types(states.dtype, torch.float32)
+        return transform.apply(F.linear(states, weight.to(states.dtype), shift).to(wide))
+
+    return Anchor(as_computed(hidden.detach()), plain_logits)
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:
@@ -144,27 +182,40 @@ def _is_plain(head: nn.Module) -> bool:
 
 
 def _module_log_probs(
-    logits_of: Any, hidden: Tensor, targets: Tensor, smoothing: float, entropy: bool, accuracy: bool
+    logits_of: Any,
+    hidden: Tensor,
+    targets: Tensor,
+    smoothing: float,
+    entropy: bool,
+    accuracy: bool,
+    top: int = 0,
+    anchor: Anchor | None = None,
 ) -> LogProbs:
     """Score through the model's own head, whatever it is; each chunk is computed again in backward."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
 
-    def chunk_scores(part: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        log_p = torch.log_softmax(logits_of(part).to(torch.promote_types(part.dtype, torch.float32)), -1)
+    def chunk_scores(start: int, part: Tensor, wanted: Tensor) -> tuple[Tensor, ...]:
+        log_p = torch.log_softmax(logits_of(part).to(wide), -1)
         picked = log_p.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
+        distance = picked
+        if anchor:
+            distance = divergence(anchor.log_probs(slice(start, start + len(part)), wide), log_p)
         if smoothing:
             picked = (1 - smoothing) * picked + smoothing * log_p.mean(-1)
         with torch.no_grad():
             spread = -(log_p.exp() * log_p).sum(-1) if entropy else picked
             hit = log_p.argmax(-1) == wanted if accuracy else picked
-        return picked, spread.detach(), hit.detach()
+            top_spread = top_entropy(log_p, top) if top else picked
+        return picked, spread.detach(), hit.detach(), distance, top_spread.detach()
 
     size = 256
     parts = [
-        checkpoint(chunk_scores, part, wanted, use_reentrant=False)
-        for part, wanted in zip(hidden.split(size), targets.split(size), strict=True)
+        checkpoint(chunk_scores, i * size, part, wanted, use_reentrant=False)
+        for i, (part, wanted) in enumerate(zip(hidden.split(size), targets.split(size), strict=True))
     ]
-    log_probs, spread, hit = (torch.cat(column) for column in zip(*parts, strict=True))
-    return LogProbs(log_probs, spread if entropy else None, hit if accuracy else None)
+    log_probs, *found = (torch.cat(column) for column in zip(*parts, strict=True))
+    asked = (entropy, accuracy, anchor is not None, top > 0)
+    return LogProbs(log_probs, *(one if wanted else None for one, wanted in zip(found, asked, strict=True)))
 
 
 def _own_logits(causal_lm: Any, forward: Any, hidden: Tensor, temperature: float = 1.0) -> Tensor:

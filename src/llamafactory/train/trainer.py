@@ -28,6 +28,7 @@ from .losses.cross_entropy import cross_entropy
 from .metrics.channels import ChannelMeter
 from .metrics.means import Means
 from .nonfinite import NonFiniteGuard
+from .optim.averaging import averaged
 from .token_scores import attach, trained_positions
 
 if TYPE_CHECKING:
@@ -72,10 +73,13 @@ class Trainer(BaseTrainer):
 
     def token_scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> Any:
         """Return what :meth:`loss_sums` is a function of: here :class:`TokenScores` of the trained positions."""
-        options: dict[str, Any] = {"smoothing": self.args.label_smoothing_factor}
+        return model(**inputs, score=True, **self.score_options(inputs, evaluating))
+
+    def score_options(self, inputs: dict[str, Any], evaluating: bool) -> dict[str, Any]:
+        """Return what :func:`attach` is asked for beside log-probabilities."""
         if evaluating:
-            options = {"accuracy": self.run_args.finetuning.compute_accuracy}
-        return model(**inputs, score=True, **options)
+            return {"accuracy": self.run_args.finetuning.compute_accuracy}
+        return {"smoothing": self.args.label_smoothing_factor}
 
     def loss_sums(self, scores: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """Return sums over the items of a batch: ``loss``, with gradient, and what else evaluation reports the mean of.
@@ -123,8 +127,10 @@ class Trainer(BaseTrainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
-        policy, scaled = self.accelerator.unwrap_model(self.model), self.accelerator.scaler is not None
-        self.guard.check(norm, policy, self.state.global_step + 1, partial(self._loss_of, policy), scaled)
+        policy = self.accelerator.unwrap_model(self.model)
+        # Gradients that are scaled may be infinite, and those that were used in the backward pass are gone.
+        by_loss = self.accelerator.scaler is not None or all(weight.grad is None for weight in policy.parameters())
+        self.guard.check(norm, policy, self.state.global_step + 1, partial(self._loss_of, policy), by_loss)
         return norm
 
     def _loss_of(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
@@ -140,7 +146,7 @@ class Trainer(BaseTrainer):
         sets = self.eval_dataset if eval_dataset is None else eval_dataset
         sets = sets if isinstance(sets, dict) else {"": sets}
         batches: dict[str, Iterable[dict[str, Any]]] = {name: self._eval_batches(rows) for name, rows in sets.items()}
-        with eval_mode(self.accelerator.unwrap_model(self.model)) as model:
+        with averaged(self.optimizer), eval_mode(self.accelerator.unwrap_model(self.model)) as model:
             sums_of = partial(self._eval_sums, model)
             metrics = evaluation.evaluate(batches, sums_of, self.derived, self.args.device, metric_key_prefix)
         if self.run_args.training.predict_with_generate:
@@ -181,16 +187,17 @@ class Trainer(BaseTrainer):
             prefix: Of the metrics' names.
             path: Where the responses go; None = they are only scored.
         """
-        responses = prediction.generate(
-            self.accelerator.unwrap_model(self.model),
-            self.processing_class,
-            prompts,
-            self._with_progress(prediction.prompt_batches(prompts, self.args)),
-            prediction.generation_config(self.run_args, self.processing_class, self.template),
-            skip_special_tokens=self.run_args.generating.skip_special_tokens,
-            seed=self.args.seed,
-            autocast=self.accelerator.autocast,
-        )
+        with averaged(self.optimizer):
+            responses = prediction.generate(
+                self.accelerator.unwrap_model(self.model),
+                self.processing_class,
+                prompts,
+                self._with_progress(prediction.prompt_batches(prompts, self.args)),
+                prediction.generation_config(self.run_args, self.processing_class, self.template),
+                skip_special_tokens=self.run_args.generating.skip_special_tokens,
+                seed=self.args.seed,
+                autocast=self.accelerator.autocast,
+            )
         legacy = self.run_args.generating.legacy_text_scores
         return prediction.score(responses, self.args, prefix, path, legacy)
 

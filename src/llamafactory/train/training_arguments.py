@@ -12,6 +12,7 @@ from transformers import Seq2SeqTrainingArguments
 from ..extras.device import probe
 from ..extras.errors import ConfigError
 from ..hparams import resolve_dtypes
+from ..hparams.derive import chosen_optimizer
 from ..hparams.inner_settings import optimizer_settings, schedule_settings
 from ..hparams.metrics import default_metric
 from .callbacks.reporters import trackers
@@ -67,7 +68,7 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "dataloader_pin_memory": training.dataloader_pin_memory and not on_cpu,
         "average_tokens_across_devices": True,
         "lr_scheduler_kwargs": schedule_settings(training),
-        "optim_args": ",".join(f"{name}={value}" for name, value in optimizer_settings(training).items()) or None,
+        **_optimizer(args),
         "metric_for_best_model": training.metric_for_best_model or default_metric(args),
         "report_to": [name for name in trackers(args) if name != "swanlab"],  # it brings its own callback
         # Features carry more than the model's own inputs; the trainer picks what it passes on.
@@ -90,6 +91,16 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "restore_callback_states_from_checkpoint": True,
         "resume_from_checkpoint": None,
     }
+
+
+def _optimizer(args: TrainArgs) -> dict[str, Any]:
+    """Transformers is told of an optimizer that it makes, and of AdamW in the place of one that is made here."""
+    if chosen_optimizer(args) not in (None, "loraplus"):
+        return {"optim": "adamw_torch", "optim_args": None, "optim_target_modules": None}
+    settings = optimizer_settings(args.training)
+    if args.finetuning.stochastic_rounding:
+        settings["bf16_stochastic_round"] = True
+    return {"optim_args": ",".join(f"{name}={value}" for name, value in settings.items()) or None}
 
 
 def _is_distributed() -> bool:

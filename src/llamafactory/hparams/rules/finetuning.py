@@ -16,7 +16,13 @@ def check_training(args: TrainArgs) -> None:
     finetuning, training = args.finetuning, args.training
     losses = [key for key in ("use_dft_loss", "use_asft_loss", "use_eaft_loss") if getattr(finetuning, key)]
     require(len(losses) < 2, f"{' and '.join(losses)}: choose one loss")
-    require(not losses or finetuning.stage == "sft", f"{losses[0] if losses else ''}: only for stage sft")
+    if losses:
+        require(finetuning.stage == "sft", f"{losses[0]}: only for stage sft")
+        smoothed = training.label_smoothing_factor
+        require(not smoothed, f"label_smoothing_factor: {smoothed} is for cross-entropy, not with {losses[0]}")
+    if finetuning.stage == "sft" and not finetuning.use_asft_loss:
+        named = [key for key in ("ref_model", "ref_model_adapters") if getattr(args.rlhf, key)]
+        require(not named, f"{named[0] if named else ''}: in stage sft only with use_asft_loss: true")
     kind = finetuning.finetuning_type
     require(
         not finetuning.use_llama_pro or kind in ("freeze", "lora"),
@@ -24,5 +30,10 @@ def check_training(args: TrainArgs) -> None:
     )
     require(not (finetuning.pure_bf16 and training.fp16), "pure_bf16: cannot be combined with fp16")
     require(not (finetuning.pure_bf16 and training.bf16 is False), "pure_bf16: cannot be combined with bf16: false")
+    if args.fp8.fp8:
+        kind = finetuning.finetuning_type
+        require(kind in ("full", "freeze"), f"fp8: not with finetuning_type {kind}; use full or freeze")
+        require(args.quantization.quantization_bit is None, "fp8: not with quantization_bit")
+        require(not training.fp16, "fp8: not with fp16; use bf16")
     if finetuning.early_stopping_steps is not None:
         require(training.eval_strategy != "no", "early_stopping_steps: needs eval_strategy steps or epoch")

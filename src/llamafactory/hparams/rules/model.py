@@ -98,3 +98,21 @@ def check_training(args: TrainArgs) -> None:
         )),
         "disable_gradient_checkpointing: cannot be combined with activation_checkpointing: true",
     )  # fmt: skip
+    _check_offload(args)
+
+
+def _check_offload(args: TrainArgs) -> None:
+    """What waits elsewhere is what checkpointing keeps, so that it must not be off."""
+    model, training = args.model, args.training
+    key = "use_unsloth_gc" if model.use_unsloth_gc else "activation_offload"
+    if not model.use_unsloth_gc and model.activation_offload == "none":
+        return
+    require(
+        not (model.use_unsloth_gc and model.activation_offload == "disk"),
+        "use_unsloth_gc and activation_offload: disk: choose one",
+    )
+    require(not model.disable_gradient_checkpointing, f"{key}: not with disable_gradient_checkpointing: true")
+    for name in ("activation_checkpointing", "gradient_checkpointing"):
+        off = getattr(training, name) is False and name in args.keys
+        require(not off, f"{key}: not with {name}: false")
+    require(not args.keys.get("use_reentrant_gc"), f"{key}: not with use_reentrant_gc: true")

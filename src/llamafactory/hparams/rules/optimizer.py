@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ... import plugins
 from ...extras.packages import require_installed
+from ..derive import ROUNDING_OPTIMIZERS, chosen_optimizer
 from ..field import require
 
 if TYPE_CHECKING:
@@ -18,11 +20,6 @@ PACKAGES: dict[tuple[str, str], tuple[str, ...]] = {
         "paged_adamw_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "paged_lion_32bit", "paged_lion_8bit",
         "rmsprop_bnb", "rmsprop_bnb_32bit", "rmsprop_bnb_8bit",
     ),
-    ("galore_torch", "galore-torch"): (
-        "galore_adafactor", "galore_adafactor_layerwise", "galore_adamw", "galore_adamw_8bit",
-        "galore_adamw_8bit_layerwise", "galore_adamw_layerwise",
-    ),
-    ("apollo_torch", "apollo-torch"): ("apollo_adamw", "apollo_adamw_layerwise"),
     ("lomo_optim", "lomo-optim"): ("adalomo", "lomo"),
     ("grokadamw", "grokadamw"): ("grokadamw",),
     ("schedulefree", "schedulefree"): ("schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd"),
@@ -32,19 +29,40 @@ PACKAGES: dict[tuple[str, str], tuple[str, ...]] = {
     ("torch_xla", "torch-xla"): ("adamw_torch_xla",),
     ("torchdistx", "git+https://github.com/pytorch/torchdistx"): ("adamw_anyprecision",),
 }  # fmt: skip
-# Optimizers that project the gradients of modules which the user names.
-PROJECTING = (*PACKAGES["galore_torch", "galore-torch"], *PACKAGES["apollo_torch", "apollo-torch"])
+# Optimizers that project the gradients of modules which the user names: they are made here, see train/optim.
+PROJECTING = (
+    "galore_adafactor", "galore_adafactor_layerwise", "galore_adamw", "galore_adamw_8bit",
+    "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "apollo_adamw", "apollo_adamw_layerwise",
+)  # fmt: skip
+_SWITCHES = ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon", "stochastic_rounding")
+_OF_WHOLE_WEIGHTS = ("use_galore", "use_apollo", "use_badam")
 
 
 def check_training(args: TrainArgs) -> None:
-    """At most one of the memory-saving three, none with adapters; what `optim` names can be made."""
-    sections = {"use_galore": args.galore, "use_apollo": args.apollo, "use_badam": args.badam}
-    chosen = [key for key, section in sections.items() if getattr(section, key)]
+    """One optimizer is asked for, it goes with the tuner, and what it needs is there."""
+    switches = {**vars(args.galore), **vars(args.apollo), **vars(args.badam), **vars(args.finetuning)}
+    chosen = [key for key in _SWITCHES if switches[key]]
+    if getattr(args.tuner, "loraplus_lr_ratio", None) is not None:
+        chosen.append("loraplus_lr_ratio")
     require(len(chosen) < 2, f"{' and '.join(chosen)}: choose one")
-    if chosen:
-        require(args.finetuning.finetuning_type != "lora", f"{chosen[0]}: not with finetuning_type lora")
-    if args.training.do_train:
-        _check_optim(args.training.optim, args.training.optim_target_modules)
+    kind, training = args.finetuning.finetuning_type, args.training
+    for key in chosen:
+        whole = key in _OF_WHOLE_WEIGHTS
+        require(not whole or kind in ("full", "freeze"), f"{key}: not with finetuning_type {kind}; use full or freeze")
+    if training.do_train:
+        if not chosen or chosen == ["stochastic_rounding"]:
+            _check_optim(training.optim, training.optim_target_modules)
+        if args.finetuning.stochastic_rounding:
+            _check_rounding(args)
+        name = chosen_optimizer(args)
+        if name is not None:
+            plugins.resolve("optimizers", name).check(args)
+
+
+def _check_rounding(args: TrainArgs) -> None:
+    optim, expected = args.training.optim, ("adamw_torch", "adamw_torch_fused", *ROUNDING_OPTIMIZERS)
+    require(args.finetuning.pure_bf16, "stochastic_rounding: needs pure_bf16: true, else trained weights are float32")
+    require(optim in expected, f"stochastic_rounding: not with optim {optim}; expected one of {', '.join(expected)}")
 
 
 def _check_optim(name: str, modules: str | list[str] | None) -> None:

@@ -28,7 +28,7 @@ STAGES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("dpo",): ("pref_loss", "pref_bco_weight", "dpo_label_smoothing", "simpo_gamma", "ld_alpha"),
     ("kto",): ("kto_chosen_weight", "kto_rejected_weight"),
     ("dpo", "kto"): ("pref_beta", "pref_ftx", "cache_ref_log_probs"),
-    ("dpo", "kto", "ppo", "grpo"): ("ref_model", "ref_model_adapters", "ref_model_quantization_bit"),
+    ("sft", "dpo", "kto", "ppo", "grpo"): ("ref_model", "ref_model_adapters", "ref_model_quantization_bit"),
     ("ppo",): ("ppo_buffer_size", "ppo_epochs", "ppo_score_norm", "ppo_target", "ppo_whiten_rewards"),
     ("grpo",): (
         "loss_type", "num_generations", "num_iterations", "beta", "epsilon", "epsilon_high", "delta", "scale_rewards",
@@ -40,6 +40,16 @@ STAGES: dict[tuple[str, ...], tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+# Switch -> the keys that only it reads, by the beginning of their names.
+SWITCHES: dict[str, tuple[str, ...]] = {
+    "use_asft_loss": ("asft_",),
+    "use_eaft_loss": ("eaft_",),
+    "use_galore": ("galore_",),
+    "use_apollo": ("apollo_",),
+    "use_badam": ("badam_",),
+    "fp8": ("fp8_",),
+}
+
 # Keys that tune a feature and ask for none; every other key of a part that is not chosen is refused.
 TUNING = frozenset((
     "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "loraplus_lr_embedding", "pissa_iter",
@@ -47,7 +57,10 @@ TUNING = frozenset((
     "pref_beta", "simpo_gamma", "kto_chosen_weight", "kto_rejected_weight", "share_prompt", "cache_ref_log_probs",
     "ppo_buffer_size", "ppo_epochs", "ppo_target", "reward_model_type", "reward_weights", "rollout_engine",
     "rollout_batch_size", "max_tool_rounds", "eval_rollouts", "num_generations", "num_iterations", "epsilon",
-    "epsilon_high", "delta",
+    "epsilon_high", "delta", "asft_alpha", "eaft_alpha", "galore_target", "galore_rank", "galore_update_interval",
+    "galore_scale", "galore_proj_type", "apollo_target", "apollo_rank", "apollo_update_interval", "apollo_scale",
+    "apollo_proj", "apollo_proj_type", "apollo_scale_type", "badam_mode", "badam_start_block", "badam_switch_mode",
+    "badam_switch_interval", "badam_update_ratio", "badam_mask_mode", "badam_verbose", "fp8_backend",
 ))  # fmt: skip
 
 
@@ -57,7 +70,7 @@ def check_training(args: TrainArgs) -> None:
     A key that is switched off, or written with its default, is never refused.
     """
     said: dict[str, list[str]] = {}
-    unread = {**_of_other_tuners(args), **_of_other_stages(args), **_of_quantization(args)}
+    unread = {**_of_other_tuners(args), **_of_other_stages(args), **_of_quantization(args), **_of_switches(args)}
     for key in args.keys:
         value, default = _typed(key, args.keys[key]) if key in unread else (None, None)
         if value:
@@ -105,6 +118,18 @@ def _of_quantization(args: TrainArgs) -> dict[str, str]:
     if any(bits is not None for bits in given):
         return {}
     return dict.fromkeys(keys_of(QuantizationArguments), "needs quantization_bit, which is not given")
+
+
+def _of_switches(args: TrainArgs) -> dict[str, str]:
+    """Return the keys of features whose switch is off."""
+    switched = {**vars(args.finetuning), **vars(args.galore), **vars(args.apollo), **vars(args.badam), **vars(args.fp8)}
+    return {
+        key: f"needs {switch}: true, which is not given"
+        for switch, beginnings in SWITCHES.items()
+        if not switched[switch]
+        for key in switched
+        if key.startswith(beginnings)
+    }
 
 
 def _typed(key: str, value: Any) -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 FILE_NAME = "trainer_log.jsonl"
 # What stages log beside the loss.
 _GROUPS = (
-    *("rewards/", "logps/", "losses/", "kl", "loss/", "data_wait"),
+    *("rewards/", "logps/", "losses/", "kl", "nll", "loss/", "data_wait"),
     *("reward", "entropy", "clip_fraction", "response_length", "finished", "value_loss", "equal_groups"),
     "rollout_seconds",
 )

@@ -8,10 +8,15 @@ With z = softcap(scale * (h W^T + b)) and target distribution q = (1 - eps) * on
 so the gradient needs the logits only for as long as a chunk lasts. When the head is frozen the gradient with respect to
 ``h`` is finished in the forward pass ([N, d] is kept, nothing is computed twice); when the head is trained, backward
 computes each chunk again. (Idea: Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models".)
+
+An anchor, another distribution r over the same vocabulary, is scored in the same chunks:
+
+    KL(r || p)  =  r . (log r - log p)               d KL / dz  =  softmax(z) - r
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,12 +51,32 @@ class LogitTransform:
         return (1 - (transformed * (self.temperature / self.softcap)).square_()).mul_(factor)
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """A frozen distribution for each token, kept as what its logits are made of.
+
+    Attributes:
+        states: [N, ...] hidden states, or logits.
+        logits_of: [c, ...] of them -> logits [c, V].
+    """
+
+    states: Tensor
+    logits_of: Callable[[Tensor], Tensor]
+
+    @torch.no_grad()
+    def log_probs(self, part: slice, dtype: torch.dtype) -> Tensor:
+        """Return log r [c, V] of some of the tokens."""
+        return torch.log_softmax(self.logits_of(self.states[part]).to(dtype), -1)
+
+
 class LogProbs(NamedTuple):
-    """Per token [N]; ``entropy`` and ``correct`` are None unless asked for and carry no gradient."""
+    """Per token [N], None unless asked for; only ``log_probs`` and ``divergence`` have a gradient."""
 
     log_probs: Tensor
     entropy: Tensor | None
     correct: Tensor | None
+    divergence: Tensor | None = None
+    top_entropy: Tensor | None = None
 
 
 def linear_log_probs(
@@ -64,6 +89,8 @@ def linear_log_probs(
     smoothing: float = 0.0,
     entropy: bool = False,
     accuracy: bool = False,
+    top: int = 0,
+    anchor: Anchor | None = None,
 ) -> LogProbs:
     """Score ``targets`` under a linear head, ``chunk`` rows at a time.
 
@@ -77,17 +104,35 @@ def linear_log_probs(
         smoothing: Share of probability spread evenly over the vocabulary (label smoothing).
         entropy: Also return -sum p log p (nats).
         accuracy: Also return whether the target is the most probable token (bool).
+        top: Also return the entropy (nats) of this many most probable tokens among themselves; 0 = do not.
+        anchor: Also return KL(anchor || head).
 
     Returns:
         Log-probabilities in fp32 (fp64 for fp64 input), differentiable in hidden, weight and bias.
     """
-    kind = hidden.device.type
-    if torch.is_autocast_enabled(kind):
-        hidden = hidden.to(torch.get_autocast_dtype(kind))
-    options = _Options(chunk, transform or LogitTransform(), smoothing, entropy, accuracy)
+    hidden, kind = as_computed(hidden), hidden.device.type
+    options = _Options(chunk, transform or LogitTransform(), smoothing, entropy, accuracy, top, anchor)
     with torch.autocast(kind, enabled=False):
-        log_probs, entropies, correct = _LinearLogProbs.apply(hidden, weight, bias, targets, options)
-    return LogProbs(log_probs, entropies if entropy else None, correct if accuracy else None)
+        log_probs, *found = _LinearLogProbs.apply(hidden, weight, bias, targets, options)
+    wanted = (entropy, accuracy, anchor is not None, top > 0)
+    return LogProbs(log_probs, *(one if asked else None for one, asked in zip(found, wanted, strict=True)))
+
+
+def as_computed(hidden: Tensor) -> Tensor:
+    """Return ``hidden`` in the dtype of the products."""
+    kind = hidden.device.type
+    return hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
+
+
+def top_entropy(log_p: Tensor, count: int) -> Tensor:
+    """Return the entropy [c], in nats, of the ``count`` most probable tokens of ``log_p`` [c, V] among themselves."""
+    log_q = log_p.topk(min(count, log_p.shape[-1]), -1).values.log_softmax(-1)
+    return -(log_q.exp() * log_q).sum(-1)
+
+
+def divergence(log_r: Tensor, log_p: Tensor) -> Tensor:
+    """Return KL(r || p) [c] of ``log_r`` and ``log_p`` [c, V]."""
+    return (log_r.exp() * (log_r - log_p)).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -97,20 +142,25 @@ class _Options:
     smoothing: float
     entropy: bool
     accuracy: bool
+    top: int
+    anchor: Anchor | None
 
 
 class _LinearLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: _Options
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        rows, wide = hidden.shape[0], torch.promote_types(hidden.dtype, torch.float32)
+    ) -> tuple[Tensor, ...]:
+        rows, wide, anchor = hidden.shape[0], torch.promote_types(hidden.dtype, torch.float32), options.anchor
         head_trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         finish_gradient = ctx.needs_input_grad[0] and not head_trained
         log_probs = hidden.new_empty(rows, dtype=wide)
         entropies = hidden.new_empty(rows if options.entropy else 0, dtype=wide)
         correct = torch.empty(rows if options.accuracy else 0, dtype=torch.bool, device=hidden.device)
+        distances = hidden.new_empty(rows if anchor else 0, dtype=wide)
+        tops = hidden.new_empty(rows if options.top else 0, dtype=wide)
         gradient = torch.empty_like(hidden) if finish_gradient else None
+        pull = torch.empty_like(hidden) if finish_gradient and anchor else None
         head, shift = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
         for start in range(0, rows, options.chunk):
             part = slice(start, start + options.chunk)
@@ -121,6 +171,13 @@ class _LinearLogProbs(torch.autograd.Function):
                 correct[part] = log_p.argmax(-1) == targets[part]
             if options.entropy:
                 entropies[part] = -(log_p.exp() * log_p).sum(-1)
+            if options.top:
+                tops[part] = top_entropy(log_p, options.top)
+            if anchor:
+                log_r = anchor.log_probs(part, wide)
+                distances[part] = divergence(log_r, log_p)
+                if pull is not None:
+                    torch.mm(_anchor_gradient(values, log_p, log_r, options).to(hidden.dtype), head, out=pull[part])
             if gradient is not None:
                 torch.mm(
                     _logit_gradient(values, log_p, targets[part], options).to(hidden.dtype), head, out=gradient[part]
@@ -128,16 +185,21 @@ class _LinearLogProbs(torch.autograd.Function):
         if head_trained:
             ctx.save_for_backward(hidden, weight, bias, targets)
         else:
-            ctx.save_for_backward(gradient)
+            ctx.save_for_backward(gradient, pull)
         ctx.options, ctx.head_trained = options, head_trained
-        ctx.mark_non_differentiable(entropies, correct)
-        return log_probs, entropies, correct
+        ctx.mark_non_differentiable(entropies, correct, tops)
+        return log_probs, entropies, correct, distances, tops
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad: Tensor, _: Tensor, __: Tensor, grad_distances: Tensor, ___: Tensor
+    ) -> tuple[Tensor | None, ...]:
         if not ctx.head_trained:
-            (gradient,) = ctx.saved_tensors
-            return (gradient * grad.unsqueeze(-1)).to(gradient.dtype), None, None, None, None
+            gradient, pull = ctx.saved_tensors
+            flow = gradient * grad.unsqueeze(-1)
+            if pull is not None:
+                flow = flow + pull * grad_distances.unsqueeze(-1)
+            return flow.to(gradient.dtype), None, None, None, None
         hidden, weight, bias, targets = ctx.saved_tensors
         options: _Options = ctx.options
         wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -151,7 +213,12 @@ class _LinearLogProbs(torch.autograd.Function):
             part = slice(start, start + options.chunk)
             values = options.transform.apply(F.linear(hidden[part], head, shift).to(wide))
             log_p = torch.log_softmax(values, -1)
+            away = None
+            if options.anchor:
+                log_r = options.anchor.log_probs(part, wide)
+                away = _anchor_gradient(values, log_p, log_r, options).mul_(grad_distances[part].unsqueeze(-1))
             flow = _logit_gradient(values, log_p, targets[part], options).mul_(grad[part].unsqueeze(-1))
+            flow = flow if away is None else flow.add_(away)
             if grad_bias is not None:
                 grad_bias += flow.sum(0)
             flow = flow.to(hidden.dtype)
@@ -184,5 +251,14 @@ def _logit_gradient(values: Tensor, log_p: Tensor, targets: Tensor, options: _Op
     if options.smoothing:
         gradient.add_(options.smoothing / gradient.shape[-1])
     gradient.scatter_add_(-1, targets.unsqueeze(-1), gradient.new_full((len(targets), 1), 1 - options.smoothing))
-    slope = options.transform.slope(values)
+    return _through(options.transform, values, gradient)
+
+
+def _anchor_gradient(values: Tensor, log_p: Tensor, log_r: Tensor, options: _Options) -> Tensor:
+    """Return d KL(r || p) / d (raw logits) [c, V]; ``log_r`` is overwritten."""
+    return _through(options.transform, values, log_r.exp_().neg_().add_(log_p.exp()))
+
+
+def _through(transform: LogitTransform, values: Tensor, gradient: Tensor) -> Tensor:
+    slope = transform.slope(values)
     return gradient if isinstance(slope, float) and slope == 1.0 else gradient.mul_(slope)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers that transformers does not make by itself."""
+"""Optimizers that transformers does not make by itself: a row of ``plugins.OPTIMIZERS`` each."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import loraplus
+from ...hparams.derive import chosen_optimizer
+from ...plugins import resolve
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 def create_optimizer(model: nn.Module, args: TrainArgs, arguments: TrainingArguments) -> torch.optim.Optimizer | None:
     """Return the optimizer that ``args`` ask for by their own keys, None for one of transformers' choice."""
-    if getattr(args.tuner, "loraplus_lr_ratio", None) is not None:
-        return loraplus.create(model, args.tuner, arguments)
-    return None
+    name = chosen_optimizer(args)
+    if name is None:
+        return None
+    made: torch.optim.Optimizer = resolve("optimizers", name).create(model, args, arguments)
+    return made

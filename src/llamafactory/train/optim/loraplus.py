@@ -3,20 +3,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import TrainingArguments
 
+    from ...hparams import TrainArgs
 
-def create(model: nn.Module, tuner: Any, arguments: TrainingArguments) -> torch.optim.Optimizer:
+
+@dataclass(frozen=True)
+class Arguments:
+    """Its keys are those of the tuner lora."""
+
+
+def check(args: TrainArgs) -> None:
+    """The optimizer is that of ``optim``, whichever it is."""
+
+
+def create(model: nn.Module, args: TrainArgs, arguments: TrainingArguments) -> torch.optim.Optimizer:
     """Return the optimizer of ``optim`` with LoRA+ learning-rate groups.
 
     Args:
         model: PeftModel.
-        tuner: LoRA arguments with ``loraplus_lr_ratio`` and ``loraplus_lr_embedding``.
+        args: Its tuner has ``loraplus_lr_ratio`` and ``loraplus_lr_embedding``.
         arguments: Learning rate, optimizer and weight decay.
     """
     from peft.optimizers import create_loraplus_optimizer
@@ -27,8 +39,8 @@ def create(model: nn.Module, tuner: Any, arguments: TrainingArguments) -> torch.
         model,
         optimizer,
         lr=options.pop("lr"),
-        loraplus_lr_ratio=tuner.loraplus_lr_ratio,
-        loraplus_lr_embedding=tuner.loraplus_lr_embedding,
+        loraplus_lr_ratio=args.tuner.loraplus_lr_ratio,
+        loraplus_lr_embedding=args.tuner.loraplus_lr_embedding,
         loraplus_weight_decay=arguments.weight_decay,
         **options,
     )

@@ -49,7 +49,7 @@ _FREE = (
     "upcast_lmhead_output", "trust_remote_code", "offload_folder", "use_kv_cache", "max_batch_size", "infer_*",
     "lora_modules", "adapter_folder", "cache_dir", "preprocessing_*", "overwrite_cache", "data_shared_file_system",
     "ignore_pad_token_for_loss", "padding_free", "report_format", "preview_*", "messages", "cache_ref_log_probs",
-    "share_prompt", "rollout_engine", "rollout_batch_size", "threads",
+    "share_prompt", "rollout_engine", "rollout_batch_size", "threads", "activation_offload",
 )  # fmt: skip
 # Tensors of the checkpoint would not fit, or would be added to another model.
 _FIXED = (
@@ -66,7 +66,7 @@ _FREE_OF_TUNER = ("lora_alpha", "lora_dropout", "use_rslora", "loraplus_*", "pis
 # The optimizer's state would mean something else.
 _OF_OPTIMIZER = (
     "optim*", "loraplus_*", "use_adam_mini", "use_muon", "use_galore", "use_apollo", "use_badam", "galore_*",
-    "apollo_*", "badam_*",
+    "apollo_*", "badam_*", "stochastic_rounding",
 )  # fmt: skip
 _OF_SCHEDULE = ("lr_scheduler_*",)
 # What these amount to is compared in their place: one may be written in many ways.
