@@ -30,7 +30,7 @@ _NOTES: dict[str, str] = {
     "preview": "Shows rows as the model will see them; reads the same file as train.",
     "preprocess": "Tokenizes the data of a run into the cache or tokenized_path; reads the same file as train.",
     "check-data": "Looks at every row and reports what is broken; reads the same file as train.",
-    "plan": "Says what memory a run needs, part by part, and whether it fits; reads the same file as train, no weights.",
+    "plan": "Says what memory a run needs, part by part, and whether it fits; reads the same file as train.",
     "chat": "Talks to a model in the terminal; reads the same file as train and uses what it trained.",
     "infer": "Answers every row of a data set into a JSONL file; a stopped run goes on where it was.",
     "eval": "Runs benchmarks: local multiple-choice folders and tasks of lm-eval.",

@@ -92,13 +92,14 @@ def find_device(text: str | None, use_cpu: bool = False) -> Planned:
     several = _COUNT.fullmatch(text.strip())
     count, name = (int(several[1]), several[2]) if several else (1, text.strip())
     size = _SIZE.fullmatch(name)
-    if size:
-        found = Planned(name, _accelerator(round(float(size[1]) * _unit(size[2])), name))
-    else:
-        found = _of_table(name)
+    found = _of_size(name, size) if size else _of_table(name)
     if count < 1:
         raise ConfigError(f"device: expected at least one device, got {text!r}")
     return replace(found, name=text.strip(), count=count)
+
+
+def _of_size(name: str, size: re.Match[str]) -> Planned:
+    return Planned(name, _accelerator(round(float(size[1]) * _unit(size[2])), name))
 
 
 def _of_table(name: str) -> Planned:
