@@ -141,7 +141,8 @@ def nearest_that_fit(args: TrainArgs, planned: Planned, most: int = 3) -> list[A
 
 def _changes(args: TrainArgs) -> Iterator[dict[str, Any]]:
     """Yield changes, each with all that came before it where one alone may not be enough."""
-    training, kept = args.training, {}
+    training = args.training
+    kept: dict[str, Any] = {}
     if checkpointing_wanted(args) is False:
         kept |= {"activation_checkpointing": True, "disable_gradient_checkpointing": False}
         yield dict(kept)

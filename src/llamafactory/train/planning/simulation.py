@@ -97,7 +97,7 @@ def _simulate(args: TrainArgs, config: Any, dtypes: Dtypes, planned: Planned, ch
     reward = resolve("stages", args.finetuning.stage).head == "reward"
     model = empty_model(args, config, dtypes, reward)
     if checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     with FakeTensorMode(allow_non_fake_inputs=True):
         _without_values(model)
         meter = StepMeter(planned.speed)
@@ -128,7 +128,7 @@ def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, re
     with torch.autocast("cpu", torch.bfloat16, enabled=dtypes.autocast):
         loss = _loss(model, args, reward)
     kept = meter.alive - before
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     seconds, flops = times * meter.seconds, times * meter.flops
     meter.seconds = 0.0
     if args.training.max_grad_norm:
@@ -180,7 +180,7 @@ def _length(args: TrainArgs) -> int:
 
 def _logits(model: nn.Module, args: TrainArgs, device: str) -> int:
     """Bytes of a chunk of logits as the head makes them, in float32, and of their log-probabilities."""
-    head = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_output_embeddings()  # type: ignore[operator]
+    head = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_output_embeddings()
     vocabulary = head.weight.shape[0]
     rows = min(chunk_rows(vocabulary, torch.device(device)), args.training.per_device_train_batch_size * _length(args))
     return rows * vocabulary * (head.weight.element_size() + 8)

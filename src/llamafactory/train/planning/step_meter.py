@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,11 +60,11 @@ class StepMeter(TorchDispatchMode):
             storage = tensor.untyped_storage()
             key = storage._cdata
             if key not in self._storages:
-                self._storages[key] = (storage.nbytes(), weakref.ref(storage, lambda _, key=key: self._released(key)))
+                self._storages[key] = (storage.nbytes(), weakref.ref(storage, partial(self._released, key)))
                 self.alive += storage.nbytes()
         self.peak = max(self.peak, self.alive)
 
-    def _released(self, key: int) -> None:
+    def _released(self, key: int, _: Any) -> None:
         self.alive -= self._storages.pop(key)[0]
 
     def _count(self, func: Any, args: Any, kwargs: Any, result: Any, made: list[Tensor]) -> None:
