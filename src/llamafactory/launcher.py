@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "llamafactory.train.commands.check_data:run_check_data",
         "look at every row: broken, repeated, too long",
     ),
+    "plan": ("llamafactory.train.commands.plan:run_plan", "say what memory a run needs and whether it fits"),
     "api": ("llamafactory.api.app:run_api", "serve a model over an OpenAI-compatible interface"),
     "eval": ("llamafactory.eval.evaluator:run_eval", "run benchmarks"),
     "webchat": ("llamafactory.webui.interface:run_web_demo", "talk to a model in the browser"),

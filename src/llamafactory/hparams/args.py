@@ -23,6 +23,7 @@ from .inference_args import (
 )
 from .model_args import ModelArguments, QuantizationArguments
 from .optimizer_args import ApolloArguments, BAdamArguments, GaloreArguments
+from .plan_args import PlanArguments
 from .rlhf_args import RLHFArguments
 from .training_args import TrainingArguments
 
@@ -52,6 +53,7 @@ TRAINING_SECTIONS: dict[str, type] = {
     "apollo": ApolloArguments,
     "badam": BAdamArguments,
     "megatron": MegatronBridgeArguments,
+    "plan": PlanArguments,
 }
 
 
@@ -98,6 +100,7 @@ class TrainArgs(InferArgs):
     apollo: ApolloArguments
     badam: BAdamArguments
     megatron: MegatronBridgeArguments
+    plan: PlanArguments
 
     def __iter__(self) -> Iterator[Any]:
         """Give the sections in the order in which older scripts unpack them."""

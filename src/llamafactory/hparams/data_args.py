@@ -86,7 +86,7 @@ class DataArguments:
     eval_num_beams: int | None = arg(None, "Beams of answers generated in evaluation.", within=AT_LEAST_1)
 
     # Preview and check-data.
-    report_format: Literal["text", "json"] = arg("text", "check-data prints a report, or one JSON object.")
+    report_format: Literal["text", "json"] = arg("text", "check-data and plan print a report, or one JSON object.")
     preview_format: Literal["text", "json"] = arg("text", "preview prints coloured text, or one JSON object a row.")
     messages: str | None = arg(
         None, "preview: JSON file of one conversation to write out (messages; or an object of messages and tools)."

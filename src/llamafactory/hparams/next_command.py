@@ -16,7 +16,7 @@ from .schema import keys_of, plugin_sections
 _TRAINING = ("train", "preview", "preprocess", "check-data")  # what one of them does not read another one may
 _OF_OTHERS = ("infer", "evaluation", "export")
 _LEADING = {"output_dir", "dataset"}  # they lead a command of inference to the trained model
-_OF_ONE = {"report_format", "preview_format", "preview_samples", "messages"}
+_OF_ONE = {"device", "report_format", "preview_format", "preview_samples", "messages"}
 
 
 def next_command(command: str, words: Sequence[str], **more: Any) -> str:

@@ -70,11 +70,12 @@ def trained_positions(labels: Tensor) -> Tensor:
     return trained.flatten().nonzero().squeeze(-1)
 
 
-def attach(model: nn.Module) -> nn.Module:
+def attach(model: nn.Module, transform: LogitTransform | None = None) -> nn.Module:
     """Make ``model(**batch, score=True)`` return :class:`TokenScores`; other calls are unchanged.
 
     Args:
         model: A causal language model of transformers, or a PeftModel around one. The same object is returned.
+        transform: What the model does to its logits; None = it is found by trying.
 
     ``batch`` holds the decoder's inputs and ``labels`` [B, L] (unshifted, -100 = not trained). Optional: ``weights``
     [B, L], ``positions`` (:func:`trained_positions` of the labels), ``smoothing``, ``entropy``, ``accuracy``,
@@ -87,7 +88,7 @@ def attach(model: nn.Module) -> nn.Module:
     if getattr(causal_lm.forward, "scores_tokens", False):
         return model
     forward = causal_lm.forward
-    transform = _find_transform(causal_lm, forward)
+    transform = transform or _find_transform(causal_lm, forward)
 
     @functools.wraps(forward)
     def forward_or_score(*args: Any, score: bool = False, **kwargs: Any) -> Any:

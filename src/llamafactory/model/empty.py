@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model that has shapes, number formats and adapters but no weights: what a run's needs are planned with."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..extras.errors import ConfigError
+from ..plugins import resolve
+from .config import has_talker, language_class, read_config, refuse_untrainable
+from .loader import choose_attention
+from .rope import scale_rope
+from .towers import freeze_towers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..hparams import Dtypes, TrainArgs
+
+# What looks at the values of weights when adapters are made; the adapters have the same shapes without.
+_LOOKS_AT_WEIGHTS = {"pissa_init": False}
+
+
+def planned_config(args: TrainArgs) -> Any:
+    """Return the configuration of the model that a run trains.
+
+    Raises:
+        ConfigError: There is none that can be trained.
+    """
+    config = read_config(args.model)
+    refuse_untrainable(config, str(args.model.model_name_or_path))
+    config = config.thinker_config if has_talker(config) else config
+    if type(config) not in language_class(config)._model_mapping:
+        raise ConfigError(
+            f"model_name_or_path: '{args.model.model_name_or_path}' is a {config.model_type} model; plan knows the "
+            "language models of transformers"
+        )
+    if args.model.rope_scaling is not None:
+        scale_rope(config, args.model.rope_scaling, args.data.cutoff_len)
+    return config
+
+
+def empty_model(args: TrainArgs, config: Any, dtypes: Dtypes, reward: bool = False) -> nn.Module:
+    """Return the model of a run on the meta device, ready to train.
+
+    Args:
+        args: The whole resolved configuration. Adapters that it goes on with are taken to be as large as new ones.
+        config: From :func:`planned_config`.
+        dtypes: Number formats.
+        reward: With a head that gives one score.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    auto = AutoModelForSequenceClassification if reward else language_class(config)
+    if reward:
+        config.num_labels = 1
+    attention = choose_attention(
+        language_class(config)._model_mapping[type(config)], config, args.model.flash_attn, trainable=True
+    )
+    whole = args.finetuning.finetuning_type == "full"
+    dtype = getattr(torch, dtypes.trainable if whole else dtypes.frozen)
+    with torch.device("meta"):
+        model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
+        tuned: nn.Module = resolve("tuners", args.finetuning.finetuning_type).create(model, _fresh(args), dtypes)
+    freeze_towers(tuned)
+    return tuned.train()
+
+
+def with_layers(config: Any, number: int) -> Any:
+    """Return the configuration with its first ``number`` layers; lists with an entry a layer are cut too."""
+    cut = copy.deepcopy(config)
+    text = cut.get_text_config()
+    layers = text.num_hidden_layers
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list) and len(value) == layers:
+            setattr(text, name, value[:number])
+    text.num_hidden_layers = number
+    return cut
+
+
+def _fresh(args: TrainArgs) -> TrainArgs:
+    tuner = args.tuner
+    if is_dataclass(tuner) and not isinstance(tuner, type):
+        known = {item.name for item in fields(tuner)}
+        tuner = replace(tuner, **{name: value for name, value in _LOOKS_AT_WEIGHTS.items() if name in known})
+    return replace(args, tuner=tuner, model=replace(args.model, adapter_name_or_path=None))

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one process of a run needs, part by part, whether it fits, and the nearest changes with which it would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...extras.logging import get_logger
+from ...model.config import attention_width, read_config
+from ...plugins import resolve
+from .simulation import Step, simulate
+
+if TYPE_CHECKING:
+    from ...hparams import TrainArgs
+    from .devices import Planned
+
+logger = get_logger(__name__)
+
+_SPARE = 0.05  # of an accelerator's memory, which its allocator cannot use up
+_SHORTEST = 512
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one process needs.
+
+    Attributes:
+        parts: Bytes by part; what they add up to is :attr:`peak`.
+        peak: Bytes at the fullest moment.
+        available: Bytes of the device.
+        checkpointing: Whether activations are computed again in the backward pass.
+        tokens: Of an optimizer step, of one process.
+        seconds: Least time of a step; 0 if the device's speed is not known.
+        parameters: Trained numbers.
+    """
+
+    parts: dict[str, int]
+    available: int
+    checkpointing: bool
+    tokens: int
+    seconds: float
+    parameters: int
+
+    @property
+    def peak(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.available
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The most that the device's arithmetic and memory allow; real runs reach a part of it."""
+        return self.tokens / self.seconds if self.seconds else None
+
+
+def find_needs(args: TrainArgs, planned: Planned) -> Needs:
+    """Return what a run needs on a device; checkpointing is turned on as the run itself would if the user left it open.
+
+    Args:
+        args: The whole resolved configuration.
+        planned: Where it shall run.
+    """
+    wanted = checkpointing_wanted(args)
+    needs = _needs(args, planned, bool(wanted))
+    return _needs(args, planned, True) if wanted is None and not needs.fits else needs
+
+
+def checkpointing_wanted(args: TrainArgs) -> bool | None:
+    """Return what the user says of checkpointing; None = it is left to the run."""
+    training = args.training
+    if args.model.disable_gradient_checkpointing:
+        return False
+    older = training.gradient_checkpointing
+    return older if training.activation_checkpointing is None else training.activation_checkpointing
+
+
+def _needs(args: TrainArgs, planned: Planned, checkpointing: bool) -> Needs:
+    step = simulate(args, planned, checkpointing)
+    parts = {
+        "weights": step.frozen,
+        "trained weights": step.trained,
+        "gradients": step.gradients,
+        "optimizer": step.optimizer,
+        "activations": step.activations,
+    }
+    work = max(0.0, step.peak - sum(parts.values()))
+    parts |= {"logits": min(work, step.logits), "work space": max(0.0, work - step.logits)}
+    parts |= _beside(args, planned, step)
+    parts["runtime"] = planned.runtime_bytes
+    training = args.training
+    tokens = training.per_device_train_batch_size * training.gradient_accumulation_steps * args.data.cutoff_len
+    on_cpu = planned.device.type == "cpu"
+    available = planned.device.memory_bytes * (1 if on_cpu else 1 - _SPARE)
+    rounded = {name: round(size) for name, size in parts.items() if size >= 1}
+    return Needs(rounded, int(available), checkpointing, tokens, step.seconds, int(step.parameters))
+
+
+def _beside(args: TrainArgs, planned: Planned, step: Step) -> dict[str, float]:
+    """Return what stands beside the step itself: copies of gradients for other processes, and answers in the making."""
+    found: dict[str, float] = {}
+    if planned.count > 1:
+        found["gradient exchange"] = step.gradients
+    stage = resolve("stages", args.finetuning.stage)
+    if stage.generates:
+        text = read_config(args.model).get_text_config()
+        _, keys = attention_width(text)
+        length = args.data.cutoff_len + args.generating.max_new_tokens
+        found["rollouts"] = 2 * 2 * keys * text.num_hidden_layers * length * args.rlhf.rollout_batch_size
+    return found
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A change of the configuration, and what the run needs with it."""
+
+    change: dict[str, Any]
+    needs: Needs
+
+
+def nearest_that_fit(args: TrainArgs, planned: Planned, most: int = 3) -> list[Alternative]:
+    """Return the smallest changes with which a run fits: those that leave the result as it is come first.
+
+    Args:
+        args: The whole resolved configuration, which does not fit.
+        planned: Where it shall run.
+        most: How many to find.
+    """
+    found: list[Alternative] = []
+    for change in _changes(args):
+        needs = find_needs(with_keys(args, change), planned)
+        if needs.fits:
+            found.append(Alternative(change, needs))
+        if len(found) == most:
+            break
+    return found
+
+
+def _changes(args: TrainArgs) -> Iterator[dict[str, Any]]:
+    """Yield changes, each with all that came before it where one alone may not be enough."""
+    training = args.training
+    kept: dict[str, Any] = {}
+    if checkpointing_wanted(args) is False:
+        kept |= {"activation_checkpointing": True, "disable_gradient_checkpointing": False}
+        yield dict(kept)
+    batch = training.per_device_train_batch_size
+    if batch > 1:
+        kept |= {
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": training.gradient_accumulation_steps * batch,
+        }
+        yield dict(kept)
+    if args.finetuning.finetuning_type == "full":
+        yield kept | {"pure_bf16": True}
+        yield kept | {"finetuning_type": "lora"}
+        return
+    length = args.data.cutoff_len // 2
+    while length >= _SHORTEST:
+        yield kept | {"cutoff_len": length}
+        length //= 2
+
+
+def with_keys(args: TrainArgs, keys: dict[str, Any]) -> TrainArgs:
+    """Return the arguments of the same configuration with some keys changed."""
+    from ...hparams import get_train_args
+
+    plain = {key: value for key, value in args.keys.items() if value is not None}
+    return get_train_args({**plain, **keys})

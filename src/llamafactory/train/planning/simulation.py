@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One optimizer step of a run, computed on tensors without values, and what it holds at its fullest moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import Trainer as TransformersTrainer
+
+from ...extras.logging import get_logger
+from ...hparams import resolve_dtypes
+from ...model.empty import empty_model, planned_config, with_layers
+from ...plugins import resolve
+from ..losses.linear_log_probs import LogitTransform
+from ..optim import create_optimizer
+from ..token_scores import attach, chunk_rows
+from ..training_arguments import transformers_arguments
+from .step_meter import StepMeter
+
+if TYPE_CHECKING:
+    from ...hparams import Dtypes, TrainArgs
+    from .devices import Planned
+
+logger = get_logger(__name__)
+
+# Layers of a model that repeat are computed up to these numbers only; the rest follows from the difference.
+_FEW, _MORE = 4, 8
+_SEQUENCES = {"rm": 2, "dpo": 2}  # of a row
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one process needs for an optimizer step.
+
+    Attributes:
+        frozen: Bytes of weights that are not trained.
+        trained: Bytes of weights that are.
+        gradients: Bytes.
+        optimizer: Bytes of its state.
+        activations: Bytes kept for the backward pass.
+        logits: Bytes of one chunk of logits and what is made of it.
+        peak: Bytes at the fullest moment, everything included.
+        seconds: Least time of the arithmetic and the memory's traffic.
+        flops: Operations.
+        parameters: Trained numbers.
+    """
+
+    frozen: float
+    trained: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    peak: float
+    seconds: float
+    flops: float
+    parameters: float
+
+    def at(self, more: Step, share: float) -> Step:
+        """Return the straight line through this step and ``more``, at ``share`` of their distance."""
+        pairs = ((getattr(self, item.name), getattr(more, item.name)) for item in fields(Step))
+        return Step(*(low + (high - low) * share for low, high in pairs))
+
+
+def simulate(args: TrainArgs, planned: Planned, checkpointing: bool) -> Step:
+    """Compute a step of full batches: ``per_device_train_batch_size`` sequences of ``cutoff_len`` tokens.
+
+    Args:
+        args: The whole resolved configuration.
+        planned: Where it shall run.
+        checkpointing: Whether activations are computed again in the backward pass.
+    """
+    config, dtypes = planned_config(args), resolve_dtypes(args, planned.device)
+    step = partial(_simulate, args, dtypes=dtypes, planned=planned, checkpointing=checkpointing)
+    layers = config.get_text_config().num_hidden_layers
+    period = _period(config)
+    few, more = (-(-number // period) * period for number in (_FEW, _MORE))
+    if args.finetuning.finetuning_type == "freeze" or layers <= 2 * more:
+        return step(config)
+    low, high = step(with_layers(config, few)), step(with_layers(config, more))
+    return low.at(high, (layers - few) / (more - few))
+
+
+def _period(config: Any) -> int:
+    """After how many layers their kinds come again."""
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ["the same"]
+    lengths = range(1, len(kinds) + 1)
+    return next(size for size in lengths if all(kinds[place] == kinds[place % size] for place in range(len(kinds))))
+
+
+def _simulate(args: TrainArgs, config: Any, dtypes: Dtypes, planned: Planned, checkpointing: bool) -> Step:
+    reward = resolve("stages", args.finetuning.stage).head == "reward"
+    model = empty_model(args, config, dtypes, reward)
+    if checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _without_values(model)
+        meter = StepMeter(planned.speed)
+        everything = [*model.parameters(), *model.buffers()]
+        meter.watch(everything)
+        with meter:
+            step = _run(model, args, dtypes, meter, reward)
+            return step if reward else _with_logits(step, model, args, planned.device.type)
+
+
+def _with_logits(step: Step, model: nn.Module, args: TrainArgs, device: str) -> Step:
+    """An accelerator takes larger chunks of logits than the CPU that the step was computed as for."""
+    here, there = (_logits(model, args, kind) for kind in ("cpu", device))
+    return replace(step, logits=there, peak=step.peak + there - here)
+
+
+def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, reward: bool) -> Step:
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    gradients = weights = sum(map(_bytes, trained))
+    frozen = meter.alive - weights
+    optimizer = _with_state(model, trained, args)
+    state = meter.alive - frozen - weights - gradients
+    times = args.training.gradient_accumulation_steps
+    if times == 1:
+        optimizer.zero_grad()
+    before = meter.peak = meter.alive
+    meter.seconds = meter.flops = 0.0
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtypes.autocast):
+        loss = _loss(model, args, reward)
+    kept = meter.alive - before
+    loss.backward()
+    seconds, flops = times * meter.seconds, times * meter.flops
+    meter.seconds = 0.0
+    if args.training.max_grad_norm:
+        nn.utils.clip_grad_norm_(trained, args.training.max_grad_norm)
+    optimizer.step()
+    return Step(
+        frozen=frozen,
+        trained=weights,
+        gradients=gradients,
+        optimizer=state,
+        activations=kept,
+        logits=0,
+        peak=meter.peak,
+        seconds=seconds + meter.seconds,
+        flops=flops,
+        parameters=sum(weight.numel() for weight in trained),
+    )
+
+
+def _with_state(model: nn.Module, trained: list[nn.Parameter], args: TrainArgs) -> Any:
+    """Return the run's optimizer after a step, with gradients still there."""
+    arguments = transformers_arguments(args)
+    optimizer: Any = create_optimizer(model, args, arguments)
+    if optimizer is None:
+        kind, options = TransformersTrainer.get_optimizer_cls_and_kwargs(arguments, model)
+        optimizer = kind(trained, **options)
+    for weight in trained:
+        weight.grad = torch.empty_like(weight)
+    optimizer.step()
+    return optimizer
+
+
+def _loss(model: nn.Module, args: TrainArgs, reward: bool) -> Tensor:
+    rows = args.training.per_device_train_batch_size * _SEQUENCES.get(args.finetuning.stage, 1)
+    ids = torch.zeros(rows, _length(args), dtype=torch.long)
+    if reward:
+        loss: Tensor = model(input_ids=ids).logits.sum()
+        return loss
+    attach(model, LogitTransform())
+    positions = torch.arange(1, ids.numel())
+    loss = model(input_ids=ids, labels=ids, positions=positions, score=True).log_probs.sum()
+    return loss
+
+
+def _length(args: TrainArgs) -> int:
+    more = args.generating.max_new_tokens if resolve("stages", args.finetuning.stage).generates else 0
+    return args.data.cutoff_len + more
+
+
+def _logits(model: nn.Module, args: TrainArgs, device: str) -> int:
+    """Bytes of a chunk of logits as the head makes them, in float32, and of their log-probabilities."""
+    head = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_output_embeddings()
+    vocabulary = head.weight.shape[0]
+    rows = min(chunk_rows(vocabulary, torch.device(device)), args.training.per_device_train_batch_size * _length(args))
+    return rows * vocabulary * (head.weight.element_size() + 8)
+
+
+def _without_values(model: nn.Module) -> None:
+    """Put tensors that take no memory, but behave as a CPU's, in the place of those on the meta device."""
+    made: dict[int, Any] = {}
+
+    def of(tensor: Tensor) -> Any:
+        if id(tensor) not in made:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            is_weight = isinstance(tensor, nn.Parameter)
+            made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_weight else empty
+        return made[id(tensor)]
+
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is not None:
+                    table[name] = of(tensor)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

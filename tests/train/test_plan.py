@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`plan` against what a real step holds, and against what follows from shapes alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llamafactory.extras.errors import ConfigError
+from llamafactory.hparams import TrainArgs, get_train_args, resolve_dtypes
+from llamafactory.model import load_model, load_tokenizer
+from llamafactory.model.empty import planned_config
+from llamafactory.train.commands.plan import run_plan
+from llamafactory.train.losses.linear_log_probs import LogitTransform
+from llamafactory.train.planning import simulation
+from llamafactory.train.planning.devices import GIB, find_device
+from llamafactory.train.planning.simulation import Step, simulate
+from llamafactory.train.token_scores import attach
+
+SHAPE = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "head_dim": 32}
+CPU = find_device("cpu")
+
+
+@pytest.fixture(scope="module")
+def base(make_tiny_model: Callable[..., Path]) -> dict[str, Any]:
+    return {"model_name_or_path": str(make_tiny_model(**SHAPE)), "dataset": "identity", "template": "chatml"}
+
+
+def arguments(base: dict[str, Any], **keys: Any) -> TrainArgs:
+    return get_train_args({**base, "cutoff_len": 256, "per_device_train_batch_size": 2, "use_cpu": True, **keys})
+
+
+def real_activations(args: TrainArgs, checkpointing: bool) -> int:
+    """Bytes of what autograd keeps of a real forward pass, each storage once, weights left out."""
+    model = load_model(load_tokenizer(args.model), args)
+    attach(model, LogitTransform())
+    if checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    ids = torch.zeros(2, 256, dtype=torch.long)
+    positions = torch.arange(1, ids.numel())
+    dtypes = resolve_dtypes(args, CPU.device)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=dtypes.autocast),
+    ):
+        model(input_ids=ids, labels=ids, positions=positions, score=True)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("keys", [{}, {"finetuning_type": "full"}, {"finetuning_type": "full", "pure_bf16": True}])
+def test_activations_are_what_autograd_keeps(base: dict[str, Any], keys: dict[str, Any]) -> None:
+    args = arguments(base, **keys)
+    assert simulate(args, CPU, False).activations == pytest.approx(real_activations(args, False), rel=0.05)
+
+
+def test_weights_gradients_and_moments_follow_from_shapes(base: dict[str, Any]) -> None:
+    d, f, v, kv, layers = 128, 256, planned_config(arguments(base)).vocab_size, 64, 3
+    of_layers = layers * (2 * d * d + 2 * d * kv + 3 * d * f + 2 * d)
+    whole = simulate(arguments(base, finetuning_type="full", bf16=True), CPU, False)
+    assert whole.parameters == of_layers + v * d + d and whole.frozen < 4096  # positions' frequencies
+    assert whole.trained == whole.gradients == 4 * whole.parameters
+    assert whole.optimizer == pytest.approx(2 * whole.trained, rel=1e-3)
+    lora = simulate(arguments(base, lora_rank=4, bf16=True), CPU, False)
+    assert lora.parameters == layers * 4 * (2 * (d + d) + 2 * (d + kv) + 3 * (d + f))
+    assert lora.trained == 4 * lora.parameters and lora.frozen == pytest.approx(2 * whole.parameters, rel=1e-2)
+
+
+def test_the_peak_holds_everything_and_checkpointing_lowers_it(base: dict[str, Any]) -> None:
+    plain, cheap = (simulate(arguments(base, cutoff_len=1024), CPU, on) for on in (False, True))
+    for step in (plain, cheap):
+        assert step.peak >= step.frozen + step.trained + step.optimizer + step.activations
+    assert cheap.activations < plain.activations / 3 and cheap.peak < plain.peak
+    assert cheap.flops > 1.2 * plain.flops
+
+
+def test_layers_that_repeat_are_counted_on(make_tiny_model: Callable[..., Path], monkeypatch: Any) -> None:
+    path = make_tiny_model(**{**SHAPE, "num_hidden_layers": 20})
+    args = arguments({"model_name_or_path": str(path), "dataset": "identity", "template": "chatml"})
+    short = simulate(args, CPU, False)
+    monkeypatch.setattr(simulation, "_MORE", 20)
+    whole = simulate(args, CPU, False)
+    for name in Step.__dataclass_fields__:
+        if name != "seconds":
+            assert getattr(short, name) == pytest.approx(getattr(whole, name), rel=0.01), name
+
+
+def test_operations_are_those_of_the_matrix_products(base: dict[str, Any]) -> None:
+    """Six operations a weight and token where all is trained, and attention (Kaplan et al. 2020, section 2.1)."""
+    args = arguments(base, finetuning_type="full", bf16=False)
+    tokens, length, d, layers = 2 * 256, 256, 128, 3
+    step = simulate(args, CPU, False)
+    head = planned_config(args).vocab_size * d
+    products = 6 * tokens * (step.parameters - head) + 8 * tokens * head  # the head's logits are made twice
+    attention = 7 * tokens * length * d * layers  # two products forward, five back, half of each is masked
+    assert step.flops == pytest.approx(products + attention, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("text", "gib", "count", "known"),
+    [("24GiB", 24, 1, False), ("h100", 80, 1, True), ("2xA100-80GB", 80, 2, True), ("RTX 4090", 24, 1, True)],
+)
+def test_devices(text: str, gib: float, count: int, known: bool) -> None:
+    found = find_device(text)
+    assert (found.device.memory_bytes, found.count, found.speed is not None) == (gib * GIB, count, known)
+
+
+@pytest.mark.parametrize("text", ["huge", "0x24GiB", "24", ""])
+def test_devices_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^device: expected"):
+        find_device(text)
+
+
+def test_what_does_not_fit_gets_the_nearest_that_does(base: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    keys = {**base, "cutoff_len": 4096, "per_device_train_batch_size": 8, "activation_checkpointing": False}
+    run_plan({**keys, "device": "0.8GiB", "report_format": "json"})
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["fits"] is False and plan["peak_bytes"] > plan["available_bytes"]
+    assert plan["peak_bytes"] == sum(plan["parts"].values())
+    assert plan["alternatives"] and all(other["fits"] for other in plan["alternatives"])
+    first = plan["alternatives"][0]["change"]
+    run_plan({**keys, **first, "device": "0.8GiB", "report_format": "json"})
+    assert json.loads(capsys.readouterr().out)["fits"] is True
+
+
+def test_a_table_for_eyes(base: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    run_plan({**base, "device": "2xH100", "cutoff_len": 256})
+    out = capsys.readouterr().out
+    assert "it fits" in out and "each of 2 processes" in out and "gradient exchange" in out and "tokens/s" in out
