@@ -271,32 +271,18 @@ REWARD_FUNCS: dict[str, str] = {
 
 # Values of quantization_method; those that quantize while a model loads, then formats of checkpoints.
 QUANTIZERS: dict[str, str] = {
-    "bnb": "llamafactory.model.quantizers.bnb:quantizer",
-    "torchao": "llamafactory.model.quantizers.torchao:quantizer",
-    "hqq": "llamafactory.model.quantizers.hqq:quantizer",
-    "quanto": "llamafactory.model.quantizers.quanto:quantizer",
-    "eetq": "llamafactory.model.quantizers.eetq:quantizer",
+    **{name: f"llamafactory.model.quantizers.{name}:quantizer" for name in ("bnb", "torchao", "hqq", "quanto", "eetq")},
     "compressed-tensors": "llamafactory.model.quantizers.checkpoints:compressed_tensors",
-    "fp8": "llamafactory.model.quantizers.checkpoints:fp8",
-    "mxfp4": "llamafactory.model.quantizers.checkpoints:mxfp4",
-    "gptq": "llamafactory.model.quantizers.checkpoints:gptq",
-    "awq": "llamafactory.model.quantizers.checkpoints:awq",
-    "aqlm": "llamafactory.model.quantizers.checkpoints:aqlm",
+    **{name: f"llamafactory.model.quantizers.checkpoints:{name}" for name in ("fp8", "mxfp4", "gptq", "awq", "aqlm")},
 }
 
 # Optimizers that transformers does not make, or not so that a run resumes.
 OPTIMIZERS: dict[str, str] = {
-    "loraplus": "llamafactory.train.optim.loraplus",
-    "galore": "llamafactory.train.optim.galore",
-    "apollo": "llamafactory.train.optim.apollo",
-    "badam": "llamafactory.train.optim.badam",
-    "adam_mini": "llamafactory.train.optim.adam_mini",
-    "muon": "llamafactory.train.optim.muon",
-    "rounded": "llamafactory.train.optim.rounded",
-    "prodigy": "llamafactory.train.optim.prodigy",
-    "soap": "llamafactory.train.optim.soap",
-    "lion": "llamafactory.train.optim.lion",
-}
+    name: f"llamafactory.train.optim.{name}"
+    for name in (
+        "loraplus", "galore", "apollo", "badam", "adam_mini", "muon", "rounded", "prodigy", "soap", "lion",
+    )
+}  # fmt: skip
 
 # How families write images, videos and sound into their text.
 MEDIA: dict[str, str] = {

@@ -79,6 +79,21 @@ def test_weights_gradients_and_moments_follow_from_shapes(base: dict[str, Any]) 
     assert lora.trained == 4 * lora.parameters and lora.frozen == pytest.approx(2 * whole.parameters, rel=1e-2)
 
 
+@pytest.mark.parametrize(
+    "keys", [{"quantization_bit": 4}, {"quantization_bit": 4, "double_quantization": False}, {"quantization_bit": 8}]
+)
+def test_quantized_weights_take_what_bitsandbytes_takes(base: dict[str, Any], keys: dict[str, Any]) -> None:
+    args = arguments(base, bf16=True, **keys)
+    held = 0
+    for layer in load_model(load_tokenizer(args.model), args).modules():
+        weights = [weight for weight in (*layer._parameters.values(), *layer._buffers.values()) if weight is not None]
+        held += sum(weight.nbytes for weight in weights if not weight.requires_grad)
+        state = getattr(layer._parameters.get("weight"), "quant_state", None)
+        if state is not None:
+            held += state.absmax.nbytes + (state.state2.absmax.nbytes if state.nested else 0)
+    assert simulate(args, CPU, False).frozen == pytest.approx(held, rel=0.02)
+
+
 def test_the_peak_holds_everything_and_checkpointing_lowers_it(base: dict[str, Any]) -> None:
     plain, cheap = (simulate(arguments(base, cutoff_len=1024), CPU, on) for on in (False, True))
     for step in (plain, cheap):

@@ -4,25 +4,26 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from ..extras.errors import ConfigError
 from ..plugins import resolve
 from .config import has_talker, language_class, read_config, refuse_untrainable
 from .loader import choose_attention
+from .quantizers.layers import linear_to_quantize, settle_layers
 from .rope import scale_rope
 from .towers import freeze_towers
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..hparams import Dtypes, TrainArgs
 
 # What looks at the values of weights when adapters are made; the adapters have the same shapes without.
-_LOOKS_AT_WEIGHTS = {"pissa_init": False}
+_LOOKS_AT_WEIGHTS = {"pissa_init": False, "lora_init": "default"}
 
 
 def planned_config(args: TrainArgs) -> Any:
@@ -65,9 +66,25 @@ def empty_model(args: TrainArgs, config: Any, dtypes: Dtypes, reward: bool = Fal
     dtype = getattr(torch, dtypes.trainable if whole else dtypes.frozen)
     with torch.device("meta"):
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
+        if args.quantization.quantization_bit is not None:
+            _pack(model, resolve("quantizers", args.quantization.quantization_method).stored_bits(args.quantization))
         tuned: nn.Module = resolve("tuners", args.finetuning.finetuning_type).create(model, _fresh(args), dtypes)
     freeze_towers(tuned)
     return tuned.train()
+
+
+def _pack(model: nn.Module, bits: float) -> None:
+    """Put weights of so many bits each into the layers that a quantizer takes."""
+    chosen = {layer for _, layer in linear_to_quantize(model)}
+    for layer in chosen:
+        packed = torch.empty(layer.out_features, math.ceil(layer.in_features * bits / 8), dtype=torch.uint8)
+        layer.weight = nn.Parameter(packed, requires_grad=False)
+    settle_layers(model, nn.Linear, _dense, chosen.__contains__)
+
+
+def _dense(layer: Any, dtype: torch.dtype) -> Tensor:
+    weight: Tensor = layer.weight.new_empty(layer.out_features, layer.in_features, dtype=dtype)
+    return weight
 
 
 def with_layers(config: Any, number: int) -> Any:

@@ -54,10 +54,18 @@ def _dense_8bit(layer: Any, dtype: torch.dtype) -> Tensor:
     return weight.to(dtype)
 
 
+def _stored_bits(settings: QuantizationArguments) -> float:
+    """A scale of 32 bits for 64 weights; or one of 8, and of 32 for 256 of these (Dettmers et al. 2023, section 3)."""
+    if settings.quantization_bit == 8:
+        return 8
+    return 4 + (8 / 64 + 32 / (64 * 256) if settings.double_quantization else 32 / 64)
+
+
 quantizer = Quantizer(
     "bnb",
     bits={4: ("nf4", "fp4"), 8: ()},
     packages=(("bitsandbytes", "bitsandbytes"),),
+    stored_bits=_stored_bits,
     options=_options,
     settle=_settle,
 )

@@ -38,4 +38,16 @@ def _dense(layer: Any, dtype: torch.dtype) -> Tensor:
     return weight.to(dtype)
 
 
-quantizer = Quantizer("hqq", bits=dict.fromkeys((1, 2, 3, 4, 5, 6, 8), ()), packages=(("hqq", "hqq"),), settle=_settle)
+def _stored_bits(settings: QuantizationArguments) -> float:
+    """A scale and a zero of 16 bits a group; ten weights of 3 bits lie in 32, those of 5 and 6 in 8 each."""
+    assert settings.quantization_bit is not None
+    return {3: 3.2, 5: 8, 6: 8}.get(settings.quantization_bit, settings.quantization_bit) + 32 / _GROUP
+
+
+quantizer = Quantizer(
+    "hqq",
+    bits=dict.fromkeys((1, 2, 3, 4, 5, 6, 8), ()),
+    packages=(("hqq", "hqq"),),
+    stored_bits=_stored_bits,
+    settle=_settle,
+)

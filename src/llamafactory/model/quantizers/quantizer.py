@@ -22,6 +22,11 @@ def _no_options(settings: QuantizationArguments, dtypes: Dtypes, whole: list[str
     return {}
 
 
+def _bits_alone(settings: QuantizationArguments) -> float:
+    assert settings.quantization_bit is not None
+    return settings.quantization_bit
+
+
 def _nothing(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dtypes) -> None:
     pass
 
@@ -39,6 +44,7 @@ class Quantizer:
         check_device: Says what of the settings a device cannot do, else ``None``.
         no_adapters: Why no adapter can act on its layers; "" = they can.
         dense: Weights of such a checkpoint become 16-bit ones while they load, wherever adapters are involved.
+        stored_bits: Bits that a weight takes, its share of scales included.
         options: Further keywords of ``from_pretrained`` when a model is quantized while it loads; gets the patterns of
             modules that stay whole, ``None`` = those that transformers leaves out by itself.
         settle: Makes the loaded layers ones that keep their weights whatever they compute (``layers.py``).
@@ -51,6 +57,7 @@ class Quantizer:
     check_device: Callable[[QuantizationArguments, Device], str | None] = lambda settings, device: None
     no_adapters: str = ""
     dense: bool = False
+    stored_bits: Callable[[QuantizationArguments], float] = _bits_alone
     options: Callable[[QuantizationArguments, Dtypes, list[str] | None], dict[str, Any]] = _no_options
     settle: Callable[[PreTrainedModel, QuantizationArguments, Dtypes], None] = _nothing
 

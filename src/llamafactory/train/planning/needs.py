@@ -157,6 +157,8 @@ def _changes(args: TrainArgs) -> Iterator[dict[str, Any]]:
         yield kept | {"pure_bf16": True}
         yield kept | {"finetuning_type": "lora"}
         return
+    if args.finetuning.finetuning_type == "lora" and args.quantization.quantization_bit is None:
+        yield kept | {"quantization_bit": 4}
     length = args.data.cutoff_len // 2
     while length >= _SHORTEST:
         yield kept | {"cutoff_len": length}
