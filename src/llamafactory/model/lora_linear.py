@@ -24,7 +24,7 @@ def use_exact_add(model: nn.Module) -> int:
     """Give every plain LoRA layer of ``model`` the exact forward; return how many there are."""
     layers = [module for module in model.modules() if isinstance(module, LoraLayer) and _is_around_linear(module)]
     for layer in layers:
-        layer.__class__ = _exact_kind(type(layer))
+        layer.__class__ = _exact_kind(type(layer))  # type: ignore[arg-type]
     return len(layers)
 
 

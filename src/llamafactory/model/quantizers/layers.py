@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from abc import ABC
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,10 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ..towers import outside_language
 
-if TYPE_CHECKING:  # to its readers a Quantized is a module; it cannot be one here, see there
-    _Ancestor = nn.Module
-else:
-    _Ancestor = ABC
 Dense = Callable[[Any, torch.dtype], Tensor]  # (layer, type) -> its weight [out, in]
 
 
-class Quantized(_Ancestor):
+class Quantized(ABC):
     """A linear layer whose weight is stored in few bits; :func:`settle_layers` makes it of a library's.
 
     Of a library's own kind too, but by one line of ancestors, else Python does not let a layer change its class.
@@ -38,6 +34,7 @@ class Quantized(_Ancestor):
     in_features: int
     out_features: int
     bias: nn.Parameter | None
+    named_parameters: Callable[..., Iterator[tuple[str, nn.Parameter]]]  # of nn.Module, which its kinds descend from
 
     def dense_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight ``[out, in]`` that the layer multiplies with."""
@@ -74,7 +71,7 @@ def settle_layers(model: nn.Module, kind: type, dense: Dense, only: Callable[[An
     """Make every layer of a library's ``kind`` a :class:`Quantized` one, with the weight that ``dense`` gives."""
     for module in model.modules():
         if type(module) is kind and (only is None or only(module)):
-            module.__class__ = _quantized_kind(kind, dense)
+            module.__class__ = _quantized_kind(kind, dense)  # type: ignore[arg-type]
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, Quantized]]:
