@@ -28,6 +28,7 @@ from llamafactory.export.readers import (
     verdicts,
     words,
 )
+from llamafactory.extras.errors import ConfigError
 from llamafactory.model.checkpointing import activation_bytes
 from llamafactory.model.config import attention_width
 from llamafactory.model.older_readers import add_older_names
@@ -159,7 +160,7 @@ def test_a_failure_leaves_no_word_of_it(tiny_llama: Path, tmp_path: Path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("llamafactory.export.export.write_manifest", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ConfigError, match=r"out: No space"):
         run_export({"model_name_or_path": str(tiny_llama), "template": "chatml", "export_dir": str(tmp_path / "out")})
     assert not list(tmp_path.iterdir())
 
