@@ -190,5 +190,5 @@ def test_what_is_not_built_is_said_and_not_read_away() -> None:
     base = {"model_name_or_path": "m", "dataset": "identity", "output_dir": "o"}
     with pytest.raises(UsageError, match=r"^freeze_language_model: True asks for"):
         get_train_args({**base, "train_mm_proj_only": True})
-    with pytest.raises(UsageError, match=r"^use_galore: True asks for"):
-        get_train_args({**base, "use_galore": "true"})
+    with pytest.raises(UsageError, match=r"^use_unsloth: True asks for"):
+        get_train_args({**base, "use_unsloth": "true"})
