@@ -65,7 +65,7 @@ def finished(store: Path) -> list[Path]:
     return [folder for folder in found if folder.name[0] != "." and shards.is_shard(str(folder))]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_job_goes_on_with_the_shards_that_exist(
     tmp_path: Path, tiny_llama: Path, prepare: Prepare, own_cache: Path, workers: int
 ) -> None:

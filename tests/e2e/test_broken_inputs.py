@@ -64,7 +64,9 @@ CASES = [
     Broken("part not built", ("mixture_of_depths", "convert", "not built"), {"mixture_of_depths": "convert"}, code=2),
     Broken("sharding not built", ("fsdp", "full_shard", "not built"), {"fsdp": "full_shard"}, code=2),
     Broken("towers not trained", ("freeze_vision_tower", "not built"), {"freeze_vision_tower": False}, code=2),
-    Broken("key of a part that is off", ("galore_rank", "GaLore", "not built"), {"galore_rank": 4}, code=2),
+    Broken(
+        "key of a part that is off", ("profiler_repeat", "the profiler", "not built"), {"profiler_repeat": 4}, code=2
+    ),
     Broken("Ray not built", ("ray_num_workers", "Ray", "not built"), {"ray_num_workers": 4}, code=2),
     Broken("order of batches", ("dataloader_in_order", "not built"), {"dataloader_in_order": False}, code=2),
     Broken("nothing to reward answers", ("reward_model", "reward_funcs"), {"stage": "ppo"}),

@@ -84,11 +84,10 @@ def test_weights_gradients_and_moments_follow_from_shapes(base: dict[str, Any]) 
 )
 def test_quantized_weights_take_what_bitsandbytes_takes(base: dict[str, Any], keys: dict[str, Any]) -> None:
     args = arguments(base, bf16=True, **keys)
-    held = 0
-    for layer in load_model(load_tokenizer(args.model), args).modules():
-        weights = [weight for weight in (*layer._parameters.values(), *layer._buffers.values()) if weight is not None]
-        held += sum(weight.nbytes for weight in weights if not weight.requires_grad)
-        state = getattr(layer._parameters.get("weight"), "quant_state", None)
+    model = load_model(load_tokenizer(args.model), args)
+    held = sum(weight.nbytes for weight in (*model.parameters(), *model.buffers()) if not weight.requires_grad)
+    for weight in model.parameters():
+        state = getattr(weight, "quant_state", None)
         if state is not None:
             held += state.absmax.nbytes + (state.state2.absmax.nbytes if state.nested else 0)
     assert simulate(args, CPU, False).frozen == pytest.approx(held, rel=0.02)

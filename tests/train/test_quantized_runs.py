@@ -30,7 +30,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "hqq": {"quantization_bit": 4, "quantization_method": "hqq"},
     "quanto int8": {"quantization_bit": 8, "quantization_method": "quanto"},
 }
-FAST = ("bnb nf4", "hqq")
+FAST = ("bnb nf4",)
 IDS = torch.arange(3, 67).view(2, 32)
 EVALUATED = {
     "max_steps": 6, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2,

@@ -319,7 +319,7 @@ def test_a_reward_adapter_of_another_type_is_refused(keys: Keys, adapter: Callab
     file = adapter("SEQ_CLS") / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"peft_type": "PROMPT_TUNING"}))
     given = keys(reward_model=str(file.parent), reward_model_type="lora")
-    with pytest.raises(ConfigError, match=r"^reward_model: .* of type PROMPT_TUNING, which cannot be used"):
+    with pytest.raises(ConfigError, match=r"^reward_model: .* of type PROMPT_TUNING, which cannot be merged"):
         _reward(given, _policy(given))
 
 

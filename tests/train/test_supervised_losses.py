@@ -111,7 +111,9 @@ def _assert_same(one: Path, other: Path) -> None:
         torch.testing.assert_close(weight, theirs[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "asft" else pytest.mark.slow) for name in LOSSES]
+)
 def test_one_step_is_one_mean(keys: Keys, tmp_path: Path, name: str) -> None:
     """Batch 8 = 8 times 1 = padded rows: losses, gradient norms and weights."""
     given = keys(**LOSSES[name], max_steps=2, finetuning_type="full" if name == "asft" else "lora")
