@@ -34,6 +34,18 @@ def test_five_steps_and_kill_and_five_are_ten(keys: Keys, tmp_path: Path, packin
     assert_bit_equal(whole, run)
 
 
+def test_words_that_a_users_callback_has_too_are_not_taken_for_ours(keys: Keys) -> None:
+    class Own(TrainerCallback):
+        def save(self) -> None:
+            raise AssertionError("not ours to call")
+
+        load = save
+
+    settings = keys(max_steps=2, save_strategy="steps", save_steps=1)
+    train(settings, [Own()])
+    train(settings | {"max_steps": 3}, [Own()])
+
+
 @pytest.mark.parametrize("kind", [{}, {"streaming": True}], ids=["map", "streaming"])
 def test_the_last_checkpoint_is_the_end(keys: Keys, capfd: pytest.CaptureFixture[str], kind: dict[str, Any]) -> None:
     """Killed between the last checkpoint and the final save, and started again when all is done: no step is taken."""

@@ -68,12 +68,12 @@ class LoraStart(TrainerCallback):
         """Let no checkpoint's adapter pass for one of the untouched base."""
         self._model.peft_config["default"].init_lora_weights = self._kind
 
-    def save(self, folder: Path) -> None:
+    def save_progress(self, folder: Path) -> None:
         """Write what the adapter began with."""
         if is_rank0() and self._kind != "eva":
             save_file(self._model.start, folder / _FILE)
 
-    def load(self, folder: Path) -> None:
+    def load_progress(self, folder: Path) -> None:
         """Take the start of a checkpoint out of the frozen weights once more."""
         self._resumed = True
         if self._kind == "eva":

@@ -21,7 +21,7 @@ class PromptState(TrainerCallback):
     def __init__(self, model: Any) -> None:
         self._encoder = model.prompt_encoder
 
-    def save(self, folder: Path) -> None:
+    def save_progress(self, folder: Path) -> None:
         """Write it beside the adapter."""
         if is_rank0():
             self._write(folder)
@@ -29,7 +29,7 @@ class PromptState(TrainerCallback):
     def _write(self, folder: Path) -> None:
         save_file({name: value.contiguous() for name, value in self._encoder.state_dict().items()}, folder / _FILE)
 
-    def load(self, folder: Path) -> None:
+    def load_progress(self, folder: Path) -> None:
         """Go on with the encoder of a checkpoint."""
         with in_one_line(f"resume_from_checkpoint: {folder / _FILE} cannot be read"):
             self._encoder.load_state_dict(load_file(folder / _FILE))

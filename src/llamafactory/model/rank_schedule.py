@@ -69,7 +69,7 @@ class RankSchedule(TrainerCallback):
         values = self._tuner.model.get_parameter(name).detach().flatten()
         return not values[~torch.tensor(kept, device=values.device)].any()
 
-    def save(self, folder: Path) -> None:
+    def save_progress(self, folder: Path) -> None:
         """Write what the importance of each weight was, and the ranks that are left."""
         allocator = self._tuner.rankallocator
         tensors = {f"ipt.{name}": value for name, value in allocator.exp_avg_ipt.items()}
@@ -78,7 +78,7 @@ class RankSchedule(TrainerCallback):
         if is_rank0():
             save_file(tensors, folder / _FILE)
 
-    def load(self, folder: Path) -> None:
+    def load_progress(self, folder: Path) -> None:
         """Go on with what a checkpoint remembers."""
         with in_one_line(f"resume_from_checkpoint: {folder / _FILE} cannot be read"):
             tensors = load_file(folder / _FILE)

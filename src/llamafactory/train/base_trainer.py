@@ -133,8 +133,8 @@ class BaseTrainer(transformers.Trainer):
         if resume is None:
             return found
         for part in self.callback_handler.callbacks:
-            if hasattr(part, "load"):
-                part.load(Path(resume))
+            if hasattr(part, "load_progress"):
+                part.load_progress(Path(resume))
         if self.stream is not None:
             return self.stream.resume(Path(resume)), 0
         epochs_done, steps_done = divmod(self.state.global_step - self.shift, steps_an_epoch)
@@ -253,8 +253,8 @@ class BaseTrainer(transformers.Trainer):
         self._save_scaler(str(folder))
         self._save_rng_state(str(folder))
         for part in self.callback_handler.callbacks:
-            if hasattr(part, "save"):
-                part.save(folder)
+            if hasattr(part, "save_progress"):
+                part.save_progress(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.is_deepspeed_enabled:

@@ -102,7 +102,7 @@ class StreamRun(TrainerCallback):
         """Let learning rates stay where the schedule of ``steps`` steps ends: the data may give more than estimated."""
         scheduler.lr_lambdas = [_held(rate, steps) for rate in scheduler.lr_lambdas]
 
-    def save(self, folder: Path) -> None:
+    def save_progress(self, folder: Path) -> None:
         """Write this rank's position."""
         write_json(_file(folder, self.batches.rank), {**asdict(self.position), "ranks": self.batches.ranks})
 
