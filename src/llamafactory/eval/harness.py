@@ -50,6 +50,8 @@ def _refuse_unwritten(names: list[str], folder: Path) -> None:
     missing, known = names, set[str]()
     for text in _task_files(folder):
         missing = [name for name in missing if name not in text]
+        if not missing:
+            return
         known.update(_NAMES.findall(text))
     _refuse(missing, known, folder)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
-from .coercion import TRUE_WORDS, coerce
+from .coercion import TRUE_WORDS, as_written, coerce
 from .ranges import BELOW_1, Range
 from .reader import Flat
 
@@ -126,7 +126,7 @@ def _move(flat: Flat, result: Flat, moved: dict[str, Any], old: str, new: str, v
         raise ConfigError(f"{flat.place(old)}{old} is the older name of {new}, and both are given; keep {new}")
     if old in RENAMED_WITHIN and (number := coerce(old, value, float)) not in RENAMED_WITHIN[old]:
         raise ConfigError(flat.place(old) + RENAMED_WITHIN[old].refusal(old, number, value))
-    shown = f" = {str(value).lower() if isinstance(value, bool) else value}" if old in SWITCHED else ""
+    shown = f" = {as_written(value)}" if old in SWITCHED else ""
     _say(f"{old}: now called {new}{shown}")
     moved[new] = value
     if old in flat.origin:

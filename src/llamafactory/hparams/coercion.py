@@ -68,7 +68,7 @@ def describe(hint: Any) -> str:
     choices: list[str] = []
     for option in _options(hint):
         if get_origin(option) is Literal:
-            choices += [_word(choice) for choice in get_args(option)]
+            choices += [as_written(choice) for choice in get_args(option)]
         elif get_origin(option) is list:
             words.append("list")
         else:
@@ -80,7 +80,8 @@ def describe(hint: Any) -> str:
     return " or ".join(words)
 
 
-def _word(choice: Any) -> str:
+def as_written(choice: Any) -> str:
+    """A value as YAML and the command line have it."""
     return str(choice).lower() if isinstance(choice, bool) else str(choice)
 
 
@@ -116,7 +117,7 @@ def _choice(value: Any, choices: tuple[Any, ...]) -> Any:
         return "no"
     if isinstance(value, str):
         for choice in choices:
-            if value.strip().lower() == _word(choice).lower():
+            if value.strip().lower() == as_written(choice).lower():
                 return choice
     raise _Refused
 

@@ -77,6 +77,14 @@ def _pointed_at_trained(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def checkpointing_asked(args: TrainArgs) -> bool | None:
+    """Return what the keys of activation checkpointing, the newer before the older one, say; None = it is left open."""
+    if args.model.disable_gradient_checkpointing:
+        return False
+    newer = args.training.activation_checkpointing
+    return args.training.gradient_checkpointing if newer is None else newer
+
+
 def chosen_optimizer(args: TrainArgs) -> str | None:
     """Return the row of ``plugins.OPTIMIZERS`` that a run asks for, None for an optimizer that transformers makes."""
     switched = {

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 from ..extras.device import host_memory
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
+from ..hparams.derive import checkpointing_asked
 from .config import attention_width, largest
 from .offloading import DiskStore
 
@@ -71,18 +72,10 @@ def choose_checkpointing(
     Returns:
         Whether it is on.
     """
-    training = args.training
-    wanted = (
-        training.gradient_checkpointing
-        if training.activation_checkpointing is None
-        else training.activation_checkpointing
-    )
-    place = offload_place(args)
-    if place != "none":
-        if not _core(model).supports_gradient_checkpointing:
-            raise ConfigError(f"activation_offload: {_core(model).config.model_type} models have no checkpointing")
-        wanted = True
-    if wanted is False or args.model.disable_gradient_checkpointing or not _core(model).supports_gradient_checkpointing:
+    wanted, place = wanted_checkpointing(args), offload_place(args)
+    if place != "none" and not _core(model).supports_gradient_checkpointing:
+        raise ConfigError(f"activation_offload: {_core(model).config.model_type} models have no checkpointing")
+    if wanted is False or not _core(model).supports_gradient_checkpointing:
         return False
     if wanted is None:
         tokens = batch_tokens or args.training.per_device_train_batch_size * args.data.cutoff_len
@@ -91,6 +84,11 @@ def choose_checkpointing(
             return False
     _turn_on(model, args, device, place)
     return True
+
+
+def wanted_checkpointing(args: TrainArgs) -> bool | None:
+    """Return whether the user wants it, also by what needs it; None = it is left to the run."""
+    return True if offload_place(args) != "none" else checkpointing_asked(args)
 
 
 def offload_place(args: TrainArgs) -> str:

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from ..extras.errors import ConfigError
 from ..plugins import resolve
-from .config import has_talker, language_class, read_config, refuse_untrainable
-from .loader import choose_attention
+from .config import language_class
+from .loader import base_config, choose_attention
 from .quantizers.layers import linear_to_quantize, settle_layers
-from .rope import scale_rope
 from .towers import freeze_towers
 
 if TYPE_CHECKING:
@@ -32,16 +31,12 @@ def planned_config(args: TrainArgs) -> Any:
     Raises:
         ConfigError: There is none that can be trained.
     """
-    config = read_config(args.model)
-    refuse_untrainable(config, str(args.model.model_name_or_path))
-    config = config.thinker_config if has_talker(config) else config
+    config = base_config(args, trainable=True)
     if type(config) not in language_class(config)._model_mapping:
         raise ConfigError(
             f"model_name_or_path: '{args.model.model_name_or_path}' is a {config.model_type} model; plan knows the "
             "language models of transformers"
         )
-    if args.model.rope_scaling is not None:
-        scale_rope(config, args.model.rope_scaling, args.data.cutoff_len)
     return config
 
 

@@ -132,6 +132,26 @@ def _ready_to_train(
     return tuned
 
 
+def base_config(args: TrainArgs | InferArgs, trainable: bool) -> Any:
+    """The configuration that the base of a run is built by.
+
+    Raises:
+        ConfigError: It is of no language model, or of none that can be trained.
+    """
+    from .rope import scale_rope
+
+    path = resolve_model_path(str(args.model.model_name_or_path), args.model)
+    config = read_config(args.model)
+    if trainable:
+        refuse_untrainable(config, path)
+    config = config.thinker_config if has_talker(config) else config
+    if type(config) not in language_class(config)._model_mapping and "auto_map" not in config.to_dict():
+        raise ConfigError(f"model_name_or_path: '{path}' is a {config.model_type} model, not a language model")
+    if args.model.rope_scaling is not None:
+        scale_rope(config, args.model.rope_scaling, args.data.cutoff_len)
+    return config
+
+
 def _load_base(
     args: TrainArgs | InferArgs, dtypes: Dtypes, device: Device, trainable: bool, in_training: bool, head: str | None
 ) -> PreTrainedModel:
@@ -139,20 +159,11 @@ def _load_base(
     from transformers import AutoModelForSequenceClassification
 
     from .merging import cast_weights
-    from .rope import scale_rope
 
     path = resolve_model_path(str(args.model.model_name_or_path), args.model)
     options = hub_options(args.model)
-    config = read_config(args.model)
-    if trainable:
-        refuse_untrainable(config, path)
-    config = config.thinker_config if has_talker(config) else config
+    config = base_config(args, trainable)
     auto = language_class(config)
-    if type(config) not in auto._model_mapping and "auto_map" not in config.to_dict():
-        raise ConfigError(f"model_name_or_path: '{path}' is a {config.model_type} model, not a language model")
-    if args.model.rope_scaling is not None:
-        scale_rope(config, args.model.rope_scaling, args.data.cutoff_len)
-
     if head == "reward":
         auto = AutoModelForSequenceClassification
         if type(config) not in AutoModelForSequenceClassification._model_mapping:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ...extras.errors import ConfigError
 from ..messages import Message, Role, Sample, Segment
 from .base import Piece
-from .text_spans import merge, weigh
+from .text_spans import begins_answer, merge, weigh
 from .word_cache import Side, Unsafe, WordBatch, WordCache
 
 if TYPE_CHECKING:
@@ -205,9 +205,7 @@ class _ShapeWriter:
 
     def span(self, piece: Piece, weight: float) -> int:
         """Number of the span that a piece belongs to."""
-        begins = piece.trained and weight > 0 and piece.message not in self.begun
-        if begins:
-            self.begun.add(piece.message)
+        begins = begins_answer(piece, weight, self.begun)
         if begins or not self.spans or self.spans[-1][:2] != (weight, piece.message):
             self.spans.append((weight, piece.message, begins))
         return len(self.spans) - 1

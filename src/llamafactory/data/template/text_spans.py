@@ -75,6 +75,14 @@ def answer_texts(pieces: Sequence[Piece], index: int, ends: Sequence[str]) -> tu
     return "".join([piece.text for piece in pieces[:first]]), words
 
 
+def begins_answer(piece: Piece, weight: float, begun: set[int]) -> bool:
+    """Whether a trained answer begins with a piece; ``begun`` holds the messages whose answers did before."""
+    if not piece.trained or weight <= 0 or piece.message in begun:
+        return False
+    begun.add(piece.message)
+    return True
+
+
 def join(pieces: Iterable[tuple[Piece, float]], begun: set[int] | None = None) -> list[TextSpan]:
     """Join neighbours of the same weight and message, but not across the start of a trained answer.
 
@@ -87,9 +95,7 @@ def join(pieces: Iterable[tuple[Piece, float]], begun: set[int] | None = None) -
     for piece, weight in pieces:
         if not piece.text:
             continue
-        begins = piece.trained and weight > 0 and piece.message not in begun
-        if begins:
-            begun.add(piece.message)
+        begins = begins_answer(piece, weight, begun)
         if spans and not begins and spans[-1][1:3] == (weight, piece.message):
             spans[-1][0].append(piece.text)
         else:
@@ -144,7 +150,11 @@ def cut_inside(cut: Cut, spans: Sequence[TextSpan], leads: str = "\n") -> list[l
 
 def cut_at_answers(backend: Tokenizer, encoding: Encoding, spans: Sequence[TextSpan]) -> list[list[int]]:
     """The tokens of each span, out of the encoding of all; parts are encoded again where an answer needs that."""
-    blurred = [number for number in _answers(spans) if _is_blurred(backend, encoding, spans, number)]
+    text, position, blurred = text_of(spans), 0, []
+    for number, span in enumerate(spans):
+        if span.begins and number and _is_blurred(backend, encoding, text, position):
+            blurred.append(number)
+        position += len(span.text)
     if not blurred:
         return cut_ids(encoding, spans)
 
@@ -159,20 +169,15 @@ def text_of(spans: Sequence[TextSpan]) -> str:
     return "".join([span.text for span in spans])
 
 
-def _answers(spans: Sequence[TextSpan]) -> list[int]:
-    """Numbers of the spans with which answers begin, behind others."""
-    return [number for number, span in enumerate(spans) if span.begins and number]
-
-
-def _is_blurred(backend: Tokenizer, encoding: Encoding, spans: Sequence[TextSpan], number: int) -> bool:
-    """Whether the tokens before an answer may be others than those of the prompt alone."""
-    before = text_of(spans[:number])
-    token = _token_at(encoding, len(before), 0)
+def _is_blurred(backend: Tokenizer, encoding: Encoding, text: str, position: int) -> bool:
+    """Whether the tokens before an answer, which begins at ``position``, may be others than those of its prompt."""
+    token = _token_at(encoding, position, 0)
     reach = encoding.token_to_chars(token) if token < len(encoding.ids) else None
-    if reach is not None and reach[0] < len(before):
+    if reach is not None and reach[0] < position:
         return True
-    return _UNSURE.search(before) is not None and (
-        spans[number].text[:1].isspace() or _depends_on_more(backend, before[-_TAIL:])
+    tail = text[max(0, position - _TAIL) : position]
+    return _UNSURE.search(tail) is not None and (
+        text[position : position + 1].isspace() or _depends_on_more(backend, tail)
     )
 
 

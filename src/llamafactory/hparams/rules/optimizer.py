@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ... import plugins
@@ -34,6 +35,7 @@ PROJECTING = (
     "galore_adafactor", "galore_adafactor_layerwise", "galore_adamw", "galore_adamw_8bit",
     "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "apollo_adamw", "apollo_adamw_layerwise",
 )  # fmt: skip
+ADAMW = ("adamw_torch", "adamw_torch_fused")  # the default, and its other name
 _SWITCHES = ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon", "stochastic_rounding")
 _OF_WHOLE_WEIGHTS = ("use_galore", "use_apollo", "use_badam")
 
@@ -59,10 +61,14 @@ def check_training(args: TrainArgs) -> None:
             plugins.resolve("optimizers", name).check(args)
 
 
+def require_optim(key: str, optim: str, expected: Collection[str] = ADAMW) -> None:
+    """Refuse an ``optim`` beside a key that brings an optimizer of its own."""
+    require(optim in expected, f"{key}: not with optim {optim}; expected one of {', '.join(expected)}")
+
+
 def _check_rounding(args: TrainArgs) -> None:
-    optim, expected = args.training.optim, ("adamw_torch", "adamw_torch_fused", *ROUNDING_OPTIMIZERS)
     require(args.finetuning.pure_bf16, "stochastic_rounding: needs pure_bf16: true, else trained weights are float32")
-    require(optim in expected, f"stochastic_rounding: not with optim {optim}; expected one of {', '.join(expected)}")
+    require_optim("stochastic_rounding", args.training.optim, (*ADAMW, *ROUNDING_OPTIMIZERS))
 
 
 def _check_optim(name: str, modules: str | list[str] | None) -> None:

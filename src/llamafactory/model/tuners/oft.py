@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
 from ...hparams.field import arg, require, split_list
 from ...hparams.ranges import AT_LEAST_0, BELOW_1
+from .peft_method import create_with
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,26 +69,18 @@ def create(
     new_rows: Sequence[int] = (),
 ) -> nn.Module:
     """Put OFT adapters on the model; see :func:`~llamafactory.model.adapters.put_adapters`."""
-    from ..adapters import put_adapters
-    from ..peft_fields import make_config
-    from ..peft_places import find_places, matching, task_type
-
     tuner: Arguments = args.tuner
-    blocks = {"r": tuner.oft_rank, "oft_block_size": 0 if tuner.oft_rank else tuner.oft_block_size}
-
-    def fresh(base: PreTrainedModel) -> Any:
-        values = find_places(base, "oft", tuner, new_rows) | (tuner.peft_config or {})
-        config = make_config(
-            "oft", values | blocks | {"module_dropout": tuner.module_dropout, "task_type": task_type(base)}
-        )
-        _check_blocks(tuner, matching(base, config))
-        return config
-
-    return put_adapters(model, args, dtypes, trainable, fresh)
+    size = 0 if tuner.oft_rank else tuner.oft_block_size
+    fields = {"r": tuner.oft_rank, "oft_block_size": size, "module_dropout": tuner.module_dropout}
+    check = partial(_check_blocks, tuner)
+    return create_with(model, args, dtypes, fields, trainable=trainable, new_rows=new_rows, check=check)
 
 
-def _check_blocks(tuner: Arguments, layers: dict[str, nn.Module]) -> None:
+def _check_blocks(tuner: Arguments, base: PreTrainedModel, config: Any) -> None:
     """PEFT takes another number than the one that was asked for, where that does not divide a layer."""
+    from ..peft_places import matching
+
+    layers = matching(base, config)
     key, value = ("oft_rank", tuner.oft_rank) if tuner.oft_rank else ("oft_block_size", tuner.oft_block_size)
     widths = {name: int(layer.in_features) for name, layer in layers.items() if hasattr(layer, "in_features")}
     wrong = [name for name, width in widths.items() if width % value]

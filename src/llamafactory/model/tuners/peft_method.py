@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...hparams.field import arg, require, split_list
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
     from transformers import PreTrainedModel
@@ -81,8 +81,9 @@ def create_with(
     *,
     trainable: bool,
     new_rows: Sequence[int],
+    check: Callable[[Any, Any], None] = lambda base, config: None,
 ) -> nn.Module:
-    """The same with fields that the method needs and the user does not give."""
+    """The same with fields that the method needs and the user does not give; ``check`` sees base and configuration."""
     from ..adapters import put_adapters
     from ..peft_fields import make_config
     from ..peft_places import find_places, task_type
@@ -91,6 +92,8 @@ def create_with(
 
     def fresh(base: PreTrainedModel) -> Any:
         values = find_places(base, kind, tuner, new_rows) | (tuner.peft_config or {}) | fields
-        return make_config(kind, values | {"task_type": task_type(base)})
+        config = make_config(kind, values | {"task_type": task_type(base)})
+        check(base, config)
+        return config
 
     return put_adapters(model, args, dtypes, trainable, fresh)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
+from ...hparams.derive import checkpointing_asked
 from ...hparams.field import arg, require
 
 if TYPE_CHECKING:
@@ -59,9 +60,8 @@ def _check_training(args: TrainArgs, kind: str) -> None:
     )
     require(not args.model.resize_vocab, f"resize_vocab: {kind} trains no rows of the embedding")
     if kind == "prefix_tuning":
-        newer, older = args.training.activation_checkpointing, args.training.gradient_checkpointing
         require(
-            not (older if newer is None else newer),
+            not checkpointing_asked(args),
             "activation_checkpointing: not with finetuning_type prefix_tuning: keys and values of the prefix would be "
             "lost in the second pass",
         )

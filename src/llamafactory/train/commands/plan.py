@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...hparams import get_train_args
+from ...hparams.coercion import as_written
 from ...hparams.next_command import next_command
 from ..planning.devices import GIB, Planned, find_device
 from ..planning.needs import Alternative, Needs, find_needs, nearest_that_fit
@@ -83,16 +84,12 @@ def _show(args: TrainArgs, planned: Planned, needs: Needs, others: list[Alternat
     )  # fmt: skip
     console.print("it fits" if needs.fits else "it does not fit", style="green" if needs.fits else "red")
     for other in others:
-        keys = " ".join(f"{key}={_written(value)}" for key, value in other.change.items())
+        keys = " ".join(f"{key}={as_written(value)}" for key, value in other.change.items())
         console.print(
             f"  with {keys}: {other.needs.peak / GIB:.2f} GiB{_speed(other.needs)}", soft_wrap=True, highlight=False
         )
     if not needs.fits and not others:
         console.print("  nothing that plan tries makes it fit; take a smaller model or a larger device", soft_wrap=True)
-
-
-def _written(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _speed(needs: Needs) -> str:

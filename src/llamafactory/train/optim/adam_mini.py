@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...hparams.field import require
+from ...hparams.rules.optimizer import require_optim
 
 if TYPE_CHECKING:
     import torch
@@ -16,15 +15,9 @@ if TYPE_CHECKING:
     from ...hparams import TrainArgs
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """It has no keys of its own but the switch."""
-
-
 def check(args: TrainArgs) -> None:
     """It takes the place of AdamW."""
-    optim, expected = args.training.optim, ("adamw_torch", "adamw_torch_fused")
-    require(optim in expected, f"use_adam_mini: not with optim {optim}; expected one of {', '.join(expected)}")
+    require_optim("use_adam_mini", args.training.optim)
 
 
 def create(model: nn.Module, args: TrainArgs, arguments: TrainingArguments) -> torch.optim.Optimizer:

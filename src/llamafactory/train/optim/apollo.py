@@ -7,10 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...hparams import split_list
-from ...hparams.field import require
 from ...hparams.inner_settings import optimizer_settings
-from ...hparams.optimizer_args import ApolloArguments as Arguments
-from .projected import Projected, check_projected, create_projected, module_names
+from ...hparams.rules.optimizer import require_optim
+from .projected import Projected, by_optim, check_projected, create_projected
 
 if TYPE_CHECKING:
     import torch
@@ -19,15 +18,11 @@ if TYPE_CHECKING:
 
     from ...hparams import TrainArgs
 
-__all__ = ["Arguments", "check", "create"]
-
 
 def check(args: TrainArgs) -> None:
     """AdamW sees the projected gradients; nothing needs all gradients at once if they are used one by one."""
-    optim = args.training.optim
     if args.apollo.use_apollo:
-        expected = ("adamw_torch", "adamw_torch_fused")
-        require(optim in expected, f"use_apollo: not with optim {optim}; expected one of {', '.join(expected)}")
+        require_optim("use_apollo", args.training.optim)
     check_projected(args, _chosen(args))
 
 
@@ -59,5 +54,4 @@ def _chosen(args: TrainArgs) -> Projected:
     names = {"rank": "rank", "gap": "update_proj_gap", "scale": "scale", "side": "proj_type", "projection": "proj"}
     settings = {name: given[key] for name, key in names.items()}
     settings |= {"scale_type": given["scale_type"], "scale_front": False}
-    layerwise = f"optim {training.optim}" if training.optim.endswith("_layerwise") else ""
-    return Projected("optim_target_modules", module_names(training.optim_target_modules), layerwise, settings)
+    return by_optim(training, settings)

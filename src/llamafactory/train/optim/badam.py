@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...hparams.field import require
-from ...hparams.optimizer_args import BAdamArguments as Arguments
+from ...hparams.rules.optimizer import require_optim
 
 if TYPE_CHECKING:
     import torch
@@ -18,17 +18,13 @@ if TYPE_CHECKING:
 
     from ...hparams import TrainArgs
 
-__all__ = ["Arguments", "check", "create"]
 logger = get_logger(__name__)
 
 
 def check(args: TrainArgs) -> None:
     """It is AdamW; ratio mode has no weight decay, and a block that stays must be named."""
     badam, training = args.badam, args.training
-    expected = ("adamw_torch", "adamw_torch_fused")
-    require(
-        training.optim in expected, f"use_badam: not with optim {training.optim}; expected one of {', '.join(expected)}"
-    )
+    require_optim("use_badam", training.optim)
     require(not training.fp16, "fp16: true cannot be with use_badam; use bf16")
     if badam.badam_mode == "ratio":
         require(not training.weight_decay, f"weight_decay: {training.weight_decay} has no place in badam_mode ratio")

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...extras.packages import require, require_installed
 from ...hparams import split_list
-from ...hparams.field import require as require_that
 from ...hparams.inner_settings import optimizer_settings
-from ...hparams.optimizer_args import GaloreArguments as Arguments
-from .projected import Projected, check_projected, create_projected, module_names
+from ...hparams.rules.optimizer import require_optim
+from .projected import Projected, by_optim, check_projected, create_projected
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from ...hparams import TrainArgs
-
-__all__ = ["Arguments", "check", "create"]
 
 # `optim` -> the optimizer that sees the projected gradients.
 INNER = {
@@ -36,7 +33,7 @@ def check(args: TrainArgs) -> None:
     """Its inner optimizer is one of three, and nothing needs all gradients at once if they are used one by one."""
     optim = args.training.optim
     if args.galore.use_galore:
-        require_that(optim in INNER, f"use_galore: not with optim {optim}; expected one of {', '.join(INNER)}")
+        require_optim("use_galore", optim, INNER)
     if _inner_name(args) == "adamw_8bit":
         require_installed("bitsandbytes", f"optim: {optim}")
     check_projected(args, _chosen(args))
@@ -63,8 +60,7 @@ def _chosen(args: TrainArgs) -> Projected:
     given = {"rank": 128, "update_proj_gap": 200, "scale": 0.25, "proj_type": "std"} | optimizer_settings(training)
     settings = {"rank": given["rank"], "gap": given["update_proj_gap"], "scale": given["scale"]}
     settings |= {"side": given["proj_type"], "projection": "svd"}
-    layerwise = f"optim {training.optim}" if training.optim.endswith("_layerwise") else ""
-    return Projected("optim_target_modules", module_names(training.optim_target_modules), layerwise, settings)
+    return by_optim(training, settings)
 
 
 def _inner_name(args: TrainArgs) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...extras.packages import require_installed
@@ -14,11 +13,6 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from ...hparams import TrainArgs
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """It has no keys of its own."""
 
 
 def check(args: TrainArgs) -> None:

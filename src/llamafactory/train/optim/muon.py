@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...extras.errors import ConfigError
-from ...hparams.field import require
+from ...hparams.rules.optimizer import require_optim
 
 if TYPE_CHECKING:
     import torch
@@ -20,15 +19,9 @@ if TYPE_CHECKING:
 _ENDS = ("embed", "lm_head", "wte", "wpe", "score", "classifier", "value_head")
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """It has no keys of its own but the switch."""
-
-
 def check(args: TrainArgs) -> None:
     """It takes the place of AdamW."""
-    optim, expected = args.training.optim, ("adamw_torch", "adamw_torch_fused")
-    require(optim in expected, f"use_muon: not with optim {optim}; expected one of {', '.join(expected)}")
+    require_optim("use_muon", args.training.optim)
 
 
 def create(model: nn.Module, args: TrainArgs, arguments: TrainingArguments) -> torch.optim.Optimizer:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...extras.logging import get_logger
@@ -17,11 +16,6 @@ if TYPE_CHECKING:
     from ...hparams import TrainArgs
 
 logger = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """It has no keys of its own."""
 
 
 def check(args: TrainArgs) -> None:

@@ -12,9 +12,10 @@ from ...hparams.field import require
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import TrainingArguments
+    from transformers import TrainingArguments as TransformersArguments
 
     from ...hparams import TrainArgs
+    from ...hparams.training_args import TrainingArguments
     from .algorithms.low_rank import LowRank
 
 logger = get_logger(__name__)
@@ -37,9 +38,12 @@ class Projected:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def module_names(given: str | list[str] | None) -> list[str]:
-    """Return ``optim_target_modules`` as a list; its text is one pattern, as transformers has it."""
-    return [given] if isinstance(given, str) else given or []
+def by_optim(training: TrainingArguments, settings: dict[str, Any]) -> Projected:
+    """Return what ``optim: …`` and ``optim_target_modules`` ask for; the text of the latter is one pattern."""
+    given = training.optim_target_modules
+    targets = [given] if isinstance(given, str) else given or []
+    layerwise = f"optim {training.optim}" if training.optim.endswith("_layerwise") else ""
+    return Projected("optim_target_modules", targets, layerwise, settings)
 
 
 def check_projected(args: TrainArgs, chosen: Projected) -> None:
@@ -60,7 +64,7 @@ def create_projected(
     kind: type[LowRank],
     inner: Any,
     model: nn.Module,
-    arguments: TrainingArguments,
+    arguments: TransformersArguments,
     chosen: Projected,
     **rest_settings: Any,
 ) -> LowRank:

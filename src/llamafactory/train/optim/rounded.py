@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,11 +11,6 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from ...hparams import TrainArgs
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """It has no keys of its own but the switch."""
 
 
 def check(args: TrainArgs) -> None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ...extras.device import Device, probe
 from ...extras.errors import ConfigError
@@ -140,8 +142,7 @@ def measured_speed(seconds: float = 0.1) -> Speed:
 
     import torch
 
-    def rate(work: object, of_one: float) -> float:
-        assert callable(work)
+    def rate(work: Callable[[], object], of_one: float) -> float:
         work()
         done, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
@@ -152,7 +153,7 @@ def measured_speed(seconds: float = 0.1) -> Speed:
     size, rates = 1024, []
     for dtype in (torch.bfloat16, torch.float32):
         left = torch.ones(size, size, dtype=dtype)
-        rates.append(rate(lambda left=left: left @ left, 2.0 * size**3))
+        rates.append(rate(partial(torch.matmul, left, left), 2.0 * size**3))
     block = torch.ones(16 << 20)
     target = torch.empty_like(block)
     return Speed(rates[0], rates[1], rate(lambda: target.copy_(block), 2.0 * block.nbytes))

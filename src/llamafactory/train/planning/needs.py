@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...extras.logging import get_logger
+from ...hparams import get_train_args
+from ...model.checkpointing import wanted_checkpointing
 from ...model.config import attention_width, read_config
 from ...plugins import resolve
 from .simulation import Step, simulate
@@ -64,18 +66,9 @@ def find_needs(args: TrainArgs, planned: Planned) -> Needs:
         args: The whole resolved configuration.
         planned: Where it shall run.
     """
-    wanted = checkpointing_wanted(args)
+    wanted = wanted_checkpointing(args)
     needs = _needs(args, planned, bool(wanted))
     return _needs(args, planned, True) if wanted is None and not needs.fits else needs
-
-
-def checkpointing_wanted(args: TrainArgs) -> bool | None:
-    """Return what the user says of checkpointing; None = it is left to the run."""
-    training = args.training
-    if args.model.disable_gradient_checkpointing:
-        return False
-    older = training.gradient_checkpointing
-    return older if training.activation_checkpointing is None else training.activation_checkpointing
 
 
 def _needs(args: TrainArgs, planned: Planned, checkpointing: bool) -> Needs:
@@ -143,7 +136,7 @@ def _changes(args: TrainArgs) -> Iterator[dict[str, Any]]:
     """Yield changes, each with all that came before it where one alone may not be enough."""
     training = args.training
     kept: dict[str, Any] = {}
-    if checkpointing_wanted(args) is False:
+    if wanted_checkpointing(args) is False:
         kept |= {"activation_checkpointing": True, "disable_gradient_checkpointing": False}
         yield dict(kept)
     batch = training.per_device_train_batch_size
@@ -167,7 +160,5 @@ def _changes(args: TrainArgs) -> Iterator[dict[str, Any]]:
 
 def with_keys(args: TrainArgs, keys: dict[str, Any]) -> TrainArgs:
     """Return the arguments of the same configuration with some keys changed."""
-    from ...hparams import get_train_args
-
     plain = {key: value for key, value in args.keys.items() if value is not None}
     return get_train_args({**plain, **keys})

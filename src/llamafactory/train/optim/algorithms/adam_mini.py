@@ -12,23 +12,16 @@ import torch
 from torch import Tensor
 
 from .moments import adam_step
-from .restorable import Restorable
+from .restorable import EachWeight
 
 
-class AdamMini(Restorable):
+class AdamMini(EachWeight):
     """Each group also has ``blocks``: into how many blocks each of its weights is cut; 0 = Adam as usual."""
 
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
-        super().__init__(groups, {})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Update every weight that has a gradient."""
-        for group in self.param_groups:
-            update = _mini_step if group["blocks"] else adam_step
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    update(weight, weight.grad.to(weight.dtype), self.state[weight], group)
+    def update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Move one weight."""
+        step = _mini_step if group["blocks"] else adam_step
+        step(weight, gradient.to(weight.dtype), self.state[weight], group)
 
 
 def _mini_step(weight: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .moments import adam_step, corrections, update_moments
-from .restorable import Restorable
-
-_PLACE = ("block", "steps", "order")  # kept in the first group, so that a checkpoint has them
+from .restorable import EachWeight
 
 
-class BlockAdam(Restorable):
+class BlockAdam(EachWeight):
     """Layer mode. Weights outside the active block are frozen, so that no gradient is computed for them.
 
     Args:
@@ -38,37 +36,34 @@ class BlockAdam(Restorable):
         seed: int = 0,
         told: Callable[[int], None] = lambda block: None,
     ) -> None:
-        super().__init__(groups, {})
+        super().__init__(groups)
         self.blocks, self.switch_mode, self.interval, self.told, self.seed = blocks, switch_mode, interval, told, seed
         self.place.update(block=-1, steps=0, order=[])
         self._activate(self._next() if start is None else start)
 
     @property
     def place(self) -> dict[str, Any]:
-        """Where the run is: active ``block``, ``steps`` done, and the ``order`` still to come."""
+        """Where the run is: active ``block``, ``steps`` done, ``order`` still to come; checkpoints keep groups."""
         return self.param_groups[0]
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """Update the active block, and switch when its time is over."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, group)
+        super().step()
         self.place["steps"] += 1
         if self.interval > 0 and (self.place["steps"] + 1) % self.interval == 0:
             self.state.clear()
             self._activate(self._next())
 
-    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
-        assert weight.grad is not None
+    def update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Move one weight, of half precision through a float32 copy."""
         state = self.state[weight]
         if weight.dtype == torch.float32:
-            adam_step(weight, weight.grad, state, group)
+            adam_step(weight, gradient, state, group)
             return
         if "master" not in state:
             state["master"] = weight.float()
-        adam_step(state["master"], weight.grad.float(), state, group)
+        adam_step(state["master"], gradient.float(), state, group)
         weight.copy_(state["master"])
 
     def _next(self) -> int:
@@ -98,7 +93,7 @@ class BlockAdam(Restorable):
         self._activate(self.place["block"])
 
 
-class RatioAdam(Restorable):
+class RatioAdam(EachWeight):
     """Ratio mode: Adam on ``ratio`` of the entries of each weight, on the next ones every ``interval`` steps.
 
     Args:
@@ -112,25 +107,17 @@ class RatioAdam(Restorable):
     def __init__(
         self, groups: list[dict[str, Any]], ratio: float, interval: int, scatter: bool = False, seed: int = 0
     ) -> None:
-        super().__init__(groups, {})
+        super().__init__(groups)
         self.ratio, self.interval, self.scatter, self.seed = ratio, interval, scatter, seed
         self.number = {weight: number for number, weight in enumerate(self.weights())}
         self._entries: dict[Tensor, tuple[int, Tensor]] = {}
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Update the chosen entries of every weight that has a gradient."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, group)
-
-    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
-        assert weight.grad is not None
+    def update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Move the chosen entries of one weight."""
         state, count = self.state[weight], max(1, int(weight.numel() * self.ratio))
         state.setdefault("offset", 0)
         entries = self._chosen(weight, state["offset"], count)
-        first, second = update_moments(state, weight.grad.flatten()[entries].float(), group["betas"])
+        first, second = update_moments(state, gradient.flatten()[entries].float(), group["betas"])
         correction, root = corrections(state, group["betas"])
         # As the authors have it: eps is added to the root that is not corrected.
         change = first / (second.sqrt() + group["eps"]) * (-group["lr"] * root / correction)

@@ -25,5 +25,28 @@ class Restorable(torch.optim.Optimizer):
         return [weight for group in self.param_groups for weight in group["params"]]
 
 
+class EachWeight(Restorable):
+    """Updates one weight after the other, each by its own gradient and state.
+
+    Args:
+        groups: Groups of weights with what :meth:`update` needs.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update every weight that has a gradient."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self.update(weight, weight.grad, group)
+
+    def update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Move one weight."""
+        raise NotImplementedError
+
+
 def _moved(value: Any, weight: Tensor) -> Any:
     return value.to(weight.device, copy=True) if isinstance(value, Tensor) else value

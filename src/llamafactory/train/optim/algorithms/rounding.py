@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .moments import adam_step
-from .restorable import Restorable
+from .restorable import EachWeight
 
 
 def round_stochastically(values: Tensor) -> Tensor:
@@ -24,30 +24,19 @@ def round_stochastically(values: Tensor) -> Tensor:
     return torch.where(values.isfinite(), rounded, values).to(torch.bfloat16)
 
 
-class RoundedAdamW(Restorable):
+class RoundedAdamW(EachWeight):
     """AdamW with float32 moments of bfloat16 weights, 10 bytes a weight instead of 12 with float32 weights.
 
     Args:
         groups: Groups with ``lr``, ``weight_decay``, ``betas`` and ``eps``.
     """
 
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
-        super().__init__(groups, {})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Update every weight that has a gradient."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    _rounded_step(weight, self.state[weight], group)
-
-
-def _rounded_step(weight: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    assert weight.grad is not None
-    if weight.dtype != torch.bfloat16:  # norms that were upcast
-        adam_step(weight, weight.grad, state, group)
-        return
-    exact = weight.float()
-    adam_step(exact, weight.grad.float(), state, group)
-    weight.copy_(round_stochastically(exact))
+    def update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Move one weight."""
+        state = self.state[weight]
+        if weight.dtype != torch.bfloat16:  # norms that were upcast
+            adam_step(weight, gradient, state, group)
+            return
+        exact = weight.float()
+        adam_step(exact, gradient.float(), state, group)
+        weight.copy_(round_stochastically(exact))
