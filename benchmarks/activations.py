@@ -80,7 +80,8 @@ def main() -> None:
         return
     print("| activations | MiB above the loaded model | share | seconds |\n|---|---|---|---|")
     whole = 0.0
-    with tempfile.TemporaryDirectory(dir=os.getcwd(), prefix=".activations-") as folder:
+    os.makedirs(".cache", exist_ok=True)  # on the disk of the checkout, and unknown to git if the script is killed
+    with tempfile.TemporaryDirectory(dir=os.path.abspath(".cache"), prefix="activations-") as folder:
         make_model(folder, asked.hidden, asked.layers)
         for name, keys in ROWS.items():
             given = {"model_name_or_path": folder, "dataset": "none", "output_dir": f"{folder}/run", **keys}

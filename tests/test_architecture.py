@@ -301,3 +301,12 @@ def test_every_test_that_the_page_on_security_names_is_there():
     named = set(re.findall(r"`(test_[a-z_0-9]+)`", (ROOT / "docs" / "security.md").read_text("utf-8")))
     text = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 20 and {name for name in named if f"def {name}(" not in text} == set()
+
+
+def test_git_holds_no_file_that_a_run_left():
+    """A benchmark's killed run once brought a model of 77 MB into the history."""
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    paths = [ROOT / name for name in files.split("\0") if name]
+    large = [path.name for path in paths if path.is_file() and path.stat().st_size > 200_000]
+    weights = [path.name for path in paths if path.suffix in {".safetensors", ".bin", ".pt", ".gguf"}]
+    assert not large and not weights and len(paths) > 500
