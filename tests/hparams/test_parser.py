@@ -323,6 +323,14 @@ def test_one_file_serves_training_and_inference(tmp_path, capsys):
     """What a configuration has trained is what chat and export take, unless they are told otherwise."""
     keys = {**BASE, "output_dir": str(tmp_path)}
     assert get_infer_args(keys).model.adapter_name_or_path is None
+    assert f"nothing is trained in {tmp_path} yet: this is the base model" in capsys.readouterr().err
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "adapter_config.json").write_text("{}")
+    assert get_infer_args(keys).model.adapter_name_or_path is None
+    assert f"was stopped, and this is the base model; try it with adapter_name_or_path={tmp_path}/checkpoint-10" in (
+        capsys.readouterr().err
+    )
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").touch()
     assert get_infer_args(keys).model.model_name_or_path == str(tmp_path)

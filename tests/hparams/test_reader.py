@@ -102,6 +102,8 @@ def test_unreadable_places(tmp_path):
         read_source([str(tmp_path / "folder.yaml")])
     with pytest.raises(ConfigError, match=r"cfg\.txt: unexpected file"):
         read_source(["cfg.txt"])
+    with pytest.raises(ConfigError, match=r"model_name_or_path=saves/a\.gguf"):
+        read_source(["saves/a.gguf"])
     with pytest.raises(ConfigError, match=r"stray: unexpected word"):
         read_source(["a=1", "stray"])
     with pytest.raises(ConfigError, match=r"deepspeed\.x: deepspeed is 'f\.json', not a mapping"):

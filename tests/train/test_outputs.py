@@ -43,6 +43,8 @@ def test_everything_a_user_looks_for(keys: Keys, capsys: pytest.CaptureFixture[s
     assert not list(run.rglob("training_args.bin"))
     for path in run.rglob("*"):
         assert not path.is_file() or b"hf_private" not in path.read_bytes(), path
+    (run / "by-umask").touch()  # who serves the model may be another user than who trained it
+    assert len({path.stat().st_mode for path in run.rglob("*") if path.is_file()}) == 1
     with safe_open(run / "adapter_model.safetensors", "pt") as tensors:
         assert not [name for name in tensors.keys() if "lora" not in name]  # noqa: SIM118
     results = json.loads((run / "train_results.json").read_text())

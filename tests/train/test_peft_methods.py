@@ -14,13 +14,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, TrainerCallback
 
+from llamafactory.export.export import run_export
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args
 from llamafactory.model import eval_mode, load_model, load_tokenizer
 from llamafactory.model.adapter_config import LIVE, require_merging
 
 from .conftest import Keys
-from .running import assert_bit_equal, train
+from .running import assert_bit_equal, curve, train, train_elsewhere
 
 IDS = torch.tensor([[5, 17, 80, 3, 44, 261, 9, 120]])
 D, LAYERS, KV = 64, 2, 32
@@ -179,3 +180,34 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(kind: str, keys: Keys, tmp_
         path.unlink()
     train(settings | {"output_dir": str(half)})
     assert_bit_equal(whole, half)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.filterwarnings("ignore")
+def test_two_ranks_are_one(kind: str, keys: Keys, tmp_path: Path) -> None:
+    given = keys(**({"finetuning_type": kind} | COMMON | ROWS[kind].keys | {"max_steps": 3, "use_cpu": True}))
+    pair = given | {"per_device_train_batch_size": 2, "output_dir": str(tmp_path / "pair")}
+    done = train_elsewhere(pair, ranks=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found, wanted = curve(tmp_path / "pair"), curve(train(given))
+    assert [value for row in found for value in row] == pytest.approx(
+        [value for row in wanted for value in row], rel=1e-4
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.filterwarnings("ignore")
+def test_the_export_is_what_was_trained(kind: str, keys: Keys, tiny_llama: Path, tmp_path: Path) -> None:
+    watch = _Watch()
+    run = train(keys(**({"finetuning_type": kind} | COMMON | ROWS[kind].keys)), [watch])
+    asked = {"model_name_or_path": str(tiny_llama), "adapter_name_or_path": str(run), "template": "chatml"}
+    asked |= {"export_dir": str(tmp_path / "export"), "infer_dtype": "float32"}
+    if kind.upper() in LIVE:
+        with pytest.raises(ConfigError, match="cannot be merged"):
+            run_export(asked)
+        assert not (tmp_path / "export").exists()
+        return
+    run_export(asked)
+    assert_near(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "export")), watch.logits, 1e-5)

@@ -60,7 +60,7 @@ def test_a_refusal_comes_before_the_model_is_loaded(monkeypatch, page_args):
         taken.listen()
         monkeypatch.setenv("GRADIO_SERVER_NAME", "127.0.0.1")
         monkeypatch.setenv("GRADIO_SERVER_PORT", str(taken.getsockname()[1]))
-        with pytest.raises(ConfigError, match="GRADIO_SERVER_PORT: cannot bind"):
+        with pytest.raises(ConfigError, match=r"GRADIO_SERVER_PORT: cannot bind .* put GRADIO_SERVER_PORT="):
             interface.run_web_demo(page_args)
 
 

@@ -142,7 +142,7 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
             file.write(data.encode("utf-8") if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        set_usual_mode(temporary)
         os.replace(temporary, target)
     except BaseException as error:
         os.unlink(temporary)
@@ -169,7 +169,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def publish_folder(staging: str | os.PathLike[str], final: str | os.PathLike[str]) -> None:
     """Make a finished folder appear under its final name in one step.
 
-    Every file is fsynced first, so that after a power cut the folder is whole or absent.
+    Every file is fsynced first, so that after a power cut the folder is whole or absent, and gets its usual mode.
 
     Args:
         staging: Folder that holds the finished files, on the same file system as ``final``.
@@ -177,10 +177,16 @@ def publish_folder(staging: str | os.PathLike[str], final: str | os.PathLike[str
     """
     for root, _, names in os.walk(staging):
         for name in names:
+            set_usual_mode(os.path.join(root, name))
             _sync(os.path.join(root, name))
         _sync(root)
     os.replace(staging, final)
     _sync(os.path.dirname(os.path.abspath(final)))
+
+
+def set_usual_mode(path: str | os.PathLike[str]) -> None:
+    """Let those read a file whom the umask lets; safetensors 0.8 writes files for their owner alone."""
+    os.chmod(path, 0o666 & ~_umask())
 
 
 def _sync(path: str) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import socket
 import threading
@@ -37,7 +39,11 @@ def bind(host: str, port: int, variables: str) -> socket.socket:
         listener.bind((host.strip("[]"), port))
     except OSError as error:
         listener.close()
-        raise ConfigError(f"{variables}: cannot bind {host}:{port}: {error.strerror}") from None
+        cure = ""
+        if error.errno == errno.EADDRINUSE:
+            variable = variables.split()[-1]
+            cure = f"; stop the other program, or put {variable}={port + 1} before the command"
+        raise ConfigError(f"{variables}: cannot bind {host}:{port}: {error.strerror}{cure}") from None
     return listener
 
 
@@ -97,5 +103,8 @@ class Process(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came."""
+        if not self.should_exit:  # past the log, whose stream the signal may have come amid
+            seconds = self.config.timeout_graceful_shutdown
+            os.write(2, f"\nstopping; requests under way have {seconds} s (Ctrl-C: at once)\n".encode())
         self._on_signal()
         super().handle_exit(sig, frame)

@@ -55,7 +55,21 @@ def derive_inference(flat: Flat) -> dict[str, Any]:
     Only a configuration of training (it names ``output_dir`` or ``dataset``) is looked at, and a given
     ``adapter_name_or_path``, null too, is obeyed.
     """
-    return _pointed_at_trained(dict(flat.values))
+    values = _pointed_at_trained(dict(flat.values))
+    if "adapter_name_or_path" not in values and values.get("output_dir") and values == dict(flat.values):
+        _say_untrained(Path(str(values["output_dir"])).expanduser())
+    return values
+
+
+def _say_untrained(folder: Path) -> None:
+    """The base model answers to a configuration of training: it was not run, or it was stopped."""
+    saved = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    if not saved:
+        logger.warning_once(f"nothing is trained in {folder} yet: this is the base model")
+        return
+    newest = max(saved, key=lambda path: int(path.name.rpartition("-")[2]))
+    key = "adapter_name_or_path" if (newest / "adapter_config.json").is_file() else "model_name_or_path"
+    logger.warning_once(f"the run in {folder} was stopped, and this is the base model; try it with {key}={newest}")
 
 
 def _pointed_at_trained(values: dict[str, Any]) -> dict[str, Any]:

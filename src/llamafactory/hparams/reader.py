@@ -188,6 +188,8 @@ def _read_words(words: list[str], flat: Flat) -> None:
             flat.set(key, value)
         else:
             kind = "file" if os.path.sep in word or "." in word else "word"
+            if word.endswith(".gguf"):
+                raise ConfigError(f"{word}: a model's file is given as model_name_or_path={word}")
             raise ConfigError(
                 f"{word}: unexpected {kind}; expected a .yaml or .json file first, then key=value or --key value"
             )

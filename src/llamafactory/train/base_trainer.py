@@ -129,7 +129,11 @@ class BaseTrainer(transformers.Trainer):
         found = super()._init_training_state(max_steps, steps_an_epoch, epochs, resume, trial)
         if resume is not None and self.state.global_step >= max_steps:
             self.was_done = True
-            logger.info_rank0("all %d steps were done before: nothing is left to train", self.state.global_step)
+            logger.info_rank0(
+                "all %d steps were done before: nothing is left to train (more: num_train_epochs or max_steps; anew: "
+                "overwrite_output_dir: true)",
+                self.state.global_step,
+            )
         if resume is None:
             return found
         for part in self.callback_handler.callbacks:

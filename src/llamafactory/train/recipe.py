@@ -53,7 +53,8 @@ def settle_recipe(args: TrainArgs, rows: int, world_size: int, resume: Path | No
     chosen = _open(args, usual)
     if chosen:
         said = ", ".join(f"{key} {value:g}" for key, value in chosen.items())
-        logger.info_rank0("not in the configuration, so chosen: %s", said)
+        how = "chosen" if resume is None else f"as in {resume.name}"
+        logger.info_rank0("not in the configuration, so %s: %s", how, said)
     return replace(args, training=replace(args.training, **chosen)), chosen
 
 

@@ -52,6 +52,8 @@ def run_check_data(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
         raise ConfigError("dataset: missing; give dataset or eval_dataset")
     check_columns(data.columns, [attr for _, attr in sets])
     found = check_data(sets, Encoder(processor, get_template(tokenizer, data), tokenizer, data))
+    if found.bad == 1 and all(check.rows <= 1 for check in found.sets) and data.report_format == "text":
+        raise ConfigError(_first_problem(found))  # an empty file: tables of nothing hide the line
     folder = Path(str(train_args.training.output_dir))
     write_json(folder / f"{NAME}.json", found.to_dict())
     histograms = {source.name: (source.steps, source.histogram) for source in found.report.sources}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...export.model_card import card_head
 from ...extras.errors import ConfigError
-from ...extras.files import read_json, write_atomic
+from ...extras.files import read_json, set_usual_mode, write_atomic
 from ...extras.hub import pushing
 from ...extras.logging import get_logger
 from ...extras.secrets import mask_values, mask_words, public_name
@@ -57,7 +57,7 @@ def save_model(trainer: Trainer) -> None:
         if hasattr(tuner, "save_final"):
             tuner.save_final(trainer.accelerator.unwrap_model(trainer.model), str(staging), trainer.run_args)
     for path in sorted(staging.iterdir()):
-        path.chmod(path.stat().st_mode | 0o044)  # safetensors makes its files readable by their owner alone
+        set_usual_mode(path)
         os.replace(path, output_dir / path.name)
     staging.rmdir()
 
