@@ -132,6 +132,15 @@ def test_every_parameter_of_the_openai_package_is_accounted_for(parameters: Any,
     assert not others & set(model.model_fields)
 
 
+@pytest.mark.parametrize(("route", "name"), [(CHAT, "messages"), (ITEMS, "input")])
+def test_the_number_of_messages_is_bounded(engine: ScriptedEngine, route: str, name: str) -> None:
+    with running(engine) as server:
+        turns = [{"role": "user", "content": "x"}] * (protocol.MOST_MESSAGES + 1)
+        body = {"model": MODEL, name: turns}
+        answer = httpx.post(server.url + route, json=body, timeout=30)
+        assert answer.status_code == 400 and "4096" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("name", protocol.NOT_OFFERED)
 def test_what_is_not_offered_is_refused_in_one_line(engine: ScriptedEngine, name: str) -> None:
     with running(engine) as server:

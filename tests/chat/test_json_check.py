@@ -78,8 +78,12 @@ def test_any_object_is_an_object() -> None:
 
 
 @pytest.mark.parametrize(
-    "schema", [{"type": "objct"}, {"$ref": "http://127.0.0.1:9/schema"}, {"$ref": "file:///etc/passwd"}]
-)
+    "schema",
+    [
+        {"type": "objct"}, {"$ref": "http://127.0.0.1:9/schema"}, {"$ref": "file:///etc/passwd"},
+        pytest.param({"enum": ["a" * 100_000]}, id="large"),
+    ],
+)  # fmt: skip
 def test_a_schema_that_is_none_or_points_elsewhere_is_refused(schema: Any) -> None:
     with pytest.raises(ConfigError, match="json_schema: ") as raised:
         answers(schema, ("{}", "stop"))

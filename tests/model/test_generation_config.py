@@ -4,7 +4,8 @@
 import json
 
 import pytest
-from transformers import GenerationConfig
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from llamafactory.extras.errors import ConfigError
 from llamafactory.model.generation_config import make_savable, sampling_advice
@@ -49,3 +50,31 @@ def test_no_advice_stays_none(tmp_path):
     written = json.loads((tmp_path / "generation_config.json").read_text())
     assert not written.keys() & {"do_sample", "temperature", "top_p", "top_k"}
     assert sampling_advice(config).startswith("no advice")
+
+
+@pytest.mark.parametrize(
+    ("values", "sampled", "top_k"),
+    [
+        ({"do_sample": False, "temperature": 0.7, "top_p": 0.9}, False, None),
+        ({"do_sample": False, "temperature": 0.0}, False, None),
+        ({"temperature": 0.0}, False, None),
+        ({"do_sample": True, "temperature": 0.0}, False, None),
+        ({"top_k": -1, "top_p": 0.9}, True, 0),  # as vLLM writes all tokens
+        ({"do_sample": True}, True, 50),
+    ],
+)
+def test_greedy_stays_greedy_and_what_is_written_can_generate(values, sampled, top_k, tmp_path, tiny_llama):
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    model.generation_config = GenerationConfig.from_dict(values)
+    make_savable(model.generation_config)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert (bool(again.generation_config.do_sample), again.generation_config.top_k) == (sampled, top_k)
+    answers = {tuple(again.generate(torch.tensor([[5, 6]]), max_new_tokens=8)[0].tolist()) for _ in range(4)}
+    assert (len(answers) == 1) == (not sampled)
+
+
+def test_advice_beside_sampling_is_said():
+    config = GenerationConfig(repetition_penalty=1.1)
+    make_savable(config)
+    assert sampling_advice(config) == "repetition_penalty 1.1"

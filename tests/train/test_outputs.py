@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from llamafactory.extras.errors import ConfigError
 from llamafactory.extras.plotting import plot_loss
-from llamafactory.hparams import get_train_args
+from llamafactory.hparams import get_infer_args, get_train_args
 from llamafactory.plugins import resolve
 from llamafactory.train.batching.packing import settle_packing
 from llamafactory.train.callbacks.reporters import TRACKERS, trackers
@@ -112,6 +112,20 @@ def test_finished_runs_are_not_overwritten(keys: Keys) -> None:
     with pytest.raises(ConfigError, match="already holds weights"):
         train(settings)
     train(settings | {"overwrite_output_dir": True})
+
+
+def test_the_folder_holds_the_last_model_alone(keys: Keys) -> None:
+    """An adapter beside the weights of a later full run would be loaded on top of them, and the other way round."""
+    short = {"max_steps": 1, "overwrite_output_dir": True}
+    adapter = {path.name for path in train(keys(**short)).glob("*.safetensors")}
+    (train(keys(**short)) / ".rehearsal-x1y_z").mkdir()  # of a killed run
+    run = train(keys(**short, finetuning_type="full"))
+    assert {path.name for path in run.glob("*.safetensors")} == {"model.safetensors"}
+    assert not (run / "adapter_config.json").exists() and not list(run.glob(".rehearsal-*"))
+    assert get_infer_args(keys(output_dir=str(run))).model.adapter_name_or_path is None
+    run = train(keys(**short))
+    assert {path.name for path in run.glob("*.safetensors")} == adapter == {"adapter_model.safetensors"}
+    assert not (run / "config.json").exists() and not (run / "generation_config.json").exists()
 
 
 def test_loraplus_and_accumulated_padding_free_false(keys: Keys) -> None:

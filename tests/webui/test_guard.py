@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -15,6 +18,7 @@ from scripted_engine import ScriptedEngine
 from llamafactory.extras.errors import ConfigError
 from llamafactory.webui import interface
 from llamafactory.webui.conversation import escape
+from llamafactory.webui.loading import LoadingPage
 from llamafactory.webui.settings import WebSettings
 
 from .conftest import running
@@ -184,3 +188,27 @@ def test_the_command_serves_until_it_is_told_to_stop(page_args, monkeypatch):
             rest = process.stdout.read()
         assert process.wait(timeout=30) == 0, rest
         assert "Traceback" not in rest
+
+
+def test_who_sends_a_request_byte_by_byte_does_not_keep_the_page_from_opening():
+    over = threading.Event()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        page = LoadingPage(listener).__enter__()
+        with socket.create_connection(listener.getsockname()) as slow:
+            slow.sendall(b"GET / HTTP/1.1\r\n")
+            assert slow.recv(1)  # it is being answered
+
+            def drip() -> None:
+                while not over.wait(0.05):
+                    with suppress(OSError):  # the page has closed it
+                        slow.sendall(b"x")
+
+            threads = [threading.Thread(target=work) for work in (drip, page.__exit__)]
+            for thread in threads:
+                thread.start()
+            threads[1].join(30)
+            opens = not threads[1].is_alive()
+            over.set()
+            threads[0].join()
+        assert opens

@@ -12,6 +12,7 @@ FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.\-]{1,64}
 Texts = Annotated[list[str], Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 MODEL = "The served name, or that of an adapter; without adapters every name is taken."
+MOST_MESSAGES = 4096  # each takes its time to be read, while others wait
 Stop = str | Annotated[list[str], Field(max_length=16)]
 
 # Accepted and read by nobody, because it cannot change an answer.
@@ -176,7 +177,7 @@ class ChoicesRequest(SamplingRequest):
 class ChatRequest(ChoicesRequest):
     """``/v1/chat/completions``."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool = Field(True, description="false = of several calls, only the first is sent.")

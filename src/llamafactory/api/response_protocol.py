@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from .protocol import NOT_OFFERED, FunctionName, JsonSchema, Name, SamplingRequest, _Model
+from .protocol import MOST_MESSAGES, NOT_OFFERED, FunctionName, JsonSchema, Name, SamplingRequest, _Model
 
 # As for the other routes, and what only this one has.
 RESPONSES_NOT_OFFERED = NOT_OFFERED | {
@@ -139,7 +139,7 @@ class ThoughtOptions(_Model):
 class ResponsesRequest(SamplingRequest):
     """``/v1/responses``."""
 
-    input: str | list[InputItem] = Field(min_length=1)
+    input: str | Annotated[list[InputItem], Field(max_length=MOST_MESSAGES)] = Field(min_length=1)
     instructions: str | None = Field(None, description="A system message before the input.")
     max_output_tokens: int | None = Field(None, ge=1, le=10**7)
     tools: list[FunctionTool] | None = None

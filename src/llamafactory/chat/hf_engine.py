@@ -75,7 +75,10 @@ class HuggingfaceEngine(EngineBase):
     ) -> AsyncGenerator[Delta, None]:
         """Yield the pieces of all responses as they are made; see :class:`Engine`."""
         sampling = self._sampling(overrides)
-        request = self._prepare(await self.read_prompt(prompt, tools, sampling.enable_thinking), sampling)
+        read = await self.read_prompt(prompt, tools, sampling.enable_thinking)
+        schema = sampling.json_schema
+        grammar = None if schema is None else await self.run_tokenizing(partial(self._grammars.check, schema))
+        request = self._prepare(read, sampling, grammar)
         self._start(request)
         growing = len(request.completions)
         try:
@@ -144,13 +147,12 @@ class HuggingfaceEngine(EngineBase):
             raise ConfigError(f"num_return_sequences: {sampling.sequences} is more than max_batch_size {most}")
         return sampling
 
-    def _prepare(self, prompt: MediaPrompt, sampling: Sampling) -> Request:
+    def _prepare(self, prompt: MediaPrompt, sampling: Sampling, grammar: str | None) -> Request:
         ids = prompt.ids
         if prompt.inputs and sampling.num_beams > 1:
             raise ConfigError(f"num_beams: {sampling.num_beams} cannot be combined with media")
         limit = sampling.new_tokens(len(ids), self.context)
         request = Request(ids, sampling, limit, frozenset(self._ends), prompt.inputs)
-        grammar = None if sampling.json_schema is None else self._grammars.check(sampling.json_schema)
         seed = random.getrandbits(64) if sampling.seed is None else sampling.seed
         for index in range(sampling.sequences):
             constraint = None if grammar is None else self._grammars.constrain(grammar)

@@ -10,15 +10,22 @@ from ..extras.errors import ConfigError, ModelFault, first_line
 from ..extras.packages import require
 
 _KEY = "json_schema"
+_MOST = 100_000  # characters; what larger ones cost to be made a grammar of, other requests wait
 
 
 def validator(schema: dict[str, Any]) -> Any:
     """A validator of the package jsonschema-rs; ``{}`` is any object.
 
     Raises:
-        ConfigError: The package is missing, or it is no schema, or one that points elsewhere.
+        ConfigError: The package is missing, or it is no schema, too large, or one that points elsewhere.
     """
     library = require("jsonschema_rs", _KEY, "jsonschema-rs")
+    try:
+        size = len(json.dumps(schema))
+    except RecursionError:
+        raise ConfigError(f"{_KEY}: nested too deeply") from None
+    if size > _MOST:
+        raise ConfigError(f"{_KEY}: {size:,} characters; at most {_MOST:,}")
     try:
         return library.validator_for(schema or {"type": "object"}, retriever=_refuse_elsewhere)
     except ValueError as error:

@@ -72,9 +72,8 @@ class TextStream:
 
     def _undecided(self) -> int:
         """Length of the longest ending of the held text that begins a stop word."""
-        return max(
-            (size for word in self._stop for size in range(1, len(word)) if self._held.endswith(word[:size])), default=0
-        )
+        ends = ((size, word) for word in self._stop for size in range(1, min(len(word), len(self._held) + 1)))
+        return max((size for size, word in ends if self._held.endswith(word[:size])), default=0)
 
     def _decode(self, start: int, end: int) -> str:
         return self._tokenizer.decode(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import selectors
 import socket
 import threading
+import time
 from contextlib import suppress
 
 PATIENCE = 0.2  # seconds, between two looks at whether the real page takes over
@@ -59,5 +60,7 @@ class LoadingPage:
             asked = connection.recv(65536)
             connection.sendall(_ANSWER + (b"" if asked.startswith(b"HEAD ") else _PAGE))
             connection.shutdown(socket.SHUT_WR)
-            while connection.recv(65536):  # what is not read would make the other side lose the answer
+            until = time.monotonic() + SLOW  # of all that still comes, however slowly
+            # What is not read would make the other side lose the answer.
+            while not self._over.is_set() and time.monotonic() < until and connection.recv(65536):
                 pass

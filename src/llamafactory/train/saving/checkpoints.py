@@ -32,7 +32,7 @@ STATE = "trainer_state.json"
 _FILES = "checkpoint_files.json"
 _STAGING = ".staging-"
 _TRASH = ".trash-"
-_LEFT = re.compile(r"\.(staging|trash)-(checkpoint-\d+|model)")
+_LEFT = re.compile(r"\.((staging|trash)-(checkpoint-\d+|model)|rehearsal-\w+)")
 
 
 def checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:

@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 _STAGING = ".staging-model"
+# What says which model a folder holds: an adapter that stayed beside other weights would be loaded on top of them.
+_OF_MODEL = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "adapter_config.json",
+    "config.json",
+    "generation_config.json",
+)
 
 
 def train_results(output_dir: str) -> dict[str, float]:
@@ -46,7 +54,7 @@ def train_results(output_dir: str) -> dict[str, float]:
 
 
 def save_model(trainer: Trainer) -> None:
-    """Write the finished model into output_dir; each file appears whole."""
+    """Write the finished model into output_dir in the place of the one before it; each file appears whole."""
     output_dir = Path(trainer.args.output_dir)
     staging = output_dir / _STAGING
     with keeping_weights(staging):
@@ -56,10 +64,14 @@ def save_model(trainer: Trainer) -> None:
         tuner = resolve("tuners", trainer.run_args.finetuning.finetuning_type)
         if hasattr(tuner, "save_final"):
             tuner.save_final(trainer.accelerator.unwrap_model(trainer.model), str(staging), trainer.run_args)
-    for path in sorted(staging.iterdir()):
-        set_usual_mode(path)
-        os.replace(path, output_dir / path.name)
+    written = {path.name for path in staging.iterdir()}
+    for name in sorted(written):
+        set_usual_mode(staging / name)
+        os.replace(staging / name, output_dir / name)
     staging.rmdir()
+    for path in [path for pattern in _OF_MODEL for path in output_dir.glob(pattern)]:
+        if path.name not in written:
+            path.unlink()
 
 
 def create_modelcard_and_push(trainer: Trainer, metrics: dict[str, float] | None = None) -> None:
