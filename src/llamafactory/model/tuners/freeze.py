@@ -53,7 +53,7 @@ def _check_choice(args: TrainArgs | InferArgs) -> None:
     """A pattern says all; Spectrum says which layers of blocks, and leaves the modules outside to their key."""
     tuner: Arguments = args.tuner
     pattern, spectrum = tuner.freeze_trainable_pattern, tuner.spectrum_top_fraction
-    beside = ["freeze_trainable_layers", "freeze_trainable_modules", "use_llama_pro"]
+    beside = ["freeze_trainable_layers", "freeze_trainable_modules"]
     if pattern is not None:
         beside += ["freeze_extra_modules", "spectrum_top_fraction"]
         require(bool(pattern), "freeze_trainable_pattern: empty; give a regular expression, or leave it out")
@@ -67,7 +67,8 @@ def _check_choice(args: TrainArgs | InferArgs) -> None:
     )
     chosen = "freeze_trainable_pattern" if pattern is not None else "spectrum_top_fraction"
     if pattern is not None or spectrum is not None:
-        given = [key for key in beside if args.keys.get(key) not in (None, False)]
+        given = [key for key in beside if getattr(tuner, key) != getattr(Arguments(), key)]
+        given += ["use_llama_pro"] * args.finetuning.use_llama_pro
         require(not given, f"{' and '.join(given)}: not with {chosen}, which says itself what is trained")
 
 
@@ -126,9 +127,7 @@ def _trained_names(model: PreTrainedModel, args: TrainArgs | InferArgs) -> set[s
     _require_known("freeze_trainable_modules", modules, {"all", *inner})
     found = [(name, _BLOCK.search(name)) for name in names]
     return outside | {
-        name
-        for name, block in found
-        if block and int(block[1]) in blocks and ("all" in modules or block[2] in modules)
+        name for name, block in found if block and int(block[1]) in blocks and ("all" in modules or block[2] in modules)
     }
 
 
