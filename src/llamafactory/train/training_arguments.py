@@ -79,6 +79,7 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "activation_checkpointing": False,
         "gradient_checkpointing": False,
         "use_liger_kernel": False,
+        "neftune_noise_alpha": None,  # callbacks/neftune.py adds it
         # Non-finite losses are the guard's business, rotation and signals are ours too.
         "logging_nan_inf_filter": False,
         "save_total_limit": None,
