@@ -57,7 +57,7 @@ WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     (peft("adalora", total_step=10), ("peft_config", "total_step")),
     (peft("adalora", init_r=4, target_r=8), ("init_r", "target_r")),
     (peft("adalora", tinit=5, tfinal=5), ("tinit", "tfinal", "1 of this run")),
-    (peft("adalora") | {"streaming": True, "max_steps": None}, ("streaming", "max_steps")),
+    (peft("adalora") | {"streaming": True, "max_steps": None}, ("max_steps", "adalora", "stream")),
     (peft("adalora") | {"stage": "dpo"}, ("adalora", "dpo", "orth_reg_weight")),
     (peft("prompt_tuning") | {"packing": True}, ("packing", "prompt_tuning")),
     (peft("prompt_tuning") | {"stage": "dpo"}, ("prompt_tuning", "dpo")),
