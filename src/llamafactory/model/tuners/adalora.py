@@ -48,7 +48,7 @@ def check(args: TrainArgs | InferArgs) -> None:
     training = getattr(args, "training", None)
     require(
         training is None or not args.data.streaming or training.max_steps > 0,
-        "max_steps: missing; finetuning_type adalora gives its ranks away over all steps, which a stream only estimates",
+        "max_steps: missing; finetuning_type adalora gives ranks away over all steps, which a stream only estimates",
     )
     last_adapter = bool(args.model.adapter_name_or_path) and not args.tuner.create_new_adapter
     require(
