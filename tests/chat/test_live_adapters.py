@@ -13,6 +13,7 @@ from peft import LoraConfig, OSFConfig, PeftModel, PrefixTuningConfig, PromptTun
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamafactory.chat.chat_model import ChatModel
+from llamafactory.chat.vllm_engine import merged_first
 from llamafactory.eval.multiple_choice import _last_logits
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args
@@ -106,3 +107,47 @@ def test_what_vllm_does_not_take_is_said_before_it_loads(
         return
     with pytest.raises(ConfigError, match=r"^lora_modules: '.*': vllm does not take .*; infer_backend: huggingface"):
         require_for_vllm(tmp_path, "lora_modules", 32)
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [
+        [LoraConfig(**LORA, use_dora=True)],
+        [LoraConfig(**LORA, modules_to_save=["norm"])],
+        [VeraConfig(**LORA)],
+        [LoraConfig(**LORA), LoraConfig(**LORA, r=4)],
+    ],
+    ids=["dora", "whole modules", "vera", "two"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_vllm_does_not_take_is_merged_before_it_loads(configs: Any, tiny_llama: Path, tmp_path: Path) -> None:
+    folders = [adapter(tiny_llama, tmp_path / str(number), config) for number, config in enumerate(configs)]
+    args = vllm_args(tiny_llama, folders)
+    merged = merged_first(args, tmp_path / "merged")
+    assert merged.model.adapter_name_or_path is None and merged.model.model_name_or_path == str(tmp_path / "merged")
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    for folder in folders:
+        model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    ids = torch.tensor([[5, 17, 80, 3]])
+    with torch.no_grad():
+        found = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()(input_ids=ids).logits
+        torch.testing.assert_close(found, model.eval()(input_ids=ids).logits, rtol=0, atol=1e-5)
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
+    with pytest.raises(ConfigError, match=r"^lora_modules: vllm does not take .*, so adapter_name_or_path is merged"):
+        merged_first(vllm_args(tiny_llama, folders, lora_modules=f"a={folders[0]}"), tmp_path / "again")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_vllm_takes_stays_beside_its_base(tiny_llama: Path, tmp_path: Path) -> None:
+    plain = vllm_args(tiny_llama, [adapter(tiny_llama, tmp_path / "plain", LoraConfig(**LORA))])
+    assert merged_first(plain, tmp_path / "merged") is plain and not (tmp_path / "merged").exists()
+    prompt = vllm_args(tiny_llama, [adapter(tiny_llama, tmp_path / "prompt", CONFIGS["prompt"])])
+    with pytest.raises(ConfigError, match="of type PROMPT_TUNING, which cannot be merged into the weights"):
+        merged_first(prompt, tmp_path / "merged")
+
+
+def vllm_args(model: Path, adapters: list[Path], **more: Any) -> Any:
+    return get_infer_args({
+        "model_name_or_path": str(model), "adapter_name_or_path": ",".join(map(str, adapters)), "template": "chatml",
+        "infer_backend": "vllm", "infer_dtype": "float32", **more,
+    })  # fmt: skip

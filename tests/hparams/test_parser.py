@@ -231,7 +231,7 @@ def test_rules_of_the_engines(keys, message):
 
 UNBUILT = [
     {"mixture_of_depths": "convert"},
-    *({key: True} for key in ("use_unsloth", "shift_attn")),
+    {"use_unsloth": True},
     *({key: True} for key in ("use_mca", "use_megatron_bridge", "use_hyper_parallel", "use_kt")),
 ]
 

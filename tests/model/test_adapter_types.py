@@ -237,7 +237,7 @@ def test_experts_are_trained_and_served(
 
 
 def test_what_lora_target_leaves_out_of_a_mixture_is_said(
-    mixture: Path, train_args: Any, caplog: pytest.LogCaptureFixture
+    mixture: Path, tiny_llama: Path, train_args: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     args = train_args(mixture, lora_dropout=0.1)
     load_model(load_tokenizer(args.model), args)
@@ -245,6 +245,10 @@ def test_what_lora_target_leaves_out_of_a_mixture_is_said(
     assert "experts" in said and "q_proj" not in said
     caplog.clear()
     args = train_args(mixture, lora_rank=2)
+    load_model(load_tokenizer(args.model), args)
+    assert not [record for record in caplog.records if "of the weights it could" in record.getMessage()]
+    # Nor is what is trained whole left out, with the head that is tied to it.
+    args = train_args(tiny_llama, additional_target="embed_tokens")
     load_model(load_tokenizer(args.model), args)
     assert not [record for record in caplog.records if "of the weights it could" in record.getMessage()]
 

@@ -87,6 +87,26 @@ def test_the_reference_of_what_does_not_begin_as_the_base_is_a_copy(
         assert not torch.equal(logits(reference), logits(policy))
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"finetuning_type": "fourierft"}, "fourierft is not its base to the bit"),
+        ({"use_dora": True}, "lora is not its base to the bit"),
+        ({"pissa_init": True}, "lora (pissa_niter_16) is not its base to the bit"),
+        ({}, None),
+        ({"finetuning_type": "loha"}, None),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_does_not_begin_as_the_base_is_said(
+    keys: dict[str, Any], said: str | None, tiny_llama: Path, train_args: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tuned(train_args(tiny_llama, **keys))
+    lines = [record.getMessage() for record in caplog.records if "to the bit" in record.getMessage()]
+    assert len(lines) == (said is not None) and all(str(said) in line for line in lines)
+
+
 def test_layers_that_are_trained_whole_are_float32(tiny_llama: Path, train_args: Any) -> None:
     model = tuned(train_args(tiny_llama, bf16=True, finetuning_type="vera", additional_target="norm"))
     norms = [weight for name, weight in model.named_parameters() if weight.requires_grad and "norm" in name]

@@ -3,20 +3,23 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from llamafactory.extras.errors import ConfigError
-from llamafactory.hparams import get_train_args
+from llamafactory.hparams import get_infer_args, get_train_args
+from llamafactory.model import load_model, load_tokenizer
 from llamafactory.model.adapter_config import read_adapter_values
 
 from .conftest import Keys
-from .running import train
+from .running import assert_bit_equal, curve, train, weights_of
 
 QUICK = {"max_steps": 1, "max_samples": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-9}
 LAYER = "base_model.model.model.layers.1.mlp.up_proj"
@@ -90,6 +93,37 @@ def test_eva_begins_with_the_directions_of_its_inputs(keys: Keys, plain: Any) ->
     assert not start.b.any()
 
 
+@pytest.mark.parametrize("kind", [{}, pytest.param({"bf16": True}, marks=pytest.mark.slow)], ids=str)
+def test_eva_moves_ranks_and_a_killed_run_goes_on_with_them(
+    kind: dict[str, Any], keys: Keys, tmp_path: Path, tiny_llama: Path
+) -> None:
+    """The sum of all ranks stays; trained, saved, resumed, loaded by PEFT and served with the ranks that there are."""
+    steps = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-2}
+    moved = {"lora_init": "eva", "lora_rank": 4, "peft_config": {"eva_config": {"rho": 2.0}}}
+    settings = keys(**steps, **moved, **kind)
+    whole = train(settings)
+    losses = [loss for _, loss, _ in curve(whole)]
+    assert losses[-1] < losses[0]
+    weights = weights_of(whole)
+    ranks = [len(weight) for name, weight in weights.items() if "lora_A" in name]
+    assert sum(ranks) == 4 * 14 and max(ranks) > 4 > min(ranks)
+    assert all(weight.dtype == torch.float32 and weight.any() for weight in weights.values())  # B was trained too
+    half = tmp_path / "half"
+    shutil.copytree(whole, half)
+    shutil.rmtree(half / "checkpoint-6")
+    (half / "adapter_model.safetensors").unlink()
+    train(settings | {"output_dir": str(half)})
+    assert_bit_equal(whole, half)
+    ids = torch.tensor([[5, 17, 80, 3, 44, 261, 9, 120]])
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), whole).eval()
+    args = get_infer_args({
+        "model_name_or_path": str(tiny_llama), "adapter_name_or_path": str(whole), "infer_dtype": "float32",
+    })  # fmt: skip
+    served = load_model(load_tokenizer(args.model), args, trainable=False)
+    with torch.no_grad():
+        torch.testing.assert_close(served(input_ids=ids).logits, model(input_ids=ids).logits, rtol=0, atol=1e-5)
+
+
 def test_corda_begins_with_what_matters_most_to_the_covariance(keys: Keys, plain: Any) -> None:
     """The closed form of the paper: the first parts of W C, with C the covariance of the inputs."""
     start = begun(keys, lora_init="corda")
@@ -137,7 +171,11 @@ def test_a_checkpoint_of_a_changed_base_does_not_pass_for_a_lora(keys: Keys) -> 
             "lora_init: corda looks at the batches of stage pt or sft, not of dpo",
         ),
         ({"lora_init": "eva", "streaming": True, "max_steps": 4}, "lora_init: eva looks at batches before the first"),
-        ({"lora_init": "eva", "peft_config": {"eva_config": {"rho": 2.0}}}, "peft_config: eva_config: rho: 2.0 moves"),
+        ({"lora_init": "eva", "peft_config": {"eva_config": {"rho": 0.5}}}, "eva_config: rho: 0.5, expected 1 (ranks"),
+        (
+            {"lora_init": "eva", "use_muon": True, "peft_config": {"eva_config": {"rho": 2.0}}},
+            "peft_config: eva_config: rho: 2.0 gives layers other ranks, which the optimizer muon is not told of",
+        ),
         (
             {"lora_init": "eva", "peft_config": {"eva_config": {"rh": 1}}},
             "peft_config: eva_config has no field rh; it has",

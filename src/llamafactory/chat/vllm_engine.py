@@ -4,20 +4,26 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError, first_line
+from ..extras.logging import get_logger
 from ..extras.packages import require
 from ..hparams import InferArgs
 from ..hparams.inference_args import engine_settings
 from ..hparams.model_args import named_adapters
 from ..model import resolve_model_path
-from ..model.tokenizer import hub_options
+from ..model.adapter_config import read_adapter_values, require_merging
+from ..model.paths import resolve_adapter_path
+from ..model.tokenizer import adapter_names, hub_options
 from ..model.tokenizer_file import folder_for_engines
-from ..model.vllm_adapter import require_for_vllm
+from ..model.vllm_adapter import require_for_vllm, why_not_in_vllm
 from ..model.vllm_length import vllm_length
 from .base_engine import Delta, EngineBase, FinishReason, TokenLogProb, copies
 from .sampling import Sampling, get_sampling
@@ -26,6 +32,8 @@ if TYPE_CHECKING:
     from ..data.media.decode import Video
     from ..data.media.encoder import MediaEncoder, MediaPrompt
     from ..data.messages import Message
+
+logger = get_logger(__name__)
 
 _MOST_LOG_PROBS = 20  # vLLM's own limit unless vllm_config says otherwise
 
@@ -39,7 +47,8 @@ class VllmEngine(EngineBase):
 
     def __init__(self, args: InferArgs) -> None:
         require("vllm", "infer_backend: vllm")
-        self._args = args
+        self._merged = tempfile.TemporaryDirectory(prefix="llamafactory-vllm-")
+        args = self._args = merged_first(args, Path(self._merged.name))
         self.load_template(args)
         self._ends = sorted({*self.template.stop_token_ids, self.tokenizer.eos_token_id} - {None})
         self._loras, self._default = lora_requests(args)
@@ -116,6 +125,7 @@ class VllmEngine(EngineBase):
         self._loop.call_soon_threadsafe(self._llm.shutdown)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._merged.cleanup()
         del self._llm  # now: its finalizer needs modules that are gone when the program ends
 
     def _lora(self, adapter: str | None) -> Any:
@@ -201,23 +211,45 @@ def engine_arguments(args: InferArgs, *, lora: bool) -> dict[str, Any]:
     return arguments | engine_settings("vllm_config", vllm.vllm_config)
 
 
+def merged_first(args: InferArgs, folder: Path) -> InferArgs:
+    """Merge into ``folder`` what ``adapter_name_or_path`` names, where vLLM does not take it beside its base.
+
+    Returns:
+        ``args``, or those of the merged model.
+
+    Raises:
+        ConfigError: No weight can hold it; or adapters of ``lora_modules`` need the base that is no longer there.
+    """
+    names = adapter_names(args.model)
+    folders = [resolve_adapter_path(name, args.model) for name in names]
+    why = [why_not_in_vllm(read_adapter_values(path), args.vllm.vllm_max_lora_rank) for path in folders]
+    if len(names) < 2 and not any(why):
+        return args
+    for path in folders:
+        require_merging(path)
+    reason = next((one for one in why if one), "several adapters")
+    if args.model.lora_modules:
+        raise ConfigError(
+            f"lora_modules: vllm does not take {reason}, so adapter_name_or_path is merged into the base, which these "
+            "would not fit; leave lora_modules out, or export the merged model and train on that"
+        )
+    from ..export.export import write_merged
+
+    logger.info_rank0("vllm does not take %s: adapter_name_or_path is merged into a copy of the model first", reason)
+    write_merged(args, folder)
+    return replace(args, model=replace(args.model, model_name_or_path=str(folder), adapter_name_or_path=None))
+
+
 def lora_requests(args: InferArgs) -> tuple[dict[str, Any], str]:
     """Return a vLLM request for each adapter, and the name of the one that ``adapter_name_or_path`` asks for always.
 
     Raises:
-        ConfigError: Several adapters are to be merged, which vLLM does not do; one is of a kind that it does not take.
+        ConfigError: One is of a kind that vLLM does not take.
     """
     from vllm.lora.request import LoRARequest
 
-    from ..model.paths import resolve_adapter_path
-    from ..model.tokenizer import adapter_names
-
     default = "adapter_name_or_path"
     always = adapter_names(args.model)
-    if len(always) > 1:
-        raise ConfigError(
-            "adapter_name_or_path: vllm uses one adapter; merge several by `llamafactory-cli export` first"
-        )
     paths = ({default: always[0]} if always else {}) | named_adapters(args.model.lora_modules)
     found = {}
     for number, (name, path) in enumerate(paths.items(), start=1):

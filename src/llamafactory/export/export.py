@@ -135,6 +135,19 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
         _push(final, args)
 
 
+def write_merged(args: InferArgs, folder: Path) -> None:
+    """Write base and adapters as one model, for an engine that takes no such adapter; it is not proven as an export is.
+
+    Args:
+        args: Name the base and what is merged into it.
+        folder: Where it goes.
+    """
+    tokenizer = load_tokenizer(args.model)
+    template = get_template(tokenizer, resolve_thinking(args.data))
+    _write_model(args, tokenizer, template, folder, head=None)
+    _write_tokenizer(tokenizer, template, folder)
+
+
 def _check_quantizable(config: Any, head: str | None) -> None:
     if head is not None:
         raise ConfigError("export_quantization_bit: reward models cannot be quantized")

@@ -49,7 +49,7 @@ class ModelArguments:
     # Arithmetic and memory.
     flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "fa3"] = arg("auto", "Attention; auto = best of the device.")
     rope_scaling: Literal["linear", "dynamic", "yarn", "llama3"] | None = arg(None, "How the context is stretched.")
-    shift_attn: bool = arg(False, "LongLoRA's shifted short attention.")
+    shift_attn: bool = arg(False, "Train with LongLoRA's shifted attention, in groups of cutoff_len / 4 tokens.")
     mixture_of_depths: Literal["convert", "load"] | None = arg(None, "Make or load a mixture-of-depths model.")
     moe_aux_loss_coef: float | None = arg(None, "Weight of the router's balance loss.", within=AT_LEAST_0)
     use_unsloth: bool = arg(False, "Load the model through Unsloth.")

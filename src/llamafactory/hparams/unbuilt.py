@@ -25,7 +25,6 @@ ALWAYS: tuple[tuple[str, Any, str], ...] = (
     ("mixture_of_depths", ANY, "mixture of depths"),
     ("use_unsloth", ANY, "loading through Unsloth"),
     ("kt_config", ANY, "KTransformers"),
-    ("shift_attn", ANY, "shifted attention"),
     ("low_cpu_mem_usage", ANY, "weights that are held twice while loading"),
     ("download_mode", ANY, "downloading benchmarks anew"),
 )

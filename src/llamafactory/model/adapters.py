@@ -118,6 +118,11 @@ def new_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     except (*_MISFITS, AssertionError) as error:
         raise ConfigError(f"finetuning_type: PEFT cannot put this adapter on the model: {first_line(error)}") from error
     tuned.starts_as_base = starts_as_base(config)
+    if not tuned.starts_as_base:
+        kind = config.peft_type.lower() if init in ("", "True") else f"{config.peft_type.lower()} ({init})"
+        logger.info_rank0(
+            "A fresh adapter of %s is not its base to the bit: a first loss may differ from the base's", kind
+        )
     if is_pissa or init == "olora":
         remember_start(tuned)
     return tuned

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import small_sequence_attention, varlen_attention
+from . import shifted_attention, small_sequence_attention, varlen_attention
 from .shared_prefix import unshare
 
 ISOLATED = "isolated"
@@ -36,9 +37,24 @@ def register() -> None:
     ALL_MASK_ATTENTION_FUNCTIONS.register(ISOLATED, isolated_mask)
 
 
+def register_shifted(group: int) -> str:
+    """Make the attention of LongLoRA known to transformers (:mod:`.shifted_attention`) and return its name."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    name = f"{ISOLATED}_shifted_{group}"
+    ALL_ATTENTION_FUNCTIONS.register(name, partial(isolated_attention, group=group))
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, isolated_mask)
+    return name
+
+
 def is_isolating(model: nn.Module) -> bool:
     """Whether the model's attention keeps packed sequences apart, so that padding-free batches are allowed."""
-    return implementation(model) in ISOLATING
+    return implementation(model) in ISOLATING or _is_ours(implementation(model))
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(ISOLATED)  # shifted ones too
 
 
 def can_share_prefixes(model: nn.Module) -> bool:
@@ -47,7 +63,7 @@ def can_share_prefixes(model: nn.Module) -> bool:
     A mixture of experts that is trained to share its load out counts tokens, so there each must be there as often as in
     the data.
     """
-    return implementation(model) == ISOLATED and not getattr(_config(model), "output_router_logits", False)
+    return _is_ours(implementation(model)) and not getattr(_config(model), "output_router_logits", False)
 
 
 def implementation(model: nn.Module) -> str:
@@ -60,7 +76,7 @@ def generation_attention(model: nn.Module) -> Iterator[None]:
     """Inside the block the model uses ordinary attention: KV cache and left padding, for ``model.generate``."""
     core = _transformers_model(model)
     before = implementation(model)
-    if before != ISOLATED:
+    if not _is_ours(before):
         yield
         return
     core.set_attn_implementation(ordinary_implementation(type(core), _config(core)))
@@ -103,6 +119,7 @@ def isolated_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     is_causal: bool | None = None,
+    group: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each sequence, in the form transformers calls.
@@ -123,6 +140,7 @@ def isolated_attention(
         softcap: ``softcap * tanh(scores / softcap)`` (Gemma 2).
         s_aux: One extra logit per head that takes probability and gives no value (GPT-OSS), ``[H]``.
         is_causal: Overrides ``module.is_causal``.
+        group: Tokens of a group of LongLoRA's attention, for a module in training; ``None``: full attention.
 
     Returns:
         ``([B, T, H, D], None)``.
@@ -131,13 +149,15 @@ def isolated_attention(
     query, key = query.to(value.dtype), key.to(value.dtype)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     options = _Options(scaling or query.shape[-1] ** -0.5, dropout or 0.0, causal, sliding_window, softcap, s_aux)
+    attend = partial(_shifted, group=group) if group and causal and module.training else _isolated
     if cu_seqlens is None:
+        assert attend is _isolated, "shifted attention is for batches without padding"
         return _attend(query, key, value, attention_mask, options).transpose(1, 2), None
     assert query.shape[0] == 1, "cu_seqlens describes one packed row"
     if shared_prefix is None:
-        return _isolated(query, key, value, cu_seqlens, max_seqlen, options), None
+        return attend(query, key, value, cu_seqlens, max_seqlen, options), None
     query, key, value = (unshare(x, shared_prefix) for x in (query, key, value))
-    out = _isolated(query, key, value, cu_seqlens, max_seqlen, options)
+    out = attend(query, key, value, cu_seqlens, max_seqlen, options)
     return out.index_select(1, shared_prefix["places"]), None
 
 
@@ -153,6 +173,20 @@ def _isolated(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Any, longest: int | N
             return varlen_attention.gather([_attend(q, k, v, None, options) for q, k, v in groups], where)
     pieces = [_attend(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], None, options) for a, b in pairwise(bounds) if b > a]
     return torch.cat(pieces, dim=2).transpose(1, 2)
+
+
+def _shifted(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Any, longest: int | None, options: _Options, group: int
+) -> Tensor:
+    """As :func:`_isolated`, each half of the heads inside its own groups of a sequence."""
+    bounds = tuple(cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens)
+    parts = []
+    for first, (q_half, k_half, v_half, sinks) in zip(
+        (group, group // 2), shifted_attention.halves(q, k, v, options.sinks), strict=True
+    ):
+        inside = shifted_attention.group_bounds(bounds, group, first)
+        parts.append(_isolated(q_half, k_half, v_half, inside, longest and min(longest, group), options.but(sinks)))
+    return torch.cat(parts, dim=2)
 
 
 class _Options:
@@ -171,6 +205,10 @@ class _Options:
     ) -> None:
         self.scale, self.dropout, self.causal = scale, dropout, causal
         self.window, self.softcap, self.sinks = window, softcap, sinks
+
+    def but(self, sinks: Tensor | None) -> _Options:
+        """The same with the sinks of other heads."""
+        return _Options(self.scale, self.dropout, self.causal, self.window, self.softcap, sinks)
 
     @property
     def plain(self) -> bool:

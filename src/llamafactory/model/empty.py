@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..extras.errors import ConfigError
 from ..plugins import resolve
 from .config import language_class
+from .layer_sampling import LayerSampling
 from .loader import base_config, choose_attention
 from .quantizers.layers import linear_to_quantize, settle_layers
 from .towers import freeze_towers
@@ -65,6 +66,8 @@ def empty_model(args: TrainArgs, config: Any, dtypes: Dtypes, reward: bool = Fal
             _pack(model, resolve("quantizers", args.quantization.quantization_method).stored_bits(args.quantization))
         tuned: nn.Module = resolve("tuners", args.finetuning.finetuning_type).create(model, _fresh(args), dtypes)
     freeze_towers(tuned)
+    if sampled := getattr(args.tuner, "lisa_activated_layers", None):
+        LayerSampling(tuned, sampled, 1).activate([*range(sampled)])  # the first ones: all activations are kept
     return tuned.train()
 
 

@@ -177,6 +177,8 @@ def _load_base(
     full = args.finetuning.finetuning_type == "full"
     dtype = getattr(torch, dtypes.trainable if trainable and full else dtypes.frozen)
     attention = _attention_of(config, args.model.flash_attn, in_training)
+    if args.model.shift_attn and trainable:
+        attention = _shifted(attention, config, args.data.cutoff_len)
     if args.model.train_from_scratch and trainable:
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
         return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
@@ -216,6 +218,25 @@ def _attention_of(config: Any, flash_attn: str, trainable: bool) -> str:
     return choose_attention(
         language_class(config)._model_mapping.get(type(config), None), config, flash_attn, trainable
     )
+
+
+def _shifted(attention: str, config: Any, context: int) -> str:
+    """The name of shifted attention, which is made of the isolating one.
+
+    Raises:
+        ConfigError: This model cannot have it.
+    """
+    from .attention import ISOLATED, register_shifted
+    from .families.family import isolation
+
+    if attention != ISOLATED:
+        model_class = language_class(config)._model_mapping.get(type(config), None)
+        capability = model_class and isolation(model_class, config.get_text_config())
+        why = capability.reason if capability else "its attention is remote code"
+        raise ConfigError(f"shift_attn: this model cannot be trained with it: {why}")
+    group = context // 4
+    logger.info_rank0("Shifted attention in groups of %d tokens (cutoff_len / 4); all of it is seen when served", group)
+    return register_shifted(group)
 
 
 def _check_generation_config(path: str) -> None:

@@ -25,6 +25,7 @@ from transformers import TrainerCallback
 
 from ..extras.errors import ConfigError, first_line, in_one_line
 from ..extras.logging import get_logger, is_rank0
+from .eva_ranks import give_to_optimizer, moves_ranks, take_ranks, trained_by_name
 from .modes import eval_mode
 
 logger = get_logger(__name__)
@@ -42,7 +43,20 @@ class LoraStart(TrainerCallback):
         self._model, self._kind = model, kind
         self._resumed = False
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+    def before_weights(self, folder: Path) -> None:
+        """Let a model that is resumed have the shapes of its checkpoint."""
+        if moves_ranks(self._model):
+            take_ranks(self._model, folder)
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        train_dataloader: Any = None,
+        optimizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """Compute the start of a run that is not resumed.
 
         Raises:
@@ -53,6 +67,7 @@ class LoraStart(TrainerCallback):
         if args.world_size > 1:
             raise ConfigError(f"lora_init: {self._kind} looks at the batches of one process; train in one")
         logger.info_rank0("LoRA begins by %s: looking at the first batches of the run", self._kind)
+        before = trained_by_name(self._model)
         devices = [self._model.device] if self._model.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(args.seed)
@@ -60,6 +75,8 @@ class LoraStart(TrainerCallback):
                 _BEGIN[self._kind](self._model, lambda: (_on(batch, self._model) for batch in train_dataloader))
             except (ValueError, RuntimeError) as error:
                 raise ConfigError(f"lora_init: {self._kind}: {first_line(error)}") from error
+        if moves_ranks(self._model):
+            give_to_optimizer(optimizer, before, self._model)
         if self._kind != "eva":
             remember_start(self._model)
             self._mark()

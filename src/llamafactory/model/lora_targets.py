@@ -57,6 +57,10 @@ def find_targets(model: PreTrainedModel, names: list[str], with_experts: bool) -
     return Targets(_kept_by_peft(model, targets.modules) if targets.parameters else targets.modules, targets.parameters)
 
 
+# The two copies of a module that additional_target names (PEFT adds a tied head by itself).
+_TRAINED_WHOLE = re.compile(r"\.?\b(original_module|modules_to_save)(\.|$)")
+
+
 def report_share(model: PeftModel, lora_target: str) -> None:
     """Say what ``lora_target: all`` leaves out of the weights that an adapter could act on."""
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -69,7 +73,7 @@ def report_share(model: PeftModel, lora_target: str) -> None:
     taken = left = 0
     names = set()
     for name, module in core.named_modules():
-        if module is head or outside.fullmatch(name):
+        if module is head or outside.fullmatch(name) or _TRAINED_WHOLE.search(name):
             continue
         if isinstance(module, BaseTunerLayer) and not isinstance(module.base_layer, BaseTunerLayer):
             taken += sum(weight.numel() for weight in module.base_layer.parameters(recurse=False) if weight.ndim > 1)

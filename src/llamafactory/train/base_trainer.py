@@ -260,6 +260,12 @@ class BaseTrainer(transformers.Trainer):
             if hasattr(part, "save_progress"):
                 part.save_progress(folder)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        for part in self.callback_handler.callbacks:
+            if hasattr(part, "before_weights"):
+                part.before_weights(Path(resume_from_checkpoint))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)

@@ -64,7 +64,8 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "fp16": dtypes.autocast and dtypes.compute == "float16",
         "use_cpu": on_cpu,
         "ddp_backend": training.ddp_backend or ("gloo" if on_cpu else None) if _is_distributed() else None,
-        "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters),
+        # Blocks that LISA has frozen give no gradient that the others could wait for.
+        "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters) or _samples_layers(args),
         "dataloader_pin_memory": training.dataloader_pin_memory and not on_cpu,
         "average_tokens_across_devices": True,
         "lr_scheduler_kwargs": schedule_settings(training),
@@ -78,6 +79,7 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "activation_checkpointing": False,
         "gradient_checkpointing": False,
         "use_liger_kernel": False,
+        "neftune_noise_alpha": None,  # callbacks/neftune.py adds it
         # Non-finite losses are the guard's business, rotation and signals are ours too.
         "logging_nan_inf_filter": False,
         "save_total_limit": None,
@@ -91,6 +93,10 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "restore_callback_states_from_checkpoint": True,
         "resume_from_checkpoint": None,
     }
+
+
+def _samples_layers(args: TrainArgs) -> bool:
+    return getattr(args.tuner, "lisa_activated_layers", None) is not None
 
 
 def _optimizer(args: TrainArgs) -> dict[str, Any]:

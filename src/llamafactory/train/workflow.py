@@ -34,6 +34,7 @@ from ..plugins import resolve
 from .batching.batches import largest_batch
 from .batching.packing import settle_packing
 from .callbacks.log import LogCallback
+from .callbacks.neftune import NoiseCallback
 from .callbacks.plan import PlanCallback
 from .callbacks.progress import ProgressCallback
 from .callbacks.reporters import ReporterCallback, get_swanlab_callback, trackers
@@ -151,6 +152,8 @@ def build_trainer(
         PlanCallback(args, dataset, stage.generates),
         ProgressCallback(bars=not args.training.disable_tqdm),
     ]
+    if args.training.neftune_noise_alpha:
+        extra.append(NoiseCallback(args.training.neftune_noise_alpha))
     if "swanlab" in trackers(args):
         extra.append(get_swanlab_callback(args))
     tuner = resolve("tuners", args.finetuning.finetuning_type)

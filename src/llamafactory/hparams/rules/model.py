@@ -99,6 +99,24 @@ def check_training(args: TrainArgs) -> None:
         "disable_gradient_checkpointing: cannot be combined with activation_checkpointing: true",
     )  # fmt: skip
     _check_offload(args)
+    if model.shift_attn:
+        _check_shifted(args)
+
+
+def _check_shifted(args: TrainArgs) -> None:
+    """Only training is shifted, so nothing may be compared with what is computed outside of it."""
+    stage, kind = args.finetuning.stage, args.finetuning.finetuning_type
+    require(
+        stage in ("pt", "sft", "rm"),
+        f"shift_attn: not in stage {stage}, whose references or answers are computed with full attention",
+    )
+    require(not args.finetuning.use_asft_loss, "shift_attn: not with use_asft_loss, whose reference has full attention")
+    prompts = ("prompt_tuning", "p_tuning", "prefix_tuning")
+    require(kind not in prompts, f"shift_attn: not with finetuning_type {kind}, whose rows are padded")
+    require(args.data.padding_free is not False, "shift_attn: not with padding_free: false")
+    asked = args.model.flash_attn
+    require(asked == "auto", f"shift_attn: flash_attn: {asked} has no groups; leave flash_attn out")
+    require(args.data.cutoff_len >= 8, f"shift_attn: cutoff_len: {args.data.cutoff_len} is too short to be cut in four")
 
 
 def _check_offload(args: TrainArgs) -> None:

@@ -45,6 +45,11 @@ def check(args: TrainArgs | InferArgs) -> None:
         f"finetuning_type: adalora keeps its factors orthogonal in the loss of stages pt and sft, not of {stage}; set "
         "peft_config: {orth_reg_weight: 0}",
     )
+    training = getattr(args, "training", None)
+    require(
+        training is None or not args.data.streaming or training.max_steps > 0,
+        "max_steps: missing; finetuning_type adalora gives ranks away over all steps, which a stream only estimates",
+    )
     last_adapter = bool(args.model.adapter_name_or_path) and not args.tuner.create_new_adapter
     require(
         not (last_adapter and hasattr(args, "training")),

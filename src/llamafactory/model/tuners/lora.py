@@ -77,6 +77,20 @@ def check(args: TrainArgs | InferArgs) -> None:
         for name in set(_CONFIG_OF.values()) & set(tuner.peft_config):
             require(name == wanted, f"peft_config: {name}: lora_init: {tuner.lora_init} does not read it")
             _check_start_options(name, tuner.peft_config[name] or {})
+            _check_moving_ranks(args, (tuner.peft_config[name] or {}).get("rho", 1))
+
+
+def _check_moving_ranks(args: TrainArgs | InferArgs, rho: float) -> None:
+    """EVA changes which weights there are after the optimizer was made."""
+    from ...hparams.derive import chosen_optimizer
+
+    if rho != 1 and hasattr(args, "training"):
+        own = chosen_optimizer(args)  # type: ignore[arg-type]
+        require(
+            own in (None, "loraplus"),
+            f"peft_config: eva_config: rho: {rho} gives layers other ranks, which the optimizer {own} is not told of; "
+            "use 1.0, or an optim of transformers",
+        )
 
 
 def _check_start(args: TrainArgs | InferArgs, continued: bool) -> None:
@@ -116,8 +130,7 @@ def _check_start_options(field: str, options: dict[str, Any]) -> None:
     check_fields(options, known, f"peft_config: {field}")
     rho = options.get("rho", 1.0)
     require(
-        rho == 1,
-        f"peft_config: eva_config: rho: {rho} moves ranks between layers, which a resumed run cannot follow; use 1.0",
+        rho >= 1, f"peft_config: eva_config: rho: {rho}, expected 1 (ranks stay) or more (they move between layers)"
     )
 
 

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...hparams.field import require
 from ...hparams.rules.optimizer import require_optim
+from ...model.layer_sampling import numbered_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -82,11 +82,8 @@ def create(model: nn.Module, args: TrainArgs, arguments: TrainingArguments) -> t
 
 
 def _blocks(weights: dict[str, nn.Parameter]) -> dict[str, dict[str, nn.Parameter]]:
-    """Return the weights of each layer, by the path of the layer: up to the first number in a weight's name."""
-    blocks: dict[str, dict[str, nn.Parameter]] = {}
-    for name, weight in weights.items():
-        if found := re.match(r"(.*?\.\d+)\.", name):
-            blocks.setdefault(found[1], {})[name] = weight
+    """Return the weights of each layer."""
+    blocks = numbered_blocks(weights)
     if not blocks:
         raise ConfigError("use_badam: the trained weights belong to no numbered layers, so there are no blocks")
     return blocks

@@ -80,7 +80,8 @@ def simulate(args: TrainArgs, planned: Planned, checkpointing: bool) -> Step:
     layers = config.get_text_config().num_hidden_layers
     period = _period(config)
     few, more = (-(-number // period) * period for number in (_FEW, _MORE))
-    if args.finetuning.finetuning_type == "freeze" or layers <= 2 * more:
+    some = args.finetuning.finetuning_type == "freeze" or getattr(args.tuner, "lisa_activated_layers", None)
+    if some or layers <= 2 * more:  # only some layers are trained: they are not alike
         return step(config)
     low, high = step(with_layers(config, few)), step(with_layers(config, more))
     return low.at(high, (layers - few) / (more - few))
