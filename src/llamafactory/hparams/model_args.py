@@ -57,6 +57,9 @@ class ModelArguments:
     activation_offload: Literal["none", "cpu", "disk"] = arg(
         "none", "Where checkpointed activations wait for the backward pass, beside the device."
     )
+    activation_keep: Literal["none", "attention"] = arg(
+        "none", "What checkpointing keeps of a layer beside its input: attention = what attention returns."
+    )
     enable_liger_kernel: bool = arg(False, "Fused Liger kernels.")
     use_v1_kernels: bool | None = arg(False, "Kernel plug-ins for NPUs.")
     disable_gradient_checkpointing: bool = arg(False, "Never recompute activations.")

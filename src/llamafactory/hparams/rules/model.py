@@ -102,10 +102,15 @@ def check_training(args: TrainArgs) -> None:
 
 
 def _check_offload(args: TrainArgs) -> None:
-    """What waits elsewhere is what checkpointing keeps, so that it must not be off."""
+    """What waits elsewhere, or is kept beside, is of checkpointing, so that it must not be off."""
     model, training = args.model, args.training
-    key = "use_unsloth_gc" if model.use_unsloth_gc else "activation_offload"
-    if not model.use_unsloth_gc and model.activation_offload == "none":
+    asked = {
+        "use_unsloth_gc": model.use_unsloth_gc,
+        "activation_offload": model.activation_offload != "none",
+        "activation_keep": model.activation_keep != "none",
+    }
+    key = next((name for name, value in asked.items() if value), None)
+    if key is None:
         return
     require(
         not (model.use_unsloth_gc and model.activation_offload == "disk"),
