@@ -49,7 +49,13 @@ def test_gradients_are_the_same_bit_for_bit(
     plain = DiskStore.__init__
     monkeypatch.setattr(DiskStore, "__init__", lambda self, folder: stores.append(self) or plain(self, folder))
     expected = gradients(given)
-    for more in ({"activation_offload": "disk"}, {"use_unsloth_gc": True}, {"activation_checkpointing": True}, KEEP, BOTH):
+    for more in (
+        {"activation_offload": "disk"},
+        {"use_unsloth_gc": True},
+        {"activation_checkpointing": True},
+        KEEP,
+        BOTH,
+    ):
         got = gradients(given | more)
         assert got.keys() == expected.keys() and all(torch.equal(got[name], expected[name]) for name in got)
     [store] = stores
@@ -106,7 +112,7 @@ def test_dropout_inside_of_attention_is_refused(tiny_llama: Path, tmp_path: Path
     shutil.copytree(tiny_llama, tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"attention_dropout": 0.1}))
-    with pytest.raises(ConfigError, match="^activation_keep: not with dropout inside of attention"):
+    with pytest.raises(ConfigError, match=r"^activation_keep: not with dropout inside of attention"):
         gradients({**BASE, **KEEP, "model_name_or_path": str(tmp_path / "model")})
 
 

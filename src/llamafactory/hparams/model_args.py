@@ -75,7 +75,7 @@ class ModelArguments:
     # Inference.
     infer_backend: Literal["huggingface", "vllm", "sglang"] = arg("huggingface", "Engine of chat and the servers.")
     infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = arg("auto", "Number format of inference.")
-    offload_folder: str = arg("offload", "Folder for weights that fit in no memory.")
+    offload_folder: str = arg("offload", "Folder for weights that fit in no memory (stream_layers too).")
     use_kv_cache: bool = arg(True, "Keep keys and values while generating.")
     max_batch_size: int = arg(
         32, "Most answers the huggingface engine makes together; each holds keys and values.", within=AT_LEAST_1
@@ -96,6 +96,9 @@ class QuantizationArguments:
         "nf4", "Number format: nf4 or fp4 of 4-bit bnb, int or fp8 of 8-bit torchao and quanto."
     )
     double_quantization: bool = arg(True, "Quantize the scales too (4-bit bnb).")
+    stream_layers: bool = arg(
+        False, "Leave the quantized weights in a file in offload_folder, and read a layer when it is computed."
+    )
     quantization_device_map: Literal["auto"] | None = arg(None, "Device map of 4-bit bnb inference.")
 
 

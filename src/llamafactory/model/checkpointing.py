@@ -127,9 +127,9 @@ def _turn_on(model: Any, args: TrainArgs, device: Device, place: str) -> None:
 def keeping(args: TrainArgs) -> dict[str, Any]:
     """Return the keywords of ``torch.utils.checkpoint.checkpoint`` for what is kept beside the inputs of a layer.
 
-    With ``activation_keep: attention`` the results of attention kernels (output and log-sum-exp, ``q + heads`` numbers a
-    token) are taken from the forward pass; everything else is computed again (Korthikanti et al. 2022,
-    arXiv:2205.05198, section 5, keeps the opposite part).
+    With ``activation_keep: attention`` the results of attention kernels (output and log-sum-exp, ``q + heads`` numbers
+    a token) are taken from the forward pass; everything else is computed again. (Korthikanti et al. 2022,
+    arXiv:2205.05198, section 5, do the opposite, for kernels that kept the probabilities.)
     """
     if args.model.activation_keep == "none":
         return {}

@@ -49,11 +49,26 @@ def _check_quantization(args: TrainArgs | InferArgs, bits: int, adapters: int) -
         not getattr(tuner, "pissa_init", False),
         "pissa_init: takes a part out of weights that quantization_bit rounds; leave one of them out",
     )
+    if settings.stream_layers:
+        _check_streaming(args)
     engine = model.infer_backend
     require(
         engine == "huggingface",
         f"quantization_bit: {engine} quantizes nothing while it loads; serve an export with export_quantization_bit",
     )
+
+
+def _check_streaming(args: TrainArgs | InferArgs) -> None:
+    """A quantized base that stays in a file."""
+    settings = args.quantization
+    can = [name for name in plugins.QUANTIZERS if plugins.resolve("quantizers", name).packing is not None]
+    require(
+        settings.quantization_method in can,
+        f"stream_layers: weights of {settings.quantization_method} cannot stay in a file; "
+        f"use quantization_method {' or '.join(can)}",
+    )
+    require(settings.quantization_device_map is None, "stream_layers: not with quantization_device_map")
+    require(not getattr(args.tuner, "use_dora", False), "stream_layers: not with use_dora, which reads whole weights")
 
 
 def check_bits(key: str, bits: int, settings: QuantizationArguments) -> None:
