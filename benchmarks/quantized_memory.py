@@ -33,17 +33,32 @@ WAYS: dict[str, dict[str, Any]] = {
 def make_model(folder: Path, tokenizer_of: str, hidden: int, layers: int) -> None:
     """A Llama with random bfloat16 weights, and a tokenizer of somebody else's."""
     import torch
+    from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
     config = AutoConfig.for_model(
         "llama", vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=hidden * 27 // 10,
-        num_hidden_layers=layers, num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64, tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+        num_hidden_layers=layers, num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
     )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    print(f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.0f} million parameters")
-    model.save_pretrained(folder, max_shard_size="200MB")
+    with torch.device("meta"):
+        number = sum(one.numel() for one in AutoModelForCausalLM.from_config(config).parameters())
+    print(f"{number / 1e6:.0f} million parameters", flush=True)
+    config.num_hidden_layers = 1
+    state = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).state_dict()
+    state.pop("lm_head.weight")
+    layer = {name: state.pop(name) for name in list(state) if ".layers.0." in name}
+    config.num_hidden_layers = layers
+    config.save_pretrained(folder)
+    shards = [{name.replace(".0.", f".{place}."): one for name, one in layer.items()} for place in range(layers)]
+    index = {"metadata": {}, "weight_map": {}}
+    for place, tensors in enumerate([state, *shards], 1):  # all layers have the same numbers: they are quickly made
+        file = f"model-{place:05}-of-{layers + 1:05}.safetensors"
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        index["weight_map"] |= dict.fromkeys(tensors, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     tokenizer.save_pretrained(folder)
 
 
@@ -104,6 +119,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256, help="of a row; one row a step")
     parser.add_argument("--hidden", type=int, default=1280)
     parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--target", default="all", help="lora_target; q_proj = adapters of next to no size")
     parser.add_argument("--only", default="", help="a part of the names of the ways to measure")
     parser.add_argument("--keys", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -118,7 +134,7 @@ def main() -> None:
         (folder / "rows.json").write_text(json.dumps(rows))
         first = 0.0
         print(
-            "| base weights | in training, GiB | of the first | own pages alone | loading, own pages | with the file's | s a step |"
+            "| base weights | in training, GiB | of the first | own alone | loading, own | with the file's | s a step |"
         )
         print("|---|---|---|---|---|---|---|")
         for name, more in WAYS.items():
@@ -129,7 +145,8 @@ def main() -> None:
                 "template": "empty", "cutoff_len": given.tokens, "packing": False, "overlong": "truncate",
                 "output_dir": str(folder / "run"), "overwrite_output_dir": True, "max_steps": given.steps,
                 "per_device_train_batch_size": 1, "learning_rate": 1e-4, "save_strategy": "no", "disable_tqdm": True,
-                "activation_checkpointing": True, "offload_folder": str(folder / "offload"), **more,
+                "activation_checkpointing": True, "offload_folder": str(folder / "offload"),
+                "lora_target": given.target, **more,
             }  # fmt: skip
             command = [sys.executable, __file__, "--tokenizer", given.tokenizer, "--keys", json.dumps(keys)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)

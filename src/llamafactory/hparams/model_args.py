@@ -9,6 +9,10 @@ from typing import Literal
 from .field import arg, require, split_list
 from .ranges import AT_LEAST_0, AT_LEAST_1, Range
 
+# Values of liger_kernel_config; the losses are never taken.
+LIGER_KERNELS = ("rope", "rms_norm", "swiglu", "geglu")
+LIGER_LOSSES = ("cross_entropy", "fused_linear_cross_entropy")
+
 
 @dataclass(frozen=True)
 class ModelArguments:
@@ -52,7 +56,7 @@ class ModelArguments:
     shift_attn: bool = arg(False, "LongLoRA's shifted short attention.")
     mixture_of_depths: Literal["convert", "load"] | None = arg(None, "Make or load a mixture-of-depths model.")
     moe_aux_loss_coef: float | None = arg(None, "Weight of the router's balance loss.", within=AT_LEAST_0)
-    use_unsloth: bool = arg(False, "Load the model through Unsloth.")
+    use_unsloth: bool = arg(False, "Known from older files; Unsloth's loader is refused.")
     use_unsloth_gc: bool = arg(False, "Keep checkpointed activations in host memory; as activation_offload: cpu.")
     activation_offload: Literal["none", "cpu", "disk"] = arg(
         "none", "Where checkpointed activations wait for the backward pass, beside the device."
@@ -60,7 +64,7 @@ class ModelArguments:
     activation_keep: Literal["none", "attention"] = arg(
         "none", "What checkpointing keeps of a layer beside its input: attention = what attention returns."
     )
-    enable_liger_kernel: bool = arg(False, "Fused Liger kernels.")
+    enable_liger_kernel: bool = arg(False, "Liger's kernels for norms, rotary positions and MLPs in training (GPU).")
     use_v1_kernels: bool | None = arg(False, "Kernel plug-ins for NPUs.")
     disable_gradient_checkpointing: bool = arg(False, "Never recompute activations.")
     use_reentrant_gc: bool = arg(True, "Reentrant variant of activation checkpointing.")

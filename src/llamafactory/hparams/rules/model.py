@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ... import plugins
 from ..field import require, split_list
-from ..model_args import named_adapters
+from ..model_args import LIGER_KERNELS, LIGER_LOSSES, named_adapters
 
 if TYPE_CHECKING:
     from ..args import InferArgs, TrainArgs
@@ -19,6 +19,11 @@ def check(args: TrainArgs | InferArgs) -> None:
     model, quantization = args.model, args.quantization
     named_adapters(model.lora_modules)
     require(bool(model.model_name_or_path), "model_name_or_path: missing, every command needs a model")
+    require(
+        not model.use_unsloth,
+        "use_unsloth: its loader puts forwards of its own for attention, loss and PEFT into transformers, which know "
+        "neither our packing nor our loss; leave it out (docs/support.md; use_unsloth_gc works)",
+    )
     adapters = split_list(model.adapter_name_or_path)
     kind = args.finetuning.finetuning_type
     whole = kind in ("full", "freeze")
@@ -114,6 +119,11 @@ def check_training(args: TrainArgs) -> None:
         "disable_gradient_checkpointing: cannot be combined with activation_checkpointing: true",
     )  # fmt: skip
     _check_offload(args)
+    for name, on in (args.training.liger_kernel_config or {}).items():
+        require(
+            name in LIGER_KERNELS or (name in LIGER_LOSSES and not on),
+            f"liger_kernel_config: {name}: expected one of {', '.join(LIGER_KERNELS)}; the loss is computed here",
+        )
 
 
 def _check_offload(args: TrainArgs) -> None:
