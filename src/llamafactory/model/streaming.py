@@ -69,6 +69,9 @@ class WeightFile:
         first = (self._begin + min(places)) // mmap.PAGESIZE * mmap.PAGESIZE
         self._pages.madvise(mmap.MADV_DONTNEED, first, self._begin + max(places) - first)
 
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        raise ConfigError("stream_layers: a layer whose weight stays in a file cannot be copied to be trained whole")
+
     def _tensor(self, entry: dict[str, Any]) -> Tensor:
         kind, (first, last) = _KINDS[entry["dtype"]], entry["data_offsets"]
         first, last = self._begin + first, self._begin + last
@@ -91,7 +94,7 @@ class StreamedLinear(nn.Linear):
         nothing = like.new_full((1,), float("nan")).expand(layer.out_features, layer.in_features)
         self.weight = nn.Parameter(nothing, requires_grad=False)
         self.bias = layer.bias
-        self.name, self.file, self.packing = name, file, packing
+        self.name, self.file, self.packing, self.device = name, file, packing, like.device
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move, cast: the bias alone, for a weight that is moved would take its place in memory."""
@@ -100,14 +103,10 @@ class StreamedLinear(nn.Linear):
         self._parameters["weight"] = weight
         return self
 
-    def __deepcopy__(self, memo: Any) -> NoReturn:
-        raise ConfigError(f"stream_layers: {self.name} stays in a file and cannot be copied to be trained whole")
-
 
 def _dense(layer: StreamedLinear, dtype: torch.dtype) -> Tensor:
     parts = layer.file.read(layer.name)
-    device = layer.weight.device
-    weight = layer.packing.unpack({part: tensor.to(device) for part, tensor in parts.items()}, dtype)
+    weight = layer.packing.unpack({part: tensor.to(layer.device) for part, tensor in parts.items()}, dtype)
     layer.file.let_go(layer.name)
     return weight
 
