@@ -144,13 +144,14 @@ def train(keys: dict[str, Any], steps: int, length: int) -> tuple[list[float], f
     torch.manual_seed(0)
     model: Any = attach(load_model(load_tokenizer(args.model), args))
     optimizer = make_optimizer(model, args)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtypes.compute == "float16" and dtypes.autocast)
+    scales = dtypes.compute == "float16"
+    scaler = torch.amp.GradScaler(device.type, enabled=scales)
     ids = torch.randint(2, 1024, (2, length), generator=torch.Generator().manual_seed(0)).to(device.type)
     losses, start = [], 0.0
     for step in range(steps):
         if step == 1:
             start = time.perf_counter()
-        with torch.autocast(device.type, getattr(torch, dtypes.compute), enabled=dtypes.autocast):
+        with torch.autocast(device.type, getattr(torch, dtypes.compute), enabled=dtypes.autocast or scales):
             loss = -model(input_ids=ids, labels=ids, score=True).log_probs.mean()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
