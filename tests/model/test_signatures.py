@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 import pytest
-from transformers import AqlmConfig, AwqConfig, EetqConfig, GPTQConfig
-from transformers.quantizers import AutoHfQuantizer
+import torch
+from transformers import EetqConfig
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from llamafactory.hparams.derive import Dtypes
 from llamafactory.hparams.model_args import QuantizationArguments
@@ -24,29 +24,27 @@ def test_eetq_is_configured_as_transformers_takes_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "config", "switches"),
+    ("name", "switches"),
     [
-        ("eetq", EetqConfig, {"is_kernels_available": "kernels"}),
-        ("aqlm", lambda: AqlmConfig(), {"is_aqlm_available": "aqlm"}),
-        ("awq", lambda: AwqConfig(), {"is_gptqmodel_available": "gptqmodel"}),
-        (
-            "gptq",
-            lambda: GPTQConfig(bits=4),
-            {"is_optimum_available": "optimum", "is_gptqmodel_available": "gptqmodel"},
-        ),
+        ("eetq", {"is_kernels_available": "kernels"}),
+        ("aqlm", {"is_aqlm_available": "aqlm"}),
+        ("awq", {"is_gptqmodel_available": "gptqmodel"}),
+        ("gptq", {"is_optimum_available": "optimum", "is_gptqmodel_available": "gptqmodel"}),
     ],
 )
 def test_transformers_asks_for_the_packages_that_we_name(
-    name: str, config: Any, switches: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    name: str, switches: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one package missing after another, its own check of the environment names it; and we name no others."""
+    kind = AUTO_QUANTIZER_MAPPING[name]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for switch, package in switches.items():
         with monkeypatch.context() as patch:
             for other in switches:
                 there = other != switch
-                patch.setattr(f"transformers.quantizers.quantizer_{name}.{other}", lambda there=there: there)
+                patch.setattr(f"{kind.__module__}.{other}", lambda there=there: there)
             with pytest.raises(ImportError, match=package):
-                AutoHfQuantizer.from_config(config(), pre_quantized=True).validate_environment()
+                kind.__new__(kind).validate_environment()
     assert {package for package, _ in resolve("quantizers", name).packages} == set(switches.values())
 
 
