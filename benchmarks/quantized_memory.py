@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory of QLoRA against LoRA: a random model (500 million parameters), some steps in a process each.
+"""Peak memory of QLoRA against LoRA: a random model of 500 million parameters, some steps in a process each.
 
 ``python benchmarks/quantized_memory.py`` prints, for each way to hold the base weights, how far the resident memory
 rose above what the process had before it loaded the model, and the speed. While a model is loaded and quantized, the
@@ -22,7 +22,6 @@ from typing import Any
 WAYS: dict[str, dict[str, Any]] = {
     "LoRA, bf16": {},
     "QLoRA, nf4 double": {"quantization_bit": 4},
-    "QLoRA, nf4 double, `stream_layers`": {"quantization_bit": 4, "stream_layers": True},
     "QLoRA, bnb int8": {"quantization_bit": 8},
     "QLoRA, torchao int8": {"quantization_bit": 8, "quantization_method": "torchao"},
     "QLoRA, quanto int8": {"quantization_bit": 8, "quantization_method": "quanto"},
@@ -30,35 +29,20 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_model(folder: Path, tokenizer_of: str, hidden: int, layers: int) -> None:
-    """A Llama with random bfloat16 weights, and a tokenizer of somebody else's."""
+def make_model(folder: Path, tokenizer_of: str) -> None:
+    """A Llama of 24 layers with random bfloat16 weights, and a tokenizer of somebody else's."""
     import torch
-    from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
     config = AutoConfig.for_model(
-        "llama", vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=hidden * 27 // 10,
-        num_hidden_layers=layers, num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+        "llama", vocab_size=len(tokenizer), hidden_size=1280, intermediate_size=3456, num_hidden_layers=24,
+        num_attention_heads=20, num_key_value_heads=20, tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
     )  # fmt: skip
-    with torch.device("meta"):
-        number = sum(one.numel() for one in AutoModelForCausalLM.from_config(config).parameters())
-    print(f"{number / 1e6:.0f} million parameters", flush=True)
-    config.num_hidden_layers = 1
-    state = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).state_dict()
-    state.pop("lm_head.weight")
-    layer = {name: state.pop(name) for name in list(state) if ".layers.0." in name}
-    config.num_hidden_layers = layers
-    config.save_pretrained(folder)
-    shards = [{name.replace(".0.", f".{place}."): one for name, one in layer.items()} for place in range(layers)]
-    index = {"metadata": {}, "weight_map": {}}
-    for place, tensors in enumerate([state, *shards], 1):  # all layers have the same numbers: they are quickly made
-        file = f"model-{place:05}-of-{layers + 1:05}.safetensors"
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        index["weight_map"] |= dict.fromkeys(tensors, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    print(f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.0f} million parameters")
+    model.save_pretrained(folder, max_shard_size="200MB")
     tokenizer.save_pretrained(folder)
 
 
@@ -107,7 +91,6 @@ def train(keys: dict[str, Any]) -> None:
         (sampler.peaks["loading"][0] - before[0]) / 2**30,
         (sampler.peaks["loading"][1] - before[1]) / 2**30,
         (sampler.peaks["training"][1] - before[1]) / 2**30,
-        (sampler.peaks["training"][0] - before[0]) / 2**30,
     ]
     print("FIGURES " + json.dumps([*rises, results["train_runtime"]]), flush=True)
 
@@ -117,45 +100,38 @@ def main() -> None:
     parser.add_argument("--tokenizer", required=True, help="folder of a model whose tokenizer is used")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=256, help="of a row; one row a step")
-    parser.add_argument("--hidden", type=int, default=1280)
-    parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--target", default="all", help="lora_target; q_proj = adapters of next to no size")
     parser.add_argument("--only", default="", help="a part of the names of the ways to measure")
     parser.add_argument("--keys", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.keys:
         train(json.loads(given.keys))
         return
-    Path(".cache").mkdir(exist_ok=True)  # /tmp may be memory
-    with tempfile.TemporaryDirectory(dir=".cache", prefix="memory-") as place:
-        folder = Path(place).resolve()
-        make_model(folder / "model", given.tokenizer, given.hidden, given.layers)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        make_model(folder / "model", given.tokenizer)
         rows = [{"text": "The river runs from the hills to the sea. " * (given.tokens // 8)} for _ in range(8)]
         (folder / "rows.json").write_text(json.dumps(rows))
         first = 0.0
-        print(
-            "| base weights | in training, GiB | of the first | own alone | loading, own | with the file's | s a step |"
-        )
-        print("|---|---|---|---|---|---|---|")
+        print("| base weights | in training, GiB | of LoRA's | loading, own pages | with the file's | s a step |")
+        print("|---|---|---|---|---|---|")
         for name, more in WAYS.items():
-            if given.only not in name:
+            if given.only not in name and first:
                 continue
             keys = {
                 "model_name_or_path": str(folder / "model"), "dataset": str(folder / "rows.json"), "stage": "pt",
                 "template": "empty", "cutoff_len": given.tokens, "packing": False, "overlong": "truncate",
                 "output_dir": str(folder / "run"), "overwrite_output_dir": True, "max_steps": given.steps,
                 "per_device_train_batch_size": 1, "learning_rate": 1e-4, "save_strategy": "no", "disable_tqdm": True,
-                "activation_checkpointing": True, "offload_folder": str(folder / "offload"),
-                "lora_target": given.target, **more,
+                "activation_checkpointing": True, **more,
             }  # fmt: skip
             command = [sys.executable, __file__, "--tokenizer", given.tokenizer, "--keys", json.dumps(keys)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             line = next((line for line in done.stdout.splitlines() if line.startswith("FIGURES ")), None)
             if line is None:
                 sys.exit(done.stderr[-3000:])
-            own, mapped, training, mine, seconds = json.loads(line.removeprefix("FIGURES "))
+            own, mapped, training, seconds = json.loads(line.removeprefix("FIGURES "))
             first = first or training
-            row = [name, f"{training:.2f}", f"{training / first:.2f}", f"{mine:.2f}", f"{own:.2f}", f"{mapped:.2f}"]
+            row = [name, f"{training:.2f}", f"{training / first:.2f}", f"{own:.2f}", f"{mapped:.2f}"]
             print(f"| {' | '.join(row)} | {seconds / given.steps:.1f} |", flush=True)
 
 
