@@ -3,10 +3,10 @@
 
     .venv/bin/python benchmarks/streamed_base.py [--hidden 1024] [--layers 24] [--length 64]
 
-A random Llama in bfloat16, nf4 with quantized scales, adapters on q_proj of next to no size; loading and one forward and
-backward pass with recomputation, a process each; the file is made by a process before. *own* is the most memory that is
-the process's own (RssAnon), above what it had before it loaded the model; *all* has the pages of mapped files too, which the
-kernel takes back when memory is short.
+A random Llama in bfloat16, nf4 with quantized scales, adapters on q_proj of next to no size; loading and one forward
+and backward pass with recomputation, a process each; the file is made in the second row. *own* is the most memory that
+is the process's own (RssAnon), above what it had before it loaded the model; *all* has the pages of mapped files too,
+which the kernel takes back when memory is short.
 """
 
 from __future__ import annotations

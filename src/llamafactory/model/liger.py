@@ -28,7 +28,7 @@ logger = get_logger(__name__)
 _SWIGLU, _GEGLU = ("silu", "swish"), ("gelu_pytorch_tanh", "gelu_new")  # what these two kernels compute
 
 
-def wants_liger(args: Any) -> bool:
+def wants_liger(args: TrainArgs) -> bool:
     """Whether one of the keys asks for Liger."""
     return bool(args.model.enable_liger_kernel or args.training.use_liger_kernel)
 

@@ -79,7 +79,7 @@ def load_model(
             f"model_name_or_path: models of type {model.config.model_type} that take media only answer here; "
             "their language model cannot be trained in place"
         )
-    if training is not None and (trainable or beside_training) and liger.wants_liger(args):
+    if isinstance(args, TrainArgs) and (trainable or beside_training) and liger.wants_liger(args):
         liger.use_liger(model, args, device)
     new_rows = _fit_to_run(model, tokenizer, args, trainable, head)
     tuned: nn.Module = tuner.create(model, args, dtypes, trainable=trainable, new_rows=new_rows)
