@@ -26,7 +26,8 @@ import yaml
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 _OF_METHOD = ("finetuning_type", "peft_config", "lora_", "use_", "pissa_", "oft_", "freeze_", "galore_", "apollo_",
               "badam_", "optim", "additional_target", "pure_bf16", "add_")  # fmt: skip
-_UNSEEN = ("eva", "corda", "lora_ga", "llama_pro")  # begin with batches of a run, or with a model of their own
+# Begin with batches of a run, or with a model of their own; are losses; are rows below.
+_UNSEEN = ("eva", "corda", "lora_ga", "llama_pro", "losses", "memory")
 _COMPILED = ("adamw_torch_8bit",)  # minutes on a CPU
 
 FULL = {"finetuning_type": "full"}
