@@ -22,6 +22,7 @@ from typing import Any
 ROWS: dict[str, dict[str, Any]] = {
     "all on the device": {"disable_gradient_checkpointing": True},
     "`activation_checkpointing: true`": {"activation_checkpointing": True},
+    "`activation_keep: attention`": {"activation_keep": "attention"},
     "`activation_offload: disk`": {"activation_offload": "disk"},
 }
 

@@ -24,7 +24,6 @@ ALLOWED = {
 
 # Handed on to transformers, where nothing comes of it in a run of ours.
 BYPASSED = {
-    "liger_kernel_config": "read where use_liger_kernel is on, which training_arguments.py turns off",
     "eval_use_gather_object": "given to Accelerate for gathering predictions, which our evaluation does not do",
 }
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from llamafactory.extras.errors import UsageError
+from llamafactory.extras.errors import ConfigError, UsageError
 from llamafactory.hparams import TrainArgs, get_train_args
 from llamafactory.plugins import names
 
@@ -190,5 +190,5 @@ def test_what_is_not_built_is_said_and_not_read_away() -> None:
     base = {"model_name_or_path": "m", "dataset": "identity", "output_dir": "o"}
     with pytest.raises(UsageError, match=r"^freeze_language_model: True asks for"):
         get_train_args({**base, "train_mm_proj_only": True})
-    with pytest.raises(UsageError, match=r"^use_unsloth: True asks for"):
+    with pytest.raises(ConfigError, match=r"^use_unsloth: its loader puts forwards of its own"):
         get_train_args({**base, "use_unsloth": "true"})

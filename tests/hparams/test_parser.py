@@ -231,7 +231,6 @@ def test_rules_of_the_engines(keys, message):
 
 UNBUILT = [
     {"mixture_of_depths": "convert"},
-    {"use_unsloth": True},
     *({key: True} for key in ("use_mca", "use_megatron_bridge", "use_hyper_parallel", "use_kt")),
 ]
 
@@ -255,8 +254,8 @@ def test_switches_of_the_environment_that_are_not_built(monkeypatch):
 
 def test_switches_of_speed_alone_are_said_and_not_refused(monkeypatch, capsys):
     monkeypatch.setattr(logging, "_said", set())
-    assert train(enable_liger_kernel=True).model.enable_liger_kernel
-    assert "enable_liger_kernel: Liger kernels are not built yet" in capsys.readouterr().err
+    assert train(use_v1_kernels=True).model.use_v1_kernels
+    assert "use_v1_kernels: kernel plug-ins are not built yet" in capsys.readouterr().err
 
 
 def test_what_to_do_and_where_follows():

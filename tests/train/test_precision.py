@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from llamafactory.extras.device import Device
 from llamafactory.extras.errors import ConfigError, UsageError
-from llamafactory.hparams import get_train_args
+from llamafactory.hparams import get_train_args, resolve_dtypes
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.optim.algorithms.rounding import RoundedAdamW, round_stochastically
 
@@ -81,6 +82,22 @@ def test_float8_takes_all_linear_layers_but_the_head(keys: Keys) -> None:
     exact = torch.nn.functional.linear(x, layer.weight)
     torch.testing.assert_close(layer(x), exact, rtol=0, atol=float(exact.detach().abs().max()) * 0.05)
     assert not torch.equal(layer(x), exact)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_the_loss_is_scaled_wherever_gradients_pass_through_float16(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A gradient of 1e-8 is 0 in float16, and what torch's scaler is for; the weights are float32 in both cases."""
+    from llamafactory.train import training_arguments
+
+    assert float(torch.tensor(1e-8).half()) == 0 != float(torch.tensor(1e-8 * 2**16).half())
+    gpu = Device("cuda", 0, 1, bf16=False, fp16=True, memory_bytes=1 << 34, name="V100")
+    monkeypatch.setattr(training_arguments, "probe", lambda use_cpu: gpu)
+    args = get_train_args(keys(finetuning_type=kind, bf16=False, fp16=True))
+    decided = training_arguments._decided_here(args)
+    assert decided["fp16"] and not decided["bf16"]
+    assert resolve_dtypes(args, gpu).trainable == "float32"
 
 
 BASE = {"model_name_or_path": "org/tiny", "dataset": "identity"}

@@ -9,8 +9,10 @@ import os
 import socket
 import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -118,14 +120,14 @@ def make_writable(folder: Path, key: str) -> None:
         raise ConfigError(f"{key}: {folder} is not writable")
 
 
-def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
-    """Write a whole file under a temporary name, fsync it, then rename it into place.
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Write a file under a temporary name inside the block; at its end, fsync it and rename it into place.
 
-    What a killed process of this machine left of the same file is removed.
+    What a killed process of this machine left of the same file is removed; nothing appears if the block fails.
 
     Args:
         path: Final file; its folder is made when missing.
-        data: Text (UTF-8) or bytes.
 
     Raises:
         OSError: The folder cannot be made or written.
@@ -139,7 +141,7 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
         raise
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         set_usual_mode(temporary)
@@ -149,6 +151,16 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
         if isinstance(error, OSError):  # writing says only what went wrong, not where
             error.filename = str(target)
         raise
+
+
+def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
+    """Write a whole file: text (UTF-8) or bytes, as :func:`whole_file` does.
+
+    Raises:
+        OSError: The folder cannot be made or written.
+    """
+    with whole_file(path) as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
 
 
 def _new_temporary(target: Path) -> tuple[int, str]:

@@ -9,6 +9,10 @@ from typing import Literal
 from .field import arg, require, split_list
 from .ranges import AT_LEAST_0, AT_LEAST_1, Range
 
+# Values of liger_kernel_config; the losses are never taken.
+LIGER_KERNELS = ("rope", "rms_norm", "swiglu", "geglu")
+LIGER_LOSSES = ("cross_entropy", "fused_linear_cross_entropy")
+
 
 @dataclass(frozen=True)
 class ModelArguments:
@@ -52,12 +56,15 @@ class ModelArguments:
     shift_attn: bool = arg(False, "Train with LongLoRA's shifted attention, in groups of cutoff_len / 4 tokens.")
     mixture_of_depths: Literal["convert", "load"] | None = arg(None, "Make or load a mixture-of-depths model.")
     moe_aux_loss_coef: float | None = arg(None, "Weight of the router's balance loss.", within=AT_LEAST_0)
-    use_unsloth: bool = arg(False, "Load the model through Unsloth.")
+    use_unsloth: bool = arg(False, "Known from older files; Unsloth's loader is refused.")
     use_unsloth_gc: bool = arg(False, "Keep checkpointed activations in host memory; as activation_offload: cpu.")
     activation_offload: Literal["none", "cpu", "disk"] = arg(
         "none", "Where checkpointed activations wait for the backward pass, beside the device."
     )
-    enable_liger_kernel: bool = arg(False, "Fused Liger kernels.")
+    activation_keep: Literal["none", "attention"] = arg(
+        "none", "What checkpointing keeps of a layer beside its input: attention = what attention returns."
+    )
+    enable_liger_kernel: bool = arg(False, "Liger's kernels for norms, rotary positions and MLPs in training (GPU).")
     use_v1_kernels: bool | None = arg(False, "Kernel plug-ins for NPUs.")
     disable_gradient_checkpointing: bool = arg(False, "Never recompute activations.")
     use_reentrant_gc: bool = arg(True, "Reentrant variant of activation checkpointing.")
@@ -72,7 +79,7 @@ class ModelArguments:
     # Inference.
     infer_backend: Literal["huggingface", "vllm", "sglang"] = arg("huggingface", "Engine of chat and the servers.")
     infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = arg("auto", "Number format of inference.")
-    offload_folder: str = arg("offload", "Folder for weights that fit in no memory.")
+    offload_folder: str = arg("offload", "Folder for weights that fit in no memory (stream_layers too).")
     use_kv_cache: bool = arg(True, "Keep keys and values while generating.")
     max_batch_size: int = arg(
         32, "Most answers the huggingface engine makes together; each holds keys and values.", within=AT_LEAST_1
@@ -93,6 +100,9 @@ class QuantizationArguments:
         "nf4", "Number format: nf4 or fp4 of 4-bit bnb, int or fp8 of 8-bit torchao and quanto."
     )
     double_quantization: bool = arg(True, "Quantize the scales too (4-bit bnb).")
+    stream_layers: bool = arg(
+        False, "Leave the quantized weights in a file in offload_folder, and read a layer when it is computed."
+    )
     quantization_device_map: Literal["auto"] | None = arg(None, "Device map of 4-bit bnb inference.")
 
 

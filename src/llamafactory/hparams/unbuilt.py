@@ -23,7 +23,6 @@ NOTHING = ("", "0", "no", "false", "off")  # of a variable
 # (key, value that asks for it; ANY = every value but the default, what it asks for). Asked of every command.
 ALWAYS: tuple[tuple[str, Any, str], ...] = (
     ("mixture_of_depths", ANY, "mixture of depths"),
-    ("use_unsloth", ANY, "loading through Unsloth"),
     ("kt_config", ANY, "KTransformers"),
     ("low_cpu_mem_usage", ANY, "weights that are held twice while loading"),
     ("download_mode", ANY, "downloading benchmarks anew"),
@@ -71,9 +70,6 @@ SECTIONS: dict[str, str] = {
 
 # Switches of speed alone: a run without them is right, only slower, so they are said and not refused.
 SPEED_ONLY: dict[str, str] = {
-    "enable_liger_kernel": "Liger kernels",
-    "use_liger_kernel": "Liger kernels",
-    "liger_kernel_config": "Liger kernels",
     "use_v1_kernels": "kernel plug-ins",
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 if TYPE_CHECKING:
     from ..extras.device import Device
@@ -18,6 +19,7 @@ from ..extras.device import host_memory
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..hparams.derive import checkpointing_asked
+from .attention import implementation
 from .config import attention_width, largest
 from .offloading import DiskStore
 
@@ -73,8 +75,9 @@ def choose_checkpointing(
         Whether it is on.
     """
     wanted, place = wanted_checkpointing(args), offload_place(args)
-    if place != "none" and not _core(model).supports_gradient_checkpointing:
-        raise ConfigError(f"activation_offload: {_core(model).config.model_type} models have no checkpointing")
+    key = "activation_offload" if place != "none" else "activation_keep" if args.model.activation_keep != "none" else ""
+    if key and not _core(model).supports_gradient_checkpointing:
+        raise ConfigError(f"{key}: {_core(model).config.model_type} models have no checkpointing")
     if wanted is False or not _core(model).supports_gradient_checkpointing:
         return False
     if wanted is None:
@@ -88,7 +91,8 @@ def choose_checkpointing(
 
 def wanted_checkpointing(args: TrainArgs) -> bool | None:
     """Return whether the user wants it, also by what needs it; None = it is left to the run."""
-    return True if offload_place(args) != "none" else checkpointing_asked(args)
+    needed = offload_place(args) != "none" or args.model.activation_keep != "none"
+    return True if needed else checkpointing_asked(args)
 
 
 def offload_place(args: TrainArgs) -> str:
@@ -104,6 +108,9 @@ def _turn_on(model: Any, args: TrainArgs, device: Device, place: str) -> None:
     options = dict(given)
     options.setdefault("use_reentrant", bool(args.keys.get("use_reentrant_gc")))
     layers, offload = options.pop("every_n_layers", 1), options.pop("offload", False)
+    if args.model.activation_keep == "attention":
+        _check_keeping(model, options)
+        options |= keeping(args)
     on_cpu = device.type == "cpu"
     if place == "cpu" and on_cpu:
         logger.info_rank0("activations are in host memory anyway: they are computed again, and not moved")
@@ -115,6 +122,35 @@ def _turn_on(model: Any, args: TrainArgs, device: Device, place: str) -> None:
     if place == "disk":
         keep = partial(DiskStore(Path(str(training.output_dir))).checkpoint, **options)
         _core(model)._set_gradient_checkpointing(gradient_checkpointing_func=keep, every_n_layers=layers)
+
+
+def keeping(args: TrainArgs) -> dict[str, Any]:
+    """Return the keywords of ``torch.utils.checkpoint.checkpoint`` for what is kept beside the inputs of a layer.
+
+    With ``activation_keep: attention`` the results of attention kernels (output and log-sum-exp, ``q + heads`` numbers
+    a token) are taken from the forward pass; everything else is computed again. (Korthikanti et al. 2022,
+    arXiv:2205.05198, section 5, do the opposite, for kernels that kept the probabilities.)
+    """
+    if args.model.activation_keep == "none":
+        return {}
+    return {"context_fn": partial(create_selective_checkpoint_contexts, _keep_attention)}
+
+
+def _keep_attention(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """PyTorch's kernels, those of its variable-length attention and of the package flash-attn have it in their name."""
+    name = str(operation)
+    is_kernel = "attention" in name or "attn" in name
+    return CheckpointPolicy.MUST_SAVE if is_kernel else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _check_keeping(model: nn.Module, options: dict[str, Any]) -> None:
+    if options["use_reentrant"]:
+        raise ConfigError("activation_keep: not with use_reentrant: true in activation_checkpointing_kwargs")
+    if implementation(model) == "eager":
+        raise ConfigError("activation_keep: attention is eager here, which has no result to keep; leave the key out")
+    if getattr(_text_config(model), "attention_dropout", None):
+        # A kernel that is not called again leaves the random numbers where they are, and later dropout differs.
+        raise ConfigError("activation_keep: not with dropout inside of attention (attention_dropout in config.json)")
 
 
 def _is_needed(activations: int | None, tokens: int, model: nn.Module, device: Device) -> bool:

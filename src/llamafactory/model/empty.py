@@ -63,7 +63,8 @@ def empty_model(args: TrainArgs, config: Any, dtypes: Dtypes, reward: bool = Fal
     with torch.device("meta"):
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
         if args.quantization.quantization_bit is not None:
-            _pack(model, resolve("quantizers", args.quantization.quantization_method).stored_bits(args.quantization))
+            stored = resolve("quantizers", args.quantization.quantization_method).stored_bits(args.quantization)
+            _pack(model, 0 if args.quantization.stream_layers else stored)
         tuned: nn.Module = resolve("tuners", args.finetuning.finetuning_type).create(model, _fresh(args), dtypes)
     freeze_towers(tuned)
     if sampled := getattr(args.tuner, "lisa_activated_layers", None):

@@ -64,6 +64,7 @@ def load_model(
     from ..extras.device import probe
     from ..hparams import TrainArgs, resolve_dtypes
     from ..plugins import resolve
+    from . import liger
 
     assert head in (None, "reward"), head
     training = args.training if isinstance(args, TrainArgs) else None
@@ -78,6 +79,8 @@ def load_model(
             f"model_name_or_path: models of type {model.config.model_type} that take media only answer here; "
             "their language model cannot be trained in place"
         )
+    if isinstance(args, TrainArgs) and (trainable or beside_training) and liger.wants_liger(args):
+        liger.use_liger(model, args, device)
     new_rows = _fit_to_run(model, tokenizer, args, trainable, head)
     tuned: nn.Module = tuner.create(model, args, dtypes, trainable=trainable, new_rows=new_rows)
     if not trainable:
@@ -158,6 +161,7 @@ def _load_base(
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    from . import streaming
     from .merging import cast_weights
 
     path = resolve_model_path(str(args.model.model_name_or_path), args.model)
@@ -184,14 +188,15 @@ def _load_base(
         return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
     _check_generation_config(path)
     quantizes = quantizer.quantizer is not None and not quantizer.is_stored
+    place: Any = args.quantization.quantization_device_map or _device_map(device, in_training)
     with returning_memory() if quantizes else nullcontext():
         with in_one_line(f"model_name_or_path: '{path}' cannot be loaded as its config.json says"), quiet_report():
             model, info = auto.from_pretrained(
                 path,
                 config=config,
-                dtype=dtype,
+                dtype="auto" if quantizer.streams else dtype,  # only as they are can they stay in the file
                 attn_implementation=attention,
-                device_map=args.quantization.quantization_device_map or _device_map(device, in_training),
+                device_map=None if quantizer.streams else place,
                 offload_folder=args.model.offload_folder,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # check_base refuses them, by name
@@ -199,7 +204,10 @@ def _load_base(
                 **quantizer.options(dtypes, auto, config),
             )
         check_base(model, info, path, head, quantizer.is_stored)
-        quantizer.settle(model, dtypes)
+        if quantizer.streams:
+            streaming.stream(model, quantizer, path, args.model.offload_folder, dtype, device)
+        else:
+            quantizer.settle(model, dtypes)
     if quantizer.is_dense:  # what the checkpoint had left whole has the type of the file
         cast_weights(model, dtype)
     return model

@@ -61,7 +61,8 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
     return {
         # Autocast only where the weights are wider than the arithmetic; LoRA on bf16 weights needs none.
         "bf16": dtypes.autocast and dtypes.compute == "bfloat16",
-        "fp16": dtypes.autocast and dtypes.compute == "float16",
+        # Also for adapters over float16 weights: without its scaling of the loss small gradients are 0 in float16.
+        "fp16": dtypes.compute == "float16",
         "use_cpu": on_cpu,
         "ddp_backend": training.ddp_backend or ("gloo" if on_cpu else None) if _is_distributed() else None,
         # Blocks that LISA has frozen give no gradient that the others could wait for.

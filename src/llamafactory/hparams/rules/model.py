@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ... import plugins
 from ..field import require, split_list
-from ..model_args import named_adapters
+from ..model_args import LIGER_KERNELS, LIGER_LOSSES, named_adapters
 
 if TYPE_CHECKING:
     from ..args import InferArgs, TrainArgs
@@ -19,6 +19,11 @@ def check(args: TrainArgs | InferArgs) -> None:
     model, quantization = args.model, args.quantization
     named_adapters(model.lora_modules)
     require(bool(model.model_name_or_path), "model_name_or_path: missing, every command needs a model")
+    require(
+        not model.use_unsloth,
+        "use_unsloth: its loader puts forwards of its own for attention, loss and PEFT into transformers, which know "
+        "neither our packing nor our loss; leave it out (docs/support.md; use_unsloth_gc works)",
+    )
     adapters = split_list(model.adapter_name_or_path)
     kind = args.finetuning.finetuning_type
     whole = kind in ("full", "freeze")
@@ -49,11 +54,26 @@ def _check_quantization(args: TrainArgs | InferArgs, bits: int, adapters: int) -
         not getattr(tuner, "pissa_init", False),
         "pissa_init: takes a part out of weights that quantization_bit rounds; leave one of them out",
     )
+    if settings.stream_layers:
+        _check_streaming(args)
     engine = model.infer_backend
     require(
         engine == "huggingface",
         f"quantization_bit: {engine} quantizes nothing while it loads; serve an export with export_quantization_bit",
     )
+
+
+def _check_streaming(args: TrainArgs | InferArgs) -> None:
+    """A quantized base that stays in a file."""
+    settings = args.quantization
+    can = [name for name in plugins.QUANTIZERS if plugins.resolve("quantizers", name).packing is not None]
+    require(
+        settings.quantization_method in can,
+        f"stream_layers: weights of {settings.quantization_method} cannot stay in a file; "
+        f"use quantization_method {' or '.join(can)}",
+    )
+    require(settings.quantization_device_map is None, "stream_layers: not with quantization_device_map")
+    require(not getattr(args.tuner, "use_dora", False), "stream_layers: not with use_dora, which reads whole weights")
 
 
 def check_bits(key: str, bits: int, settings: QuantizationArguments) -> None:
@@ -99,6 +119,11 @@ def check_training(args: TrainArgs) -> None:
         "disable_gradient_checkpointing: cannot be combined with activation_checkpointing: true",
     )  # fmt: skip
     _check_offload(args)
+    for name, on in (args.training.liger_kernel_config or {}).items():
+        require(
+            name in LIGER_KERNELS or (name in LIGER_LOSSES and not on),
+            f"liger_kernel_config: {name}: expected one of {', '.join(LIGER_KERNELS)}; the loss is computed here",
+        )
     if model.shift_attn:
         _check_shifted(args)
 
@@ -120,10 +145,15 @@ def _check_shifted(args: TrainArgs) -> None:
 
 
 def _check_offload(args: TrainArgs) -> None:
-    """What waits elsewhere is what checkpointing keeps, so that it must not be off."""
+    """What waits elsewhere, or is kept beside, is of checkpointing, so that it must not be off."""
     model, training = args.model, args.training
-    key = "use_unsloth_gc" if model.use_unsloth_gc else "activation_offload"
-    if not model.use_unsloth_gc and model.activation_offload == "none":
+    asked = {
+        "use_unsloth_gc": model.use_unsloth_gc,
+        "activation_offload": model.activation_offload != "none",
+        "activation_keep": model.activation_keep != "none",
+    }
+    key = next((name for name, value in asked.items() if value), None)
+    if key is None:
         return
     require(
         not (model.use_unsloth_gc and model.activation_offload == "disk"),

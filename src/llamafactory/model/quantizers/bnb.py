@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .quantizer import Quantizer
+from .quantizer import Packing, Quantizer
 
 if TYPE_CHECKING:
     import torch
@@ -47,11 +47,36 @@ def _dense_4bit(layer: Any, dtype: torch.dtype) -> Tensor:
     return weight.to(dtype)
 
 
-def _dense_8bit(layer: Any, dtype: torch.dtype) -> Tensor:
-    """Row i is ``W_q[i] s_i / 127``."""
-    scale = layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB
-    weight: Tensor = layer.weight.data.float() * (scale.float() / 127).unsqueeze(1)
+def _pack(weight: Tensor, settings: QuantizationArguments) -> dict[str, Tensor]:
+    """As the package's own layers quantize and save a weight; 4 bits with their scales' description as JSON."""
+    from bitsandbytes import functional
+
+    if settings.quantization_bit == 8:
+        codes, scale, _ = functional.int8_vectorwise_quant(weight.half())
+        return {"codes": codes, "scale": scale}
+    kind, double = settings.quantization_type, settings.double_quantization
+    codes, state = functional.quantize_4bit(weight, compress_statistics=double, quant_type=kind)
+    return {"codes": codes, **state.as_dict(packed=True)}
+
+
+def _unpack(parts: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+    from bitsandbytes.functional import QuantState, dequantize_4bit
+
+    codes = parts.pop("codes")
+    if "scale" in parts:
+        return _dense_rows(codes, parts["scale"]).to(dtype)
+    weight: Tensor = dequantize_4bit(codes, QuantState.from_dict(parts, codes.device))
     return weight.to(dtype)
+
+
+def _dense_rows(codes: Tensor, scale: Tensor) -> Tensor:
+    """Row i is ``W_q[i] s_i / 127``."""
+    return codes.float() * (scale.float() / 127).unsqueeze(1)
+
+
+def _dense_8bit(layer: Any, dtype: torch.dtype) -> Tensor:
+    scale = layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB
+    return _dense_rows(layer.weight.data, scale).to(dtype)
 
 
 def _stored_bits(settings: QuantizationArguments) -> float:
@@ -68,4 +93,5 @@ quantizer = Quantizer(
     stored_bits=_stored_bits,
     options=_options,
     settle=_settle,
+    packing=Packing(_pack, _unpack),
 )

@@ -44,9 +44,14 @@ class Choice:
     is_stored: bool = False
     is_dense: bool = False
 
+    @property
+    def streams(self) -> bool:
+        """Its weights stay in a file."""
+        return self.quantizer is not None and not self.is_stored and self.settings.stream_layers
+
     def options(self, dtypes: Dtypes, auto: Any, config: Any) -> dict[str, Any]:
         """Further keywords of ``from_pretrained`` of the ``Auto...`` class that loads this configuration."""
-        if self.quantizer is None or self.is_stored:  # a checkpoint says itself how it is loaded
+        if self.quantizer is None or self.is_stored or self.streams:  # a checkpoint says itself how it is loaded
             return {}
         return self.quantizer.options(self.settings, dtypes, _stays_whole(auto, config))
 

@@ -104,7 +104,8 @@ def linear_to_quantize(model: Any) -> list[tuple[str, nn.Linear]]:
 def leave_file(model: nn.Module) -> None:
     """Copy what stayed whole: as long as one weight lies in the mapped file, all pages of the file count as ours."""
     for parameter in model.parameters():
-        if type(parameter) is nn.Parameter and parameter.device.type == "cpu":
+        is_held = parameter.is_contiguous()  # what a library quantizes, or a file holds, is no plain tensor
+        if type(parameter) is nn.Parameter and parameter.device.type == "cpu" and is_held:
             parameter.data = parameter.data.clone()
 
 

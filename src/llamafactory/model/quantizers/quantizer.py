@@ -11,6 +11,8 @@ from ...extras.errors import ConfigError
 from ...extras.packages import require_installed
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from ...extras.device import Device
@@ -32,6 +34,19 @@ def _nothing(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dt
 
 
 @dataclass(frozen=True)
+class Packing:
+    """A quantized weight as plain tensors, for a base that stays in a file.
+
+    Attributes:
+        pack: ``(weight [out, in], settings)`` → its parts by name.
+        unpack: ``(parts, type)`` → the weight that the method's own layers multiply with.
+    """
+
+    pack: Callable[[Tensor, QuantizationArguments], dict[str, Tensor]]
+    unpack: Callable[[dict[str, Tensor], torch.dtype], Tensor]
+
+
+@dataclass(frozen=True)
 class Quantizer:
     """A way to hold the weights of linear layers in few bits.
 
@@ -48,6 +63,7 @@ class Quantizer:
         options: Further keywords of ``from_pretrained`` when a model is quantized while it loads; gets the patterns of
             modules that stay whole, ``None`` = those that transformers leaves out by itself.
         settle: Makes the loaded layers ones that keep their weights whatever they compute (``layers.py``).
+        packing: A weight as plain tensors; none: ``stream_layers`` cannot be had.
     """
 
     name: str
@@ -60,6 +76,7 @@ class Quantizer:
     stored_bits: Callable[[QuantizationArguments], float] = _bits_alone
     options: Callable[[QuantizationArguments, Dtypes, list[str] | None], dict[str, Any]] = _no_options
     settle: Callable[[PreTrainedModel, QuantizationArguments, Dtypes], None] = _nothing
+    packing: Packing | None = None
 
     def require(self, key: str, settings: QuantizationArguments, device: Device, adapts: bool) -> None:
         """Look for what the method needs, before any weight is read.

@@ -14,6 +14,7 @@ from transformers import Trainer as TransformersTrainer
 
 from ...extras.logging import get_logger
 from ...hparams import resolve_dtypes
+from ...model.checkpointing import keeping
 from ...model.empty import empty_model, planned_config, with_layers
 from ...plugins import resolve
 from ..losses.linear_log_probs import LogitTransform
@@ -98,7 +99,7 @@ def _simulate(args: TrainArgs, config: Any, dtypes: Dtypes, planned: Planned, ch
     reward = resolve("stages", args.finetuning.stage).head == "reward"
     model = empty_model(args, config, dtypes, reward)
     if checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False, **keeping(args)})
     with FakeTensorMode(allow_non_fake_inputs=True):
         _without_values(model)
         meter = StepMeter(planned.speed)

@@ -50,6 +50,7 @@ _FREE = (
     "lora_modules", "adapter_folder", "cache_dir", "preprocessing_*", "overwrite_cache", "data_shared_file_system",
     "ignore_pad_token_for_loss", "padding_free", "report_format", "preview_*", "messages", "cache_ref_log_probs",
     "share_prompt", "rollout_engine", "rollout_batch_size", "threads", "activation_offload",
+    "activation_keep", "stream_layers",
 )  # fmt: skip
 # Tensors of the checkpoint would not fit, or would be added to another model.
 _FIXED = (
