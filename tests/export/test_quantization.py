@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamafactory.export import export
 from llamafactory.export.proof import ExportFailure
-from llamafactory.export.quantization import blocks, gptq, nearest, quantizer
-from llamafactory.export.quantization.grid import Float8Grid, Grid, IntGrid
+from llamafactory.export.quantization import blocks, gptq, nearest, quantizer, tuning
+from llamafactory.export.quantization.calibration import Calibration, write_own_text
+from llamafactory.export.quantization.grid import Float8Grid, Grid, IntGrid, Quantized
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args
 
@@ -89,7 +90,7 @@ def test_gptq_makes_errors_good_by_least_squares() -> None:
     weight, inputs = torch.randn(200, 2), torch.randn(64, 2) @ torch.tensor([[2.0, 1.1], [0.0, 1.0]])
     moments = inputs.T @ inputs / len(inputs)
     assert moments[0, 0] > moments[1, 1]  # so the first column comes first
-    grid = IntGrid(4, 2)
+    grid = IntGrid(4, 2, search=False)
     quantized = gptq.quantize(weight, moments, grid, torch.float32)
     scale = weight.abs().amax(1) / 7.5
     first = (weight[:, 0] / scale).round().clamp(-8, 7)
@@ -98,6 +99,123 @@ def test_gptq_makes_errors_good_by_least_squares() -> None:
     second = (wanted / scale).round().clamp(-8, 7)
     assert torch.equal(quantized.codes, torch.stack([first, second], 1).to(torch.int8))
     assert not torch.equal(second, (weight[:, 1] / scale).round().clamp(-8, 7))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_gptq_is_exact_least_squares_at_every_step(symmetric: bool) -> None:
+    """With the first columns fixed, the others are the solution of the normal equations, solved anew in float64."""
+    torch.manual_seed(0)
+    weight, inputs = torch.randn(24, 64), correlated(256, 64)
+    moments = inputs.T @ inputs / len(inputs)
+    grid = IntGrid(4, 32, symmetric)
+    ours = gptq.quantize(weight, moments, grid, torch.float32)
+    exact, hessian = weight.double(), moments.double()
+    hessian += gptq.DAMPING * hessian.diagonal().mean() * torch.eye(64)
+    scale = ours.scale.double().repeat_interleave(32, 1)
+    zero = torch.zeros_like(scale) if ours.zero is None else ours.zero.double().repeat_interleave(32, 1)
+    order, values, codes = moments.diagonal().argsort(descending=True), exact.clone(), exact.clone()
+    for done, column in enumerate(order):
+        fixed, left = order[:done], order[done:]
+        spread = hessian[fixed][:, left] @ torch.linalg.inv(hessian[left][:, left])
+        wanted = (exact[:, left] + (exact - values)[:, fixed] @ spread)[:, 0]
+        code = (wanted / scale[:, column] + zero[:, column]).round().clamp(-8, 7)
+        codes[:, column] = code
+        values[:, column] = (code - zero[:, column]) * scale[:, column]
+    differing = ours.codes.double() != codes
+    assert differing.any(1).sum() <= 1  # a row in which rounding of float32 decided a tie goes on differently
+    assert (ours.zero is None) == symmetric
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_searched_ranges_cost_no_more_than_full_ones(symmetric: bool) -> None:
+    torch.manual_seed(0)
+    weight, importance = torch.randn(32, 128) ** 3 + 0.3, torch.rand(128) ** 2
+
+    def costs(search: bool) -> torch.Tensor:
+        grid = IntGrid(4, 32, symmetric, search)
+        values = nearest.quantize(weight, torch.diag(importance), grid, torch.bfloat16).values().float()
+        return ((weight - values).square() * importance).view(32, 4, 32).sum(-1)
+
+    assert (costs(True) <= costs(False)).all()
+    assert costs(True).sum() < 0.96 * costs(False).sum()
+
+
+def test_a_zero_of_its_own_is_stored_as_the_format_says() -> None:
+    """Words of 32 bits, read by hand: eight codes a word along a row, eight rows a word for the zeros; 8 is added."""
+    torch.manual_seed(0)
+    weight = torch.randn(16, 64) + torch.linspace(-3, 3, 16)[:, None]  # some groups lie on one side of 0
+    grid = IntGrid(4, 32, symmetric=False)
+    quantized = nearest.quantize(weight, torch.eye(64), grid, torch.float32)
+    stored = grid.store(quantized)
+    codes = [[word >> 4 * at & 15 for word in row for at in range(8)] for row in stored["weight_packed"].tolist()]
+    zeros = [[word >> 4 * at & 15 for word in row] for row in stored["weight_zero_point"].tolist() for at in range(8)]
+    levels = torch.tensor(codes) - torch.tensor(zeros).repeat_interleave(32, 1)
+    values = levels * stored["weight_scale"].repeat_interleave(32, 1)
+    assert torch.equal(values, quantized.values())
+    groups = weight.view(16, 2, 32)
+    span = groups.amax(-1).clamp(min=0) - groups.amin(-1).clamp(max=0)
+    assert (values - weight).abs().mean() < 0.3 * (span / 15).mean()
+    symmetric = nearest.quantize(weight, torch.eye(64), IntGrid(4, 32), torch.float32).values()
+    assert (values - weight).square().sum() < 0.6 * (symmetric - weight).square().sum()
+
+
+def test_gradients_of_scales_are_those_of_dense_weights() -> None:
+    torch.manual_seed(0)
+    quantized = nearest.quantize(torch.randn(12, 64), torch.eye(64), IntGrid(4, 32, symmetric=False), torch.float32)
+    layer = torch.nn.Linear(64, 12)
+    tuned = tuning.TunedLinear(quantized, layer)
+    x, factor = torch.randn(2, 7, 64, requires_grad=True), torch.ones(12, 2, requires_grad=True)
+    dense = (quantized.levels() * (quantized.scale * factor)[..., None]).flatten(1)
+    expected = F.linear(x, dense, layer.bias).square().sum()
+    wanted = torch.autograd.grad(expected, (x, factor, layer.bias))
+    found = torch.autograd.grad(tuned(x).square().sum(), (x, tuned.factor, layer.bias))
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_tuned_scales_bring_predictions_back(make_tiny_model: Any) -> None:
+    """On rows that were not calibrated too; codes, zeros and all else of the model stay as they are."""
+    folder = make_tiny_model(initializer_range=0.3)
+    rows, others = (torch.randint(3, 300, (count, 32), generator=torch.Generator().manual_seed(count)) for count in (48, 8))
+
+    def quantized(epochs: int) -> tuple[Any, dict[str, Quantized]]:
+        model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        layers, _ = quantizer.quantize_model(
+            model, rows.tolist(), quantizer.METHODS["rtn"], IntGrid(4, 32, symmetric=False), epochs
+        )
+        return model, layers
+
+    def divergence(model: Any, ids: torch.Tensor) -> float:
+        with torch.inference_mode():
+            found = model(ids).logits.log_softmax(-1)
+        return float(F.kl_div(found, wanted[len(ids)], reduction="sum", log_target=True))
+
+    whole = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        wanted = {len(ids): whole(ids).logits.log_softmax(-1) for ids in (rows, others)}
+    (plain, before), (tuned, after) = quantized(0), quantized(4)
+    for ids in (rows, others):
+        assert divergence(tuned, ids) < 0.99 * divergence(plain, ids)
+    for name, layer in after.items():
+        assert torch.equal(layer.codes, before[name].codes) and torch.equal(layer.zero, before[name].zero)
+        assert torch.equal(tuned.get_submodule(name).weight, layer.values())
+    rest = {name for name in tuned.state_dict() if name.removesuffix(".weight") not in after}
+    assert all(torch.equal(tuned.state_dict()[name], whole.state_dict()[name]) for name in rest)
+    assert all(weight.requires_grad for weight in tuned.parameters())
+
+
+def test_the_models_own_text_starts_differently_and_is_as_long(tiny_llama: Path) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), AutoTokenizer.from_pretrained(tiny_llama)
+    given = Calibration([[5] * 40, [6] * 20], [[7] * 9])
+    state = torch.get_rng_state()
+    own = write_own_text(model, tokenizer, given, 0.9)
+    assert (len(own.rows), len(own.held_back)) == (18, 2)
+    rows = [*own.rows, *own.held_back]
+    assert max(map(len, rows)) == 30 and len({tuple(row) for row in rows}) == 20
+    assert len({row[0] for row in rows}) > 10 and not {row[0] for row in rows} & set(tokenizer.all_special_ids)
+    assert all(tokenizer.eos_token_id not in row[:-1] for row in rows)
+    assert write_own_text(model, tokenizer, given, 0.9) == own and torch.equal(torch.get_rng_state(), state)
+    assert write_own_text(model, tokenizer, given, 0) == Calibration([], [])
 
 
 def test_gptq_is_rounding_to_nearest_when_inputs_are_independent() -> None:
@@ -126,11 +244,11 @@ def test_values_are_within_half_a_step(dtype: torch.dtype) -> None:
 
     for bits in (4, 8):
         scale = weight.abs().view(32, 2, 64).amax(-1).repeat_interleave(64, 1) / ((2**bits - 1) / 2)
-        found = nearest.quantize(weight, weight, IntGrid(bits, 64), dtype).values().float()
+        found = nearest.quantize(weight, torch.eye(128), IntGrid(bits, 64, search=False), dtype).values().float()
         assert ((found - weight).abs() <= allowed(scale / 2, scale, 2**bits)).all()
     # Three bits of mantissa: half a step is 1/16 of the value, or 2^-10 below the smallest normal number, 2^-6.
     scale = weight.abs().amax(1, keepdim=True) / 448
-    found = nearest.quantize(weight, weight, Float8Grid(), dtype).values().float()
+    found = nearest.quantize(weight, torch.eye(128), Float8Grid(), dtype).values().float()
     assert ((found - weight).abs() <= allowed(torch.maximum(weight.abs() / 16, scale * 2.0**-10), scale, 448)).all()
 
 
@@ -150,13 +268,13 @@ def test_awq_folds_scales_without_changing_the_model(family: str, make_tiny_mode
     on_the_way = blocks.start(model, chain, rows)
     block = blocks.observe(chain[0], on_the_way, 0)
     before, weights = block.outputs(40), {name: layer.weight.clone() for name, layer in block.layers.items()}
-    grid = IntGrid(4, 32)
+    grid = IntGrid(4, 32, search=False)
 
     def rounded() -> float:
         """The block's loss when all its layers are rounded; their weights are put back."""
         kept = {name: layer.weight.clone() for name, layer in block.layers.items()}
         for layer in block.layers.values():
-            layer.weight.copy_(nearest.quantize(layer.weight, layer.weight, grid, torch.float32).values())
+            layer.weight.copy_(nearest.quantize(layer.weight, torch.eye(layer.in_features), grid, torch.float32).values())
         loss = block.loss(before, 40)
         for name, layer in block.layers.items():
             layer.weight.copy_(kept[name])
@@ -205,8 +323,12 @@ def fake_quantized(base: Path, texts: Path, method: str, bits: int, keep: dict[s
     )
     tokenizer = AutoTokenizer.from_pretrained(base)
     calibration = export.read_calibration(args, tokenizer, None)  # type: ignore[arg-type]
-    grid: Grid = Float8Grid() if method == "fp8" else IntGrid(bits, 32)
-    keep["layers"], _ = quantizer.quantize_model(model, calibration.rows, quantizer.METHODS[method], grid)
+    own = write_own_text(model, tokenizer, calibration, 0.5)
+    grid: Grid = Float8Grid() if method == "fp8" else IntGrid(bits, 32, symmetric=bits == 8)
+    epochs = quantizer.EPOCHS if bits == 4 and method != "rtn" else 0
+    keep["layers"], _ = quantizer.quantize_model(
+        model, [*calibration.rows, *own.rows], quantizer.METHODS[method], grid, epochs
+    )
     if method == "fp8":
         for name, layer in model.named_modules():
             if name in keep["layers"]:
@@ -301,12 +423,16 @@ def test_conversations_go_through_the_template(tiny_llama: Path, tmp_path: Path)
     rows = [{"instruction": f"Count to {n}.", "output": " ".join(map(str, range(1, n)))} for n in range(4, 14)]
     chats.write_text(json.dumps(rows))
     out = tmp_path / "out"
-    run(tiny_llama, out, chats, export_quantization_nsamples=8, export_quantization_maxlen=40)
+    run(
+        tiny_llama, out, chats, export_quantization_nsamples=8, export_quantization_maxlen=40,
+        export_quantization_own_text=0,
+    )  # fmt: skip
     figures = json.loads((out / "run_manifest.json").read_text())["quantization"]
     assert (figures["calibration_rows"], figures["held_back_rows"]) == (8, 1)
     tokenizer = AutoTokenizer.from_pretrained(out)
     args = get_infer_args({"model_name_or_path": str(out), "template": "chatml", "export_quantization_bit": 4,
-                           "export_quantization_dataset": str(chats), "export_quantization_maxlen": 40})  # fmt: skip
+                           "export_quantization_dataset": str(chats), "export_quantization_maxlen": 40,
+                           "export_quantization_own_text": 0})  # fmt: skip
     template = export.get_template(tokenizer, args.data)
     calibration = export.read_calibration(args, tokenizer, template)
     decoded = [tokenizer.decode(ids) for ids in [*calibration.rows, *calibration.held_back]]
@@ -422,6 +548,16 @@ def test_a_broken_result_is_not_published(
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        (
+            {"method": "fp8", "bits": 8, "export_quantization_symmetric": False},
+            "export_quantization_symmetric: false, but the floats of export_quantization_method fp8 have no zeros",
+        ),
+        (
+            {"method": "fp8", "bits": 8, "export_quantization_epochs": 1},
+            "export_quantization_epochs: only integers are tuned, not export_quantization_method fp8",
+        ),
+        ({"export_quantization_epochs": -1}, "export_quantization_epochs: expected 0 or more, got -1"),
+        ({"export_quantization_own_text": 1}, "export_quantization_own_text: expected at least 0 and below 1, got 1"),
         ({"bits": 3}, "export_quantization_bit: expected 4 or 8, got 3"),
         ({"method": "fp8"}, "export_quantization_bit: 4, but export_quantization_method fp8 has 8"),
         ({"method": "best"}, "export_quantization_method"),

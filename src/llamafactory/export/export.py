@@ -123,7 +123,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
         quantization = None
         if calibration is not None:
             # After the GGUF files, which are made of the full weights.
-            quantization = quantize_folder(staging, args, calibration)
+            quantization = quantize_folder(staging, args, tokenizer, calibration)
             figures["quantization"] = dataclasses.asdict(quantization)
         readers = _write_readers(args, staging, final.name, template)
         write_manifest(staging, to_dict(args), None, extra=figures)

@@ -33,11 +33,22 @@ class ExportArguments:
     export_quantization_group_size: int = arg(
         128, "Weights that share a scale: 32, 64 or 128.", within=Range(only=(32, 64, 128))
     )
+    export_quantization_symmetric: bool | None = arg(
+        None, "Integers without a zero of their own for each group; unset = only with 8 bits."
+    )
     export_quantization_dataset: str | None = arg(
         None, "Calibration file or set (required with export_quantization_bit)."
     )
     export_quantization_nsamples: int = arg(128, "Rows used for calibration.", within=AT_LEAST_1)
     export_quantization_maxlen: int = arg(1024, "Tokens of one calibration row.", within=Range(least=2))
+    export_quantization_own_text: float = arg(
+        0.5, "Share of the calibration rows that the model writes itself.", within=Range(least=0, below=1)
+    )
+    export_quantization_epochs: int | None = arg(
+        None,
+        "Passes over the calibration rows in which all scales learn together; unset = 2 with 4 bits of gptq or awq.",
+        within=Range(least=0),
+    )
     export_legacy_format: bool = arg(False, "Write .bin files; newer libraries write safetensors only.")
     export_hub_model_id: str | None = arg(None, "Push the result to this hub repository.")
 

@@ -57,8 +57,9 @@ def _search(
     for exponent in EXPONENTS:
         scale = shared.magnitude.clamp(min=1e-4) ** exponent
         scale = scale / (scale.max() * scale.min()).sqrt()
+        moments = shared.moments / (scale[:, None] * scale)
         for layer, weight in zip(layers, before, strict=True):
-            layer.weight.copy_(nearest.quantize(weight * scale, shared.moments, grid, dtype).values() / scale)
+            layer.weight.copy_(nearest.quantize(weight * scale, moments, grid, dtype).values() / scale)
         loss = block.loss(expected, TOKENS)
         if loss < least:
             best, least = scale, loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,8 @@ from ...extras.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
 
 @dataclass
 class Row:
@@ -24,10 +26,16 @@ class Row:
     Attributes:
         hidden: What the next block gets, float32 ``[1, T, d]``.
         calls: For each block, what else it is called with (positions, masks).
+        embedded: What the first block gets.
+        whole: What the next block gets in the model that is not quantized.
+        in_tuple: Blocks return their states in a tuple.
     """
 
     hidden: Tensor
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    calls: list[Call]
+    embedded: Tensor = field(default_factory=lambda: torch.empty(0))
+    whole: Tensor = field(default_factory=lambda: torch.empty(0))
+    in_tuple: bool = False
 
 
 @dataclass
@@ -112,8 +120,8 @@ def start(model: PreTrainedModel, blocks: nn.ModuleList, rows: Sequence[Sequence
     expected, in_tuple = _plain_run(model, blocks, min(rows, key=len))
     started = []
     for ids in rows:
-        row = Row(torch.empty(0), [])
-        with _replaced(blocks, _recorder(row, in_tuple)):
+        row = Row(torch.empty(0), [], in_tuple=in_tuple)
+        with replaced(blocks, _recorder(row)):
             model.base_model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
         started.append(row)
     shortest = min(started, key=lambda row: row.hidden.shape[1])
@@ -126,7 +134,7 @@ def start(model: PreTrainedModel, blocks: nn.ModuleList, rows: Sequence[Sequence
             "cannot be calibrated block by block"
         )
     for row in started:
-        row.hidden = row.hidden.float()
+        row.hidden = row.embedded = row.whole = row.hidden.float()
     return started
 
 
@@ -141,18 +149,19 @@ def _plain_run(model: PreTrainedModel, blocks: nn.ModuleList, ids: Sequence[int]
     return _hidden(outputs[0]), isinstance(outputs[0], tuple)
 
 
-def _recorder(row: Row, in_tuple: bool) -> Callable[..., Any]:
+def _recorder(row: Row) -> Callable[..., Any]:
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not row.calls:
             row.hidden = hidden_states
         row.calls.append((args, kwargs))
-        return (hidden_states,) if in_tuple else hidden_states
+        return (hidden_states,) if row.in_tuple else hidden_states
 
     return forward
 
 
 @contextmanager
-def _replaced(blocks: nn.ModuleList, forward: Callable[..., Any]) -> Iterator[None]:
+def replaced(blocks: nn.ModuleList, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside, calls of the blocks go to ``forward``."""
     before = [block.__dict__.get("forward") for block in blocks]
     try:
         for block in blocks:
@@ -169,9 +178,14 @@ def _replaced(blocks: nn.ModuleList, forward: Callable[..., Any]) -> Iterator[No
 @torch.no_grad()
 def run(block: nn.Module, row: Row, number: int) -> Tensor:
     """Return the block's output for a row, computed in the type of ``row.hidden``."""
-    args, kwargs = row.calls[number]
-    device, dtype = next(block.parameters()).device, row.hidden.dtype
-    return _hidden(block(row.hidden.to(device), *_cast(args, device, dtype), **_cast(kwargs, device, dtype)))
+    return forward(block, row.hidden, row.calls[number])
+
+
+def forward(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
+    """Return the block's output for hidden states ``[1, T, d]``, computed in their type."""
+    args, kwargs = call
+    device, dtype = next(block.parameters()).device, hidden.dtype
+    return _hidden(block(hidden.to(device), *_cast(args, device, dtype), **_cast(kwargs, device, dtype)))
 
 
 def _hidden(output: Any) -> Tensor:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import torch
+
 from ...data.sources.dataset_info import find_datasets
 from ...data.sources.reading import open_set, to_samples
 from ...extras.errors import ConfigError
@@ -16,7 +18,7 @@ from ...extras.logging import get_logger
 from ...hparams import InferArgs, split_list
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ...data.messages import Sample
     from ...data.template.base import Template
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 SEED = 42
+TOGETHER = 16  # rows that the model writes at once
+SHORTEST = 16  # tokens of a row of the model's own
 CHOICE = 16  # this many times the rows asked for are read at most, and the rows are chosen among them
 
 
@@ -41,7 +45,8 @@ def read_calibration(args: InferArgs, tokenizer: PreTrainedTokenizerBase, templa
     Raises:
         ConfigError: A set or row cannot be read, or fewer than two different rows are found.
     """
-    wanted = args.export.export_quantization_nsamples
+    asked = args.export.export_quantization_nsamples
+    wanted = max(1, asked - round(asked * args.export.export_quantization_own_text))
     held = max(1, wanted // 8)
     names = split_list(args.export.export_quantization_dataset)
     samples: list[Sample] = []
@@ -70,6 +75,58 @@ def read_calibration(args: InferArgs, tokenizer: PreTrainedTokenizerBase, templa
             held,
         )
     return Calibration(rows[held:], rows[:held])
+
+
+def write_own_text(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Calibration, share: float
+) -> Calibration:
+    """Let the model write rows: text of all kinds it knows, in its languages, where the rows given are of one kind.
+
+    Each row goes on from another token of the vocabulary, drawn by lot, and is sampled from the model's distribution as
+    it is (Liu et al. 2023, arXiv:2305.17888, section 3.1). Rows are as long as those given are on average.
+
+    Args:
+        model: In its stored type.
+        tokenizer: Its tokenizer.
+        calibration: The rows given.
+        share: Of all rows that come from here, below 1.
+
+    Returns:
+        ``share / (1 - share)`` times as many rows as were given, and an eighth as many more to judge by; none for 0.
+    """
+    count = round(len(calibration.rows) * share / (1 - share))
+    if not count:
+        return Calibration([], [])
+    held = max(1, count // 8)
+    length = max(SHORTEST, sum(map(len, calibration.rows)) // len(calibration.rows))
+    rows: list[list[int]] = []
+    chooser = random.Random(SEED)
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    ordinary = [token for token in range(len(tokenizer)) if token not in special]
+    opening = tokenizer("").input_ids
+    ends = {*_end_ids(model), tokenizer.eos_token_id}
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(SEED)
+        while len(rows) < count + held:
+            some = min(TOGETHER, count + held - len(rows))
+            starts = torch.tensor([[*opening, chooser.choice(ordinary)] for _ in range(some)], device=model.device)
+            written = model.generate(
+                input_ids=starts, attention_mask=torch.ones_like(starts), do_sample=True, temperature=1.0, top_k=0,
+                top_p=1.0, max_new_tokens=length - 1, pad_token_id=tokenizer.eos_token_id or 0,
+            )  # fmt: skip
+            rows += [_until(row, ends, starts.shape[1]) for row in written.tolist()]
+    return Calibration(rows[held:], rows[:held])
+
+
+def _end_ids(model: PreTrainedModel) -> list[int]:
+    ends = model.generation_config.eos_token_id
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
+def _until(row: list[int], ends: set[int], start: int) -> list[int]:
+    """The row up to the first end after ``start``, with it."""
+    stop = next((at for at, token in enumerate(row) if at >= start and token in ends), len(row))
+    return row[: stop + 1]
 
 
 def _encode(samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase, template: Template) -> Iterator[list[int]]:

@@ -78,19 +78,23 @@ def _names(file: Path) -> list[str]:
 
 
 def prove_checkpoint(
-    folder: Path, ours: PreTrainedModel, rows: Sequence[Sequence[int]], placement: Any, trust_remote_code: bool
-) -> float:
+    folder: Path,
+    ours: PreTrainedModel,
+    kinds: Sequence[Sequence[Sequence[int]]],
+    placement: Any,
+    trust_remote_code: bool,
+) -> list[float]:
     """Load the folder with plain transformers and compare every weight with the quantized one, exactly.
 
     Args:
         folder: The export.
         ours: The model with the quantized values in place.
-        rows: Token ids of the rows held back.
+        kinds: Token ids of the rows held back, of each kind of text.
         placement: ``device_map`` of the load.
         trust_remote_code: The model brings its own code.
 
     Returns:
-        Perplexity of the rows as the loaded model gives it.
+        Perplexity of each kind as the loaded model gives it.
 
     Raises:
         ExportFailure: A weight differs; the message names it.
@@ -100,7 +104,7 @@ def prove_checkpoint(
     loaded = AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", device_map=placement, trust_remote_code=trust_remote_code
     )
-    result = perplexity(loaded, rows)  # the first forward also unpacks the weights
+    result = [perplexity(loaded, rows) for rows in kinds]  # the first forward also unpacks the weights
     state = loaded.state_dict()
     for name, expected in ours.state_dict().items():
         found = state.get(name)

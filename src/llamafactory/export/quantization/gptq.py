@@ -29,24 +29,28 @@ def quantize(weight: Tensor, moments: Tensor, grid: Grid, dtype: torch.dtype) ->
     Raises:
         ConfigError: The moments are not finite.
     """
-    scale = grid.scales(weight, dtype)
+    scale, zero = grid.fit(weight, moments.diagonal(), dtype)
+    width = weight.shape[1] // scale.shape[1]
     order = moments.diagonal().argsort(descending=True)
     columns = weight[:, order]  # a copy
-    scales = scale.repeat_interleave(weight.shape[1] // scale.shape[1], 1)[:, order]
+    scales = scale.repeat_interleave(width, 1)[:, order]
+    zeros = None if zero is None else zero.repeat_interleave(width, 1)[:, order]
     feedback = _feedback(moments[order][:, order])
     codes = []
     for start in range(0, columns.shape[1], BLOCK):
         stop = min(start + BLOCK, columns.shape[1])
         errors = torch.empty_like(columns[:, start:stop])
         for at in range(start, stop):
-            code = grid.encode(columns[:, at], scales[:, at])
-            value = (code.to(dtype) * scales[:, at]).float()
+            at_zero = None if zeros is None else zeros[:, at]
+            code = grid.encode(columns[:, at], scales[:, at], at_zero)
+            level = code.to(dtype) if at_zero is None else code.to(dtype) - at_zero.to(dtype)
+            value = (level * scales[:, at]).float()
             error = (columns[:, at] - value) / feedback[at, at]
             columns[:, at:stop] -= error[:, None] * feedback[at, at:stop]
             errors[:, at - start] = error
             codes.append(code)
         columns[:, stop:] -= errors @ feedback[start:stop, stop:]
-    return Quantized(torch.stack(codes, 1)[:, order.argsort()].contiguous(), scale)
+    return Quantized(torch.stack(codes, 1)[:, order.argsort()].contiguous(), scale, zero)
 
 
 def _feedback(moments: Tensor) -> Tensor:

@@ -17,9 +17,11 @@ def quantize(weight: Tensor, moments: Tensor, grid: Grid, dtype: torch.dtype) ->
 
     Args:
         weight: float32 ``[out, in]``.
-        moments: Not used; the methods share one signature.
+        moments: Of the inputs, ``[in, in]``; only the diagonal is used, where the grid searches its range.
         grid: Number format.
         dtype: Type of the scales.
     """
-    scale = grid.scales(weight, dtype)
-    return Quantized(grid.encode(weight, scale.repeat_interleave(weight.shape[1] // scale.shape[1], 1)), scale)
+    scale, zero = grid.fit(weight, moments.diagonal(), dtype)
+    width = weight.shape[1] // scale.shape[1]
+    zeros = None if zero is None else zero.repeat_interleave(width, 1)
+    return Quantized(grid.encode(weight, scale.repeat_interleave(width, 1), zeros), scale, zero)

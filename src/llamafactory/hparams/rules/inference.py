@@ -32,6 +32,15 @@ def _check_quantization(export: ExportArguments, method_given: bool) -> None:
         bits == 8 or export.export_quantization_method != "fp8",
         f"export_quantization_bit: {bits}, but export_quantization_method fp8 has 8",
     )
+    if export.export_quantization_method == "fp8":
+        require(
+            export.export_quantization_symmetric is not False,
+            "export_quantization_symmetric: false, but the floats of export_quantization_method fp8 have no zeros",
+        )
+        require(
+            not export.export_quantization_epochs,
+            "export_quantization_epochs: only integers are tuned, not export_quantization_method fp8",
+        )
     require(
         export.export_quantization_dataset is not None,
         "export_quantization_dataset: missing, export_quantization_bit needs calibration rows",
