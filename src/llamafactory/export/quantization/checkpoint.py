@@ -67,6 +67,8 @@ def write_checkpoint(
         "config_groups": {"group_0": {"targets": ["Linear"], **grid.scheme(), "output_activations": None}},
         "ignore": [name for name in linear if name not in layers],
         "kv_cache_scheme": None,
+        # Made dense while they are read: compressed-tensors 0.20 cannot receive zeros otherwise in transformers 5.23.
+        **({} if grid.scheme()["weights"]["symmetric"] else {"dequantize": True}),
         "global_compression_ratio": None,
     }
     write_json(path, config)

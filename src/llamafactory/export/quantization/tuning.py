@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RATE = 2e-3  # of a factor: the largest relative step
-TOKENS = 512  # of calibration that one step sees, at least
+TOKENS = 256  # of calibration that one step sees, at least
 CHUNK = 256  # tokens whose distributions are in memory at once
 SEED = 0
 
