@@ -32,23 +32,19 @@ SEED = 0
 
 
 class _Product(torch.autograd.Function):
-    """``x W^T`` with ``W = levels * scale``; the dense weight is made again in the backward pass, never kept."""
+    """``x W^T``, with the gradient of ``W`` handed to the scales of its groups."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, levels: Tensor, scale: Tensor) -> Tensor:
-        context.save_for_backward(x, levels, scale)
-        return x @ _dense(levels, scale, x.dtype).T
+    def forward(context: Any, x: Tensor, weight: Tensor, levels: Tensor, scale: Tensor) -> Tensor:
+        context.save_for_backward(x, weight, levels)
+        return x @ weight.T
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:  # type: ignore[override]
-        x, levels, scale = context.saved_tensors
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, Tensor]:  # type: ignore[override]
+        x, weight, levels = context.saved_tensors
         of_weight = gradient.flatten(0, -2).T @ x.flatten(0, -2)
-        of_scale = (of_weight.unflatten(1, levels.shape[1:]) * levels).sum(-1, dtype=scale.dtype)
-        return gradient @ _dense(levels, scale, x.dtype), None, of_scale
-
-
-def _dense(levels: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    return (levels.to(dtype) * scale.to(dtype)[..., None]).flatten(1)
+        of_scale = (of_weight.unflatten(1, levels.shape[1:]) * levels).sum(-1, dtype=torch.float32)
+        return gradient @ weight, None, None, of_scale
 
 
 class TunedLinear(nn.Module):
@@ -56,7 +52,7 @@ class TunedLinear(nn.Module):
 
     Args:
         quantized: Codes and scales.
-        layer: The layer that it takes the place of; its bias is used.
+        layer: The layer that it takes the place of; its bias is used, and its weight holds the values of the moment.
     """
 
     def __init__(self, quantized: Quantized, layer: nn.Linear) -> None:
@@ -66,21 +62,19 @@ class TunedLinear(nn.Module):
         levels = quantized.levels()
         self.levels = levels.to(torch.int8 if levels.abs().max() < 128 else torch.int16)
         self.factor = nn.Parameter(torch.ones_like(quantized.scale, dtype=torch.float32))
+        self.settle()
 
-    def scale(self) -> Tensor:
-        """The scale in float32, with the values it will have when it is stored; the factor gets its gradient."""
-        exact = self.quantized.scale.float() * self.factor
-        return exact + (exact.detach().to(self.quantized.scale.dtype).float() - exact.detach())
+    def settle(self) -> None:
+        """Let the factors change the scales, and the scales the weight."""
+        scale = (self.quantized.scale.float() * self.factor.detach()).to(self.quantized.scale.dtype)
+        self.result = Quantized(self.quantized.codes, scale, self.quantized.zero)
+        self.layer[0].weight.data.copy_(self.result.values())
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to ``[..., in]``, in the type of the export, as its readers do."""
-        y: Tensor = _Product.apply(x.to(self.quantized.scale.dtype), self.levels, self.scale())
+        weight = self.layer[0].weight.detach()
+        y: Tensor = _Product.apply(x.to(weight.dtype), weight, self.levels, self.quantized.scale.float() * self.factor)
         return y if self.bias is None else y + self.bias
-
-    def result(self) -> Quantized:
-        """The same codes with the scales that were learnt."""
-        scale = self.scale().detach().to(self.quantized.scale.dtype)
-        return Quantized(self.quantized.codes, scale, self.quantized.zero)
 
 
 def tune(
@@ -113,10 +107,9 @@ def tune(
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-    results = {name: layer.result() for name, layer in tuned.items()}
-    for name, layer in tuned.items():
-        layer.layer[0].weight.data.copy_(results[name].values())
-    return {name: result.to("cpu") for name, result in results.items()}
+            for layer in tuned.values():
+                layer.settle()
+    return {name: layer.result.to("cpu") for name, layer in tuned.items()}
 
 
 def _batches(rows: list[Row], epoch: int) -> Iterator[list[Row]]:
