@@ -50,7 +50,7 @@ OURS: dict[str, dict[str, Any]] = {
     "ours awq, asym, tuned": {"method": "awq", "symmetric": False, "epochs": 2},
 }
 THEIRS = (
-    "llmcompressor-gptq-sym", "llmcompressor-gptq-asym", "llmcompressor-awq-asym", "autoround-sym", "hqq", "nf4",
+    "llmcompressor-gptq-sym", "llmcompressor-gptq-asym", "llmcompressor-awq-asym", "autoround-sym-50", "hqq", "nf4",
     "llamacpp-q4_k_m",
 )  # fmt: skip
 
