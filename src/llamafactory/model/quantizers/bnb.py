@@ -43,14 +43,14 @@ def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dty
 def _dense_4bit(layer: Any, dtype: torch.dtype) -> Tensor:
     from bitsandbytes.functional import dequantize_4bit
 
-    weight: Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    weight: Tensor = dequantize_4bit(layer.stored.data, layer.stored.quant_state)
     return weight.to(dtype)
 
 
 def _dense_8bit(layer: Any, dtype: torch.dtype) -> Tensor:
     """Row i is ``W_q[i] s_i / 127``."""
-    scale = layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB
-    weight: Tensor = layer.weight.data.float() * (scale.float() / 127).unsqueeze(1)
+    scale = layer.state.SCB if layer.stored.SCB is None else layer.stored.SCB
+    weight: Tensor = layer.stored.data.float() * (scale.float() / 127).unsqueeze(1)
     return weight.to(dtype)
 
 

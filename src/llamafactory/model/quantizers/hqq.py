@@ -34,7 +34,9 @@ def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dty
 
 
 def _dense(layer: Any, dtype: torch.dtype) -> Tensor:
-    weight: Tensor = layer.dequantize()
+    from hqq.core.quantize import HQQLinear
+
+    weight: Tensor = HQQLinear.dequantize(layer)
     return weight.to(dtype)
 
 

@@ -35,7 +35,7 @@ def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dty
 
 
 def _dense(layer: Any, dtype: torch.dtype) -> Tensor:
-    weight: Tensor = layer.weight.dequantize()
+    weight: Tensor = layer.stored.dequantize()
     return weight.to(dtype)
 
 
