@@ -41,7 +41,7 @@ from ..model.paths import resolve_adapter_path
 from ..model.processor import copy_processor
 from ..model.quantizers.choice import stored_method
 from ..model.quantizers.layers import dequantize, is_quantized, quantized_layers
-from ..model.quantizers.record import trained_over
+from ..model.quantizers.record import require_same_base, trained_over
 from ..model.tokenizer import hub_options
 from ..model.tokenizer_file import replaced_by
 from ..model.value_head import drop_bias
@@ -81,7 +81,9 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     if args.export.export_hub_model_id:
         require_hub("export_hub_model_id", args.export.export_hub_model_id, args.model.hf_hub_token)
     for name in split_list(args.model.adapter_name_or_path):
-        require_merging(resolve_adapter_path(name, args.model))
+        folder = resolve_adapter_path(name, args.model)
+        require_merging(folder)
+        require_same_base(folder, _quantization(args))
     kinds = check_types(split_list(args.export.export_gguf))
     if args.export.export_legacy_format:
         logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")

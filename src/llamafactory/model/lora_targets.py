@@ -76,9 +76,7 @@ def report_share(model: PeftModel, lora_target: str) -> None:
             continue
         if isinstance(module, BaseTunerLayer) and not isinstance(module.base_layer, BaseTunerLayer):
             taken += sum(weight.numel() for weight in module.base_layer.parameters(recurse=False) if weight.ndim > 1)
-        elif (
-            isinstance(module, nn.Linear) or "experts" in name.rpartition(".")[2]
-        ) and "base_layer" not in name:
+        elif (isinstance(module, nn.Linear) or "experts" in name.rpartition(".")[2]) and "base_layer" not in name:
             weights = [weight for weight in module.parameters(recurse=False) if weight.ndim > 1]
             if weights and ".lora_" not in name:
                 left += sum(weight.numel() for weight in weights)

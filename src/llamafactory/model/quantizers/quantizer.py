@@ -42,6 +42,7 @@ class Quantizer:
         packages: Modules it needs, and how pip calls them.
         devices: Types of devices that can compute with it; none: all.
         check_device: Says what of the settings a device cannot do, else ``None``.
+        adapters: Values of ``finetuning_type`` that its layers take; ``None``: whatever linear layers take.
         no_adapters: Why no adapter can act on its layers; "" = they can.
         dense: Weights of such a checkpoint become 16-bit ones while they load, wherever adapters are involved.
         stored_bits: Bits that a weight takes, its share of scales included.
@@ -55,6 +56,7 @@ class Quantizer:
     packages: tuple[tuple[str, str], ...] = ()
     devices: tuple[str, ...] = ()
     check_device: Callable[[QuantizationArguments, Device], str | None] = lambda settings, device: None
+    adapters: tuple[str, ...] | None = None
     no_adapters: str = ""
     dense: bool = False
     stored_bits: Callable[[QuantizationArguments], float] = _bits_alone
