@@ -37,8 +37,9 @@ def by_bnb_4(weight: Tensor) -> Tensor:
 
 
 def by_bnb_8(weight: Tensor) -> Tensor:
-    functional = pytest.importorskip("bitsandbytes").functional
-    return functional.int8_vectorwise_dequant(*functional.int8_vectorwise_quant(weight.half())[:2])
+    """Row i is ``W_q[i] s_i / 127``; FROD's basis is another one for the least other rounding of it."""
+    codes, scale = pytest.importorskip("bitsandbytes").functional.int8_vectorwise_quant(weight.half())[:2]
+    return codes.float() * (scale.float() / 127)[:, None]
 
 
 def by_torchao(weight: Tensor) -> Tensor:
@@ -93,6 +94,15 @@ def dequantized(folder: Path, through: Callable[[Tensor], Tensor]) -> Any:
     return model
 
 
+def copy_adapter(source: Any, target: Any) -> None:
+    """Whatever is trained; of p-tuning a file keeps only what the network gives."""
+    if source.active_peft_config.is_prompt_learning:
+        target.prompt_encoder.load_state_dict(source.prompt_encoder.state_dict())
+    else:
+        state = get_peft_model_state_dict(source)
+        set_peft_model_state_dict(target, {key: value.clone() for key, value in state.items()})
+
+
 def logits(model: Any) -> Tensor:
     return model(input_ids=IDS).logits[:, -IDS.shape[1] :]  # PEFT gives those of virtual tokens too
 
@@ -126,8 +136,7 @@ def test_a_method_computes_the_same_over_dequantized_weights(
         for weight in theirs.parameters():
             if weight.requires_grad:
                 weight.add_(0.05 * torch.randn_like(weight))
-    state = get_peft_model_state_dict(theirs)
-    set_peft_model_state_dict(ours, {key: value.clone() for key, value in state.items()})
+    copy_adapter(theirs, ours)
 
     with torch.no_grad():
         wanted = logits(theirs)
@@ -167,7 +176,7 @@ def test_which_adapters_are_made_of_the_weights(keys: Keys, tiny_llama: Path, ki
     """What an adapter changes over whole weights is what it changed over those in 4 bits, or it is refused there."""
     args = get_train_args(keys(**(METHODS[kind] | {"bf16": False})))
     config = load_model(load_tokenizer(args.model), args).peft_config["default"]
-    effects, state = [], {}
+    effects, tuned, first = [], None, None
     for through in (by_bnb_4, lambda weight: weight):
         base = dequantized(tiny_llama, through).eval()
         with torch.no_grad():
@@ -176,10 +185,10 @@ def test_which_adapters_are_made_of_the_weights(keys: Keys, tiny_llama: Path, ki
         tuned = get_peft_model(base, copy.deepcopy(config)).eval()
         with torch.no_grad():
             for weight in tuned.parameters():
-                if weight.requires_grad and not state:
+                if weight.requires_grad and first is None:
                     weight.add_(0.05 * torch.randn_like(weight))
-        state = state or {key: value.clone() for key, value in get_peft_model_state_dict(tuned).items()}
-        set_peft_model_state_dict(tuned, state)
+        first = first or tuned
+        copy_adapter(first, tuned)
         with torch.no_grad():
             effects.append((logits(tuned) - before).flatten())
     near = torch.nn.functional.cosine_similarity(*effects, dim=0)

@@ -41,7 +41,7 @@ from ..model.paths import resolve_adapter_path
 from ..model.processor import copy_processor
 from ..model.quantizers.choice import stored_method
 from ..model.quantizers.layers import dequantize, is_quantized, quantized_layers
-from ..model.quantizers.record import require_same_base, trained_over
+from ..model.quantizers.record import require_same_base, trained_for, trained_over
 from ..model.tokenizer import hub_options
 from ..model.tokenizer_file import replaced_by
 from ..model.value_head import drop_bias
@@ -95,6 +95,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     if kinds:
         for note in check_config(config).notes:
             logger.warning("export_gguf: %s", note)
+    _note_qat(args)
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, resolve_thinking(args.data))
     head = "reward" if args.finetuning.stage == "rm" else None
@@ -148,6 +149,16 @@ def write_merged(args: InferArgs, folder: Path) -> None:
     template = get_template(tokenizer, resolve_thinking(args.data))
     _write_model(args, tokenizer, template, folder, head=None)
     _write_tokenizer(tokenizer, template, folder)
+
+
+def _note_qat(args: InferArgs) -> None:
+    """Say how a model that was trained with ``qat`` keeps what it learned, where that is not asked for."""
+    adapters = [resolve_adapter_path(name, args.model) for name in split_list(args.model.adapter_name_or_path)]
+    for folder in adapters or [resolve_model_path(str(args.model.model_name_or_path), args.model)]:
+        wanted = trained_for(folder)
+        if wanted and any(getattr(args.export, key) != value for key, value in wanted.items()):
+            keys = " ".join(f"{key}={value}" for key, value in wanted.items())
+            logger.warning("export: trained with qat, only these keys write the model that was trained: %s", keys)
 
 
 def _check_quantizable(config: Any, head: str | None) -> None:

@@ -6,8 +6,8 @@ libraries are left aside, for some do otherwise: in the first evaluation on a CP
 place, and outside of training it rounds the inputs of 8-bit layers, so that whatever is merged, saved or compared
 afterwards is another model than the one that was trained.
 
-To PEFT such a layer is a plain linear one: what reads its ``weight`` (DoRA, BOFT, HRA …) gets the dense one. The ways of
-its own that PEFT has around the layers of bitsandbytes, torchao, HQQ and quanto, some of them wrong, are never taken.
+To PEFT such a layer is a plain linear one: what reads its ``weight`` (DoRA, BOFT, HRA …) gets the dense one. The ways
+that PEFT has around the layers of bitsandbytes, torchao, HQQ and quanto, some of them wrong, are never taken.
 """
 
 from __future__ import annotations

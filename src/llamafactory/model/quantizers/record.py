@@ -63,12 +63,33 @@ def require_same_base(folder: str | Path, settings: QuantizationArguments, key: 
     )
 
 
-def _noted(folder: str | Path) -> dict[str, Any] | None:
+def trained_for(folder: str | Path) -> dict[str, Any] | None:
+    """Return the ``export_quantization_*`` keys under which an export is what a run with ``qat`` trained.
+
+    Args:
+        folder: What the run left, or one of its checkpoints.
+    """
+    noted = _noted(folder, "qat") or {}
+    if noted.get("qat") not in ("int4", "int8"):
+        return None
+    return keys_of_qat(noted["qat"], noted.get("qat_group_size"))
+
+
+def keys_of_qat(qat: str, group: int | None) -> dict[str, Any]:
+    """The same for the values of ``qat`` and ``qat_group_size``."""
+    return {
+        "export_quantization_bit": int(qat.removeprefix("int")),
+        "export_quantization_method": "rtn",
+        "export_quantization_group_size": group,
+    }
+
+
+def _noted(folder: str | Path, section: str = "quantization") -> dict[str, Any] | None:
     with suppress(ConfigError, AttributeError):  # an adapter from elsewhere has no such notes, and needs none
         if (Path(folder) / _OF_CHECKPOINT).is_file():
             return {"quantization_bit": None} | read_json(Path(folder) / _OF_CHECKPOINT, dict)
         if (Path(folder) / MANIFEST).is_file():
-            settings = read_json(Path(folder) / MANIFEST, dict).get("config", {}).get("quantization", {})
+            settings = read_json(Path(folder) / MANIFEST, dict).get("config", {}).get(section, {})
             return {"quantization_bit": None} | settings
     return None
 
