@@ -35,6 +35,7 @@ from ..model.adapter_config import require_merging
 from ..model.adapters import load_adapter
 from ..model.config import has_talker, media_class, read_config
 from ..model.generation_config import make_savable, sampling_advice
+from ..model.loftq import restore_base
 from ..model.merging import hold_biases, merge
 from ..model.older_readers import add_older_names
 from ..model.paths import resolve_adapter_path
@@ -203,6 +204,8 @@ def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase, head: str | None)
     )
     model = load_model(tokenizer, base_args, trainable=False, head=head, use_cpu=on_cpu)
     if is_quantized(model):
+        for name in adapters:
+            restore_base(model, resolve_adapter_path(name, args.model), args)
         _make_dense(model, getattr(torch, dtype), args)
     if head is not None:
         drop_bias(model)

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from ..extras.errors import ConfigError, first_line
 from ..extras.files import write_atomic
 from ..extras.logging import get_logger
-from .adapter_config import is_live, read_adapter_config, read_adapter_values, require_merging, starts_as_base
+from .adapter_config import LOFTQ, is_live, read_adapter_config, read_adapter_values, require_merging, starts_as_base
 from .former_names import PREFIX, find_former_names, name_of_today
+from .loftq import restore_base
 from .lora_linear import use_exact_add
 from .lora_start import remember_start
 from .lora_targets import report_share
@@ -73,6 +74,7 @@ def put_adapters(
     base: Any = model
     for folder in (*folders, *([] if last is None else [last])):
         require_same_base(folder, args.quantization)
+        restore_base(model, folder, args)
     for folder in folders:
         base = merge_adapter(base, folder)
     if not trainable:
@@ -97,7 +99,13 @@ def use_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel | PeftMo
 
 
 def _require_type(folder: str, wanted: str) -> None:
-    kind = str(read_adapter_values(folder).get("peft_type")).lower()
+    values = read_adapter_values(folder)
+    if values.get("init_lora_weights") == LOFTQ:
+        raise ConfigError(
+            f"adapter_name_or_path: '{folder}' began by loftq, and no other run goes on with it: resume its own, or "
+            "export it with export_dequantized: true and train on that"
+        )
+    kind = str(values.get("peft_type")).lower()
     if kind != wanted:
         raise ConfigError(
             f"adapter_name_or_path: '{folder}' is an adapter of type {kind}, which finetuning_type: {wanted} cannot go "

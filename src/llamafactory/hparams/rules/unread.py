@@ -52,7 +52,7 @@ SWITCHES: dict[str, tuple[str, ...]] = {
 
 # Keys that tune a feature and ask for none; every other key of a part that is not chosen is refused.
 TUNING = frozenset((
-    "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "loraplus_lr_embedding", "pissa_iter",
+    "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "loraplus_lr_embedding", "pissa_iter", "loftq_iter",
     "module_dropout", "oft_rank", "oft_block_size", "oft_target", "lisa_interval_steps",
     "pref_beta", "simpo_gamma", "kto_chosen_weight", "kto_rejected_weight", "share_prompt", "cache_ref_log_probs",
     "ppo_buffer_size", "ppo_epochs", "ppo_target", "reward_model_type", "reward_weights", "rollout_engine",

@@ -9,7 +9,7 @@ from .quantizer import Quantizer
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from ...hparams import Dtypes
@@ -29,6 +29,22 @@ def _options(settings: QuantizationArguments, dtypes: Dtypes, whole: list[str] |
         bnb_4bit_use_double_quant=settings.double_quantization,
     )
     return {"quantization_config": config}
+
+
+def _pack(layer: nn.Linear, settings: QuantizationArguments, dtype: torch.dtype) -> nn.Module:
+    from bitsandbytes import nn as bnb
+
+    shape: Any = (layer.in_features, layer.out_features)
+    packed: Any
+    if settings.quantization_bit == 8:
+        packed = bnb.Linear8bitLt(*shape, bias=False, has_fp16_weights=False, device="meta")
+        weight: Any = bnb.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
+    else:
+        packed = bnb.Linear4bit(*shape, bias=False, device="meta")
+        double, kind = settings.double_quantization, settings.quantization_type
+        weight = bnb.Params4bit(layer.weight.data, requires_grad=False, compress_statistics=double, quant_type=kind)
+    packed.weight, packed.bias = weight.to(layer.weight.device), layer.bias
+    return packed
 
 
 def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dtypes) -> None:
@@ -67,5 +83,6 @@ quantizer = Quantizer(
     packages=(("bitsandbytes", "bitsandbytes"),),
     stored_bits=_stored_bits,
     options=_options,
+    pack=_pack,
     settle=_settle,
 )

@@ -11,6 +11,8 @@ from ...extras.errors import ConfigError
 from ...extras.packages import require_installed
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
     from ...extras.device import Device
@@ -48,6 +50,7 @@ class Quantizer:
         stored_bits: Bits that a weight takes, its share of scales included.
         options: Further keywords of ``from_pretrained`` when a model is quantized while it loads; gets the patterns of
             modules that stay whole, ``None`` = those that transformers leaves out by itself.
+        pack: Makes a layer of the library's of a plain one, with a weight in the given type; ``None`` = cannot.
         settle: Makes the loaded layers ones that keep their weights whatever they compute (``layers.py``).
     """
 
@@ -61,6 +64,7 @@ class Quantizer:
     dense: bool = False
     stored_bits: Callable[[QuantizationArguments], float] = _bits_alone
     options: Callable[[QuantizationArguments, Dtypes, list[str] | None], dict[str, Any]] = _no_options
+    pack: Callable[[nn.Linear, QuantizationArguments, torch.dtype], nn.Module] | None = None
     settle: Callable[[PreTrainedModel, QuantizationArguments, Dtypes], None] = _nothing
 
     def require(self, key: str, settings: QuantizationArguments, device: Device, adapts: bool) -> None:

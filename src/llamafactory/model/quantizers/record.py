@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...extras.errors import ConfigError
 from ...extras.files import read_json
 from ...extras.manifest import NAME as MANIFEST
-from ..adapter_config import read_adapter_values
+from ..adapter_config import LOFTQ, read_adapter_values
 
 if TYPE_CHECKING:
     from ...hparams.model_args import QuantizationArguments
@@ -51,6 +51,8 @@ def require_same_base(folder: str | Path, settings: QuantizationArguments, key: 
     """
     values, noted = read_adapter_values(folder, key), _noted(folder)
     why = MADE_OF_WEIGHTS.get(str(values.get("peft_type")))
+    if values.get("init_lora_weights") == LOFTQ:
+        why, noted = "what the weights lost", noted or {"quantization_bit": None}
     now = vars(settings)
     keys = (
         [name for name in now if name != "quantization_device_map"] if now["quantization_bit"] else ["quantization_bit"]
