@@ -69,7 +69,7 @@ def test_it_begins_as_the_paper_says(keys: Keys, tiny_llama: Path, name: str, st
         error = (weight - base - found).norm()
         assert error < 0.9 * without
         # Where singular values are nearly equal, the last bit chooses among them: sums are what alternations share.
-        assert float(error) == pytest.approx(float(alternate(weight, through, steps)), rel=0.02)
+        assert float(error) == pytest.approx(float(alternate(weight, through, steps)), rel=0.05)
 
 
 @pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 3])

@@ -34,13 +34,13 @@ def _options(settings: QuantizationArguments, dtypes: Dtypes, whole: list[str] |
 def _pack(layer: nn.Linear, settings: QuantizationArguments, dtype: torch.dtype) -> nn.Module:
     from bitsandbytes import nn as bnb
 
-    shape: Any = (layer.in_features, layer.out_features)
+    inputs, outputs = layer.in_features, layer.out_features
     packed: Any
     if settings.quantization_bit == 8:
-        packed = bnb.Linear8bitLt(*shape, bias=False, has_fp16_weights=False, device="meta")
+        packed = bnb.Linear8bitLt(inputs, outputs, bias=False, has_fp16_weights=False, device="meta")
         weight: Any = bnb.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
     else:
-        packed = bnb.Linear4bit(*shape, bias=False, device="meta")
+        packed = bnb.Linear4bit(inputs, outputs, bias=False, device="meta")
         double, kind = settings.double_quantization, settings.quantization_type
         weight = bnb.Params4bit(layer.weight.data, requires_grad=False, compress_statistics=double, quant_type=kind)
     packed.weight, packed.bias = weight.to(layer.weight.device), layer.bias

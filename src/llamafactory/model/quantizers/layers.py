@@ -43,7 +43,7 @@ class Quantized(nn.Linear):
         return self._parameters["weight"]
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:
         """The weight ``[out, in]``, made dense for this call; what is written into it is lost."""
         return self.dense_weight(self.weight_type)
 
@@ -76,15 +76,16 @@ class _Product(torch.autograd.Function):
 
 
 @functools.cache
-def _quantized_kind(kind: Any, dense: Any) -> type[Quantized]:
-    return type(f"Quantized{kind.__name__}", (Quantized,), {"__module__": __name__, "dense": staticmethod(dense)})
+def _quantized_kind(kind: str, dense: Any) -> type[Quantized]:
+    return type(f"Quantized{kind}", (Quantized,), {"__module__": __name__, "dense": staticmethod(dense)})
 
 
 def settle_layers(model: Any, kind: type, dense: Dense, only: Callable[[Any], bool] | None = None) -> None:
     """Put a :class:`Quantized` one, with the weight that ``dense`` gives, in the place of every layer of ``kind``."""
     for name, module in list(model.named_modules()):
         if type(module) is kind and (only is None or only(module)):
-            settled = _quantized_kind(kind, dense).__new__(_quantized_kind(kind, dense))
+            wanted = _quantized_kind(kind.__name__, dense)
+            settled = wanted.__new__(wanted)
             settled.__dict__ = module.__dict__  # the layer as it is, under another class
             settled.weight_type = model.dtype
             model.set_submodule(name, settled)
