@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One row a quantizer, and more of methods over it: trained with evaluations in between, killed and resumed, loaded, exported: one model all along.
+"""A row a quantizer, and some a method: trained, evaluated, killed, resumed, loaded, exported: one model throughout.
 
 Weights of few bits are another model than the whole ones, so every step is compared with what it must be: the trained
 one in chat and in the export of the dequantized weights, whole weights with the adapter in the export by default.
@@ -40,7 +40,7 @@ NOT_LORA: dict[str, dict[str, Any]] = {
     "lokr": {},
     "hra": {},
     "vera": {"peft_config": {"r": 8}, "learning_rate": 0.1},
-    "ln_tuning": {},
+    "ln_tuning": {"learning_rate": 0.3},
 }
 ROWS |= {f"{kind} over bnb nf4": {"quantization_bit": 4, "finetuning_type": kind} | NOT_LORA[kind] for kind in NOT_LORA}
 ROWS |= {
