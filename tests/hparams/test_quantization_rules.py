@@ -16,8 +16,15 @@ FOUR = {"quantization_bit": 4}
 PPO = {"stage": "ppo", "reward_model": "org/scores", "reward_model_quantization_bit": 4}
 
 TRAINING: list[tuple[dict[str, Any], str]] = [
-    ({**FOUR, "finetuning_type": "full"}, "quantization_bit: only with finetuning_type lora, not full"),
-    ({**FOUR, "finetuning_type": "freeze"}, "quantization_bit: only with finetuning_type lora, not freeze"),
+    (
+        {**FOUR, "finetuning_type": "full"},
+        "quantization_bit: not with finetuning_type full: weights in few bits cannot take a step",
+    ),
+    (
+        {**FOUR, "finetuning_type": "freeze"},
+        "quantization_bit: not with finetuning_type freeze: weights in few bits cannot take a step",
+    ),
+    ({**FOUR, "finetuning_type": "glora"}, "quantization_bit: not with finetuning_type glora: PEFT puts it on plain"),
     ({"quantization_bit": 3}, "quantization_bit: 3, but quantization_method bnb has 4 or 8"),
     ({"quantization_bit": 7}, "quantization_bit: expected 1, 2, 3, 4, 5, 6 or 8, got 7"),
     ({**FOUR, "quantization_type": "int"}, "quantization_type: int is no format of bnb with 4 bits; it has nf4 or fp4"),

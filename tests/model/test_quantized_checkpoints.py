@@ -171,7 +171,7 @@ def test_bitsandbytes(tiny_llama: Path, tmp_path: Path, train_args: Callable[...
         )
         assert torch.equal(layer.dense_weight(torch.float32), functional.dequantize_4bit(*packed)), name
     with pytest.raises(
-        ConfigError, match=r"^finetuning_type: freeze trains the weights themselves, and .* quantized by bits"
+        ConfigError, match=r"^finetuning_type: freeze, but .* holds weights quantized by bitsandbytes: weights in few"
     ):
         loaded_for_training(tmp_path / "bnb", train_args, finetuning_type="freeze")
 
@@ -201,6 +201,15 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "holds weights that are quantized by gptq already; leave it out",
     ),
 ]
+
+
+def test_an_adapter_that_peft_lacks_for_a_format_is_said_before_weights_are_read(
+    tiny_llama: Path, tmp_path: Path, train_args: Callable[..., Any]
+) -> None:
+    folder = rewritten(tiny_llama, tmp_path / "model", {"quant_method": "awq", "bits": 4}, lambda name, weight: {})
+    line = f"finetuning_type: oft, but '{folder}' holds weights quantized by awq: PEFT has lora, ln_tuning"
+    with pytest.raises(ConfigError, match="^" + re.escape(line)):
+        loaded_for_training(folder, train_args, finetuning_type="oft")
 
 
 @pytest.mark.parametrize(("settings", "keys", "said"), REFUSED, ids=str)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One row a quantizer: trained with evaluations in between, killed and resumed, loaded, exported: one model all along.
+"""A row a quantizer, and some a method: trained, evaluated, killed, resumed, loaded, exported: one model throughout.
 
 Weights of few bits are another model than the whole ones, so every step is compared with what it must be: the trained
 one in chat and in the export of the dequantized weights, whole weights with the adapter in the export by default.
@@ -30,11 +30,29 @@ ROWS: dict[str, dict[str, Any]] = {
     "hqq": {"quantization_bit": 4, "quantization_method": "hqq"},
     "quanto int8": {"quantization_bit": 8, "quantization_method": "quanto"},
 }
-FAST = ("bnb nf4",)
+FAST = ("bnb nf4", "oft over bnb nf4")
+# Methods other than LoRA: what an evaluation, a kill or a merge could spoil is in their layers too.
+NOT_LORA: dict[str, dict[str, Any]] = {
+    "oft": {"oft_block_size": 16},
+    "adalora": {"peft_config": {"init_r": 12, "target_r": 4, "tfinal": 3}},
+    "ia3": {"learning_rate": 0.2},
+    "loha": {"learning_rate": 0.1},
+    "lokr": {},
+    "hra": {},
+    "vera": {"peft_config": {"r": 8}, "learning_rate": 0.1},
+    "ln_tuning": {"learning_rate": 0.3},
+}
+ROWS |= {f"{kind} over bnb nf4": {"quantization_bit": 4, "finetuning_type": kind} | NOT_LORA[kind] for kind in NOT_LORA}
+ROWS |= {
+    "dora over bnb nf4": {"quantization_bit": 4, "use_dora": True},
+    "oft over torchao int8": ROWS["torchao int8"] | {"finetuning_type": "oft", "oft_block_size": 16},
+    "loha over hqq": ROWS["hqq"] | {"finetuning_type": "loha", "learning_rate": 0.1},
+    "ia3 over quanto int8": ROWS["quanto int8"] | {"finetuning_type": "ia3", "learning_rate": 0.2},
+}
 IDS = torch.arange(3, 67).view(2, 32)
 EVALUATED = {
     "max_steps": 6, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2,
-    "val_size": 8, "lora_dropout": 0.1, "load_best_model_at_end": True, "lr_scheduler_type": "constant",
+    "val_size": 8, "load_best_model_at_end": True, "lr_scheduler_type": "constant",
     "learning_rate": 0.02,
 }  # fmt: skip
 
@@ -75,7 +93,8 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
 def test_trained_evaluated_killed_resumed_served_and_exported(
     keys: Keys, tiny_llama: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings, kept = keys(**EVALUATED, **ROWS[name]), _Keep()
+    dropout = {"lora_dropout": 0.1} if "finetuning_type" not in ROWS[name] else {}
+    settings, kept = keys(**(EVALUATED | dropout | ROWS[name])), _Keep()
     whole = train(settings | {"output_dir": str(tmp_path / "whole")}, [kept])
     losses = [loss for _, loss, _ in curve(whole)]
     assert losses[-1] < losses[0] - 0.05

@@ -35,13 +35,14 @@ from ..model.adapter_config import require_merging
 from ..model.adapters import load_adapter
 from ..model.config import has_talker, media_class, read_config
 from ..model.generation_config import make_savable, sampling_advice
+from ..model.loftq import restore_base
 from ..model.merging import hold_biases, merge
 from ..model.older_readers import add_older_names
 from ..model.paths import resolve_adapter_path
 from ..model.processor import copy_processor
 from ..model.quantizers.choice import stored_method
 from ..model.quantizers.layers import dequantize, is_quantized, quantized_layers
-from ..model.quantizers.record import trained_over
+from ..model.quantizers.record import require_same_base, trained_for, trained_over
 from ..model.tokenizer import hub_options
 from ..model.tokenizer_file import replaced_by
 from ..model.value_head import drop_bias
@@ -81,7 +82,9 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     if args.export.export_hub_model_id:
         require_hub("export_hub_model_id", args.export.export_hub_model_id, args.model.hf_hub_token)
     for name in split_list(args.model.adapter_name_or_path):
-        require_merging(resolve_adapter_path(name, args.model))
+        folder = resolve_adapter_path(name, args.model)
+        require_merging(folder)
+        require_same_base(folder, _quantization(args))
     kinds = check_types(split_list(args.export.export_gguf))
     if args.export.export_legacy_format:
         logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")
@@ -93,6 +96,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     if kinds:
         for note in check_config(config).notes:
             logger.warning("export_gguf: %s", note)
+    _note_qat(args)
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, resolve_thinking(args.data))
     head = "reward" if args.finetuning.stage == "rm" else None
@@ -148,6 +152,16 @@ def write_merged(args: InferArgs, folder: Path) -> None:
     _write_tokenizer(tokenizer, template, folder)
 
 
+def _note_qat(args: InferArgs) -> None:
+    """Say how a model that was trained with ``qat`` keeps what it learned, where that is not asked for."""
+    adapters = [resolve_adapter_path(name, args.model) for name in split_list(args.model.adapter_name_or_path)]
+    for folder in adapters or [resolve_model_path(str(args.model.model_name_or_path), args.model)]:
+        wanted = trained_for(folder)
+        if wanted and any(getattr(args.export, key) != value for key, value in wanted.items()):
+            keys = " ".join(f"{key}={value}" for key, value in wanted.items())
+            logger.warning("export: trained with qat, only these keys write the model that was trained: %s", keys)
+
+
 def _check_quantizable(config: Any, head: str | None) -> None:
     if head is not None:
         raise ConfigError("export_quantization_bit: reward models cannot be quantized")
@@ -190,6 +204,8 @@ def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase, head: str | None)
     )
     model = load_model(tokenizer, base_args, trainable=False, head=head, use_cpu=on_cpu)
     if is_quantized(model):
+        for name in adapters:
+            restore_base(model, resolve_adapter_path(name, args.model), args)
         _make_dense(model, getattr(torch, dtype), args)
     if head is not None:
         drop_bias(model)

@@ -320,6 +320,10 @@ def _with_lora(layer: Any) -> Tensor:
             value = value + scale * delta.T
             if layer.use_dora[adapter]:  # here each column has a magnitude, over all of the vocabulary
                 value = value * (layer.lora_magnitude_vector[adapter].weight.float() / value.norm(dim=0))
+        elif adapter in getattr(layer, "lora_E", {}):  # AdaLoRA: B diag(E) A over the number of its ranks
+            delta = layer.lora_B[adapter].float() @ (layer.lora_A[adapter] * layer.lora_E[adapter]).float()
+            delta = delta * (scale / (layer.ranknum[adapter].float() + 1e-5))
+            value = value + (delta.T if layer.fan_in_fan_out else delta)
         elif adapter in layer.lora_A:
             delta = scale * (layer.lora_B[adapter].weight.float() @ layer.lora_A[adapter].weight.float())
             value = value + (delta.T if layer.fan_in_fan_out else delta)

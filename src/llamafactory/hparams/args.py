@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..extras.secrets import mask_values
-from .backend_args import Fp8Arguments, MegatronBridgeArguments, ProfilerArguments, RayArguments
+from .backend_args import Fp8Arguments, MegatronBridgeArguments, ProfilerArguments, QatArguments, RayArguments
 from .data_args import DataArguments
 from .evaluation_args import EvaluationArguments
 from .finetuning_args import FinetuningArguments, SwanLabArguments
@@ -48,6 +48,7 @@ TRAINING_SECTIONS: dict[str, type] = {
     "ray": RayArguments,
     "profiler": ProfilerArguments,
     "fp8": Fp8Arguments,
+    "qat": QatArguments,
     "swanlab": SwanLabArguments,
     "galore": GaloreArguments,
     "apollo": ApolloArguments,
@@ -95,6 +96,7 @@ class TrainArgs(InferArgs):
     ray: RayArguments
     profiler: ProfilerArguments
     fp8: Fp8Arguments
+    qat: QatArguments
     swanlab: SwanLabArguments
     galore: GaloreArguments
     apollo: ApolloArguments

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .field import arg
-from .ranges import AT_LEAST_0, AT_LEAST_1
+from .ranges import AT_LEAST_0, AT_LEAST_1, Range
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,16 @@ class Fp8Arguments:
     fp8: bool = arg(False, "FP8 mixed precision.")
     fp8_backend: Literal["auto", "torchao", "te", "msamp"] = arg("auto", "Library: auto, torchao, te or msamp.")
     fp8_enable_fsdp_float8_all_gather: bool = arg(False, "Gather FSDP2 weights in float8.")
+
+
+@dataclass(frozen=True)
+class QatArguments:
+    """Training for an export in few bits."""
+
+    qat: Literal["none", "int4", "int8"] = arg(
+        "none", "Compute with weights rounded as export_quantization_method rtn will round them."
+    )
+    qat_group_size: int = arg(128, "Weights that share a scale: 32, 64 or 128.", within=Range(only=(32, 64, 128)))
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ _VARIANTS = {
 }
 
 
-_CHANGED_BASE = ("corda", "lora_ga", "loftq")  # starts of LoRA that no file repeats
+_CHANGED_BASE = ("corda", "lora_ga")  # starts of LoRA that no file repeats
+LOFTQ = "loftq"
 _INIT = re.compile(r"init_(\w+_)?weights")
 
 
@@ -150,9 +151,12 @@ def read_adapter_config(
     """
     from peft import PeftConfig
 
-    read_adapter_values(folder, key)
+    values = read_adapter_values(folder, key)
     try:
-        config = PeftConfig.from_pretrained(folder)
+        if values.get("init_lora_weights") == LOFTQ:  # the file's weights are wanted, not LoftQ's beginning
+            config = PeftConfig.from_peft_type(**values | {"init_lora_weights": True})
+        else:
+            config = PeftConfig.from_pretrained(folder)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         file = Path(folder) / "adapter_config.json"
         raise ConfigError(f"{key}: {file} cannot be used: {first_line(error)}") from None

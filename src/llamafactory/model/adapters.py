@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,16 +20,17 @@ from torch import Tensor, nn
 from ..extras.errors import ConfigError, first_line
 from ..extras.files import write_atomic
 from ..extras.logging import get_logger
-from .adapter_config import is_live, read_adapter_config, read_adapter_values, require_merging, starts_as_base
+from .adapter_config import LOFTQ, is_live, read_adapter_config, read_adapter_values, require_merging, starts_as_base
 from .former_names import PREFIX, find_former_names, name_of_today
+from .loftq import restore_base
 from .lora_linear import use_exact_add
 from .lora_start import remember_start
 from .lora_targets import report_share
 from .merging import merge
 from .paths import resolve_adapter_path
 from .patterns import resolve_patterns
-from .quantizers.layers import is_quantized
-from .quantizers.record import trained_over
+from .quantizers.layers import is_quantized, quantized_layers
+from .quantizers.record import require_same_base, trained_over
 from .tokenizer import adapter_names
 from .virtual_tokens import begin_with_prefix
 from .whole import check_adapter, read_adapter_weights
@@ -71,6 +72,9 @@ def put_adapters(
     folders = [resolve_adapter_path(name, args.model) for name in adapter_names(args.model)]
     last = folders.pop() if folders and (not trainable or not args.tuner.create_new_adapter) else None
     base: Any = model
+    for folder in (*folders, *([] if last is None else [last])):
+        require_same_base(folder, args.quantization)
+        restore_base(model, folder, args)
     for folder in folders:
         base = merge_adapter(base, folder)
     if not trainable:
@@ -95,7 +99,13 @@ def use_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel | PeftMo
 
 
 def _require_type(folder: str, wanted: str) -> None:
-    kind = str(read_adapter_values(folder).get("peft_type")).lower()
+    values = read_adapter_values(folder)
+    if values.get("init_lora_weights") == LOFTQ:
+        raise ConfigError(
+            f"adapter_name_or_path: '{folder}' began by loftq, and no other run goes on with it: resume its own, or "
+            "export it with export_dequantized: true and train on that"
+        )
+    kind = str(values.get("peft_type")).lower()
     if kind != wanted:
         raise ConfigError(
             f"adapter_name_or_path: '{folder}' is an adapter of type {kind}, which finetuning_type: {wanted} cannot go "
@@ -112,6 +122,7 @@ def new_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     init = str(getattr(config, "init_lora_weights", ""))
     is_pissa = init.startswith("pissa")
     resolve_patterns(config, model, "peft_config", {})
+    _require_whole(model, getattr(config, "modules_to_save", None) or ())
     try:
         with _same_svd(model) if is_pissa else nullcontext(), _no_hints():
             tuned = _with_prefix(get_peft_model(model, config))
@@ -126,6 +137,17 @@ def new_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     if is_pissa or init == "olora":
         remember_start(tuned)
     return tuned
+
+
+def _require_whole(model: nn.Module, names: Iterable[str]) -> None:
+    """A module that is trained as a whole must not hold weights in few bits."""
+    for quantized, _ in quantized_layers(model):
+        for name in names:
+            if f".{name}." in f".{quantized}.":
+                raise ConfigError(
+                    f"additional_target: {name} holds weights in few bits, which cannot be trained; name it in "
+                    "lora_target, or leave quantization_bit out"
+                )
 
 
 def read_adapter(

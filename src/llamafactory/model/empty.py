@@ -82,7 +82,7 @@ def _pack(model: nn.Module, bits: float) -> None:
 
 
 def _dense(layer: Any, dtype: torch.dtype) -> Tensor:
-    weight: Tensor = layer.weight.new_empty(layer.out_features, layer.in_features, dtype=dtype)
+    weight: Tensor = layer.stored.new_empty(layer.out_features, layer.in_features, dtype=dtype)
     return weight
 
 

@@ -117,6 +117,7 @@ def _ready_to_train(
 ) -> nn.Module:
     from . import embeddings, report
     from .checkpointing import choose_checkpointing
+    from .fake_quantization import round_weights
     from .float8 import convert_to_float8
     from .quantizers.layers import keep_from_broadcast
     from .towers import freeze_towers
@@ -126,6 +127,8 @@ def _ready_to_train(
         embeddings.upcast_norms(tuned)
     if args.fp8.fp8:
         convert_to_float8(tuned, args, device)
+    if args.qat.qat != "none":
+        round_weights(tuned, args)
     choose_checkpointing(tuned, args, device, dtypes, batch_tokens)
     keep_from_broadcast(tuned)
     tuned.train()

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 
@@ -22,25 +21,14 @@ from .quantizers.layers import Quantized
 
 def use_exact_add(model: nn.Module) -> int:
     """Give every plain LoRA layer of ``model`` the exact forward; return how many there are."""
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer) and _is_around_linear(module)]
+    layers = [module for module in model.modules() if type(module) is PeftLinear]
     for layer in layers:
-        layer.__class__ = _exact_kind(type(layer))  # type: ignore[arg-type]
+        layer.__class__ = ExactLinear
     return len(layers)
 
 
-def _is_around_linear(layer: Any) -> bool:
-    is_quantized = isinstance(layer.base_layer, Quantized) and not isinstance(layer, ExactLinear)
-    return type(layer) is PeftLinear or is_quantized
-
-
-@functools.cache
-def _exact_kind(kind: Any) -> type:
-    """PEFT has a class of its own for each kind of base layer."""
-    return type(f"Exact{kind.__name__}", (ExactLinear, kind), {"__module__": __name__})
-
-
-class ExactLinear(nn.Module):
-    """Mixin of PEFT's LoRA layers; the plain case (one adapter, no variant) runs through :class:`_LowRankSum`."""
+class ExactLinear(PeftLinear):
+    """PEFT's LoRA layer; the plain case (one adapter, no variant) runs through :class:`_LowRankSum`."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``x [..., in]`` → ``[..., out]``, in the type of the base weight."""

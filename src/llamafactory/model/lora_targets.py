@@ -12,7 +12,6 @@ from torch import nn
 
 from ..extras.errors import ConfigError, first_line
 from ..extras.logging import get_logger
-from .quantizers.layers import Quantized
 from .towers import outside_language
 
 if TYPE_CHECKING:
@@ -77,9 +76,7 @@ def report_share(model: PeftModel, lora_target: str) -> None:
             continue
         if isinstance(module, BaseTunerLayer) and not isinstance(module.base_layer, BaseTunerLayer):
             taken += sum(weight.numel() for weight in module.base_layer.parameters(recurse=False) if weight.ndim > 1)
-        elif (
-            isinstance(module, nn.Linear | Quantized) or "experts" in name.rpartition(".")[2]
-        ) and "base_layer" not in name:
+        elif (isinstance(module, nn.Linear) or "experts" in name.rpartition(".")[2]) and "base_layer" not in name:
             weights = [weight for weight in module.parameters(recurse=False) if weight.ndim > 1]
             if weights and ".lora_" not in name:
                 left += sum(weight.numel() for weight in weights)
@@ -130,7 +127,7 @@ def _linear(model: Any) -> set[str]:
     return {
         name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Quantized) and module is not head and not outside.fullmatch(name)
+        if isinstance(module, nn.Linear) and module is not head and not outside.fullmatch(name)
     }
 
 

@@ -35,5 +35,24 @@ def check_training(args: TrainArgs) -> None:
         require(kind in ("full", "freeze"), f"fp8: not with finetuning_type {kind}; use full or freeze")
         require(args.quantization.quantization_bit is None, "fp8: not with quantization_bit")
         require(not training.fp16, "fp8: not with fp16; use bf16")
+    if args.qat.qat != "none":
+        _check_qat(args)
     if finetuning.early_stopping_steps is not None:
         require(training.eval_strategy != "no", "early_stopping_steps: needs eval_strategy steps or epoch")
+
+
+def _check_qat(args: TrainArgs) -> None:
+    """Weights that are rounded in each forward must be those that an export rounds."""
+    kind, stage, tuner, key = args.finetuning.finetuning_type, args.finetuning.stage, args.tuner, f"qat: {args.qat.qat}"
+    require(kind in ("full", "lora"), f"{key}: not with finetuning_type {kind}; use full or lora")
+    require(stage in ("pt", "sft"), f"{key}: for stage pt or sft, not {stage}: a reference would be rounded too")
+    require(args.quantization.quantization_bit is None, f"{key}: not with quantization_bit, which rounds for good")
+    require(not args.fp8.fp8, f"{key}: not with fp8")
+    require(not args.model.mixture_of_depths, f"{key}: not with mixture_of_depths, which export does not quantize")
+    if kind == "lora":
+        require(not args.model.adapter_name_or_path, f"{key}: not on top of an adapter; export the merged model first")
+        require(not tuner.lora_dropout, f"{key}: lora_dropout drops inputs of an adapter that is merged; set it to 0")
+        require(not tuner.use_dora, f"{key}: not with use_dora")
+        own = tuner.pissa_init or tuner.lora_init in ("olora", "corda", "lora_ga", "loftq")
+        require(not own, f"{key}: not with an adapter that begins as a part of the weights; use lora_init: default")
+        require(not tuner.peft_config, f"{key}: not with peft_config")

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from ..args import InferArgs, TrainArgs
     from ..model_args import QuantizationArguments
 
+# Values of finetuning_type that train nothing over weights in few bits -> why. Every other one computes over them, by
+# whichever method they were quantized, what it computes over their dequantized values.
+NOT_OVER_FEW_BITS = {
+    **dict.fromkeys(("full", "freeze"), "weights in few bits cannot take a step; use lora, or leave the bits out"),
+    "glora": "PEFT puts it on plain layers of torch alone; use lora, or leave the bits out",
+}
+
 
 def check(args: TrainArgs | InferArgs) -> None:
     """Rules of the model that hold for every command."""
@@ -29,7 +36,8 @@ def check(args: TrainArgs | InferArgs) -> None:
     whole = kind in ("full", "freeze")
     require(not adapters or not whole, f"adapter_name_or_path: needs finetuning_type lora, not {kind}")
     if quantization.quantization_bit is not None:
-        require(kind == "lora", f"quantization_bit: only with finetuning_type lora, not {kind}")
+        why = NOT_OVER_FEW_BITS.get(kind)
+        require(why is None, f"quantization_bit: not with finetuning_type {kind}: {why}")
         _check_quantization(args, quantization.quantization_bit, len(adapters))
 
 

@@ -52,7 +52,7 @@ SWITCHES: dict[str, tuple[str, ...]] = {
 
 # Keys that tune a feature and ask for none; every other key of a part that is not chosen is refused.
 TUNING = frozenset((
-    "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "loraplus_lr_embedding", "pissa_iter",
+    "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "loraplus_lr_embedding", "pissa_iter", "loftq_iter",
     "module_dropout", "oft_rank", "oft_block_size", "oft_target", "lisa_interval_steps",
     "pref_beta", "simpo_gamma", "kto_chosen_weight", "kto_rejected_weight", "share_prompt", "cache_ref_log_probs",
     "ppo_buffer_size", "ppo_epochs", "ppo_target", "reward_model_type", "reward_weights", "rollout_engine",
@@ -60,7 +60,7 @@ TUNING = frozenset((
     "epsilon_high", "delta", "asft_alpha", "eaft_alpha", "galore_target", "galore_rank", "galore_update_interval",
     "galore_scale", "galore_proj_type", "apollo_target", "apollo_rank", "apollo_update_interval", "apollo_scale",
     "apollo_proj", "apollo_proj_type", "apollo_scale_type", "badam_mode", "badam_start_block", "badam_switch_mode",
-    "badam_switch_interval", "badam_update_ratio", "badam_mask_mode", "badam_verbose", "fp8_backend",
+    "badam_switch_interval", "badam_update_ratio", "badam_mask_mode", "badam_verbose", "fp8_backend", "qat_group_size",
 ))  # fmt: skip
 
 
@@ -71,6 +71,8 @@ def check_training(args: TrainArgs) -> None:
     """
     said: dict[str, list[str]] = {}
     unread = {**_of_other_tuners(args), **_of_other_stages(args), **_of_quantization(args), **_of_switches(args)}
+    if args.qat.qat == "none":
+        unread["qat_group_size"] = "needs qat, which is not given"
     for key in args.keys:
         value, default = _typed(key, args.keys[key]) if key in unread else (None, None)
         if value:

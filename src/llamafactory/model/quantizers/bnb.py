@@ -9,7 +9,7 @@ from .quantizer import Packing, Quantizer
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from ...hparams import Dtypes
@@ -31,6 +31,22 @@ def _options(settings: QuantizationArguments, dtypes: Dtypes, whole: list[str] |
     return {"quantization_config": config}
 
 
+def _quantize(layer: nn.Linear, settings: QuantizationArguments, dtype: torch.dtype) -> nn.Module:
+    from bitsandbytes import nn as bnb
+
+    inputs, outputs = layer.in_features, layer.out_features
+    packed: Any
+    if settings.quantization_bit == 8:
+        packed = bnb.Linear8bitLt(inputs, outputs, bias=False, has_fp16_weights=False, device="meta")
+        weight: Any = bnb.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
+    else:
+        packed = bnb.Linear4bit(inputs, outputs, bias=False, device="meta")
+        double, kind = settings.double_quantization, settings.quantization_type
+        weight = bnb.Params4bit(layer.weight.data, requires_grad=False, compress_statistics=double, quant_type=kind)
+    packed.weight, packed.bias = weight.to(layer.weight.device), layer.bias
+    return packed
+
+
 def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dtypes) -> None:
     import bitsandbytes
 
@@ -43,7 +59,7 @@ def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dty
 def _dense_4bit(layer: Any, dtype: torch.dtype) -> Tensor:
     from bitsandbytes.functional import dequantize_4bit
 
-    weight: Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    weight: Tensor = dequantize_4bit(layer.stored.data, layer.stored.quant_state)
     return weight.to(dtype)
 
 
@@ -75,8 +91,8 @@ def _dense_rows(codes: Tensor, scale: Tensor) -> Tensor:
 
 
 def _dense_8bit(layer: Any, dtype: torch.dtype) -> Tensor:
-    scale = layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB
-    return _dense_rows(layer.weight.data, scale).to(dtype)
+    scale = layer.state.SCB if layer.stored.SCB is None else layer.stored.SCB
+    return _dense_rows(layer.stored.data, scale).to(dtype)
 
 
 def _stored_bits(settings: QuantizationArguments) -> float:
@@ -92,6 +108,7 @@ quantizer = Quantizer(
     packages=(("bitsandbytes", "bitsandbytes"),),
     stored_bits=_stored_bits,
     options=_options,
+    quantize=_quantize,
     settle=_settle,
     packing=Packing(_pack, _unpack),
 )

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ...hparams.model_args import QuantizationArguments
 
 _GPTQ = (("gptqmodel", "gptqmodel"), ("optimum", "optimum"))
+# Methods that leave such layers alone, or that PEFT has for every kind of layer.
+_BESIDE = ("ln_tuning", "trainable_tokens", "prompt_tuning", "p_tuning", "prefix_tuning")
 
 
 def _unpack(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dtypes) -> None:
@@ -31,6 +33,6 @@ compressed_tensors = Quantizer(
 )
 fp8 = Quantizer("fp8", dense=True)
 mxfp4 = Quantizer("mxfp4", dense=True)
-gptq = Quantizer("gptq", packages=_GPTQ)
-awq = Quantizer("awq", packages=_GPTQ[:1])
-aqlm = Quantizer("aqlm", packages=(("aqlm", "aqlm[cpu,gpu]"),))
+gptq = Quantizer("gptq", packages=_GPTQ, adapters=("lora", "adalora", *_BESIDE))
+awq = Quantizer("awq", packages=_GPTQ[:1], adapters=("lora", *_BESIDE))
+aqlm = Quantizer("aqlm", packages=(("aqlm", "aqlm[cpu,gpu]"),), adapters=("lora", *_BESIDE))

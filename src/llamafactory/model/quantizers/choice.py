@@ -10,6 +10,7 @@ import torch
 
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
+from ...hparams.rules.model import NOT_OVER_FEW_BITS
 from ...plugins import QUANTIZERS, resolve
 from ..config import media_class
 from .layers import leave_file, quantized_layers, whole_modules
@@ -140,10 +141,11 @@ def _of_checkpoint(args: TrainArgs | InferArgs, method: str, place: str, device:
         return Choice(None, args.quantization, is_stored=True)
     quantizer = resolve("quantizers", row)
     kind = args.finetuning.finetuning_type
-    if trains and not quantizer.dense and kind in ("full", "freeze"):
+    known = quantizer.adapters
+    if trains and not quantizer.dense and (kind in NOT_OVER_FEW_BITS or not (known is None or kind in known)):
+        why = NOT_OVER_FEW_BITS.get(kind) or f"PEFT has {', '.join(known or ())} for its layers"
         raise ConfigError(
-            f"finetuning_type: {kind} trains the weights themselves, and {place.partition(': ')[2]} holds them "
-            f"quantized by {method}; use lora, or the model with its full weights"
+            f"finetuning_type: {kind}, but {place.partition(': ')[2]} holds weights quantized by {method}: {why}"
         )
     quantizer.require(f"{place} holds weights quantized by {method}", args.quantization, device, adapts)
     return Choice(quantizer, args.quantization, is_stored=True, is_dense=adapts and quantizer.dense)

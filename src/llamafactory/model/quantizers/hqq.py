@@ -10,7 +10,7 @@ from .quantizer import Quantizer
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from ...hparams import Dtypes
@@ -19,22 +19,30 @@ if TYPE_CHECKING:
 _GROUP = 64  # weights that share a scale and a zero
 
 
+def _quantize(layer: nn.Linear, settings: QuantizationArguments, dtype: torch.dtype) -> nn.Module:
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+
+    config = BaseQuantizeConfig(nbits=settings.quantization_bit, group_size=_GROUP, axis=1)
+    layer.requires_grad_(False)  # else the copy of a bias belongs to a graph
+    packed: nn.Module = HQQLinear(layer, config, compute_dtype=dtype, device=str(layer.weight.device))
+    return packed
+
+
 def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dtypes) -> None:
     import torch
-    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+    from hqq.core.quantize import HQQLinear
 
     from .layers import linear_to_quantize, settle_layers
 
-    config = BaseQuantizeConfig(nbits=settings.quantization_bit, group_size=_GROUP, axis=1)
     for name, layer in linear_to_quantize(model):
-        layer.requires_grad_(False)  # else the copy of a bias belongs to a graph
-        packed = HQQLinear(layer, config, compute_dtype=getattr(torch, dtypes.compute), device=str(layer.weight.device))
-        model.set_submodule(name, packed)
+        model.set_submodule(name, _quantize(layer, settings, getattr(torch, dtypes.compute)))
     settle_layers(model, HQQLinear, _dense)
 
 
 def _dense(layer: Any, dtype: torch.dtype) -> Tensor:
-    weight: Tensor = layer.dequantize()
+    from hqq.core.quantize import HQQLinear
+
+    weight: Tensor = HQQLinear.dequantize(layer)
     return weight.to(dtype)
 
 
@@ -49,5 +57,6 @@ quantizer = Quantizer(
     bits=dict.fromkeys((1, 2, 3, 4, 5, 6, 8), ()),
     packages=(("hqq", "hqq"),),
     stored_bits=_stored_bits,
+    quantize=_quantize,
     settle=_settle,
 )

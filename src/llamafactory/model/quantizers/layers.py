@@ -5,12 +5,14 @@
 libraries are left aside, for some do otherwise: in the first evaluation on a CPU bitsandbytes repacks 4-bit weights in
 place, and outside of training it rounds the inputs of 8-bit layers, so that whatever is merged, saved or compared
 afterwards is another model than the one that was trained.
+
+To PEFT such a layer is a plain linear one: what reads its ``weight`` (DoRA, BOFT, HRA …) gets the dense one. The ways
+that PEFT has around the layers of bitsandbytes, torchao, HQQ and quanto, some of them wrong, are never taken.
 """
 
 from __future__ import annotations
 
 import functools
-from abc import ABC
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,21 +26,35 @@ from ..towers import outside_language
 Dense = Callable[[Any, torch.dtype], Tensor]  # (layer, type) -> its weight [out, in]
 
 
-class Quantized(ABC):
+class Quantized(nn.Linear):
     """A linear layer whose weight is stored in few bits; :func:`settle_layers` makes it of a library's.
 
-    Of a library's own kind too, but by one line of ancestors, else Python does not let a layer change its class.
+    Attributes:
+        dense: Makes its weight dense, as the library does.
+        weight_type: Of the weight that whoever asks for ``weight`` sees; the type of what the model keeps whole.
     """
 
     dense: Dense
-    in_features: int
-    out_features: int
-    bias: nn.Parameter | None
-    named_parameters: Callable[..., Iterator[tuple[str, nn.Parameter]]]  # of nn.Module, which its kinds descend from
+    weight_type: torch.dtype
+
+    @property
+    def stored(self) -> Any:
+        """What the library calls the layer's weight: packed."""
+        return self._parameters["weight"]
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight ``[out, in]``, made dense for this call; what is written into it is lost."""
+        return self.dense_weight(self.weight_type)
 
     def dense_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight ``[out, in]`` that the layer multiplies with."""
-        return type(self).dense(self, dtype)
+        with torch.no_grad():
+            return type(self).dense(self, dtype)
+
+    def dequantize(self) -> Tensor:
+        """The same, by the name that PEFT calls on layers of HQQ."""
+        return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """``x [..., in]`` → ``[..., out]``, in the type of ``x``."""
@@ -60,18 +76,19 @@ class _Product(torch.autograd.Function):
 
 
 @functools.cache
-def _quantized_kind(kind: Any, dense: Any) -> type:
-    methods = {"forward": Quantized.forward, "dense_weight": Quantized.dense_weight, "dense": staticmethod(dense)}
-    made = type(kind.__name__, (kind,), {"__module__": __name__, **methods})
-    Quantized.register(made)
-    return made
+def _quantized_kind(kind: str, dense: Any) -> type[Quantized]:
+    return type(f"Quantized{kind}", (Quantized,), {"__module__": __name__, "dense": staticmethod(dense)})
 
 
-def settle_layers(model: nn.Module, kind: type, dense: Dense, only: Callable[[Any], bool] | None = None) -> None:
-    """Make every layer of a library's ``kind`` a :class:`Quantized` one, with the weight that ``dense`` gives."""
-    for module in model.modules():
+def settle_layers(model: Any, kind: type, dense: Dense, only: Callable[[Any], bool] | None = None) -> None:
+    """Put a :class:`Quantized` one, with the weight that ``dense`` gives, in the place of every layer of ``kind``."""
+    for name, module in list(model.named_modules()):
         if type(module) is kind and (only is None or only(module)):
-            module.__class__ = _quantized_kind(kind, dense)  # type: ignore[arg-type]
+            wanted = _quantized_kind(kind.__name__, dense)
+            settled = wanted.__new__(wanted)
+            settled.__dict__ = module.__dict__  # the layer as it is, under another class
+            settled.weight_type = model.dtype
+            model.set_submodule(name, settled)
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, Quantized]]:

@@ -12,7 +12,7 @@ from ...extras.packages import require_installed
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from ...extras.device import Device
@@ -57,11 +57,13 @@ class Quantizer:
         packages: Modules it needs, and how pip calls them.
         devices: Types of devices that can compute with it; none: all.
         check_device: Says what of the settings a device cannot do, else ``None``.
+        adapters: Values of ``finetuning_type`` that its layers take; ``None``: whatever linear layers take.
         no_adapters: Why no adapter can act on its layers; "" = they can.
         dense: Weights of such a checkpoint become 16-bit ones while they load, wherever adapters are involved.
         stored_bits: Bits that a weight takes, its share of scales included.
         options: Further keywords of ``from_pretrained`` when a model is quantized while it loads; gets the patterns of
             modules that stay whole, ``None`` = those that transformers leaves out by itself.
+        quantize: Makes a layer of the library's of a plain one, with a weight in the given type; ``None`` = cannot.
         settle: Makes the loaded layers ones that keep their weights whatever they compute (``layers.py``).
         packing: A weight as plain tensors; none: ``stream_layers`` cannot be had.
     """
@@ -71,10 +73,12 @@ class Quantizer:
     packages: tuple[tuple[str, str], ...] = ()
     devices: tuple[str, ...] = ()
     check_device: Callable[[QuantizationArguments, Device], str | None] = lambda settings, device: None
+    adapters: tuple[str, ...] | None = None
     no_adapters: str = ""
     dense: bool = False
     stored_bits: Callable[[QuantizationArguments], float] = _bits_alone
     options: Callable[[QuantizationArguments, Dtypes, list[str] | None], dict[str, Any]] = _no_options
+    quantize: Callable[[nn.Linear, QuantizationArguments, torch.dtype], nn.Module] | None = None
     settle: Callable[[PreTrainedModel, QuantizationArguments, Dtypes], None] = _nothing
     packing: Packing | None = None
 

@@ -12,7 +12,7 @@ from .quantizer import Quantizer
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from ...hparams import Dtypes
@@ -26,6 +26,14 @@ def _options(settings: QuantizationArguments, dtypes: Dtypes, whole: list[str] |
     return {"quantization_config": QuantoConfig(weights=kind, modules_to_not_convert=whole)}
 
 
+def _quantize(layer: nn.Linear, settings: QuantizationArguments, dtype: torch.dtype) -> nn.Module:
+    from optimum.quanto import QLinear, qfloat8, qint8
+
+    packed: Any = QLinear.from_module(layer, weights=qfloat8 if settings.quantization_type == "fp8" else qint8)
+    packed.freeze()
+    return packed
+
+
 def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dtypes) -> None:
     from optimum.quanto import QLinear
 
@@ -35,7 +43,7 @@ def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dty
 
 
 def _dense(layer: Any, dtype: torch.dtype) -> Tensor:
-    weight: Tensor = layer.weight.dequantize()
+    weight: Tensor = layer.stored.dequantize()
     return weight.to(dtype)
 
 
@@ -44,5 +52,6 @@ quantizer = Quantizer(
     bits={8: ("int", "fp8")},
     packages=(("optimum.quanto", "optimum-quanto"),),
     options=_options,
+    quantize=_quantize,
     settle=_settle,
 )

@@ -13,7 +13,7 @@ from .quantizer import Quantizer
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from ...extras.device import Device
@@ -32,14 +32,24 @@ def _check_device(settings: QuantizationArguments, device: Device) -> str | None
 
 
 def _options(settings: QuantizationArguments, dtypes: Dtypes, whole: list[str] | None) -> dict[str, Any]:
-    from torchao.quantization import Float8WeightOnlyConfig, Int4WeightOnlyConfig, Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
+    return {"quantization_config": TorchAoConfig(_scheme(settings), modules_to_not_convert=whole)}
+
+
+def _scheme(settings: QuantizationArguments) -> Any:
+    from torchao.quantization import Float8WeightOnlyConfig, Int4WeightOnlyConfig, Int8WeightOnlyConfig
+
     if settings.quantization_bit == 4:
-        scheme: Any = Int4WeightOnlyConfig(group_size=64)
-    else:
-        scheme = Float8WeightOnlyConfig() if settings.quantization_type == "fp8" else Int8WeightOnlyConfig()
-    return {"quantization_config": TorchAoConfig(scheme, modules_to_not_convert=whole)}
+        return Int4WeightOnlyConfig(group_size=64)
+    return Float8WeightOnlyConfig() if settings.quantization_type == "fp8" else Int8WeightOnlyConfig()
+
+
+def _quantize(layer: nn.Linear, settings: QuantizationArguments, dtype: torch.dtype) -> nn.Module:
+    from torchao.quantization import quantize_
+
+    quantize_(layer, _scheme(settings))
+    return layer
 
 
 def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dtypes) -> None:
@@ -52,7 +62,7 @@ def _settle(model: PreTrainedModel, settings: QuantizationArguments, dtypes: Dty
 
 
 def _dense(layer: Any, dtype: torch.dtype) -> Tensor:
-    weight: Tensor = layer.weight.dequantize()
+    weight: Tensor = layer.stored.dequantize()
     return weight.to(dtype)
 
 
@@ -62,5 +72,6 @@ quantizer = Quantizer(
     packages=(("torchao", "torchao"),),
     check_device=_check_device,
     options=_options,
+    quantize=_quantize,
     settle=_settle,
 )

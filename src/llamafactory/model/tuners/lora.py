@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA and its relatives (rsLoRA, DoRA; PiSSA, OLoRA, EVA, CorDA, LoRA-GA) through PEFT."""
+"""LoRA and its relatives (rsLoRA, DoRA; PiSSA, OLoRA, EVA, CorDA, LoRA-GA, LoftQ) through PEFT."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...hparams.field import arg, require, split_list
@@ -50,9 +51,10 @@ class Arguments:
     pissa_init: bool = arg(False, "Initialise from principal singular vectors.")
     pissa_iter: int = arg(16, "Fast-SVD iterations, -1 = exact SVD.", within=Range(least=1, also=(-1,)))
     pissa_convert: bool = arg(False, "Write PiSSA result back as ordinary LoRA.")
-    lora_init: Literal["default", "gaussian", "orthogonal", "olora", "eva", "corda", "lora_ga"] = arg(
+    lora_init: Literal["default", "gaussian", "orthogonal", "olora", "eva", "corda", "lora_ga", "loftq"] = arg(
         "default", "What a fresh adapter begins with; PiSSA has keys of its own."
     )
+    loftq_iter: int = arg(1, "LoftQ: how often weights are rounded anew around the adapter.", within=AT_LEAST_1)
     create_new_adapter: bool = arg(False, "Merge the loaded adapters and start a fresh one.")
     peft_config: dict | None = arg(None, "Fields of PEFT's LoraConfig that have no key of their own.")
 
@@ -111,6 +113,10 @@ def _check_start(args: TrainArgs | InferArgs, continued: bool) -> None:
             not args.data.streaming,
             f"lora_init: {init} looks at batches before the first step, which a stream has once",
         )
+    if init == "loftq":
+        bits = args.quantization.quantization_bit
+        require(bits is not None, "lora_init: loftq begins with what quantization_bit loses; set it")
+        require(not tuner.peft_config, "lora_init: loftq: not with peft_config; loftq_iter has a key of its own")
     require(
         init not in ("olora", "corda", "lora_ga") or args.quantization.quantization_bit is None,
         f"lora_init: {init} changes the frozen weights, which are quantized; use eva, or leave quantization_bit out",
@@ -151,7 +157,12 @@ def create(
             _keep_to_inserted(base, config)
         return config
 
-    return put_adapters(model, args, dtypes, trainable, fresh)
+    tuned = put_adapters(model, args, dtypes, trainable, fresh)
+    if trainable and args.tuner.lora_init == "loftq":
+        from ..loftq import begin
+
+        begin(tuned, args, args.tuner.loftq_iter)
+    return tuned
 
 
 def _keep_to_inserted(model: PreTrainedModel, config: LoraConfig) -> None:
@@ -170,6 +181,10 @@ def save_final(model: PeftModel, folder: str, args: TrainArgs) -> None:
 
     PiSSA's is replaced where ``pissa_convert`` asks for it, for PEFT finds its start again; the others' always.
     """
+    if args.tuner.lora_init == "loftq":
+        from ..loftq import save_base
+
+        save_base(model, Path(folder))
     if args.tuner.pissa_convert or args.tuner.lora_init in ("olora", "corda", "lora_ga"):
         from ..adapters import save_converted
 
@@ -177,7 +192,11 @@ def save_final(model: PeftModel, folder: str, args: TrainArgs) -> None:
 
 
 def callbacks(model: Any, args: TrainArgs) -> list[TrainerCallback]:
-    """What begins an adapter by the batches of its run."""
+    """What begins an adapter by the batches of its run, or keeps what was taken out of its base."""
+    if args.tuner.lora_init == "loftq":
+        from ..loftq import LoftqBase
+
+        return [LoftqBase(model, args)]
     if args.tuner.lora_init not in _CONFIG_OF:
         return []
     from ..lora_start import LoraStart

@@ -19,6 +19,7 @@ from ...hparams import split_list
 from ...hparams.next_command import next_command
 from ...hparams.reader import FILE_ENDINGS
 from ...model.adapter_config import is_live
+from ...model.quantizers.record import keys_of_qat
 from ...model.vllm_adapter import why_not_in_vllm
 from ...plugins import resolve
 from .upload import upload_run
@@ -134,9 +135,17 @@ def next_commands(args: TrainArgs) -> str:
     output_dir = str(args.training.output_dir)
     if not words or not words[0].endswith(FILE_ENDINGS):
         words = _words_of_result(args, output_dir)  # overrides of a file stay: one of them may be the folder
-    export = next_command("export", words, export_dir=_beside(output_dir))
+    export = next_command("export", words, export_dir=_beside(output_dir), **_keys_of_export(args))
     chat = [] if args.finetuning.stage == "rm" else [next_command("chat", words)]
     return "Next:\n  " + "\n  ".join([*chat, export, *_note_of_vllm(Path(output_dir))])
+
+
+def _keys_of_export(args: TrainArgs) -> dict[str, str]:
+    """With qat the export is in few bits, as the model was trained; the training rows show that it works."""
+    if args.qat.qat == "none":
+        return {}
+    keys = keys_of_qat(args.qat.qat, args.qat.qat_group_size) | {"export_quantization_dataset": args.data.dataset}
+    return {key: str(value) for key, value in keys.items() if value}
 
 
 def _note_of_vllm(folder: Path) -> list[str]:

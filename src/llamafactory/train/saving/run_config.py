@@ -27,7 +27,7 @@ NAME = "run_config.json"
 
 # Sections that shape the weights; some stages do not read all of them.
 _SECTIONS = (
-    "kt", "megatron", "badam", "apollo", "galore", "fp8", "quantization", "media", "model", "data", "finetuning",
+    "kt", "megatron", "badam", "apollo", "galore", "fp8", "qat", "quantization", "media", "model", "data", "finetuning",
     "tuner", "training",
 )  # fmt: skip
 _OF_PREFERENCES = ("rm", "dpo", "kto", "ppo", "grpo")
