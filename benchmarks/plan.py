@@ -24,6 +24,7 @@ from typing import Any
 FORK = multiprocessing.get_context("fork")
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "plan"
+OWN = f"{CACHE}/{os.getpid()}"  # so that two of these do not meet
 STEPS = 2
 
 _LLAMA = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8}
@@ -150,7 +151,7 @@ def keys_of(folder: Path, keys: dict[str, Any]) -> dict[str, Any]:
     return {
         "model_name_or_path": str(folder), "stage": stage, "template": "empty" if stage == "pt" else "smollm2",
         "dataset": data, "dataset_dir": str(CACHE), "overlong": "truncate", "packing": False,
-        "output_dir": str(CACHE / "run"), "overwrite_output_dir": True, "max_steps": STEPS, "learning_rate": 1e-5,
+        "output_dir": f"{OWN}-run", "overwrite_output_dir": True, "max_steps": STEPS, "learning_rate": 1e-5,
         "save_strategy": "no", "disable_tqdm": True, "preprocessing_num_workers": 1, "use_cpu": True, "threads": 1,
         "activation_checkpointing": False, **keys,
     }  # fmt: skip
@@ -204,7 +205,7 @@ def in_process(work: Any, *given: Any) -> dict[str, Any]:
                 what, value = ours.recv()
             except EOFError:
                 child.join()
-                return {"error": (CACHE / "log").read_text()[-1500:]}
+                return {"error": Path(f"{OWN}-log").read_text()[-1500:]}
             if what == "step":
                 found["steps"].append(value)
             elif what == "plan":
@@ -221,7 +222,7 @@ def in_process(work: Any, *given: Any) -> dict[str, Any]:
 
 def quietly(work: Any, *given: Any) -> None:
     """Do work whose output goes into a file."""
-    file = os.open(CACHE / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    file = os.open(f"{OWN}-log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
     work(*given)
@@ -265,11 +266,16 @@ def main() -> None:
     parser.add_argument("--smollm2", help="folder of SmolLM2-135M-Instruct")
     parser.add_argument("--only", default="", help="a part of the rows' names")
     parser.add_argument("--held-back", action="store_true", help="the rows that nothing was chosen by")
-    parser.add_argument("--raw", help="a file that gets all figures as JSON lines")
+    parser.add_argument(
+        "--raw", help="a file of JSON lines: what it has is not measured again, what is measured goes there"
+    )
+    parser.add_argument("--only-measure", action="store_true", help="and do not plan")
+    parser.add_argument("--parts", action="store_true", help="also print the parts of each plan")
     given = parser.parse_args()
     import_all()
     CACHE.mkdir(parents=True, exist_ok=True)
     write_rows()
+    known = read_known(given.raw)
     print("| configuration | said, MiB | measured, MiB | error |\n|---|---|---|---|")
     errors = []
     for model, more in HELD_BACK if given.held_back else SEEN:
@@ -279,18 +285,33 @@ def main() -> None:
         if model != "smollm2":
             in_process(make_model, model, given.smollm2)
         keys = keys_of(Path(given.smollm2) if model == "smollm2" else CACHE / model, more)
-        answer, found = in_process(say, keys), in_process(train, keys)
-        if "error" in answer or "error" in found:
-            print(f"| {name} | {answer.get('error', '')} | {found.get('error', '')} | |", flush=True)
+        found = known.get(name) or in_process(train, keys)
+        if "error" in found:
+            print(f"| {name} | {found['error']} | | |", flush=True)
+            continue
+        if given.raw and name not in known:
+            with open(given.raw, "a") as file:
+                file.write(json.dumps({"name": name, **found}) + "\n")
+        if given.only_measure:
+            continue
+        answer = in_process(say, keys)
+        if "error" in answer:
+            print(f"| {name} | {answer['error']} | | |", flush=True)
             continue
         plan = answer["plan"]
         errors.append(plan["peak_bytes"] / found["peak"] - 1)
         sizes = f"{plan['peak_bytes'] / 2**20:,.0f} | {found['peak'] / 2**20:,.0f}"
         print(f"| {name} | {sizes} | {errors[-1]:+.1%} |", flush=True)
-        if given.raw:
-            with open(given.raw, "a") as file:
-                file.write(json.dumps({"name": name, "parts": plan["parts"], **found}) + "\n")
-    print(f"\nworst over {max(errors):+.1%}, worst under {min(errors):+.1%}, of {len(errors)}")
+        if given.parts:
+            print({part: round(size / 2**20) for part, size in plan["parts"].items()}, flush=True)
+    if errors:
+        print(f"\nworst over {max(errors):+.1%}, worst under {min(errors):+.1%}, of {len(errors)}")
+
+
+def read_known(path: str | None) -> dict[str, dict[str, Any]]:
+    """Return what was measured before, by the names of the configurations."""
+    lines = Path(path).read_text().splitlines() if path and Path(path).exists() else []
+    return {found["name"]: found for found in map(json.loads, lines)}
 
 
 if __name__ == "__main__":

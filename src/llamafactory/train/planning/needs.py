@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...extras.logging import get_logger
-from ...hparams import get_train_args
+from ...hparams import get_train_args, resolve_dtypes
 from ...model.checkpointing import wanted_checkpointing
 from ...model.config import attention_width, read_config
+from ...model.empty import frozen_bytes
+from ...model.reference import names_reference, reference_args
 from ...plugins import resolve
+from ..rl.rewards.reward_model import reward_args
 from .simulation import Step, simulate
 
 if TYPE_CHECKING:
@@ -93,17 +96,42 @@ def _needs(args: TrainArgs, planned: Planned, checkpointing: bool) -> Needs:
 
 
 def _beside(args: TrainArgs, planned: Planned, step: Step) -> dict[str, float]:
-    """Return what stands beside the step itself: copies of gradients for other processes, and answers in the making."""
+    """Return what stands beside the step itself: copies of gradients for other processes, other models, answers in the
+    making."""
     found: dict[str, float] = {}
     if planned.count > 1:
         found["gradient exchange"] = step.gradients
-    stage = resolve("stages", args.finetuning.stage)
-    if stage.generates:
-        text = read_config(args.model).get_text_config()
-        _, keys = attention_width(text)
-        length = args.data.cutoff_len + args.generating.max_new_tokens
-        found["rollouts"] = 2 * 2 * keys * text.num_hidden_layers * length * args.rlhf.rollout_batch_size
+    dtypes = resolve_dtypes(args, planned.device)
+    if compares(args):
+        named = names_reference(args)
+        found["reference"] = frozen_bytes(reference_args(args), dtypes) if named else step.copied
+    rlhf = args.rlhf
+    if not resolve("stages", args.finetuning.stage).generates:
+        return found
+    if rlhf.reward_model and rlhf.reward_model_type == "full":
+        found["reward model"] = frozen_bytes(reward_args(args), dtypes, reward=True)
+    text = read_config(args.model).get_text_config()
+    _, keys = attention_width(text)
+    length = args.data.cutoff_len + args.generating.max_new_tokens
+    found["rollouts"] = 2 * 2 * keys * text.num_hidden_layers * length * rlhf.rollout_batch_size
     return found
+
+
+def compares(args: TrainArgs) -> bool:
+    """Whether a run holds a reference while it trains; scores that are computed before leave nothing behind."""
+    stage, rlhf, training = args.finetuning.stage, args.rlhf, args.training
+    if stage == "ppo" or (stage == "grpo" and rlhf.beta > 0):
+        return True
+    if stage == "dpo":
+        loss = resolve("losses", rlhf.pref_loss)
+        if getattr(loss, "reference_free", False) and not rlhf.pref_bco_weight:
+            return False
+    elif stage != "kto":
+        return False
+    before = rlhf.cache_ref_log_probs
+    if before is None:  # of a number of steps only the rows tell whether it is an epoch
+        before = not args.data.streaming and training.max_steps <= 0 and training.num_train_epochs >= 1
+    return not before
 
 
 @dataclass(frozen=True)

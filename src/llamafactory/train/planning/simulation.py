@@ -16,6 +16,7 @@ from ...extras.logging import get_logger
 from ...hparams import resolve_dtypes
 from ...model.checkpointing import keeping
 from ...model.empty import empty_model, planned_config, with_layers
+from ...model.reference import lies_below
 from ...plugins import resolve
 from ..losses.linear_log_probs import LogitTransform
 from ..optim import create_optimizer
@@ -49,6 +50,7 @@ class Step:
         seconds: Least time of the arithmetic and the memory's traffic.
         flops: Operations.
         parameters: Trained numbers.
+        copied: Bytes of the trained weights that a reference keeps as they were; 0 where it lies below the adapter.
     """
 
     frozen: float
@@ -61,6 +63,7 @@ class Step:
     seconds: float
     flops: float
     parameters: float
+    copied: float
 
     def at(self, more: Step, share: float) -> Step:
         """Return the straight line through this step and ``more``, at ``share`` of their distance."""
@@ -147,6 +150,7 @@ def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, re
         seconds=seconds + meter.seconds,
         flops=flops,
         parameters=sum(weight.numel() for weight in trained),
+        copied=0 if lies_below(model, args) else weights,
     )
 
 
