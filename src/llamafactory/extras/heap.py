@@ -17,7 +17,7 @@ from typing import Any
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 _WHILE, _AFTER = 1 << 20, 32 << 20  # bytes; the latter is where glibc's own adjustment ends
-_WORTH_IT = 16 << 20  # bytes; less is not looked for, so that steps of small models cost nothing
+WORTH_IT = 16 << 20  # bytes; less is not looked for, so that steps of small models cost nothing
 
 
 class _Figures(ctypes.Structure):
@@ -42,7 +42,7 @@ def _glibc() -> Any:
 def give_back_gaps() -> None:
     """Give free pages between pieces in use back to the system, if they are many."""
     library = _glibc()
-    if library is not None and library.mallinfo2().fordblks >= _WORTH_IT:
+    if library is not None and library.mallinfo2().fordblks >= WORTH_IT:
         library.malloc_trim(0)
 
 

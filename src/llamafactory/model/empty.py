@@ -41,17 +41,18 @@ def planned_config(args: TrainArgs) -> Any:
     return config
 
 
-def frozen_bytes(args: TrainArgs, dtypes: Dtypes, reward: bool = False) -> int:
-    """Return the bytes of the weights of a model that stands frozen beside the one in training.
+def weight_bytes(args: TrainArgs, dtype: torch.dtype, reward: bool = False, fused: bool = False) -> int:
+    """Return the bytes of a model's weights, without adapters.
 
     Args:
-        args: What that model is loaded by. Its adapters are taken to be merged.
-        dtypes: Number formats.
+        args: What the model is loaded by.
+        dtype: Of weights that are not quantized.
         reward: With a head that gives one score.
+        fused: Only experts that share a tensor, each of which has tensors of its own in a file.
     """
     with torch.device("meta"):
-        model = _base(args, planned_config(args), getattr(torch, dtypes.frozen), reward)
-    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+        model = _base(args, planned_config(args), dtype, reward)
+    return sum(weight.nbytes for weight in model.parameters() if weight.dim() == 3 or not fused)
 
 
 def empty_model(args: TrainArgs, config: Any, dtypes: Dtypes, reward: bool = False) -> nn.Module:

@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_VOCABULARY = 8192  # rows of a head's gradient that are added at once
+
 
 @dataclass(frozen=True)
 class LogitTransform:
@@ -225,7 +227,7 @@ class _LinearLogProbs(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mm(flow, head, out=grad_hidden[part])
             if grad_weight is not None:
-                grad_weight += flow.T @ hidden[part]
+                _add_product(grad_weight, flow, hidden[part])
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -233,6 +235,16 @@ class _LinearLogProbs(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """``total [V, d] += left^T right`` of [c, V] and [c, d], some of V at a time.
+
+    A sum of another type is formed from a copy in its own type: of the whole that would be as large as the gradient.
+    """
+    for start in range(0, total.shape[0], _VOCABULARY):
+        part = slice(start, start + _VOCABULARY)
+        total[part] += left[:, part].T @ right
 
 
 def _expected(log_p: Tensor, targets: Tensor, smoothing: float) -> Tensor:

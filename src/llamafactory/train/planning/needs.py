@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from ...extras.heap import WORTH_IT
 from ...extras.logging import get_logger
 from ...hparams import get_train_args, resolve_dtypes
 from ...model.checkpointing import wanted_checkpointing
 from ...model.config import attention_width, read_config
-from ...model.empty import frozen_bytes
+from ...model.empty import planned_config, weight_bytes
 from ...model.reference import names_reference, reference_args
 from ...plugins import resolve
 from ..rl.rewards.reward_model import reward_args
@@ -87,6 +90,11 @@ def _needs(args: TrainArgs, planned: Planned, checkpointing: bool) -> Needs:
     parts |= {"logits": min(work, step.logits), "work space": max(0.0, work - step.logits)}
     parts |= _beside(args, planned, step)
     parts["runtime"] = planned.runtime_bytes
+    if planned.device.type == "cpu":
+        parts["gaps of the heap"] = WORTH_IT
+        stays, loading = _of_file(args, planned, step)
+        parts["file beside experts"] = stays
+        parts["file while loading"] = max(0.0, loading + planned.runtime_bytes - sum(parts.values()))
     training = args.training
     tokens = training.per_device_train_batch_size * training.gradient_accumulation_steps * args.data.cutoff_len
     on_cpu = planned.device.type == "cpu"
@@ -95,21 +103,37 @@ def _needs(args: TrainArgs, planned: Planned, checkpointing: bool) -> Needs:
     return Needs(rounded, int(available), checkpointing, tokens, step.seconds, int(step.parameters))
 
 
+def _of_file(args: TrainArgs, planned: Planned, step: Step) -> tuple[float, float]:
+    """Return bytes that a file of weights takes in memory beside them, while a CPU trains and while it loads.
+
+    Weights that stay what is mapped of their file take nothing more. Experts that are fused while they load are copies,
+    and the file stays for the sake of the others. Where all are made anew, or packed, it goes with the last of them.
+    """
+    dtypes, of_file = resolve_dtypes(args, planned.device), planned_config(args).dtype
+    full, quantized = args.finetuning.finetuning_type == "full", args.quantization.quantization_bit is not None
+    if of_file is None or args.model.train_from_scratch:
+        return 0, 0
+    if str(of_file) == f"torch.{dtypes.trainable if full else dtypes.frozen}" and not quantized:
+        return weight_bytes(args, of_file, fused=True), 0
+    whole = replace(args, quantization=replace(args.quantization, quantization_bit=None))
+    return 0, weight_bytes(whole, of_file) + step.frozen + (step.trained if full else 0)
+
+
 def _beside(args: TrainArgs, planned: Planned, step: Step) -> dict[str, float]:
     """Return what stands beside the step itself: copies of gradients for other processes, other models, answers in the
     making."""
     found: dict[str, float] = {}
     if planned.count > 1:
         found["gradient exchange"] = step.gradients
-    dtypes = resolve_dtypes(args, planned.device)
+    frozen = getattr(torch, resolve_dtypes(args, planned.device).frozen)
     if compares(args):
         named = names_reference(args)
-        found["reference"] = frozen_bytes(reference_args(args), dtypes) if named else step.copied
+        found["reference"] = weight_bytes(reference_args(args), frozen) if named else step.copied
     rlhf = args.rlhf
     if not resolve("stages", args.finetuning.stage).generates:
         return found
     if rlhf.reward_model and rlhf.reward_model_type == "full":
-        found["reward model"] = frozen_bytes(reward_args(args), dtypes, reward=True)
+        found["reward model"] = weight_bytes(reward_args(args), frozen, reward=True)
     text = read_config(args.model).get_text_config()
     _, keys = attention_width(text)
     length = args.data.cutoff_len + args.generating.max_new_tokens
