@@ -20,12 +20,14 @@ from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import TrainArgs, get_train_args, resolve_dtypes
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.model.empty import planned_config
+from llamafactory.model.reference import reference_args
 from llamafactory.train.commands.plan import run_plan
 from llamafactory.train.losses.linear_log_probs import LogitTransform
 from llamafactory.train.planning import simulation
 from llamafactory.train.planning.devices import GIB, find_device
 from llamafactory.train.planning.needs import find_needs
 from llamafactory.train.planning.simulation import Step, simulate
+from llamafactory.train.rl.rewards.reward_model import reward_args
 from llamafactory.train.token_scores import attach
 
 SHAPE = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "head_dim": 32}
@@ -67,6 +69,16 @@ def real_activations(args: TrainArgs, checkpointing: bool) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
+def bytes_of(model: Any) -> int:
+    """Bytes of frozen weights, and of what bitsandbytes keeps beside those that it packed."""
+    held = sum(weight.nbytes for weight in (*model.parameters(), *model.buffers()) if not weight.requires_grad)
+    for weight in model.parameters():
+        state = getattr(weight, "quant_state", None)
+        if state is not None:
+            held += state.absmax.nbytes + (state.state2.absmax.nbytes if state.nested else 0)
+    return held
+
+
 @pytest.mark.parametrize("keys", [{}, {"finetuning_type": "full"}, {"finetuning_type": "full", "pure_bf16": True}])
 def test_activations_are_what_autograd_keeps(base: dict[str, Any], keys: dict[str, Any]) -> None:
     args = arguments(base, **keys)
@@ -91,11 +103,7 @@ def test_weights_gradients_and_moments_follow_from_shapes(base: dict[str, Any]) 
 def test_quantized_weights_take_what_bitsandbytes_takes(base: dict[str, Any], keys: dict[str, Any]) -> None:
     args = arguments(base, bf16=True, **keys)
     model = load_model(load_tokenizer(args.model), args)
-    held = sum(weight.nbytes for weight in (*model.parameters(), *model.buffers()) if not weight.requires_grad)
-    for weight in model.parameters():
-        state = getattr(weight, "quant_state", None)
-        if state is not None:
-            held += state.absmax.nbytes + (state.state2.absmax.nbytes if state.nested else 0)
+    held = bytes_of(model)
     assert simulate(args, CPU, False).frozen == pytest.approx(held, rel=0.02)
 
 
@@ -144,8 +152,8 @@ def test_models_beside_the_policy_are_counted(base: dict[str, Any]) -> None:
     args = arguments(base, reward_model_type="full", bf16=True, **keys)
     parts, numbers = find_needs(args, CPU).parts, weights_of(base)
     assert parts["trained weights"] == parts["reference"] == 4 * numbers
-    # its head of one row in the place of nothing, for the language model's is tied; positions' frequencies
-    assert 2 * numbers <= parts["reward model"] <= 2 * numbers + 2 * SHAPE["hidden_size"] + 4096
+    model = load_model(load_tokenizer(args.model), reward_args(args), trainable=False, head="reward")
+    assert parts["reward model"] == pytest.approx(bytes_of(model), rel=0.01)
     # keys and values of two bytes, of two heads of 32 in three layers, for each token of four answers
     assert parts["rollouts"] == 2 * 2 * (2 * 32) * 3 * (256 + 64) * 4
 
@@ -173,8 +181,9 @@ def test_a_named_reference_takes_what_its_bits_take(base: dict[str, Any]) -> Non
         find_needs(arguments(base, **keys, **more), CPU).parts["reference"]
         for more in ({}, {"ref_model_quantization_bit": 4})
     )
-    packed = simulate(arguments(base, quantization_bit=4, bf16=True), CPU, False).frozen
-    assert whole == pytest.approx(2 * weights_of(base), rel=0.02) and quantized == pytest.approx(packed, rel=0.01)
+    args = arguments(base, ref_model_quantization_bit=4, **keys)
+    model = load_model(load_tokenizer(args.model), reference_args(args), trainable=False, beside_training=True)
+    assert whole == 4 * weights_of(base) and quantized == pytest.approx(bytes_of(model), rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -125,20 +125,24 @@ def _beside(args: TrainArgs, planned: Planned, step: Step) -> dict[str, float]:
     found: dict[str, float] = {}
     if planned.count > 1:
         found["gradient exchange"] = step.gradients
-    frozen = getattr(torch, resolve_dtypes(args, planned.device).frozen)
     if compares(args):
         named = names_reference(args)
-        found["reference"] = weight_bytes(reference_args(args), frozen) if named else step.copied
+        found["reference"] = _beside_bytes(reference_args(args), planned) if named else step.copied
     rlhf = args.rlhf
     if not resolve("stages", args.finetuning.stage).generates:
         return found
     if rlhf.reward_model and rlhf.reward_model_type == "full":
-        found["reward model"] = weight_bytes(reward_args(args), frozen, reward=True)
+        found["reward model"] = _beside_bytes(reward_args(args), planned, reward=True)
     text = read_config(args.model).get_text_config()
     _, keys = attention_width(text)
     length = args.data.cutoff_len + args.generating.max_new_tokens
     found["rollouts"] = 2 * 2 * keys * text.num_hidden_layers * length * rlhf.rollout_batch_size
     return found
+
+
+def _beside_bytes(own: TrainArgs, planned: Planned, reward: bool = False) -> int:
+    """Return what a frozen model takes that is loaded by arguments of its own."""
+    return weight_bytes(own, getattr(torch, resolve_dtypes(own, planned.device).frozen), reward)
 
 
 def compares(args: TrainArgs) -> bool:

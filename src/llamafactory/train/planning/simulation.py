@@ -33,6 +33,7 @@ logger = get_logger(__name__)
 # Layers of a model that repeat are computed up to these numbers only; the rest follows from the difference.
 _FEW, _MORE = 4, 8
 _SEQUENCES = {"rm": 2, "dpo": 2}  # of a row
+_LOGS_ENTROPY = ("dpo", "kto", "ppo", "grpo")  # of the policy, from the same logits
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ def _loss(model: nn.Module, args: TrainArgs, reward: bool) -> Tensor:
         return loss
     attach(model, LogitTransform())
     positions = torch.arange(1, ids.numel())
-    loss = model(input_ids=ids, labels=ids, positions=positions, score=True).log_probs.sum()
+    entropy = args.finetuning.stage in _LOGS_ENTROPY
+    loss = model(input_ids=ids, labels=ids, positions=positions, score=True, entropy=entropy).log_probs.sum()
     return loss
 
 
