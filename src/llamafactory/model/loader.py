@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..extras import threads
 from ..extras.errors import ConfigError, in_one_line
-from ..extras.heap import give_back_gaps, returning_memory
+from ..extras.heap import returning_memory
 from ..extras.logging import get_logger
 from .config import has_talker, language_class, read_config, refuse_untrainable
 from .paths import resolve_model_path
@@ -128,26 +128,11 @@ def _ready_to_train(
         convert_to_float8(tuned, args, device)
     choose_checkpointing(tuned, args, device, dtypes, batch_tokens)
     keep_from_broadcast(tuned)
-    if device.type == "cpu":
-        _give_back_between_layers(tuned)
     tuned.train()
     logger.info_rank0(report.trainable_line(tuned))
     if args.model.print_param_status:
         logger.info_rank0(report.parameter_table(tuned))
     return tuned
-
-
-def _give_back_between_layers(model: nn.Module) -> None:
-    """Let no more gaps arise in the heap than those of one layer, in the forward pass and where it is done again."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.register_forward_pre_hook(_before_layer)
-
-
-def _before_layer(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-    give_back_gaps()
 
 
 def base_config(args: TrainArgs | InferArgs, trainable: bool) -> Any:
