@@ -137,7 +137,8 @@ def test_operations_are_those_of_the_matrix_products(base: dict[str, Any]) -> No
     assert step.flops == pytest.approx(products + attention, rel=0.03)
 
 
-RL = {"max_new_tokens": 64, "rollout_batch_size": 4, "num_generations": 2}
+RL = {"max_new_tokens": 64, "rollout_batch_size": 4}
+GRPO = {"stage": "grpo", "finetuning_type": "full", "reward_funcs": "format", "num_generations": 2, **RL}
 
 
 def weights_of(base: dict[str, Any]) -> int:
@@ -166,8 +167,8 @@ def test_models_beside_the_policy_are_counted(base: dict[str, Any]) -> None:
         ({"stage": "dpo", "finetuning_type": "full", "max_steps": 2, "pref_loss": "orpo"}, False),
         ({"stage": "dpo", "max_steps": 2}, False),  # below the adapter
         ({"stage": "kto", "finetuning_type": "freeze", "cache_ref_log_probs": False}, True),
-        ({"stage": "grpo", "finetuning_type": "full", "reward_funcs": "format", "beta": 0.0, **RL}, False),
-        ({"stage": "grpo", "finetuning_type": "full", "reward_funcs": "format", "beta": 0.1, **RL}, True),
+        ({**GRPO, "beta": 0.0}, False),
+        ({**GRPO, "beta": 0.1}, True),
     ],
 )
 def test_a_reference_of_its_own(base: dict[str, Any], keys: dict[str, Any], copies: bool) -> None:

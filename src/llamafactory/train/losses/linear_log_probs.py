@@ -46,7 +46,7 @@ class LogitTransform:
         return logits
 
     def slope(self, transformed: Tensor | None) -> Tensor | float:
-        """Return d transformed / d logits for each entry of ``transformed`` [..., V]; without a softcap nothing is read."""
+        """Return d transformed / d logits for each of ``transformed`` [..., V], which only a softcap reads."""
         factor = self.scale / self.temperature
         if self.softcap is None or transformed is None:
             return factor
