@@ -27,7 +27,6 @@ from llamafactory.train.planning import simulation
 from llamafactory.train.planning.devices import GIB, find_device
 from llamafactory.train.planning.needs import find_needs
 from llamafactory.train.planning.simulation import Step, simulate
-from llamafactory.train.rl.rewards.reward_model import reward_args
 from llamafactory.train.token_scores import attach
 
 SHAPE = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "head_dim": 32}
@@ -153,8 +152,7 @@ def test_models_beside_the_policy_are_counted(base: dict[str, Any]) -> None:
     args = arguments(base, reward_model_type="full", bf16=True, **keys)
     parts, numbers = find_needs(args, CPU).parts, weights_of(base)
     assert parts["trained weights"] == parts["reference"] == 4 * numbers
-    model = load_model(load_tokenizer(args.model), reward_args(args), trainable=False, head="reward")
-    assert parts["reward model"] == pytest.approx(bytes_of(model), rel=0.01)
+    assert parts["reward model"] == 4 * (numbers + SHAPE["hidden_size"])  # with a row for the score
     # keys and values of two bytes, of two heads of 32 in three layers, for each token of four answers
     assert parts["rollouts"] == 2 * 2 * (2 * 32) * 3 * (256 + 64) * 4
 
