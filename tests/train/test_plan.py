@@ -212,6 +212,11 @@ def test_what_does_not_fit_gets_the_nearest_that_does(base: dict[str, Any], caps
     assert json.loads(capsys.readouterr().out)["fits"] is True
 
 
+def test_a_method_that_looks_at_values_is_named(base: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^finetuning_type: plan cannot compute a step of loha"):
+        simulate(arguments(base, finetuning_type="loha"), CPU, False)
+
+
 def test_a_table_for_eyes(base: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     run_plan({**base, "device": "2xH100", "cutoff_len": 256})
     out = capsys.readouterr().out

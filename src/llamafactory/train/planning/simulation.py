@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from transformers import Trainer as TransformersTrainer
 
+from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...hparams import resolve_dtypes
 from ...model.checkpointing import keeping
@@ -109,9 +112,18 @@ def _simulate(args: TrainArgs, config: Any, dtypes: Dtypes, planned: Planned, ch
         meter = StepMeter(planned.speed)
         everything = [*model.parameters(), *model.buffers()]
         meter.watch(everything)
-        with meter:
+        with meter, _named(args.finetuning.finetuning_type):
             step = _run(model, args, dtypes, meter, reward)
             return step if reward else _with_logits(step, model, args, planned.device.type)
+
+
+@contextmanager
+def _named(method: str) -> Iterator[None]:
+    """Say of which method a step cannot be computed without values."""
+    try:
+        yield
+    except DataDependentOutputException as error:
+        raise ConfigError(f"finetuning_type: plan cannot compute a step of {method}, which looks at values") from error
 
 
 def _with_logits(step: Step, model: nn.Module, args: TrainArgs, device: str) -> Step:
