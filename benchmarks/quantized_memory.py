@@ -68,6 +68,9 @@ def resident() -> list[int]:
 
 def train(keys: dict[str, Any]) -> None:
     """Train once and print the figures as JSON."""
+    from llamafactory.launcher import prepare_environment
+
+    prepare_environment()  # as for the command
     import peft  # noqa: F401
     import torch  # noqa: F401
 

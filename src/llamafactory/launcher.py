@@ -88,6 +88,8 @@ def prepare_environment() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # Tensors of 2 MB and more in large pages where the system allows it: a page that is taken anew costs time.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if os.environ.get("LLAMAFACTORY_VERBOSITY", "INFO").upper() not in ("DEBUG", "NOTSET"):
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)

@@ -4,21 +4,28 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import TrainArgs, get_train_args, resolve_dtypes
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.model.empty import planned_config
+from llamafactory.model.reference import reference_args
 from llamafactory.train.commands.plan import run_plan
 from llamafactory.train.losses.linear_log_probs import LogitTransform
 from llamafactory.train.planning import simulation
 from llamafactory.train.planning.devices import GIB, find_device
+from llamafactory.train.planning.needs import find_needs
 from llamafactory.train.planning.simulation import Step, simulate
 from llamafactory.train.token_scores import attach
 
@@ -61,6 +68,16 @@ def real_activations(args: TrainArgs, checkpointing: bool) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
+def bytes_of(model: Any) -> int:
+    """Bytes of frozen weights, and of what bitsandbytes keeps beside those that it packed."""
+    held = sum(weight.nbytes for weight in (*model.parameters(), *model.buffers()) if not weight.requires_grad)
+    for weight in model.parameters():
+        state = getattr(weight, "quant_state", None)
+        if state is not None:
+            held += state.absmax.nbytes + (state.state2.absmax.nbytes if state.nested else 0)
+    return held
+
+
 @pytest.mark.parametrize("keys", [{}, {"finetuning_type": "full"}, {"finetuning_type": "full", "pure_bf16": True}])
 def test_activations_are_what_autograd_keeps(base: dict[str, Any], keys: dict[str, Any]) -> None:
     args = arguments(base, **keys)
@@ -85,11 +102,7 @@ def test_weights_gradients_and_moments_follow_from_shapes(base: dict[str, Any]) 
 def test_quantized_weights_take_what_bitsandbytes_takes(base: dict[str, Any], keys: dict[str, Any]) -> None:
     args = arguments(base, bf16=True, **keys)
     model = load_model(load_tokenizer(args.model), args)
-    held = sum(weight.nbytes for weight in (*model.parameters(), *model.buffers()) if not weight.requires_grad)
-    for weight in model.parameters():
-        state = getattr(weight, "quant_state", None)
-        if state is not None:
-            held += state.absmax.nbytes + (state.state2.absmax.nbytes if state.nested else 0)
+    held = bytes_of(model)
     assert simulate(args, CPU, False).frozen == pytest.approx(held, rel=0.02)
 
 
@@ -123,6 +136,55 @@ def test_operations_are_those_of_the_matrix_products(base: dict[str, Any]) -> No
     assert step.flops == pytest.approx(products + attention, rel=0.03)
 
 
+RL = {"max_new_tokens": 64, "rollout_batch_size": 4}
+GRPO = {"stage": "grpo", "finetuning_type": "full", "reward_funcs": "format", "num_generations": 2, **RL}
+
+
+def weights_of(base: dict[str, Any]) -> int:
+    """Elements of the tiny model, from its file."""
+    with safe_open(Path(base["model_name_or_path"]) / "model.safetensors", "pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
+def test_models_beside_the_policy_are_counted(base: dict[str, Any]) -> None:
+    """A critic's run of all weights holds the policy in float32, its reference as it was, and the reward model."""
+    keys = {"stage": "ppo", "finetuning_type": "full", "reward_model": base["model_name_or_path"], **RL}
+    args = arguments(base, reward_model_type="full", bf16=True, **keys)
+    parts, numbers = find_needs(args, CPU).parts, weights_of(base)
+    assert parts["trained weights"] == parts["reference"] == 4 * numbers
+    assert parts["reward model"] == 4 * (numbers + SHAPE["hidden_size"])  # with a row for the score
+    # keys and values of two bytes, of two heads of 32 in three layers, for each token of four answers
+    assert parts["rollouts"] == 2 * 2 * (2 * 32) * 3 * (256 + 64) * 4
+
+
+@pytest.mark.parametrize(
+    ("keys", "copies"),
+    [
+        ({"stage": "dpo", "finetuning_type": "full", "max_steps": 2}, True),
+        ({"stage": "dpo", "finetuning_type": "full"}, False),  # scored before the first step, then let go
+        ({"stage": "dpo", "finetuning_type": "full", "max_steps": 2, "pref_loss": "orpo"}, False),
+        ({"stage": "dpo", "max_steps": 2}, False),  # below the adapter
+        ({"stage": "kto", "finetuning_type": "freeze", "cache_ref_log_probs": False}, True),
+        ({**GRPO, "beta": 0.0}, False),
+        ({**GRPO, "beta": 0.1}, True),
+    ],
+)
+def test_a_reference_of_its_own(base: dict[str, Any], keys: dict[str, Any], copies: bool) -> None:
+    parts = find_needs(arguments(base, **keys), CPU).parts
+    assert parts.get("reference") == (parts["trained weights"] if copies else None)
+
+
+def test_a_named_reference_takes_what_its_bits_take(base: dict[str, Any]) -> None:
+    keys = {"stage": "dpo", "ref_model": base["model_name_or_path"], "max_steps": 2, "bf16": True}
+    whole, quantized = (
+        find_needs(arguments(base, **keys, **more), CPU).parts["reference"]
+        for more in ({}, {"ref_model_quantization_bit": 4})
+    )
+    args = arguments(base, ref_model_quantization_bit=4, **keys)
+    model = load_model(load_tokenizer(args.model), reference_args(args), trainable=False, beside_training=True)
+    assert whole == 4 * weights_of(base) and quantized == pytest.approx(bytes_of(model), rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("text", "gib", "count", "known"),
     [("24GiB", 24, 1, False), ("h100", 80, 1, True), ("2xA100-80GB", 80, 2, True), ("RTX 4090", 24, 1, True)],
@@ -150,7 +212,25 @@ def test_what_does_not_fit_gets_the_nearest_that_does(base: dict[str, Any], caps
     assert json.loads(capsys.readouterr().out)["fits"] is True
 
 
+def test_a_method_that_looks_at_values_is_named(base: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^finetuning_type: plan cannot compute a step of loha"):
+        simulate(arguments(base, finetuning_type="loha"), CPU, False)
+
+
 def test_a_table_for_eyes(base: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     run_plan({**base, "device": "2xH100", "cutoff_len": 256})
     out = capsys.readouterr().out
     assert "it fits" in out and "each of 2 processes" in out and "gradient exchange" in out and "tokens/s" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ["small 2x512 finetuning_type=lora", "small 1x512 finetuning_type=full optim=sgd"])
+def test_what_is_said_is_what_a_run_takes(smollm2: Path, row: str) -> None:
+    """Peak resident memory of a real run by the kernel's count: within a tenth, and at most 3 % more than was said."""
+    script = Path(__file__).parents[2] / "benchmarks" / "plan.py"
+    found = []
+    for rows in ([], ["--held-back"]):
+        command = [sys.executable, str(script), "--smollm2", str(smollm2), "--only", row, *rows]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found += [float(number) for number in re.findall(r"\| ([+-][\d.]+)% \|", done.stdout)]
+    assert found and all(-3.0 <= error <= 10.0 for error in found), found

@@ -41,6 +41,20 @@ def planned_config(args: TrainArgs) -> Any:
     return config
 
 
+def weight_bytes(args: TrainArgs, dtype: torch.dtype, reward: bool = False, fused: bool = False) -> int:
+    """Return the bytes of a model's weights, without adapters.
+
+    Args:
+        args: What the model is loaded by.
+        dtype: Of weights that are not quantized.
+        reward: With a head that gives one score.
+        fused: Only experts that share a tensor, each of which has tensors of its own in a file.
+    """
+    with torch.device("meta"):
+        model = _base(args, planned_config(args), dtype, reward)
+    return sum(weight.nbytes for weight in model.parameters() if weight.dim() == 3 or not fused)
+
+
 def empty_model(args: TrainArgs, config: Any, dtypes: Dtypes, reward: bool = False) -> nn.Module:
     """Return the model of a run on the meta device, ready to train.
 
@@ -50,6 +64,18 @@ def empty_model(args: TrainArgs, config: Any, dtypes: Dtypes, reward: bool = Fal
         dtypes: Number formats.
         reward: With a head that gives one score.
     """
+    whole = args.finetuning.finetuning_type == "full"
+    dtype = getattr(torch, dtypes.trainable if whole else dtypes.frozen)
+    with torch.device("meta"):
+        model = _base(args, config, dtype, reward)
+        tuned: nn.Module = resolve("tuners", args.finetuning.finetuning_type).create(model, _fresh(args), dtypes)
+    freeze_towers(tuned)
+    if sampled := getattr(args.tuner, "lisa_activated_layers", None):
+        LayerSampling(tuned, sampled, 1).activate([*range(sampled)])  # the first ones: all activations are kept
+    return tuned.train()
+
+
+def _base(args: TrainArgs, config: Any, dtype: torch.dtype, reward: bool) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     auto = AutoModelForSequenceClassification if reward else language_class(config)
@@ -58,18 +84,11 @@ def empty_model(args: TrainArgs, config: Any, dtypes: Dtypes, reward: bool = Fal
     attention = choose_attention(
         language_class(config)._model_mapping[type(config)], config, args.model.flash_attn, trainable=True
     )
-    whole = args.finetuning.finetuning_type == "full"
-    dtype = getattr(torch, dtypes.trainable if whole else dtypes.frozen)
-    with torch.device("meta"):
-        model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
-        if args.quantization.quantization_bit is not None:
-            stored = resolve("quantizers", args.quantization.quantization_method).stored_bits(args.quantization)
-            _pack(model, 0 if args.quantization.stream_layers else stored)
-        tuned: nn.Module = resolve("tuners", args.finetuning.finetuning_type).create(model, _fresh(args), dtypes)
-    freeze_towers(tuned)
-    if sampled := getattr(args.tuner, "lisa_activated_layers", None):
-        LayerSampling(tuned, sampled, 1).activate([*range(sampled)])  # the first ones: all activations are kept
-    return tuned.train()
+    model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
+    if args.quantization.quantization_bit is not None:
+        stored = resolve("quantizers", args.quantization.quantization_method).stored_bits(args.quantization)
+        _pack(model, 0 if args.quantization.stream_layers else stored)
+    return model
 
 
 def _pack(model: nn.Module, bits: float) -> None:

@@ -33,12 +33,20 @@ def make_reference(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: 
     Raises:
         ConfigError: The named model cannot be loaded, or not with the attention of the policy.
     """
-    if args.rlhf.ref_model or args.rlhf.ref_model_adapters:
+    if names_reference(args):
         return _load(policy, tokenizer, args)
+    return None if lies_below(policy, args) else frozen_copy(policy)
+
+
+def names_reference(args: TrainArgs) -> bool:
+    """Whether the reference is a model of its own."""
+    return bool(args.rlhf.ref_model or args.rlhf.ref_model_adapters)
+
+
+def lies_below(policy: Any, args: TrainArgs) -> bool:
+    """Whether the policy without its adapter is what it was before training."""
     continued = bool(adapter_names(args.model)) and not getattr(args.tuner, "create_new_adapter", False)
-    if hasattr(policy, "peft_config") and not continued and policy.starts_as_base:
-        return None
-    return frozen_copy(policy)
+    return hasattr(policy, "peft_config") and not continued and policy.starts_as_base
 
 
 def frozen_copy(model: Any) -> nn.Module:
@@ -68,10 +76,11 @@ def _require_same_tokens(its: ModelArguments, ours: ModelArguments) -> None:
         )
 
 
-def _load(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: TrainArgs) -> nn.Module:
+def reference_args(args: TrainArgs) -> TrainArgs:
+    """Return what the reference that ``args`` name is loaded by."""
     adapters = args.rlhf.ref_model_adapters
     kind = "lora" if adapters else "full"
-    own = dataclasses.replace(
+    return dataclasses.replace(
         args,
         model=dataclasses.replace(
             args.model,
@@ -82,6 +91,10 @@ def _load(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: TrainArgs
         finetuning=dataclasses.replace(args.finetuning, finetuning_type=kind),
         tuner=resolve("tuners", kind).Arguments(),
     )
+
+
+def _load(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: TrainArgs) -> nn.Module:
+    own = reference_args(args)
     _require_same_tokens(own.model, args.model)
     model: Any = load_model(tokenizer, own, trainable=False, beside_training=True)
     wanted = implementation(policy)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..extras.heap import give_back_gaps
 from .losses.linear_log_probs import (
     Anchor,
     LogitTransform,
@@ -134,6 +135,7 @@ def _score(
     chosen = torch.ones_like(targets, dtype=torch.float32)
     if weights is not None:
         chosen = weights.flatten().index_select(0, positions).float()
+    give_back_gaps()
     head = causal_lm.get_output_embeddings()
     is_plain = transform is not None and _is_plain(head)
     logits_of = functools.partial(_own_logits, causal_lm, forward, temperature=temperature)

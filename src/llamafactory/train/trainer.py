@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..extras.errors import ConfigError, writing
 from ..extras.files import read_json
+from ..extras.heap import give_back_gaps
 from ..extras.logging import get_logger
 from ..model import eval_mode
 from .base_trainer import BaseTrainer
@@ -122,6 +123,7 @@ class Trainer(BaseTrainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         rows = inputs.pop("rows")
+        give_back_gaps()
         loss = super().training_step(model, inputs, num_items_in_batch)
         return self.guard.watch(loss, inputs, rows)
 

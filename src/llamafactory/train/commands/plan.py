@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ...extras.errors import ConfigError
 from ...hparams import get_train_args
 from ...hparams.coercion import as_written
 from ...hparams.next_command import next_command
+from ...model import load_tokenizer
 from ..planning.devices import GIB, Planned, find_device
 from ..planning.needs import Alternative, Needs, find_needs, nearest_that_fit
 
@@ -29,8 +32,10 @@ def run_plan(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
     """
     words = sys.argv[2:] if args is None else args
     train_args = get_train_args(words)
+    held = _held_on_cpu(train_args)
     planned = find_device(train_args.plan.device, train_args.training.use_cpu)
     needs = find_needs(train_args, planned)
+    del held
     others = [] if needs.fits else nearest_that_fit(train_args, planned)
     if train_args.data.report_format == "json":
         print(json.dumps(as_json(planned, needs, others)))
@@ -38,6 +43,14 @@ def run_plan(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
     _show(train_args, planned, needs, others)
     if not isinstance(words, Mapping) and needs.fits:
         print(f"\nnext: {next_command('train', words)}", flush=True)
+
+
+def _held_on_cpu(args: TrainArgs) -> Any:
+    """Return what a run on a CPU has in memory beside tensors, so that it is there when this process is looked at."""
+    if args.plan.device not in (None, "cpu"):
+        return None
+    with suppress(ConfigError):  # a folder with nothing but a configuration can be planned too
+        return load_tokenizer(args.model)
 
 
 def as_json(planned: Planned, needs: Needs, others: list[Alternative]) -> dict[str, Any]:

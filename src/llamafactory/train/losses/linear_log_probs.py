@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_VOCABULARY = 8192  # rows of a head's gradient that are added at once
+
 
 @dataclass(frozen=True)
 class LogitTransform:
@@ -43,10 +45,10 @@ class LogitTransform:
             logits.div_(self.temperature)
         return logits
 
-    def slope(self, transformed: Tensor) -> Tensor | float:
-        """Return d transformed / d logits for each entry of ``transformed`` [..., V]."""
+    def slope(self, transformed: Tensor | None) -> Tensor | float:
+        """Return d transformed / d logits for each of ``transformed`` [..., V], which only a softcap reads."""
         factor = self.scale / self.temperature
-        if self.softcap is None:
+        if self.softcap is None or transformed is None:
             return factor
         return (1 - (transformed * (self.temperature / self.softcap)).square_()).mul_(factor)
 
@@ -164,8 +166,7 @@ class _LinearLogProbs(torch.autograd.Function):
         head, shift = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
         for start in range(0, rows, options.chunk):
             part = slice(start, start + options.chunk)
-            values = options.transform.apply(F.linear(hidden[part], head, shift).to(wide))
-            log_p = torch.log_softmax(values, -1)
+            values, log_p = _log_softmax(F.linear(hidden[part], head, shift).to(wide), options.transform)
             log_probs[part] = _expected(log_p, targets[part], options.smoothing)
             if options.accuracy:
                 correct[part] = log_p.argmax(-1) == targets[part]
@@ -182,6 +183,7 @@ class _LinearLogProbs(torch.autograd.Function):
                 torch.mm(
                     _logit_gradient(values, log_p, targets[part], options).to(hidden.dtype), head, out=gradient[part]
                 )
+            del values, log_p  # before the next chunk has its own
         if head_trained:
             ctx.save_for_backward(hidden, weight, bias, targets)
         else:
@@ -211,8 +213,7 @@ class _LinearLogProbs(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=wide) if need_bias else None
         for start in range(0, hidden.shape[0], options.chunk):
             part = slice(start, start + options.chunk)
-            values = options.transform.apply(F.linear(hidden[part], head, shift).to(wide))
-            log_p = torch.log_softmax(values, -1)
+            values, log_p = _log_softmax(F.linear(hidden[part], head, shift).to(wide), options.transform)
             away = None
             if options.anchor:
                 log_r = options.anchor.log_probs(part, wide)
@@ -225,7 +226,8 @@ class _LinearLogProbs(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mm(flow, head, out=grad_hidden[part])
             if grad_weight is not None:
-                grad_weight += flow.T @ hidden[part]
+                _add_product(grad_weight, flow, hidden[part])
+            del values, log_p, flow
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -235,13 +237,29 @@ class _LinearLogProbs(torch.autograd.Function):
         )
 
 
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """``total [V, d] += left^T right`` of [c, V] and [c, d], some of V at a time.
+
+    A sum of another type is formed from a copy in its own type: of the whole that would be as large as the gradient.
+    """
+    for start in range(0, total.shape[0], _VOCABULARY):
+        part = slice(start, start + _VOCABULARY)
+        total[part] += left[:, part].T @ right
+
+
+def _log_softmax(logits: Tensor, transform: LogitTransform) -> tuple[Tensor | None, Tensor]:
+    """Return transformed logits [c, V], if :meth:`LogitTransform.slope` reads them, and their log-probabilities."""
+    values = transform.apply(logits)
+    return None if transform.softcap is None else values, torch.log_softmax(values, -1)
+
+
 def _expected(log_p: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """Return q . log p [c] of ``log_p`` [c, V]; log_softmax commutes with q because q sums to one."""
     picked = log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return picked if smoothing == 0.0 else (1 - smoothing) * picked + smoothing * log_p.mean(-1)
 
 
-def _logit_gradient(values: Tensor, log_p: Tensor, targets: Tensor, options: _Options) -> Tensor:
+def _logit_gradient(values: Tensor | None, log_p: Tensor, targets: Tensor, options: _Options) -> Tensor:
     """Return d log p / d (raw logits) [c, V]; ``log_p`` is overwritten.
 
     The target's own entry is 1 - p, formed in fp32 before any rounding: for confident tokens it is tiny, and the
@@ -254,11 +272,11 @@ def _logit_gradient(values: Tensor, log_p: Tensor, targets: Tensor, options: _Op
     return _through(options.transform, values, gradient)
 
 
-def _anchor_gradient(values: Tensor, log_p: Tensor, log_r: Tensor, options: _Options) -> Tensor:
+def _anchor_gradient(values: Tensor | None, log_p: Tensor, log_r: Tensor, options: _Options) -> Tensor:
     """Return d KL(r || p) / d (raw logits) [c, V]; ``log_r`` is overwritten."""
     return _through(options.transform, values, log_r.exp_().neg_().add_(log_p.exp()))
 
 
-def _through(transform: LogitTransform, values: Tensor, gradient: Tensor) -> Tensor:
+def _through(transform: LogitTransform, values: Tensor | None, gradient: Tensor) -> Tensor:
     slope = transform.slope(values)
     return gradient if isinstance(slope, float) and slope == 1.0 else gradient.mul_(slope)

@@ -132,8 +132,24 @@ def _this_machine(use_cpu: bool) -> Planned:
         sheet = next((name for name in _SHEETS if name.lower() in device.name.lower().replace(" ", "")), None)
         speed = _of_table(sheet).speed if sheet else None
         return Planned(device.name, device, device.count, speed)
+    speed = measured_speed()
+    compute_a_little()
     # This process has loaded what the run's will have loaded.
-    return Planned(device.name, device, 1, measured_speed(), psutil.Process().memory_info().rss)
+    return Planned(device.name, device, 1, speed, psutil.Process().memory_info().rss)
+
+
+def compute_a_little() -> None:
+    """Take a step of a layer of attention, so that the code that a run executes is in memory."""
+    import torch
+    from torch.nn import functional
+
+    for dtype in (torch.bfloat16, torch.float32):
+        weight = torch.ones(64, 64, requires_grad=True)
+        states = functional.rms_norm(torch.ones(1, 1, 64, 64, dtype=dtype), (64,)) @ weight.to(dtype)
+        attended = functional.scaled_dot_product_attention(states, states, states, is_causal=True)
+        loss = functional.log_softmax(functional.silu(attended).float(), -1).sum()
+        loss.backward()
+        torch.optim.AdamW([weight], fused=True).step()
 
 
 def measured_speed(seconds: float = 0.1) -> Speed:

@@ -4,14 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from ...extras.heap import WORTH_IT
 from ...extras.logging import get_logger
-from ...hparams import get_train_args
+from ...hparams import get_train_args, resolve_dtypes
 from ...model.checkpointing import wanted_checkpointing
 from ...model.config import attention_width, read_config
+from ...model.empty import planned_config, weight_bytes
+from ...model.reference import names_reference, reference_args
 from ...plugins import resolve
+from ..rl.rewards.reward_model import reward_args
 from .simulation import Step, simulate
 
 if TYPE_CHECKING:
@@ -84,6 +90,11 @@ def _needs(args: TrainArgs, planned: Planned, checkpointing: bool) -> Needs:
     parts |= {"logits": min(work, step.logits), "work space": max(0.0, work - step.logits)}
     parts |= _beside(args, planned, step)
     parts["runtime"] = planned.runtime_bytes
+    if planned.device.type == "cpu":
+        parts["gaps of the heap"] = WORTH_IT
+        stays, loading = _of_file(args, planned, step)
+        parts["file beside experts"] = stays
+        parts["file while loading"] = max(0.0, loading + planned.runtime_bytes - sum(parts.values()))
     training = args.training
     tokens = training.per_device_train_batch_size * training.gradient_accumulation_steps * args.data.cutoff_len
     on_cpu = planned.device.type == "cpu"
@@ -92,18 +103,63 @@ def _needs(args: TrainArgs, planned: Planned, checkpointing: bool) -> Needs:
     return Needs(rounded, int(available), checkpointing, tokens, step.seconds, int(step.parameters))
 
 
+def _of_file(args: TrainArgs, planned: Planned, step: Step) -> tuple[float, float]:
+    """Return bytes that a file of weights takes in memory beside them, while a CPU trains and while it loads.
+
+    Weights that stay what is mapped of their file take nothing more. Experts that are fused while they load are copies,
+    and the file stays for the sake of the others. Where all are made anew, or packed, it goes with the last of them.
+    """
+    dtypes, of_file = resolve_dtypes(args, planned.device), planned_config(args).dtype
+    full, quantized = args.finetuning.finetuning_type == "full", args.quantization.quantization_bit is not None
+    if of_file is None or args.model.train_from_scratch:
+        return 0, 0
+    if str(of_file) == f"torch.{dtypes.trainable if full else dtypes.frozen}" and not quantized:
+        return weight_bytes(args, of_file, fused=True), 0
+    whole = replace(args, quantization=replace(args.quantization, quantization_bit=None))
+    return 0, weight_bytes(whole, of_file) + step.frozen + (step.trained if full else 0)
+
+
 def _beside(args: TrainArgs, planned: Planned, step: Step) -> dict[str, float]:
-    """Return what stands beside the step itself: copies of gradients for other processes, and answers in the making."""
+    """Return what stands beside the step itself: copies of gradients for other processes, other models, answers in the
+    making."""
     found: dict[str, float] = {}
     if planned.count > 1:
         found["gradient exchange"] = step.gradients
-    stage = resolve("stages", args.finetuning.stage)
-    if stage.generates:
-        text = read_config(args.model).get_text_config()
-        _, keys = attention_width(text)
-        length = args.data.cutoff_len + args.generating.max_new_tokens
-        found["rollouts"] = 2 * 2 * keys * text.num_hidden_layers * length * args.rlhf.rollout_batch_size
+    if compares(args):
+        named = names_reference(args)
+        found["reference"] = _beside_bytes(reference_args(args), planned) if named else step.copied
+    rlhf = args.rlhf
+    if not resolve("stages", args.finetuning.stage).generates:
+        return found
+    if rlhf.reward_model and rlhf.reward_model_type == "full":
+        found["reward model"] = _beside_bytes(reward_args(args), planned, reward=True)
+    text = read_config(args.model).get_text_config()
+    _, keys = attention_width(text)
+    length = args.data.cutoff_len + args.generating.max_new_tokens
+    found["rollouts"] = 2 * 2 * keys * text.num_hidden_layers * length * rlhf.rollout_batch_size
     return found
+
+
+def _beside_bytes(own: TrainArgs, planned: Planned, reward: bool = False) -> int:
+    """Return what a frozen model takes that is loaded by arguments of its own."""
+    return weight_bytes(own, getattr(torch, resolve_dtypes(own, planned.device).frozen), reward)
+
+
+def compares(args: TrainArgs) -> bool:
+    """Whether a run holds a reference while it trains; scores that are computed before leave nothing behind."""
+    stage, rlhf, training = args.finetuning.stage, args.rlhf, args.training
+    if stage == "ppo" or (stage == "grpo" and rlhf.beta > 0):
+        return True
+    if stage == "dpo":
+        loss = resolve("losses", rlhf.pref_loss)
+        if getattr(loss, "reference_free", False) and not rlhf.pref_bco_weight:
+            return False
+    elif stage != "kto":
+        return False
+    before = rlhf.cache_ref_log_probs
+    if before is None:  # of a number of steps only the rows tell whether it is an epoch
+        before = not args.data.streaming and training.max_steps <= 0 and training.num_train_epochs >= 1
+    return not before
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from transformers import Trainer as TransformersTrainer
 
+from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...hparams import resolve_dtypes
 from ...model.checkpointing import keeping
 from ...model.empty import empty_model, planned_config, with_layers
+from ...model.reference import lies_below
 from ...plugins import resolve
 from ..losses.linear_log_probs import LogitTransform
 from ..optim import create_optimizer
@@ -32,6 +36,7 @@ logger = get_logger(__name__)
 # Layers of a model that repeat are computed up to these numbers only; the rest follows from the difference.
 _FEW, _MORE = 4, 8
 _SEQUENCES = {"rm": 2, "dpo": 2}  # of a row
+_LOGS_ENTROPY = ("dpo", "kto", "ppo", "grpo")  # of the policy, from the same logits
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Step:
         seconds: Least time of the arithmetic and the memory's traffic.
         flops: Operations.
         parameters: Trained numbers.
+        copied: Bytes of the trained weights that a reference keeps as they were; 0 where it lies below the adapter.
     """
 
     frozen: float
@@ -61,6 +67,7 @@ class Step:
     seconds: float
     flops: float
     parameters: float
+    copied: float
 
     def at(self, more: Step, share: float) -> Step:
         """Return the straight line through this step and ``more``, at ``share`` of their distance."""
@@ -105,9 +112,18 @@ def _simulate(args: TrainArgs, config: Any, dtypes: Dtypes, planned: Planned, ch
         meter = StepMeter(planned.speed)
         everything = [*model.parameters(), *model.buffers()]
         meter.watch(everything)
-        with meter:
+        with meter, _named(args.finetuning.finetuning_type):
             step = _run(model, args, dtypes, meter, reward)
             return step if reward else _with_logits(step, model, args, planned.device.type)
+
+
+@contextmanager
+def _named(method: str) -> Iterator[None]:
+    """Say of which method a step cannot be computed without values."""
+    try:
+        yield
+    except DataDependentOutputException as error:
+        raise ConfigError(f"finetuning_type: plan cannot compute a step of {method}, which looks at values") from error
 
 
 def _with_logits(step: Step, model: nn.Module, args: TrainArgs, device: str) -> Step:
@@ -147,6 +163,7 @@ def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, re
         seconds=seconds + meter.seconds,
         flops=flops,
         parameters=sum(weight.numel() for weight in trained),
+        copied=0 if lies_below(model, args) else weights,
     )
 
 
@@ -171,7 +188,8 @@ def _loss(model: nn.Module, args: TrainArgs, reward: bool) -> Tensor:
         return loss
     attach(model, LogitTransform())
     positions = torch.arange(1, ids.numel())
-    loss = model(input_ids=ids, labels=ids, positions=positions, score=True).log_probs.sum()
+    entropy = args.finetuning.stage in _LOGS_ENTROPY
+    loss = model(input_ids=ids, labels=ids, positions=positions, score=True, entropy=entropy).log_probs.sum()
     return loss
 
 

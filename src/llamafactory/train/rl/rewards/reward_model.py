@@ -61,22 +61,25 @@ def load_reward_model(
             raise ConfigError("reward_model_type: lora needs a policy with an adapter (finetuning_type: lora)")
         folder = resolve_adapter_path(name, args.model, "reward_model")
         return AdapterReward(policy, _add_adapter(policy, folder, args), tokenizer, template, batch)
-    return _load_full(args, name, tokenizer, template, batch)
+    return _load_full(args, tokenizer, template, batch)
 
 
-def _load_full(
-    args: TrainArgs, name: str, tokenizer: PreTrainedTokenizerBase, template: Template, batch: int
-) -> RewardFunction:
-    """A model of its own; with another vocabulary than the policy's it reads text in its own template."""
+def reward_args(args: TrainArgs) -> TrainArgs:
+    """Return what a reward model of its own is loaded by."""
     adapters = args.rlhf.reward_model_adapters
     tuner = "lora" if adapters else "full"
-    own = dataclasses.replace(
+    return dataclasses.replace(
         args,
-        model=dataclasses.replace(args.model, model_name_or_path=name, adapter_name_or_path=adapters),
+        model=dataclasses.replace(args.model, model_name_or_path=args.rlhf.reward_model, adapter_name_or_path=adapters),
         quantization=dataclasses.replace(args.quantization, quantization_bit=args.rlhf.reward_model_quantization_bit),
         finetuning=dataclasses.replace(args.finetuning, finetuning_type=tuner),
         tuner=resolve("tuners", tuner).Arguments(),
     )
+
+
+def _load_full(args: TrainArgs, tokenizer: PreTrainedTokenizerBase, template: Template, batch: int) -> RewardFunction:
+    """A model of its own; with another vocabulary than the policy's it reads text in its own template."""
+    own = reward_args(args)
     with _under_its_key():
         its_tokenizer = load_tokenizer(own.model)
     if its_tokenizer.get_vocab() != tokenizer.get_vocab():
