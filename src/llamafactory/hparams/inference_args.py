@@ -36,6 +36,9 @@ class ExportArguments:
     export_quantization_symmetric: bool | None = arg(
         None, "Integers without a zero of their own for each group; unset = only with 8 bits."
     )
+    export_quantization_search: bool = arg(
+        True, "Try narrower ranges of integers too, and take the one of the least error; false = the range of qat."
+    )
     export_quantization_dataset: str | None = arg(
         None, "Calibration file or set (required with export_quantization_bit)."
     )

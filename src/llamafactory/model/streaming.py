@@ -15,7 +15,7 @@ import mmap
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -68,9 +68,6 @@ class WeightFile:
         places = [place for entry in self._layers[layer].values() for place in entry["data_offsets"]]
         first = (self._begin + min(places)) // mmap.PAGESIZE * mmap.PAGESIZE
         self._pages.madvise(mmap.MADV_DONTNEED, first, self._begin + max(places) - first)
-
-    def __deepcopy__(self, memo: Any) -> NoReturn:
-        raise ConfigError("stream_layers: a layer whose weight stays in a file cannot be copied to be trained whole")
 
     def _tensor(self, entry: dict[str, Any]) -> Tensor:
         kind, (first, last) = _KINDS[entry["dtype"]], entry["data_offsets"]

@@ -135,7 +135,9 @@ def quantize_folder(
     kinds = [calibration.held_back, *([own.held_back] if own.rows else [])]
     before = [perplexity(model, rows) for rows in kinds]
     group = None if method == "fp8" else fitting_group(model, export.export_quantization_group_size)
-    grid: Grid = Float8Grid() if group is None else IntGrid(bits, group, _symmetric(export))
+    grid: Grid = Float8Grid()
+    if group is not None:
+        grid = IntGrid(bits, group, _symmetric(export), export.export_quantization_search)
     epochs = _epochs(export)
     layers, errors = quantize_model(model, [*calibration.rows, *own.rows], METHODS[method], grid, epochs)
     write_checkpoint(folder, model, layers, grid, max(1, int(export.export_size * 10**9)))

@@ -83,6 +83,8 @@ def keys_of_qat(qat: str, group: int | None) -> dict[str, Any]:
         "export_quantization_bit": int(qat.removeprefix("int")),
         "export_quantization_method": "rtn",
         "export_quantization_group_size": group,
+        "export_quantization_symmetric": True,
+        "export_quantization_search": False,
     }
 
 

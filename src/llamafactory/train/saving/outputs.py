@@ -145,7 +145,7 @@ def _keys_of_export(args: TrainArgs) -> dict[str, str]:
     if args.qat.qat == "none":
         return {}
     keys = keys_of_qat(args.qat.qat, args.qat.qat_group_size) | {"export_quantization_dataset": args.data.dataset}
-    return {key: str(value) for key, value in keys.items() if value}
+    return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in keys.items()}
 
 
 def _note_of_vllm(folder: Path) -> list[str]:
