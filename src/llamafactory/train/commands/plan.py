@@ -95,6 +95,7 @@ def _show(args: TrainArgs, planned: Planned, needs: Needs, others: list[Alternat
         f"{'on' if needs.checkpointing else 'off'}; {needs.parameters:,} trained parameters" + _speed(needs),
         soft_wrap=True, highlight=False,
     )  # fmt: skip
+    console.print("(rows are not read: check-data shows how long yours are; train may take smaller batches of few)")
     console.print("it fits" if needs.fits else "it does not fit", style="green" if needs.fits else "red")
     for other in others:
         keys = " ".join(f"{key}={as_written(value)}" for key, value in other.change.items())
