@@ -209,6 +209,8 @@ class Sample:
         label: True or False for feedback (KTO) data.
         origin: Where it came from.
         row: The row as it was read; rewards may look at any of its columns.
+        prompt: How many messages stand before a completion that has a column of its own, which alone is trained;
+            0 = there is no such column.
     """
 
     messages: tuple[Message, ...]
@@ -219,6 +221,7 @@ class Sample:
     label: bool | None = None
     origin: Origin | None = None
     row: Mapping[str, Any] | None = None
+    prompt: int = 0
 
 
 def _unpack_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
