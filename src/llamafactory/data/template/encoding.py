@@ -69,6 +69,7 @@ class EncodingTemplate(Template):
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         special.sort(key=len, reverse=True)
         self._rewritten: dict[tuple[Role, ...], frozenset[int]] = {}
+        self._special_words = tuple(special)
         self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
 
     def encode_prompt(
