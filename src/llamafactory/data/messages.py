@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 from ..extras.errors import ConfigError, short
+from ..extras.surrogates import refuse_lone
 
 Role = Literal["system", "user", "assistant", "tool"]
 PartType = Literal["text", "image", "video", "audio"]
@@ -80,6 +82,8 @@ class ToolCall:
             )
         if arguments is not None and not isinstance(arguments, Mapping | str):
             raise ConfigError(f"tool_calls: arguments of {function['name']!r} must be an object or its JSON text")
+        if isinstance(arguments, str):
+            _refuse_lone_in_arguments(function["name"], arguments)
         return cls(
             name=function["name"],
             arguments=arguments if isinstance(arguments, str) else dict(arguments or {}),
@@ -251,10 +255,20 @@ def _value(part: Mapping[str, Any]) -> Any:
 
 
 def _read_call(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
     try:
-        return json.loads(value) if isinstance(value, str) else value
+        call = json.loads(value)
     except (json.JSONDecodeError, RecursionError):
         raise ConfigError(f"messages: the tool_call part is not JSON: {short(value)}") from None
+    refuse_lone(value, call, "messages: the tool_call part")
+    return call
+
+
+def _refuse_lone_in_arguments(name: str, arguments: str) -> None:
+    """Arguments stay the text that they are, but some dialects write their values one by one."""
+    with suppress(json.JSONDecodeError, RecursionError):
+        refuse_lone(arguments, json.loads(arguments), f"tool_calls: arguments of {name!r}")
 
 
 def _read_parts(content: Any) -> tuple[Part, ...]:
