@@ -138,9 +138,9 @@ class Message:
         """Read one OpenAI chat message.
 
         Args:
-            value: ``role``, ``content`` (text, a list of parts, or null), and optionally ``tool_calls``,
-                ``reasoning_content`` (or ``reasoning``), ``weight``, ``name``, ``tool_call_id``. Parts of the types
-                ``reasoning`` and ``tool_call`` (JSON text) are read as those fields.
+            value: ``role``, ``content`` (text, a list of parts, or null), and optionally ``tool_calls`` (or one
+                ``function_call``), ``reasoning_content`` (or ``reasoning``), ``weight``, ``name``, ``tool_call_id``.
+                Parts of the types ``reasoning`` and ``tool_call`` (JSON text) are read as those fields.
 
         Raises:
             ConfigError: The role is unknown, or a field has the wrong type.
@@ -152,13 +152,15 @@ class Message:
         reasoning = value.get("reasoning_content", value.get("reasoning"))
         if reasoning is not None and not isinstance(reasoning, str):
             raise ConfigError(f"messages: reasoning_content must be text, got {short(reasoning)}")
+        one = value.get("function_call")  # the schema of 2023
+        calls = value.get("tool_calls") or ([one] if one else ())
         weight = value.get("weight")
         if weight is not None and (isinstance(weight, str) or weight < 0):
             raise ConfigError(f"messages: weight must be a number >= 0, got {weight!r}")
         return cls(
             role=cast(Role, _ROLES[role]),
             parts=_read_parts(value.get("content")),
-            tool_calls=tuple(ToolCall.from_openai(call) for call in value.get("tool_calls") or ()),
+            tool_calls=tuple(ToolCall.from_openai(call) for call in calls),
             reasoning=reasoning,
             weight=None if weight is None else float(weight),
             name=value.get("name"),
