@@ -21,7 +21,9 @@ PartType = Literal["text", "image", "video", "audio"]
 Weight = float | None
 
 # What the arguments of a call are called: by OpenAI, Llama, LangChain, Anthropic.
-_ARGUMENTS = ("arguments", "parameters", "args", "input")
+CALL_ARGUMENTS = ("arguments", "parameters", "args", "input")
+# Where a content part holds what it is, if not under the name of its type.
+PART_VALUES = ("value", "url", "path")
 _ROLES = {
     **{role: role for role in get_args(Role)},
     "developer": "system",
@@ -73,12 +75,12 @@ class ToolCall:
         function = value.get("function", value) if isinstance(value, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise ConfigError(f"tool_calls: expected an object with a function name, got {short(value)}")
-        arguments = next((function[key] for key in _ARGUMENTS if function.get(key) is not None), None)
+        arguments = next((function[key] for key in CALL_ARGUMENTS if function.get(key) is not None), None)
         other = next((key for key, entry in function.items() if isinstance(entry, Mapping) and entry), None)
         if arguments is None and other is not None:
             raise ConfigError(
                 f"tool_calls: the call of {function['name']!r} has {other!r}, its arguments are read from "
-                + ", ".join(_ARGUMENTS)
+                + ", ".join(CALL_ARGUMENTS)
             )
         if arguments is not None and not isinstance(arguments, Mapping | str):
             raise ConfigError(f"tool_calls: arguments of {function['name']!r} must be an object or its JSON text")
@@ -289,7 +291,7 @@ def _read_part(part: Any) -> Part:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if not isinstance(kind, str):
         raise ConfigError(f"messages: a content part needs a type, got {short(part)}")
-    value = part.get(kind, part.get("value", part.get("url", part.get("path"))))
+    value = next((part[key] for key in (kind, *PART_VALUES) if key in part), None)
     if isinstance(value, Mapping) and "url" in value:  # {"type": "image_url", "image_url": {"url": ...}}
         value = value["url"]
     if isinstance(value, Mapping) and isinstance(value.get("data"), str):  # {"type": "input_audio", "input_audio": ...}
