@@ -35,8 +35,8 @@ def text_scores(answer: str, reference: str, legacy: bool = False) -> dict[str, 
     if not hypothesis or not target:
         return dict.fromkeys(NAMES, 0.0)
     characters = [list(text if legacy else "".join(text.split())) for text in (answer, reference)]
-    units = characters if east_asian else [hypothesis, target]
-    bleu = _bleu(*units, orders=4 if legacy else min(4, len(units[0])))
+    units, wanted = characters if east_asian else (hypothesis, target)
+    bleu = _bleu(units, wanted, orders=4 if legacy else min(4, len(units)))
     rouge = (_rouge_of_sets if legacy else _rouge)(hypothesis, target)
     same = answer.strip() == reference.strip()
     return {name: round(100 * float(value), 4) for name, value in zip(NAMES, (bleu, *rouge, same), strict=True)}
