@@ -115,6 +115,40 @@ def test_messages_and_tools_reach_the_engine_whole(engine: ScriptedEngine) -> No
     assert list(tools) == TOOLS
 
 
+def test_calls_and_results_of_the_schema_of_2023(engine: ScriptedEngine) -> None:
+    call = {"name": "f", "arguments": '{"x": 1}'}
+    turns = [*QUESTION, {"role": "assistant", "content": None, "function_call": call},
+             {"role": "function", "name": "f", "content": "3"}]  # fmt: skip
+    new = [*QUESTION, {"role": "assistant", "tool_calls": [{"type": "function", "function": call}]},
+           {"role": "tool", "name": "f", "content": "3"}]  # fmt: skip
+    with running(engine) as server:
+        for messages in (turns, new):
+            assert post(server, CHAT, messages=messages).status_code == 200
+    (old, _, _), (newer, _, _) = engine.asked
+    assert old == newer and old[1].tool_calls[0].arguments == '{"x": 1}'
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("keys", [None, {}, {"enable_thinking": None}])
+def test_a_null_does_not_hide_what_is_given(engine: ScriptedEngine, given: bool, keys: Any) -> None:
+    with running(engine) as server:
+        fields = {"enable_thinking": given, "chat_template_kwargs": keys}
+        assert post(server, CHAT, **fields).status_code == 200
+        assert post(server, CHAT, **{**fields, "chat_template_kwargs": {"enable_thinking": not given}}).is_success
+    assert [asked[2]["enable_thinking"] for asked in engine.asked] == [given, not given]
+
+
+def test_half_a_character_inside_the_text_of_arguments(engine: ScriptedEngine) -> None:
+    arguments = r'{"x": "\ud800"}'
+    call = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}]
+    items = [{"role": "user", "content": "q"}, {"type": "function_call", "call_id": "c", "name": "f",
+                                                "arguments": arguments}]  # fmt: skip
+    with running(engine) as server:
+        for answer in (post(server, CHAT, messages=[*QUESTION, {"role": "assistant", "tool_calls": call}]),
+                       post(server, ITEMS, input=items)):  # fmt: skip
+            assert answer.status_code == 400 and "half a character" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("parameters", "model"),
     [

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 from llamafactory.data.sources.dataset_info import Columns, Tags, find_datasets
+from llamafactory.data.sources.reading import open_set, to_samples
+from llamafactory.extras.errors import ConfigError
+
+from .conftest import write_jsonl
 
 
 def listing(folder: Path, entries: Any) -> str:
@@ -53,3 +57,27 @@ def test_names_paths_mapping_and_online(tmp_path: Path) -> None:
     assert by_path.formatting == "auto"
     assert find_datasets(["org/set"], "ONLINE")[0].place == "hf"
     assert find_datasets(["m"], {"m": {"file_name": str(file)}})[0].location == str(file)
+
+
+CHAT = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+TOOLS = [{"name": "f", "parameters": {}}]
+
+
+@pytest.mark.parametrize("late", [{"tools": TOOLS}, {"tools": None}])
+@pytest.mark.parametrize("way", [{}, {"streaming": True, "max_steps": 1}])
+def test_a_listed_column_may_come_late(late: dict[str, Any], way: dict[str, Any], prepare: Any, tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "x.jsonl", [CHAT] * 25 + [{**CHAT, **late}])
+    columns = {"messages": "messages", "tools": "tools"}
+    entry = {"file_name": file, "formatting": "openai", "columns": columns}
+    assert len(prepare(dataset="x", dataset_dir={"x": entry}, **way).train) == 26
+    with pytest.raises(ConfigError, match=r"x\.jsonl line 1: missing column 'toolz' .*; found 'messages'"):
+        prepare(dataset="x", dataset_dir={"x": {**entry, "columns": {**columns, "tools": "toolz"}}}, **way)
+
+
+def test_a_column_that_is_asked_for_may_come_late(tmp_path: Path) -> None:
+    rows = [{"Frage": "q", "Antwort": "a", "Regel": None}] * 25 + [{"Frage": "q", "Antwort": "a", "Regel": "s"}]
+    columns = "prompt=frage,response=Antwort,system=Regel"
+    (attr,) = find_datasets([write_jsonl(tmp_path / "x.jsonl", rows)], str(tmp_path), columns)
+    attr, numbered = open_set(attr, None, seed=0)
+    systems = [[one.text for one in sample.messages if one.role == "system"] for sample in to_samples(numbered, attr)]
+    assert systems == [[]] * 25 + [["s"]]

@@ -174,6 +174,21 @@ def test_arguments_under_an_unknown_name_are_an_error() -> None:
         convert({"conversations": turns}, formatting="sharegpt")
 
 
+@pytest.mark.parametrize("formatting", ["openai", "sharegpt"])
+def test_the_schema_of_2023(formatting: str) -> None:
+    role, content = ("role", "content") if formatting == "openai" else ("from", "value")
+    turns = [
+        {role: "user", content: "q"},
+        {role: "assistant", content: None, "function_call": {"name": "f", "arguments": '{"x": 1}'}},
+        {role: "function", "name": "f", content: "3"},
+        {role: "assistant", content: "three"},
+    ]
+    row = {"chat": turns, "functions": [{"name": "f", "parameters": {}}]}
+    found = convert(row, formatting=formatting, columns={"messages": "chat", "tools": "functions"})
+    call = Message("assistant", (), (ToolCall("f", '{"x": 1}'),))
+    assert found.messages == (U("q"), call, Message.of("tool", "3", name="f"), A("three"))
+
+
 @pytest.mark.parametrize("name", ["parameters", "input_schema", "inputSchema"])
 @pytest.mark.parametrize("more", [{}, {"type": "function"}])
 def test_tools_without_a_wrapping_are_wrapped_once(name: str, more: dict[str, str]) -> None:

@@ -143,7 +143,8 @@ def test_a_row_trains_what_its_own_tool_trains(name: str, tmp_path: Path) -> Non
     paired = len(layout.chats) == 2
     processor: Any = PairwiseProcessor() if paired else FeedbackProcessor() if name == "KTO" else SupervisedProcessor()
     columns = processor.encode([sample], get_template(tokenizer, data), tokenizer, data).columns
-    expected = [_official(tokenizer, layout, chat, last_only=paired) for chat in layout.chats]
+    alone = paired or name == "TRL prompt and completion"
+    expected = [_official(tokenizer, layout, chat, last_only=alone) for chat in layout.chats]
     end = len(expected[0][0]) if name == "KTO" else None  # what follows there is a mismatched answer
     assert tokenizer.decode(columns["input_ids"][0][:end]) == "".join(tokenizer.decode(ids) for ids, _ in expected)
     assert columns["input_ids"][0][:end] == [token for ids, _ in expected for token in ids]

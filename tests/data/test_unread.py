@@ -203,3 +203,34 @@ def test_an_entry_of_conversations_reads_no_column_beside_them() -> None:
     attr = parse_entry("x", entry, "dataset_info.json", ".")
     row = {"p": "other", "c": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
     assert [message.text for message in resolve("formats", "sharegpt")(row, attr).messages] == ["q", "a"]
+
+
+@pytest.mark.parametrize(
+    ("turn", "names"),
+    [
+        ({"content": [{"type": "text", "text": "a", "train": False, "loss": False, "empty": None}]},
+         {"messages[].content[].train", "messages[].content[].loss"}),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "value": "b", "zzz": 1, "url": "u"}]},
+         {"messages[].content[].zzz", "messages[].content[].url"}),
+        ({"content": [{"type": "thinking", "thinking": "hm", "signature": "x"}, {"type": "text", "text": "a"}]},
+         {"messages[].content[].signature"}),
+        ({"content": None, "tool_calls": [{"id": "1", "type": "function", "index": 0, "weight": 0,
+                                           "function": {"name": "f", "arguments": "{}", "strict": True}}]},
+         {"messages[].tool_calls[].weight", "messages[].tool_calls[].strict"}),
+        ({"content": [{"type": "image_url", "image_url": {"url": "a.png", "detail": "low"}}]}, set()),
+    ],
+)  # fmt: skip
+def test_keys_of_parts_and_calls_are_named(turn: dict[str, Any], names: set[str]) -> None:
+    row = {"messages": [USER, {"role": "assistant", **turn}]}
+    attr = sniff(DatasetAttr("x", "file", "x.jsonl", formatting="auto"), [row])
+    for given in (row, {"messages": json.dumps(row["messages"])}):
+        unread = Unread()
+        unread.look(given, attr)
+        assert unread.names == names
+
+
+def test_a_mark_of_a_part_is_said(tmp_path: Path, prepare: Prepare, warned: Any) -> None:
+    part = {"type": "text", "text": "a", "train": False}
+    prepare(dataset=write_jsonl(tmp_path / "a.jsonl", [{"messages": [USER, {"role": "assistant", "content": [part]}]}]))
+    ((level, line),) = warned()
+    assert level == logging.WARNING and "messages[].content[].train" in line

@@ -181,6 +181,24 @@ def test_text_scores_against_sacrebleu_and_counting(answer: str, reference: str)
     assert found["bleu-4"] == pytest.approx(bleu, abs=0.01) and found["rouge-1"] == pytest.approx(wanted, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("是的\n", "是的"),
+        ("是的", "\n\n是的 "),
+        ("今天 天气 很好。", "今天天气很好。"),
+        ("我 是一个小模型", "我是一个大模型"),
+        ("好\u3000的", "好的"),
+    ],
+)
+def test_white_space_is_no_unit(answer: str, reference: str) -> None:
+    from sacrebleu.metrics import BLEU
+
+    spaced = [" ".join("".join(text.split())) for text in (answer, reference)]
+    bleu = BLEU(effective_order=True, tokenize="none").sentence_score(spaced[0], spaced[1:]).score
+    assert text_scores(answer, reference)["bleu-4"] == pytest.approx(bleu, abs=0.01)
+
+
 def test_text_scores_do_not_flatter() -> None:
     assert text_scores("Oslo", "Oslo")["bleu-4"] == 100
     looped = text_scores(f"{RIGHT} " * 20, RIGHT)

@@ -47,6 +47,16 @@ _RIGHT = (
     ("3", r"\boxed{\text{Answer: } 3}"), ("3", r"\[ \boxed{3} \]"), ("3", r"\(3\)"), ("3", "**3**"),
     ("3", "The answer is **3**."), ("y=2x+3", "$y = 3 + 2x$"), ("C", "C. because"), ("C", "c"),
     (r"\frac{a}{b}", r"$\frac{a}{b}$"), ("17", "x = 17"),
+    ("12%", r"$\boxed{12}$%"), ("12%", r"\boxed{12\text{ percent}}"), ("12%", r"\boxed{12}\,\%"),
+    ("12%", "12 per cent"),
+    ("0.12", r"$12$ percent"), ("0.12", r"$$\boxed{12}$$ \%"), ("0.12", r"\(12\)%"),
+    ("12%", r"\boxed{12\ \mathrm{\%}}"),
+    ("0.12", r"The share is $\boxed{12}$ percent."), ("B", "The answer is a prime number: (B)"),
+    ("I", "The answer is I."),
+    ("A", "The answer is A because 2 > 1."), ("A", "The answer is a"), ("B", "Option B is right."), ("I", "(I)"),
+    ("0.001", "10^-3"), ("10^-3", "0.001"), ("0.1", r"\boxed{10^-1}"), ("1/1000", "$10^-3$"), ("8", "2³"),
+    ("0.5", "2^-1"),
+    ("10^{-12}", "10^-12"), ("1/4", "2⁻²"), ("1024", r"\boxed{2¹⁰}"), ("0.5", "2^−1"), ("x^2", "$x²$"),
 )  # fmt: skip
 
 _WRONG = (
@@ -60,6 +70,10 @@ _WRONG = (
     ("She sold 48/2 = 24 clips. #### 72", "24"), ("2^{10}", "20"), (r"\frac{3}{0}", "5"), ("3+4i", "$3-4i$"),
     ("41", "So it is 41. Wait, it is 42."), ("1e-7", "2e-7"), ("1000000", "1000001"), ("5", "1e999999999"),
     (r"\text{even}", r"\boxed{\text{odd}}"), ("1/2", "½"), ("5", r"\boxed{}"), ("5", r"\boxed{"),
+    ("12", r"\boxed{12}$ percent"), ("12", r"$\boxed{12}$%"), ("12", r"\(\boxed{12}\)%"), ("12", r"\boxed{12}\,\%"),
+    ("12", r"\boxed{12\text{ percent}}"), ("12", "12 per cent"), ("12", r"$12$%"), ("12", r"$$\boxed{12}$$ percent"),
+    ("A", "The answer is a mystery to me."), ("I", "My answer I cannot give"), ("A", "The choice is a hard one."),
+    ("1000", "10^-3"), ("6", "2³"), ("23", "2³"), ("-2", "2^-1"),
     ("1/3", r"$0.\overline{3}$"), ("17", r"\boxed{x = 17 \text{ and } y = 3}"),
 )  # fmt: skip
 

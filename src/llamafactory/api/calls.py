@@ -141,7 +141,8 @@ def _log_probs(request: ChatRequest) -> int | None:
 
 
 def _thinking(request: ChatRequest) -> bool | None:
-    given = (request.chat_template_kwargs or {}).get("enable_thinking", request.enable_thinking)
+    given = (request.chat_template_kwargs or {}).get("enable_thinking")
+    given = request.enable_thinking if given is None else given
     if given is not None and not isinstance(given, bool):
         raise ApiError(400, "chat_template_kwargs: enable_thinking must be true or false", "chat_template_kwargs")
     return given

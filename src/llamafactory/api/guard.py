@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from ..extras.environment import host_name, is_loopback
 from ..extras.logging import get_logger
 from ..extras.serving import replay
-from ..extras.surrogates import lone_surrogate
+from ..extras.surrogates import NO_TEXT, lone_surrogate
 from .access_log import Spent, log_request
 from .errors import ApiError
 from .metrics import Metrics
@@ -139,7 +139,7 @@ def _refuse_half_characters(body: bytes | bytearray) -> None:
     except ValueError:
         return  # no JSON: the route says so
     if half:
-        raise ApiError(400, f"{half} is half a character and no text; its other half was cut off", code="invalid_text")
+        raise ApiError(400, f"{half} {NO_TEXT}", code="invalid_text")
 
 
 def depth_of(body: bytes | bytearray, enough: int) -> int:

@@ -89,6 +89,7 @@ class ChatMessage(_Model):
     name: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = Field(None, description="One call, as before tool_calls.")
     tool_call_id: str | None = None
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from ..data.messages import Message
 from ..extras.errors import ConfigError
+from ..extras.surrogates import refuse_lone
 from ..hparams import InferArgs, get_infer_args
 from .base_engine import Engine, Response, load_engine
 
@@ -118,9 +119,10 @@ def to_tools(tools: str | Sequence[dict] | None) -> list[dict]:
     """
     if isinstance(tools, str) and tools:
         try:
-            tools = json.loads(tools)
+            tools = json.loads(text := tools)
         except (json.JSONDecodeError, RecursionError) as error:  # the latter: nested without end
             raise ConfigError(f"tools: not JSON ({error})") from error
+        refuse_lone(text, tools, "tools")
         if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
             raise ConfigError("tools: expected a JSON list of function descriptions")
     return list(tools or ())

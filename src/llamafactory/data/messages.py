@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 from ..extras.errors import ConfigError, short
+from ..extras.surrogates import refuse_lone
 
 Role = Literal["system", "user", "assistant", "tool"]
 PartType = Literal["text", "image", "video", "audio"]
 Weight = float | None
 
 # What the arguments of a call are called: by OpenAI, Llama, LangChain, Anthropic.
-_ARGUMENTS = ("arguments", "parameters", "args", "input")
+CALL_ARGUMENTS = ("arguments", "parameters", "args", "input")
+# Where a content part holds what it is, if not under the name of its type.
+PART_VALUES = ("value", "url", "path")
 _ROLES = {
     **{role: role for role in get_args(Role)},
     "developer": "system",
@@ -71,15 +75,17 @@ class ToolCall:
         function = value.get("function", value) if isinstance(value, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise ConfigError(f"tool_calls: expected an object with a function name, got {short(value)}")
-        arguments = next((function[key] for key in _ARGUMENTS if function.get(key) is not None), None)
+        arguments = next((function[key] for key in CALL_ARGUMENTS if function.get(key) is not None), None)
         other = next((key for key, entry in function.items() if isinstance(entry, Mapping) and entry), None)
         if arguments is None and other is not None:
             raise ConfigError(
                 f"tool_calls: the call of {function['name']!r} has {other!r}, its arguments are read from "
-                + ", ".join(_ARGUMENTS)
+                + ", ".join(CALL_ARGUMENTS)
             )
         if arguments is not None and not isinstance(arguments, Mapping | str):
             raise ConfigError(f"tool_calls: arguments of {function['name']!r} must be an object or its JSON text")
+        if isinstance(arguments, str):
+            _refuse_lone_in_arguments(function["name"], arguments)
         return cls(
             name=function["name"],
             arguments=arguments if isinstance(arguments, str) else dict(arguments or {}),
@@ -134,9 +140,9 @@ class Message:
         """Read one OpenAI chat message.
 
         Args:
-            value: ``role``, ``content`` (text, a list of parts, or null), and optionally ``tool_calls``,
-                ``reasoning_content`` (or ``reasoning``), ``weight``, ``name``, ``tool_call_id``. Parts of the types
-                ``reasoning`` and ``tool_call`` (JSON text) are read as those fields.
+            value: ``role``, ``content`` (text, a list of parts, or null), and optionally ``tool_calls`` (or one
+                ``function_call``), ``reasoning_content`` (or ``reasoning``), ``weight``, ``name``, ``tool_call_id``.
+                Parts of the types ``reasoning`` and ``tool_call`` (JSON text) are read as those fields.
 
         Raises:
             ConfigError: The role is unknown, or a field has the wrong type.
@@ -148,13 +154,15 @@ class Message:
         reasoning = value.get("reasoning_content", value.get("reasoning"))
         if reasoning is not None and not isinstance(reasoning, str):
             raise ConfigError(f"messages: reasoning_content must be text, got {short(reasoning)}")
+        one = value.get("function_call")  # the schema of 2023
+        calls = value.get("tool_calls") or ([one] if one else ())
         weight = value.get("weight")
         if weight is not None and (isinstance(weight, str) or weight < 0):
             raise ConfigError(f"messages: weight must be a number >= 0, got {weight!r}")
         return cls(
             role=cast(Role, _ROLES[role]),
             parts=_read_parts(value.get("content")),
-            tool_calls=tuple(ToolCall.from_openai(call) for call in value.get("tool_calls") or ()),
+            tool_calls=tuple(ToolCall.from_openai(call) for call in calls),
             reasoning=reasoning,
             weight=None if weight is None else float(weight),
             name=value.get("name"),
@@ -209,6 +217,8 @@ class Sample:
         label: True or False for feedback (KTO) data.
         origin: Where it came from.
         row: The row as it was read; rewards may look at any of its columns.
+        prompt: How many messages stand before a completion that has a column of its own, which alone is trained;
+            0 = there is no such column.
     """
 
     messages: tuple[Message, ...]
@@ -219,6 +229,7 @@ class Sample:
     label: bool | None = None
     origin: Origin | None = None
     row: Mapping[str, Any] | None = None
+    prompt: int = 0
 
 
 def _unpack_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -248,10 +259,20 @@ def _value(part: Mapping[str, Any]) -> Any:
 
 
 def _read_call(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
     try:
-        return json.loads(value) if isinstance(value, str) else value
+        call = json.loads(value)
     except (json.JSONDecodeError, RecursionError):
         raise ConfigError(f"messages: the tool_call part is not JSON: {short(value)}") from None
+    refuse_lone(value, call, "messages: the tool_call part")
+    return call
+
+
+def _refuse_lone_in_arguments(name: str, arguments: str) -> None:
+    """Arguments stay the text that they are, but some dialects write their values one by one."""
+    with suppress(json.JSONDecodeError, RecursionError):
+        refuse_lone(arguments, json.loads(arguments), f"tool_calls: arguments of {name!r}")
 
 
 def _read_parts(content: Any) -> tuple[Part, ...]:
@@ -270,7 +291,7 @@ def _read_part(part: Any) -> Part:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if not isinstance(kind, str):
         raise ConfigError(f"messages: a content part needs a type, got {short(part)}")
-    value = part.get(kind, part.get("value", part.get("url", part.get("path"))))
+    value = next((part[key] for key in (kind, *PART_VALUES) if key in part), None)
     if isinstance(value, Mapping) and "url" in value:  # {"type": "image_url", "image_url": {"url": ...}}
         value = value["url"]
     if isinstance(value, Mapping) and isinstance(value.get("data"), str):  # {"type": "input_audio", "input_audio": ...}

@@ -17,15 +17,15 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 def text_scores(answer: str, reference: str, legacy: bool = False) -> dict[str, float]:
     """Return BLEU-4 (smoothing 3 of Chen & Cherry 2014), the F-measures of ROUGE-1, -2 and -L, and exact match.
 
-    Text with Chinese or Japanese is cut into characters for BLEU and into words by jieba for ROUGE; other text into
-    words and punctuation. An empty side scores 0. ROUGE counts an n-gram as often as it stands there (Lin 2004), and
-    BLEU of an answer shorter than four units takes the orders that it has.
+    Text with Chinese or Japanese is cut into characters for BLEU (white space is none) and into words by jieba for
+    ROUGE; other text into words and punctuation. An empty side scores 0. ROUGE counts an n-gram as often as it stands
+    there (Lin 2004), and BLEU of an answer shorter than four units takes the orders that it has.
 
     Args:
         answer: What the model wrote.
         reference: What was wanted.
         legacy: Figures as LLaMA-Factory gives them: ROUGE takes each n-gram once, however often it is repeated, and
-            BLEU always four orders.
+            BLEU always four orders, and counts white space among the characters.
 
     Raises:
         ConfigError: A package is missing.
@@ -34,8 +34,9 @@ def text_scores(answer: str, reference: str, legacy: bool = False) -> dict[str, 
     hypothesis, target = _words(answer, east_asian), _words(reference, east_asian)
     if not hypothesis or not target:
         return dict.fromkeys(NAMES, 0.0)
-    units = (list(answer), list(reference)) if east_asian else (hypothesis, target)
-    bleu = _bleu(*units, orders=4 if legacy else min(4, len(units[0])))
+    characters = [list(text if legacy else "".join(text.split())) for text in (answer, reference)]
+    units, wanted = characters if east_asian else (hypothesis, target)
+    bleu = _bleu(units, wanted, orders=4 if legacy else min(4, len(units)))
     rouge = (_rouge_of_sets if legacy else _rouge)(hypothesis, target)
     same = answer.strip() == reference.strip()
     return {name: round(100 * float(value), 4) for name, value in zip(NAMES, (bleu, *rouge, same), strict=True)}

@@ -266,3 +266,45 @@ def test_turns_of_calls_end_as_the_official_text_ends_them(name: str, source: st
         trained[0][-1] = (place, words.removesuffix(tokenizer.eos_token))
     assert trained[1] == trained[0]
     assert [place for place, _ in trained[1]] == [n for n, one in enumerate(chat) if one["role"] == "assistant"]
+
+
+_IM = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}"
+_ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n"
+_PLAIN = "{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}"
+_HASH = "{% if add_generation_prompt %}### assistant\n"
+LAST_END = "{% else %}{{ eos_token }}{% endif %}"
+OPENERS = {
+    # Jinja -> behind an earlier answer, behind the last one
+    _IM + _ASK + LAST_END: ("\n", "\n{eos}"),
+    "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>[Q] {{ m.content }} [A]{% else %}{{ m.content }}"
+    "{% endif %}{% endfor %}{% if not add_generation_prompt %}{{ eos_token }}{% endif %}": ("", "{eos}"),
+    _PLAIN + _HASH + "{% else %}### end{% endif %}": ("\n", "\n### end"),
+    _PLAIN + _HASH + LAST_END: ("\n", "\n{eos}"),
+    # A system text of the template's own: what opens a question cannot be told from what ends an answer.
+    "### system\nBe brief.\n" + _PLAIN + _HASH + "{% else %}### end{% endif %}": ("", "\n### end"),
+    "Be brief.\n" + _PLAIN + _HASH + "{% endif %}": ("\n", "\n"),
+    _IM.replace("\n{% endfor", "<|im_end|>\n{% endfor") + _ASK + "{% endif %}": ("<|im_end|>", "<|im_end|>"),
+}
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("source", OPENERS, ids=range(len(OPENERS)))
+def test_what_opens_the_next_turn_is_never_the_end_of_an_answer(
+    source: str, special: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llamafactory.extras.logging._said", set())
+    monkeypatch.setattr(logging.getLogger("llamafactory"), "propagate", True)
+    tokenizer = build_tokenizer("qwen3")
+    if not special:  # the marks are text as any other
+        source = source.replace("<|im_", "<|my_")
+    earlier, last = (end.format(eos=tokenizer.eos_token) for end in OPENERS[source.replace("<|my_", "<|im_")])
+    if "<|my_end|>" in source:
+        earlier = last = "<|my_end|>\n"
+    template = JinjaTemplate(tokenizer, "tokenizer", source)
+    (segments,) = template.encode_batch([sample([U, A, U2, A2])])
+    trained = [tokenizer.decode(segment.ids) for segment in segments if segment.weight]
+    assert trained == [A["content"] + earlier, A2["content"] + last]
+    whole = tokenizer.apply_chat_template([U, A, U2, A2], chat_template=source, tokenize=False)
+    assert "".join(tokenizer.decode(segment.ids) for segment in segments) == whole
+    one_ends = last.strip().endswith(tuple(tokenizer.all_special_tokens))
+    assert ("behind assistant turns but the last;" in caplog.text) == (one_ends and earlier != last)

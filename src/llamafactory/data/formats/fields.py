@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...extras.errors import ConfigError, short
+from ...extras.surrogates import refuse_lone
 
 Row = Mapping[str, Any]
 _SCHEMAS = {"input_schema": "parameters", "inputSchema": "parameters"}
@@ -91,8 +92,10 @@ def require_columns(row: Row, *columns: str | None) -> None:
 def parse_json(text: str, what: str) -> Any:
     """Parse JSON text of a field; the error says which and where."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{what} is not JSON: {error.msg} at column {error.colno}: {short(text)}") from None
     except RecursionError:
         raise ConfigError(f"{what} is not JSON: nested too deep") from None
+    refuse_lone(text, value, what)
+    return value

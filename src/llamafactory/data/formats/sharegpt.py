@@ -29,15 +29,15 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
     if system := text_field(row, columns.system):
         messages = (Message.of("system", system), *messages)
     chosen = rejected = None
+    prompt = 0
     if attr.ranking:
         messages, chosen, rejected = _pair(row, attr, messages)
-    elif columns.response and not (messages and messages[-1].role == "assistant"):
-        require_columns(row, columns.response)
-        messages = (*messages, *_completion(row, attr, columns.response))
+    elif completion := _completion(row, attr, messages):
+        messages, prompt = (*messages, *completion), len(messages)
     if not attr.ranking and (thought := text_field(row, columns.reasoning)):
         messages = _with_thought(messages, thought)
     margin, label = margin_field(row, columns.margin), label_field(row, columns.kto_tag)
-    sample = Sample(messages, tools_field(row, columns.tools), chosen, rejected, margin, label)
+    sample = Sample(messages, tools_field(row, columns.tools), chosen, rejected, margin, label, prompt=prompt)
     return attach_media(sample, row, attr) if has_media_columns(attr) else sample
 
 
@@ -85,10 +85,23 @@ def _pair(row: Mapping[str, Any], attr: DatasetAttr, context: tuple[Message, ...
     return context, chosen, rejected
 
 
-def _completion(row: Mapping[str, Any], attr: DatasetAttr, column: str) -> tuple[Message, ...]:
+def _completion(row: Mapping[str, Any], attr: DatasetAttr, context: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The answer in a column of its own, also to a prompt that ends with a turn of the assistant.
+
+    Empty if there is no such column, or if the conversation ends with an answer and nothing else is there.
+    """
+    column = attr.columns.response
+    if column is None:
+        return ()
+    if context and context[-1].role == "assistant":
+        if row.get(column) in (None, "", []):
+            return ()
+    else:
+        require_columns(row, column)
     completion = _turns_of(row, attr, column)
     _check_answer(row, attr, column, completion)
-    return completion
+    said = [[(one.role, one.text, one.tool_calls) for one in turns] for turns in (context, completion)]
+    return () if said[0][-len(completion) :] == said[1] else completion
 
 
 def _turns_of(row: Mapping[str, Any], attr: DatasetAttr, column: str | None) -> tuple[Message, ...]:

@@ -32,6 +32,7 @@ _ROLES = {
     "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant",
     "model": "assistant",
     "system": "system", "tool": "tool", "observation": "tool", "tool_response": "tool",
+    "function": "tool",  # OpenAI's schema of 2023, as function_call
     _FUNCTION: _FUNCTION, "tool_call": _FUNCTION,
 }  # fmt: skip
 _SPEAKER = re.compile(r"(?:^|\n\n)\s*(Human|Assistant): ?")
@@ -83,9 +84,7 @@ def _read_turn(turn: Any, attr: DatasetAttr) -> Message:
         content = read_media_parts(content, attr)
     plain = {key: value for key, value in turn.items() if key not in (tags.role_tag, tags.content_tag, *_WEIGHTS)}
     plain["reasoning_content"] = _thought(turn)
-    if "function_call" in turn and not turn.get("tool_calls"):  # the OpenAI schema of 2023
-        plain["tool_calls"] = [turn["function_call"]] if turn["function_call"] else None
-    if content is None and not plain.get("tool_calls"):
+    if content is None and not (plain.get("tool_calls") or plain.get("function_call")):
         raise ConfigError(f"key {tags.content_tag!r} is missing or null")
     return Message.from_openai({**plain, "role": role, "content": content, "weight": weight})
 

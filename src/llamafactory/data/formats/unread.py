@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from ..messages import CALL_ARGUMENTS, PART_VALUES
 from ..sources.dataset_info import Columns, DatasetAttr
 from .turns import READ_KEYS
 
 _SHARED = ("system", "tools", "images", "videos", "audios", "margin", "kto_tag")
+_CALL = ("id", "type", "index", "function", "name", *CALL_ARGUMENTS)
 
 
 class Unread:
@@ -40,6 +42,9 @@ class Unread:
                 for key in turn.keys() - keys:
                     if not _is_empty(turn[key]):
                         self.names.add(f"{column}[].{key}")
+                content = attr.tags.content_tag
+                self.names.update(f"{column}[].{content}[].{key}" for key in _unread_of_parts(turn.get(content)))
+                self.names.update(f"{column}[].tool_calls[].{key}" for key in _unread_of_calls(turn.get("tool_calls")))
 
     def _readable(self, attr: DatasetAttr) -> tuple[frozenset[str], list[str], frozenset[str]]:
         """The columns that are read, those of them that may hold turns, and the keys of turns that are read."""
@@ -59,6 +64,22 @@ def parts_read(attr: DatasetAttr) -> tuple[str, ...]:
         return ("prompt", "query", "history", *(answer if attr.ranking else ("response", "reasoning")), *_SHARED)
     question = "messages" if columns.messages is not None else "prompt"
     return (question, *(("chosen", "rejected") if attr.ranking else ("response", "reasoning")), *_SHARED)
+
+
+def _unread_of_parts(content: Any) -> Iterator[str]:
+    """Keys of content parts: of each its type is read, and what it holds under one of several names."""
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, Mapping):
+            held = next((key for key in (part.get("type"), *PART_VALUES) if key in part), None)
+            yield from (key for key in part if key not in ("type", held) and not _is_empty(part[key]))
+
+
+def _unread_of_calls(calls: Any) -> Iterator[str]:
+    """Keys of calls, within ``function`` or beside it; what tells calls of a stream apart is of no use."""
+    for call in calls if isinstance(calls, list) else ():
+        for level in (call, call.get("function")) if isinstance(call, Mapping) else ():
+            if isinstance(level, Mapping):
+                yield from (key for key in level if key not in _CALL and not _is_empty(level[key]))
 
 
 def _turns(value: Any) -> list[Mapping[str, Any]]:

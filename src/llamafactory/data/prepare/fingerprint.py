@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..template.base import Template
 
 # Raise it whenever the same rows and settings give other features than before.
-DATA_VERSION = 10
+DATA_VERSION = 11
 
 _SETTINGS = (
     "columns", "cutoff_len", "overlong", "train_on_prompt", "mask_history", "packing", "tool_format", "default_system",

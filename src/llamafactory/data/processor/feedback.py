@@ -25,8 +25,8 @@ class FeedbackProcessor(CompletionsProcessor):
     unused = ("margin", "weights")
 
     def prompt(self, sample: Sample) -> tuple[Message, ...]:
-        """All but the last turn, which is the completion."""
-        return sample.messages[:-1]
+        """What stands before the completion: that in a column of its own, else the last turn."""
+        return sample.messages[: _prompt(sample)]
 
     def completions(self, samples: Sequence[Sample]) -> list[tuple[Completion, Completion]]:
         """Raises ConfigError for a row that has no label or no completion."""
@@ -38,10 +38,14 @@ class FeedbackProcessor(CompletionsProcessor):
         return {"desirable": [int(bool(sample.label))]}
 
 
+def _prompt(sample: Sample) -> int:
+    return sample.prompt or max(0, len(sample.messages) - 1)
+
+
 def _completion(sample: Sample) -> Completion:
     if sample.label is None:
         raise ConfigError(f"{sample.origin}: no verdict; name the column kto_tag in dataset_info.json")
-    completion = sample.messages[-1:]
+    completion = sample.messages[_prompt(sample) :]
     if not completion or completion[0].role != "assistant":
         raise ConfigError(f"{sample.origin}: the last turn is not an answer")
     require_completion(completion, "the answer", sample)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from ...extras.errors import ConfigError
 from ..prepare.overlong import cut_middle, too_long
 from .base import Outcome, Processor, Row
 
@@ -54,7 +55,11 @@ class PromptProcessor(Processor[Prompt]):
         for sample in samples:
             messages, reference = split_completion(sample)
             self.check(messages, sample)
-            yield Prompt(messages, reference, template.encode_prompt(messages, sample.tools))
+            try:
+                ids = template.encode_prompt(messages, sample.tools)
+            except ConfigError as error:
+                raise ConfigError(f"{sample.origin}: {error}" if sample.origin else str(error)) from None
+            yield Prompt(messages, reference, ids)
 
     def fit(self, sample: Sample, tokens: Prompt, args: DataArguments) -> Outcome:
         """A prompt beyond ``cutoff_len`` loses its middle, since its end is its header; with ``keep_end`` its start."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ...hparams.data_args import DataArguments
-    from ..messages import Sample
+    from ..messages import Message, Sample
     from ..sources.dataset_info import DatasetAttr
     from ..template.base import Template
 
@@ -73,6 +73,9 @@ class SupervisedProcessor(Processor[Conversation]):
 
 def _rows_of(sample: Sample, template: Template, args: DataArguments) -> tuple[list[Sample], int]:
     """The conversations that a sample is trained as, the whole one last, and how many of its answers are rewritten."""
+    if sample.prompt and not args.train_on_prompt:
+        context = tuple(map(_as_context, sample.messages[: sample.prompt]))
+        sample = replace(sample, messages=context + sample.messages[sample.prompt :])
     messages = sample.messages
     if not any(message.role == "assistant" for message in messages):
         return [], 0
@@ -92,6 +95,12 @@ def _rows_of(sample: Sample, template: Template, args: DataArguments) -> tuple[l
     if any(is_trained(message) for message in whole.messages if message.role == "assistant") or not alone:
         alone.append(whole)
     return alone, len(trained)
+
+
+def _as_context(message: Message) -> Message:
+    """The message untrained, but for what it asks itself."""
+    calls = 0.0 if message.call_weight is None else message.call_weight
+    return replace(message, weight=message.weight or 0.0, call_weight=calls)
 
 
 def _only(sample: Sample, place: int) -> Sample:

@@ -13,6 +13,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ...extras.surrogates import refuse_lone
+
 Read = Callable[[Any], Any]
 _MEDIUM = {"bytes", "path"}  # an image, video or sound of `datasets`: it always has both
 
@@ -53,7 +55,11 @@ def _lists() -> list[Callable[[Any], bool]]:
 
 
 def _read_json(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    found = json.loads(value)
+    refuse_lone(value, found, "a JSON value")
+    return found
 
 
 class _StructReader:

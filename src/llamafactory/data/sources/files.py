@@ -12,7 +12,7 @@ from typing import Any
 from ...extras.errors import ConfigError, first_line
 from ...extras.files import name_of
 from ...extras.logging import get_logger
-from ...extras.surrogates import lone_surrogate
+from ...extras.surrogates import NO_TEXT, lone_surrogate
 from .arrow_rows import rows_of
 from .cloud import list_cloud
 from .dataset_info import DatasetAttr
@@ -241,9 +241,12 @@ def _read_arrow(path: str) -> Iterator[FoundRow]:
 def _rows_of_batches(path: str, batches: Any) -> Iterator[FoundRow]:
     number = 0
     for batch in batches:
-        for row in rows_of(batch):
-            number += 1
-            yield Place(path, "row", number), row
+        try:
+            for row in rows_of(batch):
+                number += 1
+                yield Place(path, "row", number), row
+        except ConfigError as error:
+            raise ConfigError(f"{path} row {number + 1}: {error}") from None
 
 
 def _checked(row: Any, place: Place, text: str) -> Row | ConfigError:
@@ -251,7 +254,7 @@ def _checked(row: Any, place: Place, text: str) -> Row | ConfigError:
     if not isinstance(row, dict):
         return ConfigError(f"{place}: is {name_of(row)}, expected an object with named fields")
     if half := lone_surrogate(text, row):
-        return ConfigError(f"{place}: {half} is half a character and no text; its other half was cut off")
+        return ConfigError(f"{place}: {half} {NO_TEXT}")
     return row
 
 

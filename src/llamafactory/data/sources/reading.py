@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, islice
+from typing import Any
 
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...plugins import resolve
 from ..messages import Origin, Sample
 from .dataset_info import DatasetAttr
-from .files import first_rows, list_files, read_rows
+from .files import first_rows, list_files, read_rows, scan_rows
 from .opened import NumberedRow, Row
-from .sniff import Rows, describe, sniff
+from .sniff import Rows, describe, plain_name, sniff
 
 logger = get_logger(__name__)
 SNIFFED_ROWS = 20
@@ -49,8 +50,9 @@ def resolve_layout(attr: DatasetAttr, first: list[NumberedRow]) -> DatasetAttr:
         attr = _sniffed(attr, [row for _, row in first])
         for one in attr.by_file.values() or [attr]:
             logger.info_once(describe(one))
-    # Columns that dataset_info.json names must occur in the first rows; the defaults need not.
-    present = {column for _, row in first for column in row}
+    # Columns that dataset_info.json names must occur in some row; the defaults need not.
+    rows = _rows_with(attr, [row for _, row in first], attr.listed, nulls=True)
+    present = {column for row in rows for column in row}
     missing = sorted(attr.listed - present)
     if missing:
         found = ", ".join(map(repr, sorted(present)))
@@ -58,15 +60,35 @@ def resolve_layout(attr: DatasetAttr, first: list[NumberedRow]) -> DatasetAttr:
     return attr
 
 
+def _rows_with(attr: DatasetAttr, first: Rows, wanted: Iterable[str], nulls: bool = False) -> Rows:
+    """The first rows, and those further on that are the first to hold one of some columns; ``nulls``: or a null."""
+
+    def held(row: Mapping[str, Any]) -> set[str]:
+        return {plain_name(column) for column, value in row.items() if nulls or value is not None}
+
+    rows = list(first)
+    missing = {plain_name(name) for name in wanted}.difference(*map(held, rows))
+    if missing:
+        for _, row in scan_rows(attr):
+            if not isinstance(row, ConfigError) and missing & held(row):
+                rows.append(row)
+                missing -= held(row)
+            if not missing:
+                break
+    return rows
+
+
 def _sniffed(attr: DatasetAttr, first: Rows) -> DatasetAttr:
     """The layout by the rows; in a folder each file may have its own."""
+    asked = [column for _, column in attr.asked]
     paths = list_files(attr) if attr.place in ("file", "cloud") else []
     if len(paths) < 2:
-        return sniff(attr, first)
+        return sniff(attr, _rows_with(attr, first, asked))
     by_file = {}
     for path in paths:
         if rows := first_rows(path, SNIFFED_ROWS):
-            by_file[path] = sniff(replace(attr, location=path), rows)
+            one = replace(attr, location=path)
+            by_file[path] = sniff(one, _rows_with(one, rows, asked))
     layouts = list(by_file.values())
     if all(replace(one, location=attr.location) == replace(layouts[0], location=attr.location) for one in layouts):
         return replace(layouts[0], location=attr.location)

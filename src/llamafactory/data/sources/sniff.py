@@ -95,10 +95,10 @@ def _asked(attr: DatasetAttr, present: Iterable[str]) -> dict[str, str]:
     """The columns that the user names; their case need not be right where it is clear which is meant."""
     alike: dict[str, list[str]] = {}
     for column in present:
-        alike.setdefault(_plain(column), []).append(column)
+        alike.setdefault(plain_name(column), []).append(column)
     parts = {}
     for part, column in attr.asked:
-        found = [column] if column in present else alike.get(_plain(column), [])
+        found = [column] if column in present else alike.get(plain_name(column), [])
         if len(found) != 1:
             raise ConfigError(f"columns: {attr.location} has no column {column!r}; it has {first_names(list(present))}")
         parts[part] = found[0]
@@ -109,12 +109,13 @@ def _spelled(present: Iterable[str], rows: Rows) -> dict[str, str]:
     """The part of a row that each column holds, by its name."""
     columns: dict[str, str] = {}
     for column in present:
-        columns.setdefault(_plain(column), column)
+        columns.setdefault(plain_name(column), column)
     parts: dict[str, str] = {}
     for part, names in spellings().items():
         if part == "kto_tag":
             names = [name for name in names if name in columns and _are_labels(rows, columns[name])]
-        name = next((_plain(name) for name in names if columns.get(_plain(name)) not in (None, *parts.values())), None)
+        names = [plain_name(name) for name in names]
+        name = next((name for name in names if columns.get(name) not in (None, *parts.values())), None)
         if name is not None:
             parts[part] = columns[name]
     if "rejected" not in parts or not parts.keys() & {"chosen", "messages"}:
@@ -123,7 +124,8 @@ def _spelled(present: Iterable[str], rows: Rows) -> dict[str, str]:
     return parts
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The name of a column however it is spelled."""
     return re.sub(r"[\s_-]+", "_", name.strip().casefold())
 
 
@@ -199,10 +201,10 @@ def _proposal(present: list[str], rows: Rows) -> str:
     """The nearest mapping, as the key that says it."""
     parts: dict[str, str] = {}
     for part in ("prompt", "response"):
-        names = [_plain(name) for name in spellings()[part]]
+        names = [plain_name(name) for name in spellings()[part]]
         free = [column for column in present if column not in parts.values()]
-        alike = [column for column in free if any(len(name) > 3 and name in _plain(column) for name in names)]
-        alike += [column for column in free if difflib.get_close_matches(_plain(column), names, n=1, cutoff=0.75)]
+        alike = [column for column in free if any(len(name) > 3 and name in plain_name(column) for name in names)]
+        alike += [column for column in free if difflib.get_close_matches(plain_name(column), names, n=1, cutoff=0.75)]
         if alike:
             parts[part] = alike[0]
     if len(parts) < 2:  # the two longest texts, in their order

@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
+from ...extras.surrogates import refuse_lone_in_text
 from ..media.placement import hide_special
 from ..messages import Message, Role, Sample, Segment
 from .base import GLUE, Options, Piece, Template, TextSpan
@@ -69,12 +70,13 @@ class EncodingTemplate(Template):
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         special.sort(key=len, reverse=True)
         self._rewritten: dict[tuple[Role, ...], frozenset[int]] = {}
+        self._special_words = tuple(special)
         self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
 
     def encode_prompt(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), enable_thinking: bool | None = None
     ) -> list[int]:
-        pieces = self.pieces(messages, tools, self._prompt_options(enable_thinking))
+        pieces = self._whole(self.pieces(messages, tools, self._prompt_options(enable_thinking)))
         (segments,) = self._encode([[(piece, 0.0) for piece in pieces]])
         return [token for segment in segments for token in segment.ids]
 
@@ -86,7 +88,7 @@ class EncodingTemplate(Template):
         enable_thinking: bool | None = None,
     ) -> MediaPrompt:
         parts = media.collect(messages)
-        pieces = self.media_pieces(messages, tools, self._prompt_options(enable_thinking), media.family)
+        pieces = self._whole(self.media_pieces(messages, tools, self._prompt_options(enable_thinking), media.family))
         words = "|".join(map(re.escape, media.tokens.values()))
         special = re.compile(f"{words}|{self._special.pattern}" if words else self._special.pattern)
         text, marks = hide_special(pieces, special)
@@ -169,8 +171,14 @@ class EncodingTemplate(Template):
         return None if words is None else ShapeCache(self._weighed_pieces, self.plain_text, words)
 
     def _weighed_pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[Piece]:
-        pieces = self._training_pieces(messages, tools)
+        pieces = self._whole(self._training_pieces(messages, tools))
         return with_turn_breaks(pieces) if self.trains_turn_break else pieces
+
+    def _whole(self, pieces: list[Piece]) -> list[Piece]:
+        """The pieces, none of which holds half a character: a system text of the settings or a Jinja could."""
+        for piece in pieces:
+            refuse_lone_in_text(piece.text, f"template {self.name}: the text that it writes")
+        return pieces
 
     def _encode_plain_samples(
         self, samples: Sequence[Sample], train_on_prompt: bool, mask_history: bool

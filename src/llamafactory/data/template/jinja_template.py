@@ -29,13 +29,11 @@ from .text_spans import (
     SENTINEL,
     agreed_end,
     as_parts,
-    common_start,
     end_of_calls,
     mark,
     split_marked,
-    to_last,
+    turn_ends,
     with_sentinel,
-    without_opening,
 )
 
 if TYPE_CHECKING:
@@ -94,13 +92,12 @@ class JinjaTemplate(EncodingTemplate):
         self._wants_parts = False
         self._wants_parts = self._loses_text()
         self._turn_end: str | ConfigError
-        self._last_end = ""
         try:
             self._turn_end, self._last_end = self._find_turn_ends()
         except _SyntaxError:
             raise
         except ConfigError as error:
-            self._turn_end = error  # good enough to chat with; training says why not
+            self._turn_end, self._last_end = error, ""  # good enough to chat with; training says why not
         else:
             last = [self._special.findall(end)[-1:] for end in (self._turn_end, self._last_end)]
             ends = [int(tokenizer.convert_tokens_to_ids(token)) for tokens in last for token in tokens]
@@ -268,24 +265,16 @@ class JinjaTemplate(EncodingTemplate):
         return shown == [False, True]
 
     def _find_turn_ends(self) -> tuple[str, str]:
-        """What ends an assistant turn, up to its last special token: any turn, and the last of a conversation.
+        """See :func:`turn_ends`."""
 
-        Some templates write the token only behind the last message. There the model learns it, or it never stops.
-        """
-        chat = [{"role": "user", "content": "A"}, {"role": "assistant", "content": SENTINEL}]
-        tails = []
-        for more in ([], [{"role": "user", "content": "B"}]):
-            text = self._render(chat + more, [], Options(None))[0]
-            _, found, tail = text.partition(SENTINEL)
-            if not found or SENTINEL in tail:
-                raise self._uncertain("an assistant turn's text is not in the rendered text just once")
-            tails.append(tail)
-        common = to_last(self._special, common_start(*tails))
-        asked = self._render(chat, [], Options(None, add_generation_prompt=True))[0]
-        if asked.partition(SENTINEL)[2] == tails[0]:  # it asks for an answer unasked
-            first = self._render(chat[:1], [], Options(None))[0].removeprefix(self.tokenizer.bos_token or "")
-            common = without_opening(self._special, common, first)
-        return common, common if self._special.search(common) else to_last(self._special, tails[0]) or common
+        def write(chat: list[dict[str, Any]], asks: bool) -> str:
+            return self._render(chat, [], Options(None, add_generation_prompt=asks))[0]
+
+        bos = str(self.tokenizer.bos_token or "")
+        found = turn_ends(write, self._special, self.tokenizer.get_added_vocab(), bos)
+        if found is None:
+            raise self._uncertain("an assistant turn's text is not in the rendered text just once")
+        return found
 
     def _uncertain(self, why: str) -> ConfigError:
         return ConfigError(
@@ -302,7 +291,7 @@ class JinjaTemplate(EncodingTemplate):
         if self._marked:
             if len(marked) != len(turns):
                 raise self._uncertain(f"{len(marked)} marked spans for {len(turns)} assistant turns")
-            self._warn_of_open_ends([text[start:end] for start, end in marked[-1:]])
+            self._warn_of_open_ends([text[start:end] for start, end in marked])
             return text, [(start, end, index) for (start, end), index in zip(marked, turns, strict=True)]
         if turns and isinstance(self._turn_end, ConfigError):
             raise self._turn_end
@@ -312,16 +301,17 @@ class JinjaTemplate(EncodingTemplate):
             spans.append((start, self._end(text, chat, index, tools, options), index))
         if any(start > end for start, end, _ in spans) or any(a[1] > b[0] for a, b in pairwise(spans)):
             raise self._uncertain("the turns overlap")
-        self._warn_of_open_ends([text[start:end] for start, end, _ in spans[-1:]])
+        self._warn_of_open_ends([text[start:end] for start, end, _ in spans])
         return text, spans
 
-    def _warn_of_open_ends(self, last: Sequence[str]) -> None:
-        """Say it when the last turn that is trained does not end in a special token."""
-        found = [token.end() for text in last for token in self._special.finditer(text)]
-        if last and (not found or found[-1] < len(last[0].rstrip())):
+    def _warn_of_open_ends(self, turns: Sequence[str]) -> None:
+        """Say it when a turn that is trained does not end in a special token."""
+        ended = [text.rstrip().endswith(self._special_words) for text in turns]
+        if not all(ended):
+            which = "assistant turns but the last" if ended[-1] else "an assistant turn: the model never learns to stop"
             logger.warning_once(
-                f"template {self.name}: no end token is trained behind an assistant turn, so the model does not learn "
-                "to stop; put it between the {% generation %} marks of a Jinja of your own, or choose a named template"
+                f"template {self.name}: no end token is trained behind {which}; put it between the {{% generation %}} "
+                "marks of a Jinja of your own, or choose a named template"
             )
 
     def _start(
@@ -360,7 +350,7 @@ class JinjaTemplate(EncodingTemplate):
         end = end if self._special.search(end) else ""
         alone = self._render(chat[: index + 1], tools, options)[0]
         found = end_of_calls(text, before, end, alone)
-        if found is None and index + 1 < len(chat) and len(common_start(text, alone)) < before:
+        if found is None and index + 1 < len(chat) and not alone.startswith(text[:before]):
             # It is shown otherwise when more turns follow: look up to the text of the next one.
             position = text.find(end, before, self._find(text, chat, index + 1, tools, options, at_end=False))
             found = position + len(end) if end and position >= 0 else None

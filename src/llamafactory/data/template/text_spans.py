@@ -20,6 +20,7 @@ Cut = Callable[[Sequence[TextSpan]], list[list[int]]]
 
 # Put into one turn of a conversation, to see where that turn stands in the text.
 SENTINEL = "q7Zx9Wk3"
+_QUESTION = SENTINEL[::-1]
 # Before an answer: white space whose tokens depend on what follows it in some tokenizers.
 _UNSURE = re.compile(r"(?:[^\S\n]|\s\s)\Z")
 _TAIL = 8  # characters that hold such white space and what stands before it
@@ -242,7 +243,58 @@ def to_last(special: re.Pattern[str], text: str) -> str:
     return text[: last[-1].end()] if last else text
 
 
-def without_opening(special: re.Pattern[str], end: str, first: str) -> str:
+def turn_ends(
+    render: Callable[[list[dict[str, Any]], bool], str], special: re.Pattern[str], added: Iterable[str], bos: str
+) -> tuple[str, str] | None:
+    """What ends an assistant turn, up to its last special token: one before a question, and the last of all.
+
+    Some templates write the token only behind the last message. There the model learns it, or it never stops.
+
+    Args:
+        render: The text of a conversation, perhaps with the generation prompt.
+        special: Special tokens.
+        added: All added tokens.
+        bos: What begins a text.
+
+    Returns:
+        Both ends; ``None`` where the words of an answer are not in the text just once.
+    """
+    chat = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": SENTINEL}]
+    tails = []
+    for turns in (chat, [*chat, chat[0]]):
+        head, found, tail = render(turns, False).partition(SENTINEL)
+        if not found or SENTINEL in tail:
+            return None
+        tails.append(tail)
+    last, followed = tails
+    common, question = _common_end(added, head, last, followed), render(chat[:1], False)
+    if not special.search(common) and special.search(last):
+        # The last answer ends otherwise than those before it, which may end as questions do.
+        closing = to_last(special, question.rpartition(_QUESTION)[2])
+        return (closing if special.search(closing) and followed.startswith(closing) else common), to_last(special, last)
+    common = to_last(special, common)
+    if render(chat, True).partition(SENTINEL)[2] == last:  # it asks for an answer unasked
+        common = _without_opening(special, common, question.removeprefix(bos))
+    return common, common if special.search(common) else last
+
+
+def _common_end(tokens: Iterable[str], head: str, last: str, followed: str) -> str:
+    """What the last answer and one before a question have behind their words alike.
+
+    It is cut neither inside a token nor inside the text that opens a question, as in ``head``.
+    """
+    end = len(common_start(last, followed))
+    added = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+    across = (found.start() for text in (last, followed) for found in added.finditer(text) if found.end() > end)
+    end = min([end, *across])
+    first, before = (text.partition(_QUESTION)[0][::-1] for text in (head, followed))
+    opening = len(before) - len(common_start(before, first))
+    # All that stands behind the last answer is its end, and so is a token; white space may be of either.
+    certain = end == len(last) or added.search(last[:end]) or not last[opening:end].strip()
+    return last[: end if certain else opening]
+
+
+def _without_opening(special: re.Pattern[str], end: str, first: str) -> str:
     """What ends a turn, without the token that opens the next one, as it opens the ``first`` turn of a conversation."""
     sizes = (size for size in range(len(first), 0, -1) if end.endswith(first[:size]))
     return next((rest for size in sizes if special.search(rest := end[:-size])), end)

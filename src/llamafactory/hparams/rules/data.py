@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...extras.surrogates import refuse_lone_in_text
 from ..data_args import DataArguments
 from ..field import require, split_list
 from ..ranges import POSITIVE
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def check(args: TrainArgs | InferArgs) -> None:
     """Rules of the data that hold for every command."""
     data = args.data
+    refuse_lone_in_text(data.default_system or "", "default_system")
     require(not (data.train_on_prompt and data.mask_history), "mask_history: cannot be combined with train_on_prompt")
 
 

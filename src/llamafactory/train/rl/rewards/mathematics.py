@@ -27,7 +27,15 @@ MEMORY_BYTES = 4 << 30  # address space of the process, most of it libraries
 _END = 2000  # characters at the end of a text in which the answer is looked for: the package's search is quadratic
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?P<open>\{)?")
 _FINAL = re.compile(r"####\s*(.+?)\s*$", re.MULTILINE)  # GSM8K
-_PERCENT = re.compile(r"\s*(?:\\?%|(?:\\text\{)?\s*percent\b\}?)", re.IGNORECASE)
+_PERCENT = re.compile(r"\s*(?:\\?%|percent\b)", re.IGNORECASE)
+# Percent in words of LaTeX, the space before its sign, and a sign behind the formula that it belongs to.
+_PERCENT_WORDS = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{\s*(?:\\?%|per\s?cent\.?)\s*\}|\\?％", re.IGNORECASE)
+_PER_CENT = re.compile(r"\bper[ -]cent\b", re.IGNORECASE)
+_PERCENT_SPACE = re.compile(r"(?:\\[,;:! ]|~|\s)+(?=\\?%)")
+_PERCENT_BEHIND = re.compile(r"\s*(\$+|\\\)|\\\])\s*(?:\\?%|percent\b)", re.IGNORECASE)
+_NEGATIVE_POWER = re.compile(r"\^\s*([-−]\d+)(?![\d.])")
+_RAISED = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_LOWERED = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789")
 # Two letters in a row, not of a LaTeX command: text, no bare formula.
 _WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:and|or|pi|sqrt)\b)[A-Za-z]{2,}")
 _NAMED = re.compile(r"\\(?:begin|end|text|textbf|mathrm|operatorname)\s*\{[^{}]*\}")
@@ -38,8 +46,10 @@ _GROUPS = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:\\[,;: ]|~| )\d{3})+)(?!\d)")
 _SIGNS = str.maketrans({"−": "-", "°": r"^\circ", "∞": r"\infty "})
 _ROOT = re.compile(r"(?<!\\)\bsqrt\(([^()]*)\)")
 _LETTER = re.compile(r"\W*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\W*([A-J])(?P<rest>\W*$|\s*[).:].*)", re.DOTALL)
+# A and I are words, and so may be small letters, unless nothing follows that they would belong to.
 _NAMED_LETTER = re.compile(
-    r"(?:answer|option|choice)\W*(?:is)?\W*(?:option|choice)?\W*\b([A-J])\b(?!['’])", re.IGNORECASE
+    r"(?i:answer|option|choice)\W*(?i:is)?\W*(?i:option|choice)?\W*\b([B-HJ](?![\w'’])|[A-Ja-j](?=\s*(?:[^\w\s'’([-]|\Z))"
+    r"|[AI](?=\s+(?:because|since|as|for|and|or|but|is|with)\b))"
 )
 _BRACKETED_LETTER = re.compile(r"\(([A-J])\)")
 
@@ -96,6 +106,7 @@ judge = Judge().ask
 
 def compare(gold: str, answer: str) -> bool | None:
     """What :func:`judge` says, computed here and without a limit."""
+    gold, answer = _spelled(gold), _spelled(answer)
     wanted = _last(gold)
     letter = _lone_letter(wanted)
     if letter:
@@ -105,6 +116,14 @@ def compare(gold: str, answer: str) -> bool | None:
         return None
     found = _read(_last(answer), boxed=_last(answer) != answer)
     return bool(found) and _is_same(expected, found)
+
+
+def _spelled(text: str) -> str:
+    """The text with percent and powers as LaTeX spells them, where the formula stands that they belong to."""
+    text = _PER_CENT.sub("percent", _PERCENT_WORDS.sub(r"\\%", text))
+    text = _PERCENT_BEHIND.sub(r"\\%\1", _PERCENT_SPACE.sub("", text))
+    text = _NEGATIVE_POWER.sub(lambda power: f"^{{{power[1].translate(_SIGNS)}}}", text)
+    return _RAISED.sub(lambda power: f"^{{{power[0].translate(_LOWERED)}}}", text)
 
 
 def _last(text: str) -> str:
