@@ -50,7 +50,8 @@ class Step:
         optimizer: Bytes of its state.
         activations: Bytes kept for the backward pass.
         logits: Bytes of one chunk of logits and what is made of it.
-        peak: Bytes at the fullest moment, everything included.
+        peak: Bytes at the fullest moment of the passes forward and backward, everything included.
+        update: The same of the optimizer's own step, gradients and what is made on the way included.
         seconds: Least time of the arithmetic and the memory's traffic.
         flops: Operations.
         parameters: Trained numbers.
@@ -64,6 +65,7 @@ class Step:
     activations: float
     logits: float
     peak: float
+    update: float
     seconds: float
     flops: float
     parameters: float
@@ -109,7 +111,7 @@ def _simulate(args: TrainArgs, config: Any, dtypes: Dtypes, planned: Planned, ch
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False, **keeping(args)})
     with FakeTensorMode(allow_non_fake_inputs=True):
         _without_values(model)
-        meter = StepMeter(planned.speed)
+        meter = StepMeter(planned.speed, planned.device.type == "cpu")
         everything = [*model.parameters(), *model.buffers()]
         meter.watch(everything)
         with meter, _named(args.finetuning.finetuning_type):
@@ -136,8 +138,8 @@ def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, re
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     gradients = weights = sum(map(_bytes, trained))
     frozen = meter.alive - weights
-    optimizer = _with_state(model, trained, args)
-    state = meter.alive - frozen - weights - gradients
+    optimizer = _with_state(model, trained, args)  # whose first step makes more than those after it
+    state, first = meter.alive - frozen - weights - gradients, meter.peak
     times = args.training.gradient_accumulation_steps
     if times == 1:
         optimizer.zero_grad()
@@ -148,7 +150,7 @@ def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, re
     kept = meter.alive - before
     loss.backward()
     seconds, flops = times * meter.seconds, times * meter.flops
-    meter.seconds = 0.0
+    passes, meter.peak, meter.seconds = meter.peak, meter.alive, 0.0
     if args.training.max_grad_norm:
         nn.utils.clip_grad_norm_(trained, args.training.max_grad_norm)
     optimizer.step()
@@ -159,7 +161,8 @@ def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, re
         optimizer=state,
         activations=kept,
         logits=0,
-        peak=meter.peak,
+        peak=passes,
+        update=max(first, meter.peak),
         seconds=seconds + meter.seconds,
         flops=flops,
         parameters=sum(weight.numel() for weight in trained),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _CPU_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_STEPS_OF_BITSANDBYTES = "bitsandbytes::optimizer_update"
 
 
 class StepMeter(TorchDispatchMode):
@@ -30,6 +31,8 @@ class StepMeter(TorchDispatchMode):
 
     Args:
         speed: Of the device; None = time is not counted.
+        on_cpu: Whether the device is a CPU, where steps of bitsandbytes are ordinary operations with results of their
+            own; elsewhere they are one kernel.
 
     Attributes:
         alive: Bytes of the storages that exist now.
@@ -38,15 +41,18 @@ class StepMeter(TorchDispatchMode):
         flops: Of all operations so far.
     """
 
-    def __init__(self, speed: Speed | None = None) -> None:
+    def __init__(self, speed: Speed | None = None, on_cpu: bool = False) -> None:
         super().__init__()
-        self.speed = speed
+        self.speed, self.on_cpu = speed, on_cpu
         self.alive = self.peak = 0
         self.seconds = self.flops = 0.0
         self._storages: dict[int, tuple[int, Any]] = {}  # address -> bytes, what tells of its end
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.on_cpu and func.name().startswith(_STEPS_OF_BITSANDBYTES):
+            with self:
+                return func._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)
         result = func(*args, **kwargs)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.watch(made)
