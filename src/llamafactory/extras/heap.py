@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from typing import Any
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
-_WHILE, _AFTER = 1 << 20, 32 << 20  # bytes; the latter is where glibc's own adjustment ends
+_WHILE = 1 << 20  # bytes
+LARGEST = 32 << 20  # bytes of a piece that the heap holds, where glibc's own adjustment ends; larger ones are mapped
 WORTH_IT = 16 << 20  # bytes; less is not looked for, so that steps of small models cost nothing
 
 
@@ -61,5 +62,5 @@ def returning_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        library.mallopt(_MMAP_THRESHOLD, _AFTER)
+        library.mallopt(_MMAP_THRESHOLD, LARGEST)
         library.malloc_trim(0)

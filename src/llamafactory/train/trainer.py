@@ -133,6 +133,7 @@ class Trainer(BaseTrainer):
         # Gradients that are scaled may be infinite, and those that were used in the backward pass are gone.
         by_loss = self.accelerator.scaler is not None or all(weight.grad is None for weight in policy.parameters())
         self.guard.check(norm, policy, self.state.global_step + 1, partial(self._loss_of, policy), by_loss)
+        give_back_gaps()  # what the backward pass freed would stay beside what the optimizer's step makes
         return norm
 
     def _loss_of(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:

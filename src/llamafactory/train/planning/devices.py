@@ -58,6 +58,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GiB|GB|G|MiB|MB)", re.IGNORECASE)
 _COUNT = re.compile(r"(\d+)\s*[x×*]\s*(.+)")
 # Bytes that Python and the libraries' own context take of an accelerator's memory.
 _CONTEXT = round(0.6 * GIB)
+# Bytes of a CPU's memory that loading data and weights touches of libraries, and that planning does not.
+_TOUCHED = 28 << 20
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,8 @@ def _this_machine(use_cpu: bool) -> Planned:
         return Planned(device.name, device, device.count, speed)
     speed = measured_speed()
     compute_a_little()
-    # This process has loaded what the run's will have loaded.
-    return Planned(device.name, device, 1, speed, psutil.Process().memory_info().rss)
+    # This process has loaded most of what the run's will have loaded.
+    return Planned(device.name, device, 1, speed, psutil.Process().memory_info().rss + _TOUCHED)
 
 
 def compute_a_little() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...extras.heap import WORTH_IT
+from ...extras.heap import LARGEST, WORTH_IT
 from ...extras.logging import get_logger
 from ...hparams import get_train_args, resolve_dtypes
 from ...model.checkpointing import wanted_checkpointing
@@ -28,9 +28,9 @@ logger = get_logger(__name__)
 
 _SPARE = 0.05  # of an accelerator's memory, which its allocator cannot use up
 _SHORTEST = 512
-# Of what layers keep and make on their way, by which a CPU's heap grows beyond it: freed pieces that the next do not
-# fit into. Chosen by the rows `seen` of benchmarks/plan.py.
-_ROOM = 0.33
+# Of what layers keep and make on their way: by so much a CPU's heap grows beyond it, since freed pieces stay between
+# those in use and the next do not fit into them. Chosen by the rows `seen` of benchmarks/plan.py.
+_ROOM = 0.21
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def _needs(args: TrainArgs, planned: Planned, checkpointing: bool) -> Needs:
     parts |= _beside(args, planned, step)
     parts["runtime"] = planned.runtime_bytes
     if planned.device.type == "cpu":
-        parts["gaps"] = WORTH_IT + _ROOM * (parts["activations"] + parts["work space"])
+        # Less than WORTH_IT is not given back, and one piece of the largest that the heap holds may find no room.
+        parts["gaps"] = WORTH_IT + LARGEST + _ROOM * (parts["activations"] + parts["work space"])
         stays, loading = _of_file(args, planned, step)
         parts["file beside experts"] = stays
         parts["file while loading"] = max(0.0, loading + planned.runtime_bytes - sum(parts.values()))
