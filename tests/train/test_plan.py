@@ -97,6 +97,27 @@ def test_weights_gradients_and_moments_follow_from_shapes(base: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
+    ("optim", "made"),
+    [
+        ("adamw_torch_fused", 0),
+        ("adafactor", 2),  # of the squared gradient; of the update and its negative
+        ("lion_32bit", 3),  # on a CPU: the gradient in float32, the update and its sign
+    ],
+)
+def test_an_optimizers_step_makes_tensors_of_the_largest_weight(base: dict[str, Any], optim: str, made: int) -> None:
+    args = arguments(base, finetuning_type="full", bf16=True, optim=optim)
+    step = simulate(args, CPU, False)
+    held = step.frozen + step.trained + step.gradients + step.optimizer
+    embedding = 4 * planned_config(args).vocab_size * SHAPE["hidden_size"]
+    assert step.update - held == pytest.approx(made * embedding, abs=0.1 * embedding)
+
+
+def test_the_heap_of_a_cpu_has_gaps(base: dict[str, Any]) -> None:
+    here, there = (find_needs(arguments(base), find_device(text)) for text in ("cpu", "24GiB"))
+    assert here.parts["gaps"] > 0.2 * here.parts["activations"] and "gaps" not in there.parts
+
+
+@pytest.mark.parametrize(
     "keys", [{"quantization_bit": 4}, {"quantization_bit": 4, "double_quantization": False}, {"quantization_bit": 8}]
 )
 def test_quantized_weights_take_what_bitsandbytes_takes(base: dict[str, Any], keys: dict[str, Any]) -> None:
