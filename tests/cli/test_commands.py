@@ -131,7 +131,7 @@ BROKEN = {
     "rule": (GOOD + "val_size: 0.1\neval_dataset: e\n", 1, "val_size: cannot be combined with eval_dataset"),
     "unknown stage": (GOOD + "stage: sftt\n", 1, "stage: expected one of pt, sft"),
     "unknown tuner": (GOOD + "finetuning_type: lorra\n", 1, "finetuning_type: expected one of"),
-    "not built": (GOOD + "use_unsloth: true\n", 2, "through Unsloth, which is not built yet in this version"),
+    "not built": (GOOD + "mixture_of_depths: load\n", 2, "mixture of depths, which is not built yet in this version"),
     "two names": (GOOD + "no_cuda: true\nuse_cpu: false\n", 1, "no_cuda is the older name of use_cpu"),
     "output is a file": (GOOD + "output_dir: c.yaml\n", 1, "output_dir: c.yaml is a file"),
     "null": (GOOD + "seed: null\n", 1, "seed: expected int, got null"),

@@ -164,7 +164,7 @@ def test_a_checkpoint_of_a_changed_base_does_not_pass_for_a_lora(keys: Keys) -> 
     [
         ({"lora_init": "olora", "use_dora": True}, "lora_init: olora cannot be combined with use_dora"),
         ({"lora_init": "eva", "pissa_init": True}, "lora_init: eva beside pissa_init: choose one start"),
-        ({"lora_init": "loftq"}, "lora_init: expected one of default, gaussian"),
+        ({"lora_init": "loft"}, "lora_init: expected one of default, gaussian"),
         ({"lora_init": "orthogonal", "lora_rank": 3}, "lora_init: orthogonal needs an even lora_rank, not 3"),
         (
             {"lora_init": "corda", "stage": "dpo"},
