@@ -93,7 +93,7 @@ class Screen:
             time.sleep(0.5)
             self.type(key)
             try:
-                self.wait_for(text, 10)
+                self.wait_for(text, 60)
                 return
             except AssertionError:
                 if last:

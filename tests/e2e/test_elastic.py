@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-STEPS, SAVE_STEPS = 400, 20
+STEPS, SAVE_STEPS = 200, 20
 TIMEOUT_SECONDS = 240
 
 

@@ -92,6 +92,7 @@ except ValueError as error:
     assert task.rpartition("_")[2] in done.stdout and done.stdout.endswith(" set()\n"), done.stdout
 
 
+@pytest.mark.slow
 def test_an_adapter_over_a_padded_vocabulary_scores_as_merged(make_tiny_model: Any, task_dir: Path) -> None:
     """lm-eval by itself cuts the rows of a model that it puts an adapter on; ours must not."""
     from peft import LoraConfig, get_peft_model

@@ -66,6 +66,7 @@ def test_packed_and_streamed_channels_are_the_plain_ones(
     assert other == pytest.approx(plain[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_channels_of_two_ranks_are_those_of_one(keys: Keys, three: dict[str, str], tmp_path: Path) -> None:
     one = train(keys(**three, max_steps=4, logging_steps=2, output_dir=str(tmp_path / "one")))
     given = keys(**three, max_steps=4, logging_steps=2, per_device_train_batch_size=2)

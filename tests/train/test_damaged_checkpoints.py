@@ -104,7 +104,8 @@ def test_weights_alone_are_no_checkpoint_to_go_on_from(keys: Keys) -> None:
         train(settings | {"max_steps": 8})
 
 
-@pytest.mark.parametrize("name", [pytest.param("rng_state_1.pth", marks=pytest.mark.slow), "stream-1.json"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rng_state_1.pth", "stream-1.json"])
 def test_all_ranks_go_on_from_the_same_checkpoint(keys: Keys, name: str) -> None:
     """A file that only the second process reads is damaged."""
     settings = keys(max_steps=4, save_strategy="steps", save_steps=2, streaming=True)
