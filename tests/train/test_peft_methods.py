@@ -103,6 +103,7 @@ COMMON = {
 }
 # These keep more than an adapter's tensors from step to step; of the others a resume is seen in the slow tests.
 STATEFUL = ("adalora", "lora lora_ga", "p_tuning")
+FROM_DATA = ("lora eva", "lora corda", "lora lora_ga")  # they begin from what the first batches show
 
 
 class _Watch(TrainerCallback):
@@ -186,9 +187,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(kind: str, keys: Keys, tmp_
 @pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.filterwarnings("ignore")
 def test_two_ranks_are_one(kind: str, keys: Keys, tmp_path: Path) -> None:
-    given = keys(**({"finetuning_type": kind} | COMMON | ROWS[kind].keys | {"max_steps": 3, "use_cpu": True}))
+    given = keys(**({"finetuning_type": kind} | COMMON | ROWS[kind].keys | {"use_cpu": True}))
     pair = given | {"per_device_train_batch_size": 2, "output_dir": str(tmp_path / "pair")}
     done = train_elsewhere(pair, ranks=2)
+    if kind in FROM_DATA:
+        assert done.returncode and "looks at the batches of one process; train in one" in done.stderr
+        return
     assert done.returncode == 0, done.stderr[-2000:]
     found, wanted = curve(tmp_path / "pair"), curve(train(given))
     assert [value for row in found for value in row] == pytest.approx(
