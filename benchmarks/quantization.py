@@ -130,7 +130,7 @@ def quantize_ours(folder: Path, rows: list[list[int]], out: Path, settings: dict
 
     from llamafactory.export.quantization import quantizer
     from llamafactory.export.quantization.calibration import Calibration, write_own_text
-    from llamafactory.export.quantization.grid import IntGrid
+    from llamafactory.model.grid import IntGrid
 
     model, tokenizer = load(folder)
     model.eval()

@@ -18,9 +18,9 @@ from llamafactory.export import export
 from llamafactory.export.proof import ExportFailure
 from llamafactory.export.quantization import blocks, gptq, nearest, quantizer, tuning
 from llamafactory.export.quantization.calibration import Calibration, write_own_text
-from llamafactory.export.quantization.grid import Float8Grid, Grid, IntGrid, Quantized
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args
+from llamafactory.model.grid import Float8Grid, Grid, IntGrid, Quantized
 
 from .families import FAMILIES
 

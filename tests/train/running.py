@@ -103,6 +103,14 @@ def copied(saved: tuple[dict[str, Any], Path], place: Path) -> dict[str, Any]:
     return settings | {"output_dir": str(place)}
 
 
+def first_half(whole: Path, place: Path, last: int) -> None:
+    """Copy a finished run as if it had been killed before its ``last`` checkpoint."""
+    shutil.copytree(whole, place)
+    shutil.rmtree(place / f"checkpoint-{last}")
+    for path in (*place.glob("adapter_*"), *place.glob("model.safetensors")):
+        path.unlink()
+
+
 def rates_of(run: Path) -> dict[int, float]:
     """Return the learning rate logged at each step."""
     return {row["current_steps"]: row["lr"] for row in log_of(run) if "loss" in row and row["loss"] is not None}

@@ -15,7 +15,7 @@ from llamafactory.hparams import get_infer_args
 from llamafactory.model import load_model, load_tokenizer
 
 from .conftest import Keys
-from .running import assert_bit_equal, curve, train, train_elsewhere, weights_of
+from .running import assert_bit_equal, curve, first_half, train, train_elsewhere, weights_of
 
 IDS = torch.tensor([[5, 17, 80, 3, 44, 261, 9, 120]])
 # Keys -> trained numbers of the tiny model: two blocks, hidden 64, keys 32 wide, MLP 128.
@@ -58,9 +58,7 @@ def test_some_weights_are_trained_and_a_killed_run_goes_on(name: str, keys: Keys
     served = load_model(load_tokenizer(args.model), args, trainable=False)
     torch.testing.assert_close(logits(served), watch.logits, rtol=0, atol=1e-6)
     half = tmp_path / "half"
-    shutil.copytree(whole, half)
-    shutil.rmtree(half / "checkpoint-6")
-    (half / "model.safetensors").unlink()
+    first_half(whole, half, 6)
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)  # looked at anew: the same layers
     train(settings | {"output_dir": str(half)})
     assert_bit_equal(whole, half)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ from llamafactory.hparams import get_train_args
 from llamafactory.model.layer_sampling import LayerSampling
 
 from .conftest import Keys
-from .running import assert_bit_equal, curve, train, train_elsewhere, weights_of
+from .running import assert_bit_equal, curve, first_half, train, train_elsewhere, weights_of
 
 LISA: dict[str, Any] = {"finetuning_type": "full", "lisa_activated_layers": 1, "lisa_interval_steps": 2}
 
@@ -108,9 +107,7 @@ def test_a_killed_run_goes_on_in_the_middle_of_a_period(keys: Keys, tmp_path: Pa
     state = torch.load(whole / "checkpoint-5" / "optimizer.pt", weights_only=True)
     assert len(state["state"]) == 2 + 9  # embedding, norm; the nine weights of one block
     half = tmp_path / "half"
-    shutil.copytree(whole, half)
-    shutil.rmtree(half / "checkpoint-10")
-    (half / "model.safetensors").unlink()
+    first_half(whole, half, 10)
     train(settings | {"output_dir": str(half)})
     assert_bit_equal(whole, half)
 

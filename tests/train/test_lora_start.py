@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from llamafactory.model import load_model, load_tokenizer
 from llamafactory.model.adapter_config import read_adapter_values
 
 from .conftest import Keys
-from .running import assert_bit_equal, curve, train, weights_of
+from .running import assert_bit_equal, curve, first_half, train, weights_of
 
 QUICK = {"max_steps": 1, "max_samples": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-9}
 LAYER = "base_model.model.model.layers.1.mlp.up_proj"
@@ -109,9 +108,7 @@ def test_eva_moves_ranks_and_a_killed_run_goes_on_with_them(
     assert sum(ranks) == 4 * 14 and max(ranks) > 4 > min(ranks)
     assert all(weight.dtype == torch.float32 and weight.any() for weight in weights.values())  # B was trained too
     half = tmp_path / "half"
-    shutil.copytree(whole, half)
-    shutil.rmtree(half / "checkpoint-6")
-    (half / "adapter_model.safetensors").unlink()
+    first_half(whole, half, 6)
     train(settings | {"output_dir": str(half)})
     assert_bit_equal(whole, half)
     ids = torch.tensor([[5, 17, 80, 3, 44, 261, 9, 120]])

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from llamafactory.train.callbacks.neftune import NoiseCallback
 
 from .conftest import Keys
-from .running import assert_bit_equal, curve, train
+from .running import assert_bit_equal, curve, first_half, train
 
 LENGTHS, WIDTH, ALPHA = (40, 7, 19), 64, 5.0
 
@@ -64,8 +63,6 @@ def test_a_killed_run_goes_on_with_the_same_noise(keys: Keys, tmp_path: Path) ->
     plain = train(keys(max_steps=1, output_dir=str(tmp_path / "plain")))
     assert curve(plain)[0][1] != curve(whole)[0][1]
     half = tmp_path / "half"
-    shutil.copytree(whole, half)
-    shutil.rmtree(half / "checkpoint-4")
-    (half / "adapter_model.safetensors").unlink()
+    first_half(whole, half, 4)
     train(keys(**steps) | {"output_dir": str(half)})
     assert_bit_equal(whole, half)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from llamafactory.export.export import run_export
-from llamafactory.export.quantization.grid import IntGrid
 from llamafactory.export.quantization.nearest import quantize
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_train_args
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.model.fake_quantization import RoundedLinear, RoundedLora, Rounding
+from llamafactory.model.grid import IntGrid
 
 from .conftest import Keys
 from .running import assert_bit_equal, log_of, train

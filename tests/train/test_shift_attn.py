@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from .conftest import Keys
-from .running import assert_bit_equal, curve, log_of, train
+from .running import assert_bit_equal, curve, first_half, log_of, train
 
 SHIFT: dict[str, Any] = {"shift_attn": True, "cutoff_len": 64, "finetuning_type": "full", "packing": True}
 
@@ -24,9 +23,7 @@ def test_a_killed_run_goes_on_and_what_was_saved_is_served_with_full_attention(k
     losses = [loss for _, loss, _ in curve(whole)]
     assert losses[-1] < losses[0]
     half = tmp_path / "half"
-    shutil.copytree(whole, half)
-    shutil.rmtree(half / "checkpoint-10")
-    (half / "model.safetensors").unlink()
+    first_half(whole, half, 10)
     train(settings | {"output_dir": str(half)})
     assert_bit_equal(whole, half)
     # The evaluation of the run is that of the saved model anywhere else.

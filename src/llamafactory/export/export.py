@@ -30,6 +30,7 @@ from ..extras.logging import get_logger
 from ..extras.manifest import NAME as MANIFEST
 from ..extras.manifest import write_manifest
 from ..hparams import InferArgs, get_infer_args, split_list, to_dict
+from ..hparams.coercion import as_written
 from ..model import load_model, load_tokenizer, resolve_model_path
 from ..model.adapter_config import require_merging
 from ..model.adapters import load_adapter
@@ -158,7 +159,7 @@ def _note_qat(args: InferArgs) -> None:
     for folder in adapters or [resolve_model_path(str(args.model.model_name_or_path), args.model)]:
         wanted = trained_for(folder)
         if wanted and any(getattr(args.export, key) != value for key, value in wanted.items()):
-            keys = " ".join(f"{key}={value}" for key, value in wanted.items())
+            keys = " ".join(f"{key}={as_written(value)}" for key, value in wanted.items())
             logger.warning("export: trained with qat, only these keys write the model that was trained: %s", keys)
 
 

@@ -70,11 +70,11 @@ def put_adapters(
         ConfigError: An adapter does not fit, or is not of the type that is trained.
     """
     folders = [resolve_adapter_path(name, args.model) for name in adapter_names(args.model)]
-    last = folders.pop() if folders and (not trainable or not args.tuner.create_new_adapter) else None
-    base: Any = model
-    for folder in (*folders, *([] if last is None else [last])):
+    for folder in folders:
         require_same_base(folder, args.quantization)
         restore_base(model, folder, args)
+    last = folders.pop() if folders and (not trainable or not args.tuner.create_new_adapter) else None
+    base: Any = model
     for folder in folders:
         base = merge_adapter(base, folder)
     if not trainable:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from .config import read_config
+from .grid import IntGrid, nearest
 
 if TYPE_CHECKING:
     from ..hparams import TrainArgs
@@ -40,17 +41,9 @@ class Rounding:
     dtype: torch.dtype
 
     def values(self, weight: Tensor) -> Tensor:
-        """``code * scale`` of a weight ``[out, in]``, in ``dtype``.
-
-        The scale of a group is its largest magnitude over ``(2^bits - 1) / 2``, the code the nearest of
-        ``-2^(bits-1) … 2^(bits-1) - 1``.
-        """
-        groups = weight.to(self.dtype).float().unflatten(1, (-1, self.group))
-        scale = (groups.abs().amax(-1, keepdim=True) / ((2**self.bits - 1) / 2)).to(self.dtype)
-        scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-        half = 2 ** (self.bits - 1)
-        codes = (groups / scale.float()).round().clamp(-half, half - 1)
-        return (codes.to(self.dtype) * scale).flatten(1)
+        """``code * scale`` of a weight ``[out, in]``, in ``dtype``."""
+        grid = IntGrid(self.bits, self.group, search=False)
+        return nearest(weight.to(self.dtype).float(), None, grid, self.dtype).values()
 
 
 class _StraightThrough(torch.autograd.Function):

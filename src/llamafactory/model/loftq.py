@@ -58,13 +58,15 @@ def begin(model: Any, args: TrainArgs, iterations: int) -> None:
     for name, layer in layers.items():
         base = layer.get_base_layer()
         weight = whole.get_submodule(name).weight.to(base.weight.device).float()
-        before += float((weight - base.dense_weight(torch.float32)).square().sum())
-        up, down = _principal(weight - base.dense_weight(torch.float32), layer.r["default"])
+        lost = weight - base.dense_weight(torch.float32)
+        before += float(lost.square().sum())
+        up, down = _principal(lost, layer.r["default"])
         for _ in range(iterations - 1):
             model.loftq_base |= {f"{name}.B": up, f"{name}.A": down}
             _round_again(base, weight - up @ down, args)
-            up, down = _principal(weight - base.dense_weight(torch.float32), layer.r["default"])
-        after += float((weight - base.dense_weight(torch.float32) - up @ down).square().sum())
+            lost = weight - base.dense_weight(torch.float32)
+            up, down = _principal(lost, layer.r["default"])
+        after += float((lost - up @ down).square().sum())
         root = layer.scaling["default"] ** 0.5
         layer.lora_B["default"].weight.copy_(up / root)
         layer.lora_A["default"].weight.copy_(down / root)
@@ -88,11 +90,11 @@ def _round_again(layer: Quantized, weight: Tensor, args: TrainArgs | InferArgs) 
     plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
     plain.weight = nn.Parameter(weight.to(layer.weight_type), requires_grad=False)
     plain.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
-    pack = resolve("quantizers", args.quantization.quantization_method).quantize
-    assert pack is not None, "the rules allow no other method"
-    packed = pack(plain, args.quantization, layer.weight_type).train(layer.training)
-    packed.weight_type = layer.weight_type
-    layer.__dict__ = packed.__dict__
+    quantize = resolve("quantizers", args.quantization.quantization_method).quantize
+    assert quantize is not None, "the rules allow no other method"
+    rounded = quantize(plain, args.quantization, layer.weight_type).train(layer.training)
+    rounded.weight_type = layer.weight_type
+    layer.__dict__ = rounded.__dict__
 
 
 def _whole(model: Any, args: TrainArgs | InferArgs) -> Any:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ...model.grid import Grid
 from . import nearest
-from .grid import Grid
 
 if TYPE_CHECKING:
     from .blocks import Block, SharedInput

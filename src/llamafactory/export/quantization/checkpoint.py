@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from ...extras.errors import ConfigError
 from ...extras.files import write_json
+from ...model.grid import Grid, Quantized
 from ..proof import ExportFailure
-from .grid import Grid, Quantized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...extras.errors import ConfigError
-from .grid import Grid, Quantized
+from ...model.grid import Grid, Quantized
 
 BLOCK = 128  # columns whose feedback to the rest is added in one product (section 3.3, step 2)
 DAMPING = 0.01  # share of the mean diagonal that is added to the diagonal (section 3.3, step 3)

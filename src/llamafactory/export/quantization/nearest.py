@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .grid import Grid, Quantized
+from ...model.grid import Grid, Quantized, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,4 @@ def quantize(weight: Tensor, moments: Tensor, grid: Grid, dtype: torch.dtype) ->
         grid: Number format.
         dtype: Type of the scales.
     """
-    scale, zero = grid.fit(weight, moments.diagonal(), dtype)
-    width = weight.shape[1] // scale.shape[1]
-    zeros = None if zero is None else zero.repeat_interleave(width, 1)
-    return Quantized(grid.encode(weight, scale.repeat_interleave(width, 1), zeros), scale, zero)
+    return nearest(weight, moments.diagonal(), grid, dtype)

@@ -17,12 +17,12 @@ from ...extras.device import probe
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...extras.packages import require
+from ...model.grid import Float8Grid, Grid, IntGrid, Quantized
 from ..proof import ExportFailure
 from . import awq, gptq, nearest
 from .blocks import Block, find_blocks, in_float32, observe, run, start
 from .calibration import write_own_text
 from .checkpoint import perplexity, prove_checkpoint, write_checkpoint
-from .grid import Float8Grid, Grid, IntGrid, Quantized
 from .tuning import tune
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from ...model.grid import Quantized
 from .blocks import Row, forward, in_float32, replaced
-from .grid import Quantized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,6 +16,7 @@ from ...extras.hub import pushing
 from ...extras.logging import get_logger
 from ...extras.secrets import mask_values, mask_words, public_name
 from ...hparams import split_list
+from ...hparams.coercion import as_written
 from ...hparams.next_command import next_command
 from ...hparams.reader import FILE_ENDINGS
 from ...model.adapter_config import is_live
@@ -145,7 +146,7 @@ def _keys_of_export(args: TrainArgs) -> dict[str, str]:
     if args.qat.qat == "none":
         return {}
     keys = keys_of_qat(args.qat.qat, args.qat.qat_group_size) | {"export_quantization_dataset": args.data.dataset}
-    return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in keys.items()}
+    return {key: as_written(value) for key, value in keys.items()}
 
 
 def _note_of_vllm(folder: Path) -> list[str]:

@@ -49,12 +49,12 @@ class Grid(Protocol):
         """Name of the format in compressed-tensors."""
         ...
 
-    def fit(self, weight: Tensor, importance: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    def fit(self, weight: Tensor, importance: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Choose scales and zeros for a weight.
 
         Args:
             weight: float32 ``[out, in]``.
-            importance: What the squared error of each column costs, float32 ``[in]``.
+            importance: What the squared error of each column costs, float32 ``[in]``; only a search reads it.
             dtype: Type of the scales.
 
         Returns:
@@ -89,13 +89,16 @@ class IntGrid:
     search: bool = True
     format: str = "pack-quantized"
 
-    def fit(self, weight: Tensor, importance: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    def fit(self, weight: Tensor, importance: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Take the range with the least ``sum(importance * (weight - value)^2)`` of each group."""
         groups = weight.unflatten(1, (-1, self.group))
+        if not self.search:
+            return self._range(groups, 1.0, dtype)
+        assert importance is not None, "a search weighs errors"
         costs = importance.reshape(-1, self.group)
         best: tuple[Tensor, Tensor | None] | None = None
         least = torch.empty(0)
-        for share in SHARES if self.search else SHARES[:1]:
+        for share in SHARES:
             scale, zero = self._range(groups, share, dtype)
             codes = self.encode(groups, scale[..., None], None if zero is None else zero[..., None])
             values = Quantized(codes.flatten(1), scale, zero).values().float().view_as(groups)
@@ -164,7 +167,7 @@ class Float8Grid:
 
     format: str = "float-quantized"
 
-    def fit(self, weight: Tensor, importance: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    def fit(self, weight: Tensor, importance: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """The largest weight of a row becomes the largest float8."""
         return _storable(weight.abs().amax(1, keepdim=True) / torch.finfo(torch.float8_e4m3fn).max, dtype), None
 
@@ -184,6 +187,14 @@ class Float8Grid:
             "weights": {**common, "strategy": "channel", "dynamic": False},
             "input_activations": {**common, "strategy": "token", "dynamic": True},
         }
+
+
+def nearest(weight: Tensor, importance: Tensor | None, grid: Grid, dtype: torch.dtype) -> Quantized:
+    """Round a weight ``[out, in]`` to the nearest values of a grid that is fitted to it; arguments as of ``fit``."""
+    scale, zero = grid.fit(weight, importance, dtype)
+    width = weight.shape[1] // scale.shape[1]
+    zeros = None if zero is None else zero.repeat_interleave(width, 1)
+    return Quantized(grid.encode(weight, scale.repeat_interleave(width, 1), zeros), scale, zero)
 
 
 def _storable(scale: Tensor, dtype: torch.dtype) -> Tensor:
