@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..extras.errors import ConfigError
 from ..extras.files import read_json
-from .workspace import SAVES, inside
+from .workspace import inside
 
 INFO = "dataset_info.json"
 _MOST = 2000  # names in a list
@@ -27,27 +27,24 @@ def list_datasets(folder: str) -> list[str]:
     return [str(name) for name in found][:_MOST]
 
 
-def list_checkpoints(model_name: str | None, finetuning_type: str | None) -> list[str]:
-    """What earlier runs of a model left below ``saves/MODEL/TYPE``: runs, newest first, each with its checkpoints."""
+def list_checkpoints(folder: str | Path) -> list[tuple[str, str]]:
+    """What earlier runs left in a folder of the workspace, newest run first, each with its checkpoints.
+
+    Returns:
+        Name and path, both relative: to the folder, and to the workspace.
+    """
     try:
-        place = inside(runs_folder(model_name, finetuning_type), "checkpoint_path")
+        place = inside(folder, "checkpoint_path")
     except ConfigError:
         return []
     found: list[str] = []
     for run in sorted(_folders(place), key=lambda entry: entry.stat().st_mtime, reverse=True):
         steps = [entry.name for entry in _folders(Path(run.path)) if entry.name.startswith("checkpoint-")]
-        names = [run.name] if _has_weights(run.path) else []
-        names += [f"{run.name}/{step}" for step in sorted(steps, key=_number, reverse=True)]
-        found += names
+        found += [run.name] if _has_weights(run.path) else []
+        found += [f"{run.name}/{step}" for step in sorted(steps, key=_number, reverse=True)]
         if len(found) >= _MOST:
             break
-    return found[:_MOST]
-
-
-def runs_folder(model_name: str | None, finetuning_type: str | None) -> str:
-    """Where the runs of a model go, relative to the workspace."""
-    name = re.sub(r"[^\w.+ -]", "_", (model_name or "Custom").strip()).strip(". ") or "Custom"
-    return os.path.join(SAVES, name, finetuning_type or "lora")
+    return [(name, os.path.join(folder, name)) for name in found[:_MOST]]
 
 
 def new_run(kind: str = "train") -> str:

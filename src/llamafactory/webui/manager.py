@@ -40,6 +40,14 @@ class Manager:
         """The name ``TAB.NAME`` of an element."""
         return self._ids[elem]
 
+    def named(self, tab: str) -> Iterator[tuple[str, Block]]:
+        """Names (with the tab) and elements of one tab."""
+        return ((name, elem) for name, elem in self._elems.items() if name.startswith(f"{tab}."))
+
+    def elems(self, *tabs: str) -> Iterator[Block]:
+        """The elements of some tabs."""
+        return (elem for name, elem in self._elems.items() if name.partition(".")[0] in tabs)
+
     def has(self, elem_id: str) -> bool:
         """Whether the page has an element of this name; demo mode has fewer."""
         return elem_id in self._elems
