@@ -122,7 +122,7 @@ def test_the_key_hub_comes_before_the_environment(hub, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, hub, None)
     with pytest.raises(ConfigError, match=f"hub: {hub} needs the package {hub}"):
         resolve_model_path("some-owner/some-model", ModelArguments(hub=hub))
-    with pytest.raises(ConfigError, match="'some-owner/some-model' .*cannot be reached"):
+    with pytest.raises(ConfigError, match=r"'some-owner/some-model' .*cannot be reached"):
         resolve_model_path("some-owner/some-model", ModelArguments(hub="huggingface"))
 
 

@@ -18,6 +18,7 @@ from ..model.catalogue.catalogue import load
 from .fields import COMMON, Field, fields_on
 from .texts.texts import text
 
+_BITS = "export_quantization_bit"
 _PSEUDO = {"use_pissa": "pissa_init", "booster": "flash_attn", "compute_type": "bf16"}
 
 
@@ -53,6 +54,9 @@ def reason_off(field: Field, values: Mapping[str, Any], language: str = "en") ->
         switch = _switches().get(key)
         if switch is not None and not values.get(f"train.{switch}", False):
             return text(language, "reason.switch").format(switch=switch)
+    if field.tab == "export" and key.startswith("export_quantization_") and key != _BITS:
+        given = chosen(f"export.{_BITS}")
+        return text(language, "reason.needs").format(key=_BITS) if given in (None, "", "none") else None
     return _of_model(key, tuner, chosen, language)
 
 

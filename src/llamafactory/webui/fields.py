@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -18,6 +18,7 @@ from ..hparams.args import SHARED_SECTIONS, TRAINING_SECTIONS
 from ..hparams.coercion import as_written
 from ..hparams.schema import Key, declared_keys, keys_of, plugin_sections
 from ..hparams.unbuilt import DONE_ANYWAY
+from ..model.catalogue.catalogue import default_model
 
 Widget = Literal["text", "number", "slider", "choice", "multi", "switch", "json", "path"]
 TABS = ("top", "train", "eval", "infer", "export")
@@ -123,7 +124,11 @@ def all_groups(tab: str) -> dict[str, list[Field]]:
     groups: dict[str, list[Field]] = {}
     for name in _SECTIONS.get(tab, ()):
         for title, section in (plugin_sections() if name == "tuners" else {name: tables[name]}).items():
-            keys = [key for key in keys_of(section).values() if key.name not in written and key.name not in NOT_ON_PAGE]
+            keys = [
+                key
+                for key in keys_of(section).values()
+                if key.name not in {*written, *NOT_ON_PAGE} and f"{tab}.{key.name}" not in COMMON
+            ]
             written |= {key.name for key in keys}  # tuners share some: the first one shows it
             if keys:
                 groups[title] = [_field(tab, title, key.name, {}) for key in keys]
@@ -151,7 +156,9 @@ def _front() -> dict[str, Field]:
         for group, fields in groups.items()
         for name, settings in fields.items()
     ]
-    return {field.id: field for field in found}
+    model = default_model()
+    chosen = {"top.model_name": model.name, "top.model_path": model.path(), "top.template": model.template}
+    return {field.id: replace(field, default=chosen.get(field.id, field.default)) for field in found}
 
 
 def _field(tab: str, group: str, name: str, settings: dict[str, Any]) -> Field:
