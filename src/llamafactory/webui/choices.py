@@ -52,6 +52,11 @@ def new_run(kind: str = "train") -> str:
     return time.strftime(f"{kind}_%Y-%m-%d-%H-%M-%S")
 
 
+def is_new_run(name: str) -> bool:
+    """Whether a name is one of :func:`new_run`."""
+    return re.fullmatch(r"[a-z]+_\d{4}(-\d\d){5}", name) is not None
+
+
 def list_devices() -> list[str]:
     """Numbers of this machine's NVIDIA and Ascend devices, found without torch; none on other machines."""
     found = [name for name in _names(Path("/dev")) if re.fullmatch(r"nvidia\d+|davinci\d+", name)]
@@ -80,4 +85,3 @@ def _has_weights(folder: str) -> bool:
 def _number(name: str) -> int:
     found = _LAST_NUMBER.search(name)
     return int(found[1]) if found else 0
-

@@ -13,6 +13,8 @@ from .texts.texts import parts
 if TYPE_CHECKING:
     from gradio.blocks import Block
 
+    from .jobs_page import JobsPage
+
 
 class Engine:
     """All that the handlers of one page share.
@@ -27,14 +29,17 @@ class Engine:
         self.language = language()  # of the page as it is built
         self.manager = Manager()
         self.runner = Runner(self.manager, demo_mode)
+        self.jobs_page: JobsPage  # set by the tab
 
-    def resume(self) -> dict[Block, Any]:
+    def resume(self) -> Any:
         """What a page that opens must show beside what it was built with: its language, and the run that goes on."""
+        from gradio import skip
+
         chosen = language()
         changes = {} if chosen == self.language else self.change_lang(chosen)
         if not self.pure_chat:
-            changes |= self.runner.resume(chosen)
-        return changes
+            changes |= self.manager.updates(self.runner.resume(chosen))
+        return changes or skip()
 
     def change_lang(self, lang: str) -> dict[Block, Any]:
         """Every text of the page in another language."""

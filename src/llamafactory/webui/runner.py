@@ -16,8 +16,10 @@ from ..jobs.job import UNFINISHED
 from ..jobs.progress import tail
 from . import configuration
 from .applicability import reasons_off
+from .choices import is_new_run, new_run
 from .drawing import reports
 from .fields import COMMON
+from .jobs_view import proof
 from .side_commands import ask_json, ask_rows
 from .texts.texts import parts, text
 from .watching import Curvebook, bar, draw
@@ -91,7 +93,10 @@ class Runner:
 
     def inputs(self, tab: str) -> set[Block]:
         """The elements whose values a handler of a tab takes."""
-        states = [f"{tab}.{name}" for name in ("more", "devices", "job", "marks", "preset", "rows_from", *_VARIABLES)]
+        states = [
+            f"{tab}.{name}"
+            for name in ("more", "devices", "job", "marks", "preset", "previewed", "rows_from", *_VARIABLES)
+        ]
         more = {self.manager.get_elem_by_id(name) for name in ("top.lang", *states) if self.manager.has(name)}
         return self.manager.get_fields("top", tab) | more
 
@@ -103,16 +108,14 @@ class Runner:
         state = {name.partition(".")[2]: value for name, value in given.items() if name not in COMMON}
         return Asked(tab, {**values, **(state.get("more") or {})}, language, state)
 
-    def handle(
-        self, tab: str, work: Callable[[Asked], Changes]
-    ) -> Callable[[Mapping[Block, Any]], dict[Block, Any]]:
+    def handle(self, tab: str, work: Callable[[Asked], Changes]) -> Callable[[Mapping[Block, Any]], Any]:
         """A handler of the tab's elements; what the user can mend becomes one message."""
 
-        def handler(data: Mapping[Block, Any]) -> dict[Block, Any]:
+        def handler(data: Mapping[Block, Any]) -> Any:
             try:
-                return self.manager.updates(work(self.read(tab, data)))
+                return self.manager.answer(work(self.read(tab, data)))
             except ConfigError as error:
-                return self.manager.updates(told(tab, error))
+                return self.manager.answer(told(tab, error))
 
         return handler
 
@@ -137,20 +140,21 @@ class Runner:
 
     def preview(self, asked: Asked) -> Changes:
         """Show the exact command and file, and what is wrong with them."""
+        asked.state["previewed"] = True
+        named = _name_run(asked)
+        return named | self.check(asked) | {f"{asked.tab}.previewed": True}
+
+    def check(self, asked: Asked) -> Changes:
+        """Say at the fields what is wrong with them and which have no effect; a preview that is shown stays true."""
         import gradio as gr
 
         command, config, problems = self.checked(asked)
-        shown = self.mark(asked, problems)
-        if not config:
-            return shown
-        return shown | {
-            f"{asked.tab}.command": gr.update(value=configuration.to_command(command, config), visible=True),
-            f"{asked.tab}.yaml": gr.update(value=configuration.to_yaml(config), visible=True),
-        }
-
-    def check(self, asked: Asked) -> Changes:
-        """Say at the fields what is wrong with them, and which have no effect."""
-        return self.mark(asked, self.checked(asked)[2])
+        changes = self.mark(asked, problems)
+        if asked.state.get("previewed") and config:
+            line, file = configuration.to_command(command, config), configuration.to_yaml(config)
+            changes[f"{asked.tab}.command"] = gr.update(value=line, visible=True)
+            changes[f"{asked.tab}.yaml"] = gr.update(value=file, visible=True)
+        return changes
 
     def mark(self, asked: Asked, problems: list[tuple[str | None, str]]) -> Changes:
         """Changes of the fields whose state is another one than before, and the list of problems."""
@@ -223,6 +227,7 @@ class Runner:
     def start(self, asked: Asked) -> Changes:
         """Put a run into the queue, and show it."""
         self._refuse_in_demo(asked)
+        _name_run(asked)
         command, config, problems = self.checked(asked)
         if problems:
             return self.mark(asked, problems)
@@ -234,7 +239,9 @@ class Runner:
         devices = ",".join(asked.state.get("devices") or [])
         job = self.store.submit(command, config, devices=devices, environment=environment)
         self.look(anew=True)
-        return self.show(asked.tab, job, asked.language) | {f"{asked.tab}.seen": {}}
+        place = f"{asked.tab}.output_dir"
+        emptied = {place: ""} if is_new_run(str(asked.values.get(place))) else {}  # the next one has another name
+        return self.show(asked.tab, job, asked.language) | emptied
 
     def abort(self, asked: Asked) -> Changes:
         """Ask the run that is shown to save and end."""
@@ -261,7 +268,7 @@ class Runner:
         """
         import gradio as gr
 
-        if not number:
+        if not number or seen.get("over") == number:
             return {}
         try:
             job = self.store.get(number)
@@ -276,7 +283,10 @@ class Runner:
             if marks[name] != seen.get(name)
         }
         if changes:
+            if tab == "export":
+                changes["export.proof"] = proof(job, language)
             going = job.state in UNFINISHED
+            marks["over"] = 0 if going else number
             changes |= {f"{tab}.seen": marks, f"{tab}.stop_btn": gr.update(interactive=going)}
         return changes
 
@@ -310,9 +320,17 @@ class Runner:
             raise ConfigError(asked.text("alert.demo"))
 
 
+def _name_run(asked: Asked) -> Changes:
+    """A run without a name gets one, by the clock."""
+    place = f"{asked.tab}.output_dir"
+    if place not in COMMON or str(asked.values.get(place) or "").strip():
+        return {}
+    asked.values[place] = new_run(asked.tab)
+    return {place: asked.values[place]}
+
+
 def tab_of(job: Job) -> str:
     """The tab that a job belongs to."""
     if job.command == "export":
         return "export"
     return "train" if job.command == "train" and job.config.get("do_train") else "eval"
-

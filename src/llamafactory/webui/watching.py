@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the page shows of a job, as HTML in one line: where it stands, its curves; read bit by bit, sent when changed."""
+"""What the page shows of a job, as HTML in one line: where it stands, and its curves, read bit by bit."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _MOST_CURVES = 32  # jobs whose curves are kept in memory
 _MOST_SERIES = 8  # in one picture
 # Figures in front, in this order; all else is folded away below them.
 _FIRST = ("loss", "learning_rate", "grad_norm", "rewards", "reward", "throughput")
+MARKS = {"queued": "…", "running": "▶", "stopping": "◼", "done": "✓", "failed": "✗", "cancelled": "–"}
 _UNITS = {"throughput": "tokens/s", "learning_rate": "", "data_wait": "s", "rollout_seconds": "s"}
 
 
@@ -104,7 +105,7 @@ def bar(job: Job, language: str, found: Progress | None = None) -> str:
     share = 100.0 if job.state == "done" else (found.percentage or 0.0)
     facts = [
         ("watch.step", f"{found.step:,} / {found.total:,}" if found.total else None),
-        ("watch.elapsed", found.elapsed or (_clock(found.seconds) if found.seconds is not None else None)),
+        ("watch.elapsed", found.elapsed or (clock(found.seconds) if found.seconds is not None else None)),
         ("watch.remaining", found.remaining if job.state in ACTIVE else None),
         ("watch.epoch", f"{found.epoch:.2f}" if found.epoch is not None else None),
         ("figure.loss", f"{found.loss:.4g}" if found.loss is not None else None),
@@ -127,18 +128,7 @@ def bar(job: Job, language: str, found: Progress | None = None) -> str:
     )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A span of time as h:mm:ss."""
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
-
-
-def line(job: Job, language: str) -> str:
-    """One job in a line of plain text, for lists."""
-    state = text(language, f"state.{job.state}")
-    seconds = None if job.started is None else (job.ended or job.started) - job.started
-    took = f" · {_clock(seconds)}" if seconds else ""
-    devices = f" · GPU {job.devices}" if job.devices else ""
-    return f"#{job.id} {MARKS[job.state]} {job.name} · {job.command} · {state}{took}{devices}"
-
-
-MARKS = {"queued": "…", "running": "▶", "stopping": "◼", "done": "✓", "failed": "✗", "cancelled": "–"}

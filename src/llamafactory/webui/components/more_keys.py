@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..applicability import reason_off
 from ..drawing.reports import text as html_text
-from ..fields import COMMON, Field, all_groups, fields_on
 from ..field_search import search
+from ..fields import COMMON, Field, all_groups, fields_on
 from ..texts.texts import parts, text
 from .watch import html
 from .widgets import make
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _FOUND = 12  # answers of the search box
 
 
-def create_more_keys(engine: Engine, tab: str, front: Mapping[str, Block], top: Mapping[str, Block]) -> dict[str, Block]:
+def create_more_keys(
+    engine: Engine, tab: str, front: Mapping[str, Block], top: Mapping[str, Block]
+) -> dict[str, Block]:
     """Build the folded groups of a tab.
 
     Args:
@@ -47,8 +49,10 @@ def create_more_keys(engine: Engine, tab: str, front: Mapping[str, Block], top: 
 
         def render(found: Sequence[Field], lang: str, kept: dict[str, Any], given: Sequence[Any]) -> None:
             values = {**dict(zip(fields, given, strict=True)), **kept}
-            for field in found:
-                _render(field, lang, values, tab, more, chosen)
+            if found:
+                with gr.Row(elem_classes=["fields"]):
+                    for field in found:
+                        _render(field, lang, values, tab, more, chosen)
 
         @gr.render([words, *inputs], [words.change], show_progress="hidden")
         def answers(asked: str, lang: str, kept: dict[str, Any], *given: Any) -> None:
@@ -63,7 +67,7 @@ def create_more_keys(engine: Engine, tab: str, front: Mapping[str, Block], top: 
                     render(all_groups(tab)[name], lang, kept, given)
 
         clear = gr.Button(size="sm", elem_id=f"{tab}-clear-more", **parts(language, "more.clear"))
-        clear.click(lambda: ({}, ""), None, [more, chosen], queue=False, api_visibility="private")
+        clear.click(lambda: ({}, ""), None, [more, chosen], api_visibility="private")
     return {"more": more, "more_box": box, "search": words, "more_set": chosen, "clear_more": clear}
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
-from ..configuration import list_presets, load_example, load_preset, save_preset
+from ..configuration import list_presets, load_example, load_preset, save_preset, to_values
 from ..fields import COMMON, fields_on
 from ..texts.texts import text
 from .more_keys import show_set
@@ -41,11 +41,11 @@ def open_example(tab: str, language: str, path: str | None) -> Changes:
         gr.Warning(text(language, "alert.no_example"))
         return {}
     try:
-        content, values = load_example(path)
+        content, config = load_example(path)
     except ConfigError as error:
         gr.Warning(str(error))
         return {}
-    return show(tab, values) | {f"{tab}.yaml": gr.update(value=content, visible=True)}
+    return show(tab, to_values(config, tab)) | {f"{tab}.yaml": gr.update(value=content, visible=True)}
 
 
 def show(tab: str, values: dict[str, Any]) -> Changes:

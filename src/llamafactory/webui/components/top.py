@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...model.catalogue.catalogue import default_model, load
+from ...model.catalogue.catalogue import load
 from ..choices import list_checkpoints
 from ..common import language, save_config
 from ..configuration import save_folder
@@ -14,8 +14,6 @@ from .widgets import make_fields
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
-
-CUSTOM = "Custom"
 
 
 def create_top() -> dict[str, Block]:
@@ -65,14 +63,3 @@ def offer_checkpoints(name: str | None, path: str | None, tuner: str | None, cho
 
     values = {"top.model_name": name, "top.model_path": path, "top.finetuning_type": tuner}
     return gr.update(choices=list_checkpoints(save_folder(values)), value=chosen or [])
-
-
-def model_choices() -> list[str]:
-    """Every name of the catalogue."""
-    return [*load(), CUSTOM]
-
-
-def first_model() -> dict[str, Any]:
-    """What the first page shows of its model, by field."""
-    model = default_model()
-    return {"top.model_name": model.name, "top.model_path": model.path(), "top.template": model.template}

@@ -12,7 +12,7 @@ from ..fields import COMMON, fields_of
 from ..texts.texts import parts
 from . import presets
 from .more_keys import create_more_keys
-from .watch import create_watch, html
+from .watch import create_preview, create_watch, html
 from .widgets import make_fields
 
 if TYPE_CHECKING:
@@ -38,16 +38,12 @@ def create_train_tab(engine: Engine) -> dict[str, Block]:
                 elems |= make_fields("train", language, group)
                 if group == "data":
                     elems["data_preview_btn"] = button(language, "train.data_preview_btn")
+            elems |= _rows(gr, language) if group == "data" else {}
         elif group != _AT_THE_END:
             with gr.Accordion(open=False, elem_classes=["group"], **parts(language, f"group.train.{group}")) as box:
                 elems[f"{group}_box"] = box
                 with gr.Row(elem_classes=["fields"]):
                     elems |= make_fields("train", language, group)
-    with gr.Accordion(visible=False, open=False, elem_id="train-rows-box", **parts(language, "train.rows_box")) as box:
-        elems["rows_box"], elems["rows"] = box, html(elem_id="train-rows")
-        with gr.Row():
-            elems["rows_back"] = button(language, "train.rows_back", size="sm")
-            elems["rows_on"] = button(language, "train.rows_on", size="sm")
     top = {name.partition(".")[2]: elem for name, elem in engine.manager.named("top")}
     elems |= create_more_keys(engine, "train", elems, top)
     elems |= _presets(gr, language)
@@ -55,6 +51,17 @@ def create_train_tab(engine: Engine) -> dict[str, Block]:
     elems |= create_watch("train", language)
     engine.manager.add_elems("train", elems)
     _connect(gr, engine, elems)
+    return elems
+
+
+def _rows(gr: Any, language: str) -> dict[str, Any]:
+    """Where rows of the data are shown."""
+    elems: dict[str, Any] = {}
+    with gr.Accordion(visible=False, open=False, elem_id="train-rows-box", **parts(language, "train.rows_box")) as box:
+        elems["rows_box"], elems["rows"] = box, html(elem_id="train-rows")
+        with gr.Row(elem_classes=["buttons"]):
+            elems["rows_back"] = button(language, "train.rows_back", size="sm")
+            elems["rows_on"] = button(language, "train.rows_on", size="sm")
     return elems
 
 
@@ -101,12 +108,7 @@ def _run(gr: Any, language: str) -> dict[str, Any]:
         elems["stop_btn"] = button(language, "train.stop_btn", variant="stop", interactive=False)
     elems["problems"] = html(visible=False, elem_id="train-problems")
     elems["plan"] = html(visible=False, elem_id="train-plan")
-    with gr.Row():
-        for name, kind in (("command", "shell"), ("yaml", "yaml")):
-            elems[name] = gr.Code(
-                language=kind, interactive=False, visible=False, wrap_lines=True, lines=4, max_lines=24, elem_id=f"train-{name}",
-                **parts(language, f"train.{name}"),
-            )  # fmt: skip
+    elems |= create_preview("train", language)
     return elems
 
 
@@ -119,7 +121,12 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
 
     on(elems["cmd_preview_btn"].click, runner.preview)
     on(elems["plan_btn"].click, runner.estimate, show_progress_on=[elems["plan_btn"]], show_progress="minimal")
-    on(elems["data_preview_btn"].click, runner.preview_rows, show_progress_on=[elems["data_preview_btn"]], show_progress="minimal")
+    on(
+        elems["data_preview_btn"].click,
+        runner.preview_rows,
+        show_progress_on=[elems["data_preview_btn"]],
+        show_progress="minimal",
+    )
     on(elems["rows_back"].click, lambda asked: runner.preview_rows(asked, -1), show_progress="minimal")
     on(elems["rows_on"].click, lambda asked: runner.preview_rows(asked, 1), show_progress="minimal")
     elems["start_btn"].click(runner.run_train, inputs, outputs, trigger_mode="once", **QUICK)
@@ -127,16 +134,19 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
     on(elems["arg_save_btn"].click, presets.save)
     on(elems["arg_load_btn"].click, presets.load)
     elems["example_btn"].click(
-        lambda lang, path: manager.updates(presets.open_example("train", lang, path)),
+        lambda lang, path: manager.answer(presets.open_example("train", lang, path)),
         [manager.get_elem_by_id("top.lang"), elems["example"]], outputs, **QUICK,
     )  # fmt: skip
     elems["preset"].focus(lambda: gr.update(choices=list_presets()), None, elems["preset"], **QUICK)
     elems["dataset"].focus(
         lambda folder: gr.update(choices=list_datasets(folder)), elems["dataset_dir"], elems["dataset"], **QUICK
     )
-    changed = [
-        manager.get_elem_by_id(name).blur if isinstance(manager.get_elem_by_id(name), gr.Textbox) else manager.get_elem_by_id(name).change
-        for name in COMMON
-        if name.partition(".")[0] in ("top", "train")
-    ]
-    gr.on(changed, runner.handle("train", runner.check), inputs, outputs, trigger_mode="always_last", **QUICK)
+    gr.on(
+        [_changed(gr, manager.get_elem_by_id(name)) for name in COMMON if name.partition(".")[0] in ("top", "train")],
+        runner.handle("train", runner.check), inputs, outputs, trigger_mode="always_last", **QUICK,
+    )  # fmt: skip
+
+
+def _changed(gr: Any, elem: Any) -> Any:
+    """When a field was changed: text when it is left, so that nothing is said of a half-written word."""
+    return elem.blur if isinstance(elem, gr.Textbox | gr.Number) else elem.change

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run as it goes on: its bar, its curves and the end of its output; the same on every tab that starts runs."""
+"""A run before it starts and as it goes on; the same on every tab that starts runs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..texts.texts import parts
 
@@ -23,6 +23,19 @@ def create_watch(tab: str, language: str) -> dict[str, Block]:
         elem_id=f"{tab}-output", elem_classes=["log"], **parts(language, f"{tab}.output_box"),
     )  # fmt: skip
     return {"job": job, "seen": seen, "progress_bar": progress, "loss_viewer": curves, "output_box": output}
+
+
+def create_preview(tab: str, language: str) -> dict[str, Block]:
+    """Build the part of a tab that shows the command and the file of a run."""
+    import gradio as gr
+
+    settings: dict[str, Any] = {"interactive": False, "visible": False, "wrap_lines": True, "lines": 1}
+    elems: dict[str, Any] = {"previewed": gr.State(False)}
+    for name, kind in (("command", "shell"), ("yaml", "yaml")):
+        elems[name] = gr.Code(
+            language=kind, elem_id=f"{tab}-{name}", max_lines=40, **settings, **parts(language, f"{tab}.{name}")
+        )
+    return elems
 
 
 def html(value: str = "", visible: bool = True, elem_id: str | None = None) -> Block:

@@ -48,6 +48,7 @@ def make(field: Field, language: str, value: Any = None, **more: Any) -> Block:
     value = field.default if value is None else value
     texts: dict[str, Any] = {"label": field.key or field.name, "info": field.help or None}
     texts |= parts(language, field.id)
+    names = {choice: name for name, choice in texts.pop("choices", ())}
     settings: dict[str, Any] = {
         "interactive": True, "elem_id": field.id.replace(".", "-"), "min_width": _WIDTHS.get(field.widget, 180),
         **texts, **more,
@@ -55,12 +56,10 @@ def make(field: Field, language: str, value: Any = None, **more: Any) -> Block:
     match field.widget:
         case "switch":
             return gr.Checkbox(bool(value), **settings)
-        case "number":
-            return gr.Number(_number(value), step=field.step or 1, **settings)
         case "slider" if field.low is not None and field.high is not None:
-            return gr.Slider(field.low, field.high, _number(value), step=field.step, **settings)
+            return gr.Slider(field.low, field.high, value, step=field.step, **settings)
         case "choice":
-            choices = [(choice or "–", choice) for choice in field.choices]
+            choices = [(names.get(choice, choice or "–"), choice) for choice in field.choices]
             return gr.Dropdown(
                 choices, value=_among(field, value), allow_custom_value=field.free, num_choices_shown=_SHOWN, **settings
             )
@@ -73,12 +72,8 @@ def make(field: Field, language: str, value: Any = None, **more: Any) -> Block:
             shown = value if isinstance(value, str) or value is None else json.dumps(value)
             return gr.Textbox(shown or "", lines=1, max_lines=6, **settings)
         case _:
+            # Numbers too: gradio's own box shows nothing as 0, and takes no 1e-5.
             return gr.Textbox("" if value is None else str(value), **settings)
-
-
-def _number(value: Any) -> Any:
-    """A number of the table, which may be written as text."""
-    return float(value) if isinstance(value, str) and value else value or (0 if value == 0 else None)
 
 
 def _among(field: Field, value: Any) -> Any:
