@@ -224,16 +224,9 @@ def test_tuners_export_what_the_parser_needs(name):
     assert callable(tuner.create) and tuner.Arguments.__dataclass_params__.frozen
 
 
-@pytest.mark.parametrize("command", [name for name in launcher.COMMANDS if name not in launcher.NOT_BUILT])
-def test_every_command_that_is_built_resolves(command):
+@pytest.mark.parametrize("command", launcher.COMMANDS)
+def test_every_command_resolves(command):
     assert callable(launcher.handler(command))
-
-
-@pytest.mark.parametrize("command", launcher.NOT_BUILT)
-def test_commands_listed_as_not_built_are_not(command):
-    module, _, name = launcher.COMMANDS[command][0].partition(":")
-    path = SOURCE / f"{module.removeprefix('llamafactory.').replace('.', '/')}.py"
-    assert not path.exists() or name not in [getattr(node, "name", None) for node in tree_of(path).body]
 
 
 def test_unknown_plugin_names_the_nearest():

@@ -45,6 +45,17 @@ llamafactory.eval.evaluator Evaluator
 llamafactory.eval.evaluator run_eval
 llamafactory.webui.interface run_web_demo
 llamafactory.webui.interface create_web_demo
+llamafactory.webui.interface create_ui
+llamafactory.webui.interface run_web_ui
+llamafactory.webui.engine Engine
+llamafactory.webui.runner Runner
+llamafactory.webui.common save_config
+llamafactory.webui.components create_train_tab
+llamafactory.webui.components create_top
+llamafactory.webui.components create_eval_tab
+llamafactory.webui.components create_infer_tab
+llamafactory.webui.components create_export_tab
+llamafactory.webui.components create_footer
 """
 
 # Module and name -> the part of the house that will hold it.
@@ -54,15 +65,6 @@ WAITING = {
     "llamafactory.train.ksft.workflow run_sft": "KTransformers",
     "llamafactory.extras.constants SUPPORTED_MODELS": "the board's list of models",
     "llamafactory.third_party.muon Muon": "optimizers",
-    "llamafactory.webui.interface create_ui": "the board",
-    "llamafactory.webui.interface run_web_ui": "the board",
-    "llamafactory.webui.engine Engine": "the board",
-    "llamafactory.webui.runner Runner": "the board",
-    "llamafactory.webui.common save_config": "the board",
-    **{
-        f"llamafactory.webui.components create_{part}": "the board"
-        for part in ("train_tab", "top", "eval_tab", "infer_tab", "export_tab", "footer")
-    },
 }
 
 

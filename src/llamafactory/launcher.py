@@ -32,12 +32,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "api": ("llamafactory.api.app:run_api", "serve a model over an OpenAI-compatible interface"),
     "eval": ("llamafactory.eval.evaluator:run_eval", "run benchmarks"),
     "webchat": ("llamafactory.webui.interface:run_web_demo", "talk to a model in the browser"),
-    "webui": ("llamafactory.webui.interface:run_web_ui", "train and talk in the browser"),
+    "webui": ("llamafactory.webui.interface:run_web_ui", "train, evaluate, export and talk in the browser"),
     "env": ("llamafactory.extras.env:print_env", "print versions and hardware (--torch: ask torch too)"),
     "version": ("llamafactory.launcher:print_version", "print the version"),
     "help": ("llamafactory.launcher:print_help", "print this list"),
 }
-NOT_BUILT = {"webui": "`llamafactory-cli webchat` talks to a model in the browser"}
+# Commands without a configuration file, and what they take instead.
+PLAIN = {"webui": "[--share]", "env": "[--torch]", "version": "", "help": ""}
 # Their advice does not fit what we do with them; LLAMAFACTORY_VERBOSITY=DEBUG lets them speak.
 _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -55,7 +56,7 @@ def launch() -> int:
         The exit code of the process.
 
     Raises:
-        UsageError: No such command, or its room is not built.
+        UsageError: No such command.
         ConfigError: The configuration is wrong.
     """
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
@@ -64,8 +65,6 @@ def launch() -> int:
     command = {"--version": "version", "-v": "version"}.get(sys.argv[1], sys.argv[1])
     if command not in COMMANDS:
         _refuse(f"unknown command {command!r}; commands: {', '.join(COMMANDS)}")
-    if command in NOT_BUILT:
-        _refuse(f"{command} is not built yet in this version; {NOT_BUILT[command]}")
     if any(word in ("-h", "--help") for word in sys.argv[2:]):
         return _print_command_help(command)
     prepare_environment()  # looking for accelerators imports torch
@@ -108,7 +107,7 @@ def print_help() -> None:
     """Print what commands there are."""
     print("llamafactory-cli COMMAND [FILE.yaml] [key=value ...]\n\ncommands:")
     for name, (_, summary) in COMMANDS.items():
-        print(f"  {name:<10} {summary}" + (" (not built yet)" if name in NOT_BUILT else ""))
+        print(f"  {name:<10} {summary}")
     print("\n`llamafactory-cli COMMAND -h` lists the keys that a command reads.")
 
 
@@ -119,8 +118,8 @@ def _refuse(message: str) -> None:
 
 
 def _print_command_help(command: str) -> int:
-    if command in ("env", "version", "help"):
-        print(f"llamafactory-cli {command}: {COMMANDS[command][1]}")
+    if command in PLAIN:
+        print(f"llamafactory-cli {command} {PLAIN[command]}".rstrip() + f": {COMMANDS[command][1]}")
         return 0
     from .hparams.help_text import help_text
 
@@ -136,7 +135,7 @@ def _wants_torchrun(command: str) -> bool:
 
     Its configuration is read here, before torch is imported or a worker started, so that a mistake shows at once.
     """
-    if command in ("env", "version", "help") or "LOCAL_RANK" in os.environ:  # LOCAL_RANK: already a worker
+    if command in PLAIN or "LOCAL_RANK" in os.environ:  # LOCAL_RANK: already a worker
         return False
     from .extras.environment import is_env_enabled
     from .hparams import get_infer_args, get_train_args

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from llamafactory.launcher import COMMANDS, NOT_BUILT
+from llamafactory.launcher import COMMANDS
 
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "peft", "numpy", "yaml")
 
@@ -109,11 +109,9 @@ def test_unknown_command_lists_all_and_exits_2():
     assert done.stderr == f"error: unknown command 'trian'; commands: {', '.join(COMMANDS)}\n"
 
 
-@pytest.mark.parametrize("command", NOT_BUILT)
-def test_commands_not_built_say_so_and_exit_2(command):
-    done = cli(command, "x.yaml")
-    way = "`llamafactory-cli webchat` talks to a model in the browser"
-    assert (done.returncode, done.stderr) == (2, f"error: {command} is not built yet in this version; {way}\n")
+def test_webui_takes_no_file_and_says_so():
+    done = cli("webui", "x.yaml")
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith("error: webui: takes no 'x.yaml'")
 
 
 GOOD = "model_name_or_path: org/m\ndataset: d\n"

@@ -47,7 +47,6 @@ SETS = {"mine": {"file_name": "rows.json"}}
 CASES = [
     # command and configuration file
     Broken("unknown command", ("trian", "train"), command=("trian", "{config}"), code=2),
-    Broken("room not built", ("webui", "not built"), command=("webui",), code=2),
     Broken("config missing", ("nothing.yaml",), command=("train", "nothing.yaml")),
     Broken("config empty", ("config.yaml",), config=""),
     Broken("config is a list", ("config.yaml",), config="- a\n- b\n"),

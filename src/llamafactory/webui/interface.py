@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``llamafactory-cli webchat``: a model in the browser, from its configuration to its end."""
+"""``llamafactory-cli webui`` and ``webchat``: the page in the browser, from its configuration to its end."""
 
 from __future__ import annotations
 
+import os
+import platform
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -18,9 +21,11 @@ from ..extras.packages import require, require_installed
 from ..extras.serving import Process, bind, url_of
 from ..hparams import InferArgs, get_infer_args
 from .chat_page import STYLE, TITLE, make_page
+from .common import save_config
 from .guard import Guard
 from .loading import LoadingPage
 from .settings import WebSettings
+from .texts.texts import text
 
 if TYPE_CHECKING:
     from ..chat.base_engine import Engine
@@ -100,13 +105,107 @@ def take_address(settings: WebSettings) -> socket.socket:
 
 def make_app(engine: Engine, args: InferArgs, settings: WebSettings) -> Guard:
     """The whole web application of one loaded model."""
+    return mount(make_page(engine, args, settings.max_waiting), settings, settings.max_upload if engine.media else 0)
+
+
+def create_ui(demo_mode: bool = False) -> Any:
+    """Build LLaMA Board: train, evaluate, talk, export, data and jobs on one page.
+
+    Args:
+        demo_mode: The page is shown to everybody: nothing is run or exported.
+
+    Returns:
+        ``gradio.Blocks``. What :func:`run_web_ui` puts before it is not in it: login, checks of Host and Origin,
+        limits of size.
+    """
+    gr = require("gradio", "webui", "'gradio>=6'")
+    from . import components
+    from .engine import Engine as Board
+
+    board = Board(demo_mode=demo_mode)
+    manager = board.manager
+    host = os.environ.get("HOSTNAME", platform.node()).split(".")[0]
+    with gr.Blocks(title=f"LLaMA Board ({host})" if host else "LLaMA Board", analytics_enabled=False) as page:
+        manager.add_elems("top", components.create_top())
+        tabs = {}
+        for name, create in (
+            ("train", components.create_train_tab),
+            ("eval", components.create_eval_tab),
+            ("infer", components.create_infer_tab),
+            ("export", components.create_export_tab),
+            ("data", components.create_data_tab),
+            ("jobs", components.create_jobs_tab),
+        ):
+            if demo_mode and name == "export":
+                continue
+            with gr.Tab(text(board.language, f"tabs.{name}"), id=name, elem_id=f"tab-{name}") as tabs[name]:
+                manager.add_elems(name, create(board))
+        manager.add_elems("tabs", tabs)
+        manager.add_elems("footer", components.create_footer())
+        everything = manager.get_elem_list()
+        quick: dict[str, Any] = {
+            "concurrency_limit": None,
+            "show_progress": "hidden",
+            "queue": False,
+            "api_visibility": "private",
+        }
+        page.load(board.resume, None, everything, **quick)
+        lang = manager.get_elem_by_id("top.lang")
+        lang.input(board.change_lang, [lang], everything, **quick)
+        lang.input(save_config, [lang], None, **quick)
+    return page
+
+
+def run_web_ui(args: Sequence[str] | None = None) -> None:
+    """Serve LLaMA Board until SIGTERM or Ctrl-C; the workspace is the folder that the command is started in.
+
+    Args:
+        args: Words behind the command (``None``: the command line): ``--share`` alone.
+
+    Raises:
+        ConfigError: The environment cannot be used, or the port is taken.
+    """
+    settings = read_board_settings(sys.argv[2:] if args is None else args)
+    require_installed("gradio", "webui", "'gradio>=6'")
+    demo_mode = bool(os.environ.get("DEMO_MODEL"))
+    with closing(take_address(settings)) as listener:
+        with LoadingPage(listener):
+            app = mount(create_ui(demo_mode).queue(max_size=settings.max_waiting), settings, settings.max_upload)
+        if settings.share:
+            share(app, listener)
+        logger.info_rank0("LLaMA Board is ready at %s", url_of(listener))
+        make_process(app).run(sockets=[listener])
+
+
+def read_board_settings(words: Sequence[str]) -> WebSettings:
+    """Environment and words of ``webui``.
+
+    Raises:
+        ConfigError: There are words that it does not know, or the environment cannot be used.
+    """
+    unknown = [word for word in words if word != "--share"]
+    if unknown:
+        raise ConfigError(
+            f"webui: takes no {unknown[0]!r}; the page has a field for every key (--share: a public address)"
+        )
+    share_it = {"GRADIO_SHARE": "1"} if words else {}
+    return WebSettings.from_environment({**os.environ, **share_it})
+
+
+def mount(page: Any, settings: WebSettings, max_upload: int) -> Guard:
+    """The web application of a page: guarded, and without what it does not need.
+
+    Args:
+        page: ``gradio.Blocks``.
+        settings: Of the server.
+        max_upload: Largest upload in bytes; 0 = the page takes none.
+    """
     gr = require("gradio", "webchat", "'gradio>=6'")
     from fastapi import FastAPI
 
-    max_upload = settings.max_upload if engine.media else 0
     app = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
-        make_page(engine, args, settings.max_waiting),
+        page,
         path="/",
         auth=settings.login,
         auth_message=TITLE,

@@ -29,6 +29,16 @@ def text(language: str, name: str, part: str = "label") -> str:
     return ""
 
 
+def parts(language: str, name: str) -> dict[str, str]:
+    """Return every text of one element, as the arguments of its component; English where the language has none."""
+    found: dict[str, str] = {}
+    for texts in (_texts("en"), _texts(language)):
+        entry = texts.get(name)
+        if entry is not None:
+            found |= {"label": entry} if isinstance(entry, str) else entry
+    return found
+
+
 def missing(language: str) -> list[str]:
     """Return ``name.part`` of every English text that a language does not have."""
     return sorted(_parts("en") - _parts(language))

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tab ``train``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradio.blocks import Block
+
+    from ..engine import Engine
+
+
+def create_train_tab(engine: Engine) -> dict[str, Block]:
+    """Build the tab; gives its elements by name."""
+    return {}

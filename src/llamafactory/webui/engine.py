@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands behind the page: its elements, runs and chat; what it shows when it opens, and in another language."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .common import language
+from .manager import Manager
+from .runner import Runner
+from .texts.texts import parts
+
+if TYPE_CHECKING:
+    from gradio.blocks import Block
+
+
+class Engine:
+    """All that the handlers of one page share.
+
+    Args:
+        demo_mode: The page is shown to everybody: nothing is run or exported.
+        pure_chat: The page is a chat alone.
+    """
+
+    def __init__(self, demo_mode: bool = False, pure_chat: bool = False) -> None:
+        self.demo_mode, self.pure_chat = demo_mode, pure_chat
+        self.language = language()  # of the page as it is built
+        self.manager = Manager()
+        self.runner = Runner(self.manager, demo_mode)
+
+    def resume(self) -> dict[Block, Any]:
+        """What a page that opens must show beside what it was built with: its language, and the run that goes on."""
+        chosen = language()
+        changes = {} if chosen == self.language else self.change_lang(chosen)
+        if not self.pure_chat:
+            changes |= self.runner.resume(chosen)
+        return changes
+
+    def change_lang(self, lang: str) -> dict[Block, Any]:
+        """Every text of the page in another language."""
+        import gradio as gr
+
+        changes = {}
+        for elem in self.manager.get_elem_list():
+            found = parts(lang, self.manager.get_id_by_elem(elem))
+            if found:
+                changes[elem] = gr.update(**found)
+        lang_box = "top.lang"
+        if self.manager.has(lang_box):
+            changes[self.manager.get_elem_by_id(lang_box)] = gr.update(value=lang)
+        return changes
