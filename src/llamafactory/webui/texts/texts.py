@@ -59,4 +59,4 @@ def _texts(language: str) -> dict[str, str | dict[str, str]]:
         return {}
     path = Path(__file__).with_name(f"{language}.yaml")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text("utf-8"), Loader=loader) or {}  # noqa: S506
+    return yaml.load(path.read_text("utf-8"), Loader=loader) or {}
