@@ -25,8 +25,20 @@ PAUSE = 0.05
 # How often it gets the same once more: only then does gradio notice that the page has gone.
 BEAT = 1.0
 
-# Code, whose characters markdown shows as they are (fenced, or within a line), or the beginning of HTML.
-_CODE_OR_TAG = re.compile(r"(^ {0,3}(`{3,}).*?(?:^ {0,3}\2|\Z)|`[^`\n]+`)|<", re.MULTILINE | re.DOTALL)
+# Code, whose characters markdown shows as they are (fenced, or within a line).
+_CODE = r"^ {0,3}(`{3,}).*?(?:^ {0,3}\2|\Z)|`[^`\n]+`"
+# HTML that says how a text looks, and does nothing: no forms, no styles, nothing that is fetched.
+_TAGS = (
+    "a|abbr|b|blockquote|br|caption|center|code|dd|del|details|div|dl|dt|em|font|h[1-6]|hr|i|ins|kbd|li|mark|ol|p|pre|"
+    "q|s|samp|small|span|strike|strong|sub|summary|sup|table|tbody|td|tfoot|th|thead|tr|tt|u|ul|var"
+)
+_ATTRIBUTES = (
+    r"(?:align|color|colspan|dir|lang|rowspan|size|start|title|valign)\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>=`]+)"
+    r"|href\s*=\s*([\"']?)https?://[^\s\"'<>`]+\3|open|reversed"
+)
+_HARMLESS = rf"</?(?:{_TAGS})(?:\s+(?:{_ATTRIBUTES}))*\s*/?>"
+_CODE_OR_TAG = re.compile(f"({_CODE})|<", re.MULTILINE | re.DOTALL)
+_CODE_OR_HARM = re.compile(f"({_CODE}|{_HARMLESS})|<", re.MULTILINE | re.DOTALL | re.IGNORECASE)
 
 
 class StreamedResponse:
@@ -184,7 +196,7 @@ def _assistant(message: Message, thinking: bool, escaped: bool) -> list[dict[str
 def _bubble(
     role: str, text: str, title: str | None = None, escaped: bool = True, **metadata: str
 ) -> dict[str, Any]:
-    bubble: dict[str, Any] = {"role": role, "content": escape(text) if escaped else text}
+    bubble: dict[str, Any] = {"role": role, "content": escape(text, escaped)}
     if title is not None:
         bubble["metadata"] = {"title": escape(title), **metadata}
     return bubble
@@ -196,6 +208,11 @@ def _block(text: str) -> str:
     return f"{fence}json\n{text}\n{fence}"
 
 
-def escape(text: str) -> str:
-    """Markdown whose HTML is shown, not rendered; code keeps its characters, which markdown shows as they are."""
-    return _CODE_OR_TAG.sub(lambda found: found[1] or "&lt;", text)
+def escape(text: str, everything: bool = True) -> str:
+    """Markdown whose HTML is shown, not rendered; code keeps its characters, which markdown shows as they are.
+
+    Args:
+        text: Markdown.
+        everything: Not only HTML that could do something.
+    """
+    return (_CODE_OR_TAG if everything else _CODE_OR_HARM).sub(lambda found: found[1] or "&lt;", text)

@@ -27,6 +27,7 @@ def watched(report: Callable[[str], None], is_abandoned: Callable[[], bool]) -> 
     Raises:
         Abandoned: It was to stop, and has.
     """
+    report("importing torch and transformers")
     from transformers.utils import logging as transformers_logging
 
     thread = threading.get_ident()
