@@ -38,6 +38,8 @@ def test_json_is_all_that_stands_on_stdout(
         assert row["text"] == (f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n")
         assert row["input_ids"] == tokenizer(row["text"])["input_ids"]
         assert tokenizer.decode([label for label in row["labels"] if label != -100]) == f"{answer}<|im_end|>"
+        before, after = row["text"].split(f"{answer}<|im_end|>")
+        assert row["stretches"] == [[[before, False], [f"{answer}<|im_end|>", True], [after, False]]]
 
 
 def test_text_shows_rows_counts_lengths_and_what_was_dropped(

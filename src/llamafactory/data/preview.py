@@ -23,20 +23,30 @@ _BAR = 40
 
 
 def row_as_json(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
-    """One feature row as a line of JSON: its columns and ``text``, special tokens included."""
-    return json.dumps({**row, "text": tokenizer.decode(row["input_ids"])}, ensure_ascii=False)
+    """One feature row as a line of JSON: its columns, ``text`` (special tokens included), and that text in stretches.
+
+    ``stretches`` are lists of ``[text, trained]``, one for each sequence of the row.
+    """
+    return json.dumps(
+        {
+            **row,
+            "text": tokenizer.decode(row["input_ids"]),
+            "stretches": [
+                [[tokenizer.decode(ids), trained] for ids, trained in sequence] for sequence in _sequences(row)
+            ],
+        },
+        ensure_ascii=False,
+    )
 
 
 def row_as_text(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Text:
     """One feature row as coloured text; packed sequences are set apart by a rule."""
-    text, start = Text(), 0
-    for number, length in enumerate(row["seq_lens"], start=1):
+    text = Text()
+    for number, sequence in enumerate(_sequences(row), start=1):
         if number > 1:
             text.append(f"\n―― sequence {number} ――\n", style=BORDER)
-        end = start + length
-        for ids, trained in _stretches(row["input_ids"][start:end], row["labels"][start:end]):
+        for ids, trained in sequence:
             text.append(tokenizer.decode(ids), style=TRAINED if trained else CONTEXT)
-        start = end
     return text
 
 
@@ -64,6 +74,15 @@ def show_lengths(report: DatasetReport, console: Console) -> None:
         for name, count, style in bars:
             bar = "█" * -(-count * _BAR // highest)
             console.print(f"{name:<15} {bar:<{_BAR}} {count:,}", highlight=False, style=style)
+
+
+def _sequences(row: dict[str, Any]) -> Iterator[list[tuple[list[int], bool]]]:
+    """The sequences of a row, each in stretches."""
+    start = 0
+    for length in row["seq_lens"]:
+        end = start + length
+        yield list(_stretches(row["input_ids"][start:end], row["labels"][start:end]))
+        start = end
 
 
 def _stretches(ids: list[int], labels: list[int]) -> Iterator[tuple[list[int], bool]]:

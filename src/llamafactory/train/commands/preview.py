@@ -30,7 +30,8 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
     """Show features of a training configuration; only the tokenizer is loaded, no weights.
 
     ``preview_format: text`` prints coloured rows and lengths; ``json`` prints
-    one object a row (``input_ids``, ``labels``, ``seq_lens``, ``source``, ``text``) and nothing else to stdout.
+    one object a row (``input_ids``, ``labels``, ``seq_lens``, ``source``, ``text``, ``stretches``) and nothing else to
+    stdout.
 
     With ``messages`` (a file) and ``template`` (a name) it prints that conversation as text; nothing else is needed.
 
