@@ -30,6 +30,7 @@ LEVELS = {
     "hparams": 3,
     "data": 4,
     "model": 4,
+    "jobs": 4,
     "export": 5,
     "train": 6,  # its tuner.py is the door to export_model
     "chat": 6,

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("llamafactory.eval.evaluator:run_eval", "run benchmarks"),
     "webchat": ("llamafactory.webui.interface:run_web_demo", "talk to a model in the browser"),
     "webui": ("llamafactory.webui.interface:run_web_ui", "train, evaluate, export and talk in the browser"),
+    "jobs": ("llamafactory.jobs.commands:run_jobs", "queue runs that outlive the terminal: list, submit, log, cancel"),
     "env": ("llamafactory.extras.env:print_env", "print versions and hardware (--torch: ask torch too)"),
     "version": ("llamafactory.launcher:print_version", "print the version"),
     "help": ("llamafactory.launcher:print_help", "print this list"),
@@ -121,13 +122,21 @@ def _print_command_help(command: str) -> int:
     if command in PLAIN:
         print(f"llamafactory-cli {command} {PLAIN[command]}".rstrip() + f": {COMMANDS[command][1]}")
         return 0
-    from .hparams.help_text import help_text
-
     try:
-        print(help_text(command), end="", flush=True)
+        print(_help_of(command), end="", flush=True)
     except BrokenPipeError:  # the reader (`| head`) has seen enough; Python must not write the rest at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _help_of(command: str) -> str:
+    if command == "jobs":
+        from .jobs.commands import HELP
+
+        return HELP
+    from .hparams.help_text import help_text
+
+    return help_text(command)
 
 
 def _wants_torchrun(command: str) -> bool:
@@ -135,7 +144,7 @@ def _wants_torchrun(command: str) -> bool:
 
     Its configuration is read here, before torch is imported or a worker started, so that a mistake shows at once.
     """
-    if command in PLAIN or "LOCAL_RANK" in os.environ:  # LOCAL_RANK: already a worker
+    if command in (*PLAIN, "jobs") or "LOCAL_RANK" in os.environ:  # LOCAL_RANK: already a worker
         return False
     from .extras.environment import is_env_enabled
     from .hparams import get_infer_args, get_train_args

@@ -49,6 +49,27 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
         os.close(handle)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process, or another part of this one, holds a lock file now."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except OSError:  # nobody made it
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # files cannot be locked here
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
 def _take(path: Path, what: str, wait: bool) -> int:
     """Open and lock a file that is still the one of that name: the last owner removes it while others wait."""
     import fcntl

@@ -110,8 +110,6 @@ NO_EFFECT: dict[str, str] = {
     "DEMO_MODEL": "the page of webchat serves what the configuration names",
     "DEMO_TEMPLATE": "the page of webchat serves what the configuration names",
     "DEMO_BACKEND": "the page of webchat serves what the configuration names",
-    "LLAMABOARD_ENABLED": "LLaMA Board is not built yet",
-    "LLAMABOARD_WORKDIR": "LLaMA Board is not built yet",
     "FSDP_VERSION": "fully sharded data parallelism is not built yet",
     "FSDP_ACTIVATION_CHECKPOINTING": "fully sharded data parallelism is not built yet",
     "ACCELERATE_MIXED_PRECISION": "bf16, fp16 and pure_bf16 say it",
