@@ -227,7 +227,7 @@ def test_hostile_answers_do_nothing(browser, make_template, page_args, other_hos
         tab.goto(url)
         if not escaped:
             tab.get_by_text("Settings", exact=True).click()
-            tab.get_by_label("escape_html").uncheck()
+            tab.get_by_label("Escape HTML").uncheck()
         for number, answer in enumerate(hostile(address)):
             engine.pieces = [f"begin{number}\n\n", answer, f"\n\nend{number}"]
             submit(tab, f"question{number}", engine)

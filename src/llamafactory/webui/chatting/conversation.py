@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ...chat.base_engine import Delta, Engine
     from ...data.template.base import Template
 
-CUT = "The answer was cut here: it has as many tokens as max_new_tokens in Settings allows"
+CUT = "The answer was cut here: it has as many tokens as the settings allow"
 UNLOADED = "The answer was cut here: the model was unloaded"
 # How often a page gets new text, in seconds: each time its whole conversation is compared with what it has.
 PAUSE = 0.05

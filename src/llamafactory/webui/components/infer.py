@@ -73,7 +73,7 @@ def create_infer_tab(engine: Engine) -> dict[str, Block]:
     load.click(press_load, {*top, *fields.values(), keep, lang, seen}, changed, **quick)
     unload.click(press_unload, [seen, lang], changed, **quick)
     timer.tick(watch.look, [seen, lang], watch.outputs, **quick)
-    gr.context.get_blocks_context().load(watch.look, [seen, lang], watch.outputs, **quick)
+    gr.context.Context.root_block.load(watch.look, [seen, lang], watch.outputs, **quick)
     return {**elems, **chat}
 
 
