@@ -52,3 +52,7 @@ class Engine:
         if self.manager.has(lang_box):
             changes[self.manager.get_elem_by_id(lang_box)] = gr.update(value=lang)
         return changes
+
+    def close(self) -> None:
+        """The server ends: the model's memory and processes are given back. Runs go on: they are no part of it."""
+        self.chatter.close()

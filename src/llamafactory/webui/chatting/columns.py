@@ -57,7 +57,9 @@ class Column:
         self.bubbles = shown(self.before, self.escaped)
 
 
-async def fill(column: Column, responses: AsyncGenerator[tuple[StreamedResponse, bool], None]) -> AsyncGenerator[None, None]:
+async def fill(
+    column: Column, responses: AsyncGenerator[tuple[StreamedResponse, bool], None]
+) -> AsyncGenerator[None, None]:
     """Take an answer into its column; yields whenever there may be something new."""
     try:
         async with aclosing(responses):

@@ -193,9 +193,7 @@ def _assistant(message: Message, thinking: bool, escaped: bool) -> list[dict[str
     return bubbles
 
 
-def _bubble(
-    role: str, text: str, title: str | None = None, escaped: bool = True, **metadata: str
-) -> dict[str, Any]:
+def _bubble(role: str, text: str, title: str | None = None, escaped: bool = True, **metadata: str) -> dict[str, Any]:
     bubble: dict[str, Any] = {"role": role, "content": escape(text, escaped)}
     if title is not None:
         bubble["metadata"] = {"title": escape(title), **metadata}

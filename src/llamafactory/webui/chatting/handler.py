@@ -21,6 +21,7 @@ ROLES = {"user": "user", "observation": "tool"}
 BASE = "(base)"
 # Media of one conversation, which lives in memory and is decoded again for each response.
 MOST_FILES, MOST_BYTES = 64, 64 * 2**20
+MOST_SEED = 2**31 - 1  # what every engine takes
 
 Talk = list[list[Message]]  # a conversation for each column
 
@@ -40,14 +41,23 @@ class Settings:
     escape_html: bool
 
     def overrides(self, thinks: bool) -> dict[str, Any]:
-        """The same for an engine; ``thinks``: its model knows thoughts."""
+        """The same for an engine; ``thinks``: its model knows thoughts.
+
+        Raises:
+            ConfigError: The seed is none.
+        """
+        seed = -1 if self.seed is None else self.seed
+        if not -1 <= seed <= MOST_SEED:
+            raise ConfigError(
+                f"seed: {seed} is out of range; expected 0 to {MOST_SEED}, or -1 for another one each time"
+            )
         return {
             "do_sample": self.temperature > 0,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_new_tokens": int(self.max_new_tokens),
             "enable_thinking": self.enable_thinking if thinks else None,
-            "seed": None if self.seed is None or self.seed < 0 else int(self.seed),
+            "seed": None if seed < 0 else int(seed),
         }
 
 
@@ -118,9 +128,7 @@ class ChatHandler:
             async for state in states:
                 yield state
 
-    async def edit(
-        self, event: Any, talk: Talk, question: str, *inputs: Any
-    ) -> AsyncGenerator[tuple[Any, ...], None]:
+    async def edit(self, event: Any, talk: Talk, question: str, *inputs: Any) -> AsyncGenerator[tuple[Any, ...], None]:
         """Put another text in the place of an earlier question of the first column, and go on from there in both."""
         settings, who = Settings(*inputs[:SETTINGS]), self._who(inputs[SETTINGS:])
         befores = _conversations(talk, len(who))
@@ -174,12 +182,7 @@ class ChatHandler:
 
         def state() -> tuple[Any, ...]:
             begun = any(column.begun for column in columns)
-            errors = [
-                f"{column.adapter or BASE}: {column.error}" if len(columns) > 1 else column.error
-                for column in columns
-                if column.error
-            ]
-            line = f"**Error:** {escape('; '.join(errors))}" if errors else ""
+            line = _error_line(columns)
             talk = [column.said for column in columns]
             bubbles = [column.bubbles for column in columns]
             return self._state(bubbles, left if begun else question, line, talk, keep=not begun or left != "")
@@ -206,9 +209,17 @@ def _responses(loaded: Loaded, column: Column, tools: list[dict], settings: Sett
     if column.adapter is not None:
         overrides["adapter"] = column.adapter
     prompt = to_messages(column.asked, settings.system)
-    return stream_response(
-        engine, prompt, tools, not settings.skip_special_tokens, overrides, lambda: loaded.ending
-    )
+    return stream_response(engine, prompt, tools, not settings.skip_special_tokens, overrides, lambda: loaded.ending)
+
+
+def _error_line(columns: list[Column]) -> str:
+    """Why columns stay empty: once if it is the same for all."""
+    errors = {column.error for column in columns}
+    if len(errors) == 1:
+        line = errors.pop()
+    else:
+        line = "; ".join(f"{column.adapter or BASE}: {column.error}" for column in columns if column.error)
+    return f"**Error:** {escape(line)}" if line else ""
 
 
 def _conversations(talk: Talk, count: int) -> Talk:

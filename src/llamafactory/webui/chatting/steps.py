@@ -71,7 +71,7 @@ class _Bar:
         self, bar: Any, args: tuple[Any, ...], keywords: dict[str, Any], report: Callable[[str], None]
     ) -> None:
         self._bar, self._report = bar, report
-        items = args[0] if args else keywords.get("iterable")
+        items: Any = args[0] if args else keywords.get("iterable")
         self._name = keywords.get("desc") or ""
         self._total = keywords.get("total") or (len(items) if hasattr(items, "__len__") else None)
         self._count = 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...hparams.generating_args import GeneratingArguments
 from ..chatting.conversation import shown
 from ..chatting.handler import BASE, ROLES, SETTINGS, ChatHandler, Talk
-from ..texts.texts import parts, text
+from ..texts.texts import parts
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -26,7 +26,9 @@ EXAMPLES = (
     "Write a polite e-mail that moves a meeting to Friday.",
 )
 KEPT_SECONDS = 3600  # uploaded files, which were read already, and conversations
-MOST_ANSWERS = 64  # that grow at once, of a page whose model is not known when it is built; the engine has its own limit
+MOST_ANSWERS = (
+    64  # that grow at once, of a page whose model is not known when it is built; the engine has its own limit
+)
 
 
 def create_chat_box(engine: Engine, visible: bool = False) -> dict[str, Block]:
@@ -156,7 +158,13 @@ class _Builder:
         with self._gr.Row():
             for kind in kinds:
                 elems[kind] = self._make(
-                    self._gr.File, kind, file_count="multiple", file_types=[kind], type="binary", height=110, elem_id=kind
+                    self._gr.File,
+                    kind,
+                    file_count="multiple",
+                    file_types=[kind],
+                    type="binary",
+                    height=110,
+                    elem_id=kind,
                 )
 
     def buttons(self, elems: dict[str, Any]) -> None:

@@ -34,7 +34,9 @@ def create_infer_tab(engine: Engine) -> dict[str, Block]:
     elems: dict[str, Any] = {}
     with gr.Row():
         fields = make_fields("infer", language, "engine")
-        keep = gr.Checkbox(False, interactive=True, elem_id="infer-keep_adapters", **parts(language, "infer.keep_adapters"))
+        keep = gr.Checkbox(
+            False, interactive=True, elem_id="infer-keep_adapters", **parts(language, "infer.keep_adapters")
+        )
     with gr.Row():
         load = gr.Button(variant="primary", elem_id="infer-load_btn", **parts(language, "infer.load_btn"))
         unload = gr.Button(
@@ -55,7 +57,9 @@ def create_infer_tab(engine: Engine) -> dict[str, Block]:
         chosen = data[lang]
         values = engine.manager.values({elem: value for elem, value in data.items() if elem not in (lang, seen, keep)})
         try:
-            note = "" if engine.demo_mode else warning(chosen)
+            if engine.demo_mode:
+                raise ConfigError(text(chosen, "alert.demo"))
+            note = warning(chosen)
             engine.chatter.load(infer_config(values, data[keep]))
         except ConfigError as error:
             note = _error(str(error))
@@ -65,6 +69,8 @@ def create_infer_tab(engine: Engine) -> dict[str, Block]:
         """Give the memory back; answers end as far as they came."""
         note = ""
         try:
+            if engine.demo_mode:
+                raise ConfigError(text(chosen, "alert.demo"))
             engine.chatter.unload()
         except ConfigError as error:
             note = _error(str(error))
@@ -73,7 +79,8 @@ def create_infer_tab(engine: Engine) -> dict[str, Block]:
     load.click(press_load, {*top, *fields.values(), keep, lang, seen}, changed, **quick)
     unload.click(press_unload, [seen, lang], changed, **quick)
     timer.tick(watch.look, [seen, lang], watch.outputs, **quick)
-    gr.context.Context.root_block.load(watch.look, [seen, lang], watch.outputs, **quick)
+    page: Any = gr.context.Context.root_block
+    page.load(watch.look, [seen, lang], watch.outputs, **quick)
     return {**elems, **chat}
 
 
@@ -151,8 +158,8 @@ def beside_each_other(config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(config)
     if not paths:
         raise ConfigError(
-            "side by side: one base is held in memory with adapters beside it, and no adapter is chosen (a checkpoint of "
-            "full or freeze is a whole model: load one after the other)"
+            "side by side: one base is held in memory with adapters beside it, and no adapter is chosen (a checkpoint "
+            "of full or freeze is a whole model: load one after the other)"
         )
     names = _names(paths)
     return {**found, "lora_modules": ",".join(f"{name}={path}" for name, path in zip(names, paths, strict=True))}
