@@ -49,7 +49,7 @@ def reason_off(field: Field, values: Mapping[str, Any], language: str = "en") ->
         if owners is not None and tuner not in owners:
             shown = ", ".join(owners if len(owners) < 6 else [owners[0], "…"])
             return text(language, "reason.tuner").format(tuners=shown, tuner=tuner)
-        if key in optimizer.OF_WHOLE_WEIGHTS + ("fp8",) and tuner not in ("full", "freeze"):
+        if key in (*optimizer.OF_WHOLE_WEIGHTS, "fp8") and tuner not in ("full", "freeze"):
             return text(language, "reason.tuner").format(tuners="full, freeze", tuner=tuner)
         switch = _switches().get(key)
         if switch is not None and not values.get(f"train.{switch}", False):

@@ -85,9 +85,10 @@ def build(tab: str, values: Mapping[str, Any]) -> dict[str, Any]:
     config |= action
     for field in [*fields_on("top").values(), *fields_on(tab).values()]:
         value = values.get(field.id, field.default)
-        if field.key and field.group not in aside and _says_something(field, value):
-            if not reason_off(field, values):
-                config[field.key] = _typed(field.key, value)
+        if field.key is None or field.group in aside or not _says_something(field, value):
+            continue
+        if not reason_off(field, values):
+            config[field.key] = _typed(field.key, value)
     config |= _BOOSTERS.get(str(_value("top.booster", values)), {})
     if tab == "train":
         config |= _of_training(config, values)

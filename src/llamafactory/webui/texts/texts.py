@@ -73,7 +73,7 @@ def _entry(language: str, name: str) -> dict[str, Any]:
 @cache
 def _all(language: str) -> dict[str, str]:
     """Every text of a language by ``name.part``."""
-    found = {}
+    found: dict[str, str] = {}
     for name in _texts(language):
         for part, value in _entry(language, name).items():
             inner = value.items() if isinstance(value, dict) else [("", value)]
@@ -85,7 +85,8 @@ def _all(language: str) -> dict[str, str]:
 def _texts(language: str) -> dict[str, Any]:
     if language not in LANGUAGES:
         return {}
-    folder, found = Path(__file__).parent, {}
+    folder = Path(__file__).parent
+    found: dict[str, Any] = {}
     for file in (folder / f"{language}.yaml", folder / f"{language}_fields.yaml"):
         if file.exists():
             found |= _LOADER(file.read_text("utf-8")).get_single_data() or {}
