@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from .chatting.chatter import Chatter
 from .common import language
+from .jobs_page import JobsPage
 from .manager import Manager
 from .runner import Runner
 from .texts.texts import parts
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
-
-    from .jobs_page import JobsPage
 
 
 class Engine:
@@ -31,7 +30,7 @@ class Engine:
         self.language = language()  # of the page as it is built
         self.manager = Manager()
         self.runner = Runner(self.manager, demo_mode)
-        self.jobs_page: JobsPage  # set by the tab
+        self.jobs_page = JobsPage(self.runner)
         self.chatter = Chatter() if chatter is None else chatter
 
     def resume(self) -> Any:

@@ -155,9 +155,11 @@ def create_ui(demo_mode: bool = False) -> Any:
             "api_visibility": "private",
         }
         page.load(board.resume, None, everything, **quick)
-        lang = manager.get_elem_by_id("top.lang")
-        lang.input(board.change_lang, [lang], everything, **quick)
+        lang: Any = manager.get_elem_by_id("top.lang")
         lang.input(save_config, [lang], None, **quick)
+        changed = lang.input(board.change_lang, [lang], everything, **quick)
+        again = board.runner.handle("train", board.runner.say_again)
+        changed.then(again, board.runner.inputs("train"), list(manager.elems("top", "train")), **quick)
     page.board = board
     return page
 

@@ -11,9 +11,9 @@ from ..jobs import Job
 from ..jobs.job import UNFINISHED
 from ..jobs.progress import tail
 from . import jobs_view
-from .components.presets import show
 from .configuration import to_values, to_yaml
 from .drawing.reports import text as html
+from .presets_page import show
 from .runner import Asked, told
 from .watching import draw, draw_overlay
 

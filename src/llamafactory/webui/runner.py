@@ -156,6 +156,11 @@ class Runner:
             changes[f"{asked.tab}.yaml"] = gr.update(value=file, visible=True)
         return changes
 
+    def say_again(self, asked: Asked) -> Changes:
+        """All that is said of fields and of the run, in a language that was just chosen."""
+        asked.state["marks"] = {}
+        return self.check(asked) | self.monitor(asked.tab, asked.state.get("job"), {}, asked.language)
+
     def mark(self, asked: Asked, problems: list[tuple[str | None, str]]) -> Changes:
         """Changes of the fields whose state is another one than before, and the list of problems."""
         import gradio as gr
@@ -294,7 +299,9 @@ class Runner:
         """The run that a tab shows when a page opens: one that goes on, else the last."""
         jobs = [job for job in self.store.list(limit=500) if tab_of(job) == tab]
         running = [job for job in jobs if job.state in UNFINISHED]
-        return (running or jobs or [None])[-1 if running else 0]  # of those that go on, the first to end
+        if running:
+            return running[-1]  # of those that go on, the first to end
+        return jobs[0] if jobs else None
 
     def resume(self, language: str) -> Changes:
         """What a page that opens shows of the runs that go on."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..fields import fields_of
-from ..texts.texts import parts
 from .more_keys import create_more_keys
 from .train import QUICK, button
 from .watch import create_preview, create_watch, html

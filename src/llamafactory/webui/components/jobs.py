@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..jobs_page import JobsPage
 from ..texts.texts import parts
 from .train import QUICK, button
 from .watch import html
@@ -58,8 +57,7 @@ def create_jobs_tab(engine: Engine) -> dict[str, Block]:
 
 
 def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
-    page, manager = JobsPage(engine.runner), engine.manager
-    engine.jobs_page = page
+    page, manager = engine.jobs_page, engine.manager
     inputs = page.inputs()
     outputs = list(manager.elems("jobs"))
     elems["list"].input(page.handle(page.choose), inputs, outputs, trigger_mode="always_last", **QUICK)

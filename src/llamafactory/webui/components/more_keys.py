@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..applicability import reason_off
 from ..drawing.reports import text as html_text
 from ..field_search import search
-from ..fields import COMMON, Field, all_groups, fields_on
+from ..fields import COMMON, Field, all_groups
+from ..set_keys import set_key, show_set
 from ..texts.texts import parts, text
 from .watch import html
 from .widgets import make
@@ -93,17 +94,3 @@ def _render(field: Field, lang: str, values: Mapping[str, Any], tab: str, more: 
 
     event = widget.blur if isinstance(widget, gr.Textbox | gr.Number) else widget.change
     event(keep, [widget, more], [more, chosen], show_progress="hidden", api_visibility="private")
-
-
-def set_key(kept: Mapping[str, Any], field: Field, value: Any) -> dict[str, Any]:
-    """What was set, with one more key; one that is at its default again is not among them."""
-    left = {name: old for name, old in kept.items() if name != field.id}
-    empty = value in (None, "", []) and field.default in (None, "", [])
-    return left if empty or value == field.default else {**left, field.id: value}
-
-
-def show_set(kept: Mapping[str, Any], tab: str) -> str:
-    """The keys that were set, with their values."""
-    named = {fields_on(tab)[name].key: value for name, value in kept.items() if name in fields_on(tab)}
-    chips = "".join(f"<code>{html_text(f'{key}: {value}'[:200])}</code> " for key, value in named.items())
-    return f'<p class="chips">{chips}</p>' if chips else ""

@@ -22,13 +22,16 @@ def create_top() -> dict[str, Block]:
 
     chosen = language()
     elems: dict[str, Any] = {}
-    with gr.Row(elem_id="top"):
+    with gr.Row(elem_id="top", elem_classes=["fields"]):
         elems["lang"] = gr.Dropdown(
             list(LANGUAGES), value=chosen, interactive=True, scale=1, min_width=90, elem_id="top-lang",
             **parts(chosen, "top.lang"),
         )  # fmt: skip
         elems |= make_fields("top", chosen, "main")
-    with gr.Accordion(open=False, elem_id="top-more", **parts(chosen, "group.top.model")) as box, gr.Row():
+    with (
+        gr.Accordion(open=False, elem_id="top-more", **parts(chosen, "group.top.model")) as box,
+        gr.Row(elem_classes=["fields"]),
+    ):
         elems |= make_fields("top", chosen, "model")
     elems["model_box"] = box
     _connect(gr, elems)

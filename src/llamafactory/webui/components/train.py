@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .. import presets_page as presets
 from ..choices import list_datasets, list_devices
 from ..configuration import example_files, list_presets
 from ..fields import COMMON, fields_of
 from ..texts.texts import parts
-from . import presets
 from .more_keys import create_more_keys
 from .watch import create_preview, create_watch, html
 from .widgets import make_fields

@@ -29,13 +29,12 @@ def create_preview(tab: str, language: str) -> dict[str, Block]:
     """Build the part of a tab that shows the command and the file of a run."""
     import gradio as gr
 
-    settings: dict[str, Any] = {"interactive": False, "visible": False, "wrap_lines": True, "lines": 1}
-    elems: dict[str, Any] = {"previewed": gr.State(False)}
-    for name, kind in (("command", "shell"), ("yaml", "yaml")):
-        elems[name] = gr.Code(
-            language=kind, elem_id=f"{tab}-{name}", max_lines=40, **settings, **parts(language, f"{tab}.{name}")
-        )
-    return elems
+    settings: dict[str, Any] = {"interactive": False, "visible": False, "wrap_lines": True, "lines": 1, "max_lines": 40}
+
+    def code(name: str, kind: Any) -> Block:
+        return gr.Code(language=kind, elem_id=f"{tab}-{name}", **settings, **parts(language, f"{tab}.{name}"))
+
+    return {"previewed": gr.State(False), "command": code("command", "shell"), "yaml": code("yaml", "yaml")}
 
 
 def html(value: str = "", visible: bool = True, elem_id: str | None = None) -> Block:

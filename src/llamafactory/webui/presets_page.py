@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saved configurations, and the example files that come with the program."""
+"""What the buttons for saved configurations and example files do."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...extras.errors import ConfigError
-from ..configuration import list_presets, load_example, load_preset, save_preset, to_values
-from ..fields import COMMON, fields_on
-from ..texts.texts import text
-from .more_keys import show_set
+from ..extras.errors import ConfigError
+from .configuration import list_presets, load_example, load_preset, save_preset, to_values
+from .fields import COMMON, fields_on
+from .set_keys import show_set
+from .texts.texts import text
 
 if TYPE_CHECKING:
-    from ..runner import Asked, Changes
+    from .runner import Asked, Changes
 
 
 def save(asked: Asked) -> Changes:
