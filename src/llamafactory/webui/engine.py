@@ -37,7 +37,9 @@ class Engine:
         changes = {} if chosen == self.language else self.change_lang(chosen)
         if not self.pure_chat:
             changes |= self.runner.resume(chosen)
-        return changes
+        from gradio import skip
+
+        return changes or skip()
 
     def change_lang(self, lang: str) -> dict[Block, Any]:
         """Every text of the page in another language."""
