@@ -41,14 +41,20 @@ class PageClient:
         """Type a value."""
         self._raw[self._number(elem_id)] = value
 
-    def press(self, elem_id: str, event: str = "click") -> list[dict[str, Any]]:
-        """Let an event of an element happen, as the first function bound to it; returns what the server said.
+    def press(self, elem_id: str, event: str = "click", changes: str = "") -> list[dict[str, Any]]:
+        """Let an event of an element happen; what it brought is what the page shows afterwards.
 
-        The values that it brought are those of the page afterwards.
+        Args:
+            elem_id: Of the element.
+            event: What happens to it.
+            changes: An element that it changes, where several functions are bound to the event; else the first one.
+
+        Returns:
+            What the server said.
         """
-        number = self._number(elem_id)
-        function = next(one for one in self._config["dependencies"] if [number, event] in one["targets"])
-        return self._run(function)
+        number, bound = self._number(elem_id), self._config["dependencies"]
+        functions = (one for one in bound if [number, event] in one["targets"])
+        return self._run(next(one for one in functions if not changes or self._number(changes) in one["outputs"]))
 
     def open(self) -> None:
         """Let happen what happens when a page opens."""

@@ -67,15 +67,26 @@ def site(workspace: Path) -> Iterator[tuple[str, Chatter]]:
 def board(site: tuple[str, Chatter]) -> Iterator[tuple[PageClient, Chatter]]:
     """One open page of a board that holds no model."""
     url, chatter = site
+    yield opened(url), chatter
+    chatter.close()
+
+
+def opened(url: str) -> PageClient:
+    """A page whose chat is seen."""
     page = PageClient(url)
     page.open()
-    yield page, chatter
-    chatter.close()
+    page.press("tab-infer", "select", "infer-info_box")
+    return page
 
 
 def choose(page: PageClient, folder: Path, **fields: Any) -> None:
     """Fill in what is to be loaded."""
-    chosen = {"top-model_name": None, "top-model_path": str(folder), "top-template": "qwen", "infer-infer_dtype": "float32"}
+    chosen = {
+        "top-model_name": None,
+        "top-model_path": str(folder),
+        "top-template": "qwen",
+        "infer-infer_dtype": "float32",
+    }
     for name, value in (chosen | fields).items():
         page.fill(name, value)
 
@@ -100,17 +111,22 @@ def shown(page: PageClient, name: str, what: str = "visible") -> Any:
 def test_load_talk_unload(board: Any, tiny_llama: Path) -> None:
     page, chatter = board
     assert page.values["infer-info_box"].startswith("No model is loaded") and shown(page, "chat-box") is False
-    choose(page, tiny_llama, **{"infer-extra_args": '{"max_new_tokens": 17, "temperature": 0.5, "default_system": "Be brief."}'})
+    choose(
+        page,
+        tiny_llama,
+        **{"infer-extra_args": '{"max_new_tokens": 17, "temperature": 0.5, "default_system": "Be brief."}'},
+    )
     page.press("infer-load_btn")
     assert page.values["infer-info_box"].startswith(f"Loading {tiny_llama.name}") and page.values["infer-told"] == ""
-    assert shown(page, "infer-load_btn", "interactive") is False and shown(page, "infer-unload_btn", "interactive") is True
+    assert (
+        shown(page, "infer-load_btn", "interactive") is False and shown(page, "infer-unload_btn", "interactive") is True
+    )
     settle(page, chatter)
     assert page.values["infer-info_box"].startswith(f"{tiny_llama.name} is loaded") and shown(page, "chat-box") is True
     assert [shown(page, name) for name in ("image", "video", "audio", "who")] == [False] * 4
     assert page.values["infer-max_new_tokens"] == 17 and page.values["infer-temperature"] == 0.5
     assert page.values["infer-system"] == "Be brief."
-    later = PageClient(page.url)
-    later.open()
+    later = opened(page.url)
     assert shown(later, "chat-box") is True and later.values["infer-max_new_tokens"] == 17
     assert say(page, "Who?")[0] == "Who?" and page.values["error"] == "" and page.values["question"] == ""
     page.press("infer-unload_btn")
@@ -188,8 +204,7 @@ def test_a_second_load_is_refused_and_every_page_sees_the_first(
     board: Any, tiny_llama: Path, gate: threading.Event
 ) -> None:
     page, chatter = board
-    other = PageClient(page.url)
-    other.open()
+    other = opened(page.url)
     choose(page, tiny_llama)
     page.press("infer-load_btn")
     choose(other, tiny_llama)
@@ -207,9 +222,7 @@ def test_a_second_load_is_refused_and_every_page_sees_the_first(
     assert other.values["infer-told"] == f"**Error:** {tiny_llama.name} is loaded; unload it first"
 
 
-def test_a_job_that_runs_is_told_of_with_what_memory_there_is(
-    board: Any, tiny_llama: Path, workspace: Path
-) -> None:
+def test_a_job_that_runs_is_told_of_with_what_memory_there_is(board: Any, tiny_llama: Path, workspace: Path) -> None:
     page, chatter = board
     store = JobStore(workspace)
     job = store.submit("train", {"output_dir": "saves/x", "stage": "sft"}, name="mine")
@@ -236,8 +249,7 @@ def test_a_demonstration_holds_its_own_model(
     gate.set()
     assert page.board.chatter.settle(30)
     with served(page) as url:
-        client = PageClient(url)
-        client.open()
+        client = opened(url)
         assert shown(client, "chat-box") is True and say(client, "Hi") == ["Hi", "ab"]
         client.press("infer-unload_btn")
         assert client.values["infer-told"].startswith("**Error:** ") and page.board.chatter.view.state == "loaded"

@@ -207,4 +207,3 @@ def test_a_question_without_a_model_stays_in_its_box() -> None:
         return [state async for state in handler.respond([[]], "Hi", "user", *SETTINGS)]
 
     assert asyncio.run(ask())[-1] == ([], "Hi", "**Error:** no model is loaded", [[]])
-

@@ -75,7 +75,9 @@ def test_both_columns_are_the_engine_s_own_answers_and_go_on_for_themselves(two:
         client = connect(url)
 
         def ask(text: str, *who: Any) -> tuple[list[str], list[str]]:
-            first, left, error, second = client.predict(*values(text, skip_special_tokens=False), *who, api_name="/chat")
+            first, left, error, second = client.predict(
+                *values(text, skip_special_tokens=False), *who, api_name="/chat"
+            )
             assert (left, error) == ("", "")
             return [text for _, text in texts(first) if text], [text for _, text in texts(second) if text]
 
@@ -138,7 +140,10 @@ def test_another_answer_and_another_question_are_for_both(pair: Any) -> None:
     talk = run(handler.respond(talk, "More", "user", *SETTINGS, *who))[-1][3]
     engine.pieces = ["Three"]
     first, left, error, talk, second = run(handler.regenerate(talk, "draft", *SETTINGS, *who))[-1]
-    assert contents(first) == contents(second) == ["Count", "One two", "More", "Three"] and (left, error) == ("draft", "")
+    assert contents(first) == contents(second) == ["Count", "One two", "More", "Three"] and (left, error) == (
+        "draft",
+        "",
+    )
     assert [overrides.get("adapter") for _, _, overrides in engine.asked[-2:]] == [None, "poems"]
     engine.pieces = ["Four"]
     event = SimpleNamespace(index=0, value="Count again")
@@ -232,7 +237,7 @@ def test_adapters_get_names_that_tell_them_apart(paths: str, named: str) -> None
 
 
 def test_a_whole_model_stands_beside_nothing() -> None:
-    with pytest.raises(ConfigError, match="^side by side: one base is held in memory"):
+    with pytest.raises(ConfigError, match=r"^side by side: one base is held in memory"):
         beside_each_other({"model_name_or_path": "saves/m/full/train_1"})
     with pytest.raises(ConfigError, match="a is chosen twice"):
         beside_each_other({"adapter_name_or_path": "a,a"})
