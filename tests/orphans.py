@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import psutil
 
@@ -27,7 +28,9 @@ def all_gone(mark: str, seconds: float = 20.0) -> list[str]:
     end = time.monotonic() + seconds
     while (left := processes(mark)) and time.monotonic() < end:
         time.sleep(0.2)
-    names = [" ".join(process.cmdline())[-200:] for process in left]
+    names = []
     for process in left:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # just now
+            names.append(" ".join(process.cmdline())[-200:])
+            process.kill()
     return names

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -186,18 +187,16 @@ def test_three_in_the_queue_of_which_the_second_fails(workspace: Workspace) -> N
     """The last is moved to the front; the failure is one of training, with its traceback in the output."""
     store = workspace.store
     one = store.submit("train", workspace.keys(output_dir="saves/one"))
-    two = store.submit("train", workspace.keys(output_dir="saves/two", dataset="gone.json"))
+    two = store.submit("train", workspace.keys(output_dir="saves/two", dataset="gone"))
     three = store.submit("train", workspace.keys(output_dir="saves/three"))
     store.move(three.id, up=True)
     store.move(three.id, up=True)
     ensure_runner(workspace.folder)
     ended = [workspace.end_of(job.id) for job in (three, one, two)]
     assert [job.state for job in ended] == ["done", "done", "failed"]
-    assert "gone.json" in ended[2].message and ended[2].message.startswith("error: ")
+    assert ended[2].message.startswith("error: dataset")
     begun = [job.started or 0.0 for job in ended]
-    assert begun == sorted(begun) and all(
-        (a.ended or 0) <= (b.started or 0) for a, b in zip(ended, ended[1:], strict=False)
-    )
+    assert begun == sorted(begun) and all((a.ended or 0) <= (b.started or 0) for a, b in pairwise(ended))
 
 
 def test_jobs_of_other_devices_run_side_by_side(workspace: Workspace) -> None:
