@@ -15,6 +15,7 @@ llamafactory.train.tuner export_model
 llamafactory.train.tuner _training_function
 llamafactory.extras.misc is_env_enabled
 llamafactory.extras.ploting plot_loss
+llamafactory.extras.constants SUPPORTED_MODELS
 llamafactory.hparams get_train_args
 llamafactory.hparams get_infer_args
 llamafactory.hparams get_eval_args
@@ -63,7 +64,6 @@ WAITING = {
     "llamafactory.v1 launcher": "the v1 engine",
     "llamafactory.train.mca run_sft": "Megatron-core training",
     "llamafactory.train.ksft.workflow run_sft": "KTransformers",
-    "llamafactory.extras.constants SUPPORTED_MODELS": "the board's list of models",
     "llamafactory.third_party.muon Muon": "optimizers",
 }
 

@@ -115,6 +115,17 @@ def test_another_hub_needs_its_package(variable, package, monkeypatch):
         resolve_model_path("some-owner/some-model", ARGS)
 
 
+@pytest.mark.parametrize("hub", ["modelscope", "openmind"])
+def test_the_key_hub_comes_before_the_environment(hub, monkeypatch):
+    other = {"modelscope": "USE_OPENMIND_HUB", "openmind": "USE_MODELSCOPE_HUB"}[hub]
+    monkeypatch.setenv(other, "1")
+    monkeypatch.setitem(__import__("sys").modules, hub, None)
+    with pytest.raises(ConfigError, match=f"hub: {hub} needs the package {hub}"):
+        resolve_model_path("some-owner/some-model", ModelArguments(hub=hub))
+    with pytest.raises(ConfigError, match=r"'some-owner/some-model' .*cannot be reached"):
+        resolve_model_path("some-owner/some-model", ModelArguments(hub="huggingface"))
+
+
 def test_modelscope_downloads_through_its_own_package(monkeypatch, tiny_llama):
     import sys
     import types

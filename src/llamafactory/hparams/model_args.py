@@ -30,6 +30,9 @@ class ModelArguments:
         None, "Adapters to serve by name beside the model: name=path, comma list.", comma=True
     )
     cache_dir: str | None = arg(None, "Folder of downloads; unset = the hub library's own.")
+    hub: Literal["huggingface", "modelscope", "openmind"] | None = arg(
+        None, "Hub of models and adapters; unset = what USE_MODELSCOPE_HUB and USE_OPENMIND_HUB say."
+    )
     model_revision: str = arg("main", "Branch, tag or commit of the hub repository.")
     hf_hub_token: str | None = arg(None, "Token of the Hugging Face hub.")
     ms_hub_token: str | None = arg(None, "Token of the ModelScope hub.")

@@ -103,25 +103,36 @@ def _file_in_package(address: str) -> str:
 
 def _from_hub(name: str, args: ModelArguments, key: str, filename: str) -> str:
     """Check that ``filename`` of a hub repository can be had; other hubs are downloaded whole."""
-    if is_env_enabled("USE_MODELSCOPE_HUB"):
+    hub, asked_by = _hub(args)
+    if hub == "modelscope":
         try:
             from modelscope import snapshot_download
         except ImportError:
-            raise ConfigError("USE_MODELSCOPE_HUB needs the package modelscope: pip install modelscope") from None
+            raise ConfigError(f"{asked_by} needs the package modelscope: pip install modelscope") from None
         revision = "master" if args.model_revision == "main" else args.model_revision
         keys = {"revision": revision, "cache_dir": args.cache_dir, "token": args.ms_hub_token}
         return _whole_from("ms", snapshot_download, name, key, keys)
-    if is_env_enabled("USE_OPENMIND_HUB"):
+    if hub == "openmind":
         try:
             from openmind.utils.hub import snapshot_download
         except ImportError:
-            raise ConfigError("USE_OPENMIND_HUB needs the package openmind: pip install openmind") from None
+            raise ConfigError(f"{asked_by} needs the package openmind: pip install openmind") from None
         keys = {"revision": args.model_revision, "cache_dir": args.cache_dir, "token": args.om_hub_token}
         return _whole_from("om", snapshot_download, name, key, keys)
     _probe_hugging_face(name, args, key, filename)
     if args.trust_remote_code:
         _refuse_unpinned_code(name, args, key)
     return name
+
+
+def _hub(args: ModelArguments) -> tuple[str, str]:
+    """The hub that is asked, and what says so."""
+    if args.hub is not None:
+        return args.hub, f"hub: {args.hub}"
+    for variable, hub in (("USE_MODELSCOPE_HUB", "modelscope"), ("USE_OPENMIND_HUB", "openmind")):
+        if is_env_enabled(variable):
+            return hub, variable
+    return "huggingface", ""
 
 
 def _whole_from(place: str, download: Callable[..., Any], name: str, key: str, keys: dict[str, Any]) -> str:

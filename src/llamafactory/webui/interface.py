@@ -115,17 +115,20 @@ def create_ui(demo_mode: bool = False) -> Any:
         demo_mode: The page is shown to everybody: nothing is run or exported.
 
     Returns:
-        ``gradio.Blocks``. What :func:`run_web_ui` puts before it is not in it: login, checks of Host and Origin,
-        limits of size.
+        ``gradio.Blocks``, with its ``board``, to be closed at the end. What :func:`run_web_ui` puts before it is not in
+        it: login, checks of Host and Origin, limits of size.
     """
     gr = require("gradio", "webui", "'gradio>=6'")
     from . import components
+    from .components.chatbot import KEPT_SECONDS
     from .engine import Engine as Board
 
     board = Board(demo_mode=demo_mode)
     manager = board.manager
     host = os.environ.get("HOSTNAME", platform.node()).split(".")[0]
-    with gr.Blocks(title=f"LLaMA Board ({host})" if host else "LLaMA Board", analytics_enabled=False) as page:
+    kept = (KEPT_SECONDS, KEPT_SECONDS)
+    title = f"LLaMA Board ({host})" if host else "LLaMA Board"
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=kept) as page:
         manager.add_elems("top", components.create_top())
         tabs = {}
         for name, create in (
@@ -153,6 +156,7 @@ def create_ui(demo_mode: bool = False) -> Any:
         lang = manager.get_elem_by_id("top.lang")
         lang.input(board.change_lang, [lang], everything, **quick)
         lang.input(save_config, [lang], None, **quick)
+    page.board = board
     return page
 
 
@@ -168,13 +172,23 @@ def run_web_ui(args: Sequence[str] | None = None) -> None:
     settings = read_board_settings(sys.argv[2:] if args is None else args)
     require_installed("gradio", "webui", "'gradio>=6'")
     demo_mode = bool(os.environ.get("DEMO_MODEL"))
-    with closing(take_address(settings)) as listener:
+    with closing(take_address(settings)) as listener, ExitStack() as stack:
         with LoadingPage(listener):
-            app = mount(create_ui(demo_mode).queue(max_size=settings.max_waiting), settings, settings.max_upload)
+            page = create_ui(demo_mode)
+            board = stack.enter_context(closing(page.board))
+            if demo_mode:
+                board.chatter.load(demo_model(os.environ))
+            app = mount(page.queue(max_size=settings.max_waiting), settings, settings.max_upload)
         if settings.share:
             share(app, listener)
         logger.info_rank0("LLaMA Board is ready at %s", url_of(listener))
         make_process(app).run(sockets=[listener])
+
+
+def demo_model(variables: Mapping[str, str]) -> dict[str, str]:
+    """The keys of the model that a demonstration talks with."""
+    keys = {"model_name_or_path": "DEMO_MODEL", "template": "DEMO_TEMPLATE", "infer_backend": "DEMO_BACKEND"}
+    return {key: variables[name] for key, name in keys.items() if variables.get(name)}
 
 
 def read_board_settings(words: Sequence[str]) -> WebSettings:

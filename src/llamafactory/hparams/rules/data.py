@@ -14,6 +14,8 @@ from ..ranges import POSITIVE
 if TYPE_CHECKING:
     from ..args import InferArgs, TrainArgs
 
+ONLY_SFT = ("train_on_prompt", "mask_history", "neat_packing")  # keys that stage sft alone takes
+
 
 def check(args: TrainArgs | InferArgs) -> None:
     """Rules of the data that hold for every command."""
@@ -25,7 +27,7 @@ def check(args: TrainArgs | InferArgs) -> None:
 def check_training(args: TrainArgs) -> None:
     """Rules of the data that hold for training."""
     data, stage = args.data, args.finetuning.stage
-    for key in ("train_on_prompt", "mask_history", "neat_packing"):
+    for key in ONLY_SFT:
         require(not (getattr(data, key) and stage != "sft"), f"{key}: only for stage sft, not {stage}")
     require(
         data.thoughts != "split" or stage == "sft",

@@ -10,11 +10,13 @@ from ..field import require
 if TYPE_CHECKING:
     from ..args import TrainArgs
 
+LOSSES = ("use_dft_loss", "use_asft_loss", "use_eaft_loss")  # of stage sft
+
 
 def check_training(args: TrainArgs) -> None:
     """Rules of stage, tuner and losses."""
     finetuning, training = args.finetuning, args.training
-    losses = [key for key in ("use_dft_loss", "use_asft_loss", "use_eaft_loss") if getattr(finetuning, key)]
+    losses = [key for key in LOSSES if getattr(finetuning, key)]
     require(len(losses) < 2, f"{' and '.join(losses)}: choose one loss")
     if losses:
         require(finetuning.stage == "sft", f"{losses[0]}: only for stage sft")

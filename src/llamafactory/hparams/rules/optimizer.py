@@ -37,7 +37,7 @@ PROJECTING = (
 )  # fmt: skip
 ADAMW = ("adamw_torch", "adamw_torch_fused")  # the default, and its other name
 _SWITCHES = ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon", "stochastic_rounding")
-_OF_WHOLE_WEIGHTS = ("use_galore", "use_apollo", "use_badam")
+OF_WHOLE_WEIGHTS = ("use_galore", "use_apollo", "use_badam")
 
 
 def check_training(args: TrainArgs) -> None:
@@ -49,7 +49,7 @@ def check_training(args: TrainArgs) -> None:
     require(len(chosen) < 2, f"{' and '.join(chosen)}: choose one")
     kind, training = args.finetuning.finetuning_type, args.training
     for key in chosen:
-        whole = key in _OF_WHOLE_WEIGHTS
+        whole = key in OF_WHOLE_WEIGHTS
         require(not whole or kind in ("full", "freeze"), f"{key}: not with finetuning_type {kind}; use full or freeze")
     if training.do_train:
         if not chosen or chosen == ["stochastic_rounding"]:

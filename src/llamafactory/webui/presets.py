@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Saved values of the fields, by name; and the example files that come with a checkout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..extras.errors import ConfigError, in_one_line
+from ..extras.files import read_text, write_atomic
+from ..hparams.reader import read_file
+from .fields import every_field
+from .workspace import CONFIGS, check_name, inside, workspace
+
+_CHECKOUT = Path(__file__).parents[3]
+_LARGEST = 2**20
+# What the stages are called in files that LLaMA Board saved.
+_STAGES = {
+    "Supervised Fine-Tuning": "sft",
+    "Reward Modeling": "rm",
+    "PPO": "ppo",
+    "DPO": "dpo",
+    "KTO": "kto",
+    "Pre-Training": "pt",
+}
+
+
+def list_presets() -> list[str]:
+    """Names of the saved configurations, the newest first."""
+    folder = workspace() / CONFIGS
+    files = [path for path in folder.glob("*.yaml") if path.is_file() and not path.name.startswith(".")]
+    return [path.stem for path in sorted(files, key=lambda path: (-path.stat().st_mtime, path.name))]
+
+
+def save_preset(name: str, values: Mapping[str, Any]) -> Path:
+    """Save field id to value under a name; an existing one is replaced whole.
+
+    Raises:
+        ConfigError: The name is none that a file may have.
+    """
+    known = {field.id for field in every_field()}
+    kept = {key: value for key, value in values.items() if key in known}
+    path = _path(name)
+    write_atomic(path, yaml.safe_dump(kept, allow_unicode=True, sort_keys=False))
+    return path
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """Field id to value, as they were saved; fields that the page does not have are left out.
+
+    Raises:
+        ConfigError: There is no such file, or it holds something else.
+    """
+    path = _path(name)
+    if path.is_file() and path.stat().st_size > _LARGEST:
+        raise ConfigError(f"{path.name}: larger than {_LARGEST} bytes, which no saved configuration is")
+    text = read_text(path, "config_path")
+    with in_one_line(f"config_path: {path.name} is no YAML file"):
+        found = yaml.safe_load(text)
+    if not isinstance(found, dict):
+        raise ConfigError(f"config_path: {path.name} holds no fields")
+    known = {field.id for field in every_field()}
+    values = {key: value for key, value in found.items() if key in known}
+    stage = values.get("train.training_stage")
+    return values | ({"train.training_stage": _STAGES[stage]} if stage in _STAGES else {})
+
+
+def example_files() -> list[str]:
+    """The example files that come with a checkout, relative to it; none where there is no checkout."""
+    folder = _examples()
+    if folder is None:
+        return []
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
+    return sorted(found, key=lambda name: (name.count("/"), name))
+
+
+def load_example(path: str) -> tuple[str, dict[str, Any]]:
+    """Text of one example file, and its keys.
+
+    Raises:
+        ConfigError: It is none of :func:`example_files`.
+    """
+    folder = _examples()
+    if folder is None or path not in example_files():
+        raise ConfigError(f"example: {path!r} is none of the examples")
+    return read_text(folder / path, "example"), read_file(str(folder / path)).values
+
+
+def _examples() -> Path | None:
+    folder = _CHECKOUT / "examples"
+    return folder if folder.is_dir() and (_CHECKOUT / "pyproject.toml").is_file() else None
+
+
+def _path(name: str) -> Path:
+    stem = check_name(str(name).strip().removesuffix(".yaml"), "config_path")
+    return inside(Path(CONFIGS) / f"{stem}.yaml", "config_path")
