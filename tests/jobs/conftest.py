@@ -27,11 +27,16 @@ _WORDS = ("river", "story", "star", "number", "fox", "rain", "world", "please")
 class Workspace:
     """A folder with a tiny model, rows to train on, and what tests do with its jobs."""
 
-    def __init__(self, folder: Path, model: Path, mark: str) -> None:
-        self.folder, self.model, self.mark = folder, model, mark
+    def __init__(self, folder: Path, find_model: Callable[[], Path], mark: str) -> None:
+        self.folder, self.find_model, self.mark = folder, find_model, mark
         draw = random.Random(0)
         rows = [{"instruction": " ".join(draw.choices(_WORDS, k=6)), "output": draw.choice(_WORDS)} for _ in range(64)]
         (folder / "rows.json").write_text(json.dumps(rows))
+
+    @property
+    def model(self) -> Path:
+        """Made when it is needed: most of these tests need no torch."""
+        return self.find_model()
 
     @property
     def store(self) -> JobStore:
@@ -101,12 +106,12 @@ class Workspace:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+def workspace(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
     """An empty workspace; at the end of the test, no process of it is left."""
     mark = uuid.uuid4().hex
     monkeypatch.setenv(MARK, mark)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "a folder"
     folder.mkdir()
-    yield Workspace(folder, tiny_llama, mark)
+    yield Workspace(folder, lambda: request.getfixturevalue("tiny_llama"), mark)
     all_gone(mark, 0.0)
