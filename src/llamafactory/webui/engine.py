@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .chatting.chatter import Chatter
 from .common import language
+from .jobs_page import JobsPage
 from .manager import Manager
 from .runner import Runner
 from .texts.texts import parts
@@ -29,15 +30,18 @@ class Engine:
         self.language = language()  # of the page as it is built
         self.manager = Manager()
         self.runner = Runner(self.manager, demo_mode)
+        self.jobs_page = JobsPage(self.runner)
         self.chatter = Chatter() if chatter is None else chatter
 
-    def resume(self) -> dict[Block, Any]:
+    def resume(self) -> Any:
         """What a page that opens must show beside what it was built with: its language, and the run that goes on."""
+        from gradio import skip
+
         chosen = language()
         changes = {} if chosen == self.language else self.change_lang(chosen)
         if not self.pure_chat:
-            changes |= self.runner.resume(chosen)
-        return changes
+            changes |= self.manager.updates(self.runner.resume(chosen))
+        return changes or skip()
 
     def change_lang(self, lang: str) -> dict[Block, Any]:
         """Every text of the page in another language."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ logger = get_logger(__name__)
 VARIABLES = "GRADIO_SERVER_NAME, GRADIO_SERVER_PORT"
 PORTS = range(7860, 7960)  # where gradio looks for a free one
 DRAIN_SECONDS = 3
+BOARD_STYLE = Path(__file__).with_name("board.css")
 
 
 def run_web_demo(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -> None:
@@ -119,7 +121,7 @@ def create_ui(demo_mode: bool = False) -> Any:
         it: login, checks of Host and Origin, limits of size.
     """
     gr = require("gradio", "webui", "'gradio>=6'")
-    from . import components
+    from . import components, live
     from .components.chatbot import KEPT_SECONDS
     from .engine import Engine as Board
 
@@ -145,17 +147,19 @@ def create_ui(demo_mode: bool = False) -> Any:
                 manager.add_elems(name, create(board))
         manager.add_elems("tabs", tabs)
         manager.add_elems("footer", components.create_footer())
+        live.connect(board, tabs)
         everything = manager.get_elem_list()
         quick: dict[str, Any] = {
             "concurrency_limit": None,
             "show_progress": "hidden",
-            "queue": False,
             "api_visibility": "private",
         }
         page.load(board.resume, None, everything, **quick)
-        lang = manager.get_elem_by_id("top.lang")
-        lang.input(board.change_lang, [lang], everything, **quick)
+        lang: Any = manager.get_elem_by_id("top.lang")
         lang.input(save_config, [lang], None, **quick)
+        changed = lang.input(board.change_lang, [lang], everything, **quick)
+        again = board.runner.handle("train", board.runner.say_again)
+        changed.then(again, board.runner.inputs("train"), list(manager.elems("top", "train")), **quick)
     page.board = board
     return page
 
@@ -233,7 +237,7 @@ def mount(page: Any, settings: WebSettings, max_upload: int) -> Guard:
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        css=STYLE,
+        css=f"{STYLE}\n{BOARD_STYLE.read_text('utf-8')}",
         # gradio's own themes fetch their letters from another host.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
     )
