@@ -218,12 +218,16 @@ def hostile(address: str) -> list[str]:
     ]
 
 
-def test_hostile_answers_do_nothing(browser, make_template, page_args, other_host):
+@pytest.mark.parametrize("escaped", [True, False])
+def test_hostile_answers_do_nothing(browser, make_template, page_args, other_host, escaped):
     address, asked = other_host
     engine = ScriptedEngine(make_template("qwen"))
     with running(engine, page_args) as url:
         tab = browser.new_page()
         tab.goto(url)
+        if not escaped:
+            tab.get_by_text("Settings", exact=True).click()
+            tab.get_by_label("Escape HTML").uncheck()
         for number, answer in enumerate(hostile(address)):
             engine.pieces = [f"begin{number}\n\n", answer, f"\n\nend{number}"]
             submit(tab, f"question{number}", engine)

@@ -17,7 +17,7 @@ from scripted_engine import ScriptedEngine
 
 from llamafactory.extras.errors import ConfigError
 from llamafactory.webui import interface
-from llamafactory.webui.conversation import escape
+from llamafactory.webui.chatting.conversation import escape
 from llamafactory.webui.loading import LoadingPage
 from llamafactory.webui.settings import WebSettings
 

@@ -14,7 +14,7 @@ import pytest
 from scripted_engine import ScriptedEngine, until
 
 from llamafactory.data.messages import Message, Part, ToolCall
-from llamafactory.webui.conversation import CUT, message_at, shown
+from llamafactory.webui.chatting.conversation import CUT, message_at, shown
 
 from .conftest import running
 
@@ -29,6 +29,8 @@ SETTINGS = {
     "temperature": 0,
     "skip_special_tokens": True,
     "enable_thinking": True,
+    "seed": -1,
+    "escape_html": True,
 }
 LONG = {"max_new_tokens": 8000, "skip_special_tokens": False}
 ADD = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]

@@ -18,7 +18,8 @@ from scripted_engine import ScriptedEngine
 from llamafactory.chat.hf_engine import HuggingfaceEngine
 from llamafactory.data.messages import Message, Part
 from llamafactory.hparams import get_infer_args
-from llamafactory.webui import chat_page, guard
+from llamafactory.webui import guard
+from llamafactory.webui.chatting import handler
 
 from .conftest import running
 from .test_page import connect, follow, join, texts, values
@@ -103,7 +104,7 @@ def test_uploads_are_bounded(seer: Any, page_args: Any, monkeypatch: pytest.Monk
     assert httpx.post(f"{url}/gradio_api/upload", content=b" " * (32 * 2**20 + 1)).status_code == 413
     assert httpx.post(f"{url}/gradio_api/queue/join", content=b" " * (2**20 + 1)).status_code == 413
     assert httpx.post(f"{url}/gradio_api/upload", headers={"Origin": "http://evil.example"}).status_code == 403
-    monkeypatch.setattr(chat_page, "MOST_FILES", 2)
+    monkeypatch.setattr(handler, "MOST_FILES", 2)
     client = connect(url)
     assert send(client, "Two", [files["image"]], [files["video"]], None)[2] == ""
     chat, left, error, *_ = send(client, "Three", [files["image"]], None, None)

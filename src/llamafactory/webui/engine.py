@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .chatting.chatter import Chatter
 from .common import language
+from .jobs_page import JobsPage
 from .manager import Manager
 from .runner import Runner
 from .texts.texts import parts
@@ -20,21 +22,26 @@ class Engine:
     Args:
         demo_mode: The page is shown to everybody: nothing is run or exported.
         pure_chat: The page is a chat alone.
+        chatter: Holds the model that the page talks to.
     """
 
-    def __init__(self, demo_mode: bool = False, pure_chat: bool = False) -> None:
+    def __init__(self, demo_mode: bool = False, pure_chat: bool = False, chatter: Chatter | None = None) -> None:
         self.demo_mode, self.pure_chat = demo_mode, pure_chat
         self.language = language()  # of the page as it is built
         self.manager = Manager()
         self.runner = Runner(self.manager, demo_mode)
+        self.jobs_page = JobsPage(self.runner)
+        self.chatter = Chatter() if chatter is None else chatter
 
-    def resume(self) -> dict[Block, Any]:
+    def resume(self) -> Any:
         """What a page that opens must show beside what it was built with: its language, and the run that goes on."""
+        from gradio import skip
+
         chosen = language()
         changes = {} if chosen == self.language else self.change_lang(chosen)
         if not self.pure_chat:
-            changes |= self.runner.resume(chosen)
-        return changes
+            changes |= self.manager.updates(self.runner.resume(chosen))
+        return changes or skip()
 
     def change_lang(self, lang: str) -> dict[Block, Any]:
         """Every text of the page in another language."""
@@ -49,3 +56,7 @@ class Engine:
         if self.manager.has(lang_box):
             changes[self.manager.get_elem_by_id(lang_box)] = gr.update(value=lang)
         return changes
+
+    def close(self) -> None:
+        """The server ends: the model's memory and processes are given back. Runs go on: they are no part of it."""
+        self.chatter.close()

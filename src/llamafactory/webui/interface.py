@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ logger = get_logger(__name__)
 VARIABLES = "GRADIO_SERVER_NAME, GRADIO_SERVER_PORT"
 PORTS = range(7860, 7960)  # where gradio looks for a free one
 DRAIN_SECONDS = 3
+BOARD_STYLE = Path(__file__).with_name("board.css")
 
 
 def run_web_demo(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -> None:
@@ -115,17 +117,20 @@ def create_ui(demo_mode: bool = False) -> Any:
         demo_mode: The page is shown to everybody: nothing is run or exported.
 
     Returns:
-        ``gradio.Blocks``. What :func:`run_web_ui` puts before it is not in it: login, checks of Host and Origin,
-        limits of size.
+        ``gradio.Blocks``, with its ``board``, to be closed at the end. What :func:`run_web_ui` puts before it is not in
+        it: login, checks of Host and Origin, limits of size.
     """
     gr = require("gradio", "webui", "'gradio>=6'")
-    from . import components
+    from . import components, live
+    from .components.chatbot import KEPT_SECONDS
     from .engine import Engine as Board
 
     board = Board(demo_mode=demo_mode)
     manager = board.manager
     host = os.environ.get("HOSTNAME", platform.node()).split(".")[0]
-    with gr.Blocks(title=f"LLaMA Board ({host})" if host else "LLaMA Board", analytics_enabled=False) as page:
+    kept = (KEPT_SECONDS, KEPT_SECONDS)
+    title = f"LLaMA Board ({host})" if host else "LLaMA Board"
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=kept) as page:
         manager.add_elems("top", components.create_top())
         tabs = {}
         for name, create in (
@@ -142,17 +147,20 @@ def create_ui(demo_mode: bool = False) -> Any:
                 manager.add_elems(name, create(board))
         manager.add_elems("tabs", tabs)
         manager.add_elems("footer", components.create_footer())
+        live.connect(board, tabs)
         everything = manager.get_elem_list()
         quick: dict[str, Any] = {
             "concurrency_limit": None,
             "show_progress": "hidden",
-            "queue": False,
             "api_visibility": "private",
         }
         page.load(board.resume, None, everything, **quick)
-        lang = manager.get_elem_by_id("top.lang")
-        lang.input(board.change_lang, [lang], everything, **quick)
+        lang: Any = manager.get_elem_by_id("top.lang")
         lang.input(save_config, [lang], None, **quick)
+        changed = lang.input(board.change_lang, [lang], everything, **quick)
+        again = board.runner.handle("train", board.runner.say_again)
+        changed.then(again, board.runner.inputs("train"), list(manager.elems("top", "train")), **quick)
+    page.board = board
     return page
 
 
@@ -168,13 +176,23 @@ def run_web_ui(args: Sequence[str] | None = None) -> None:
     settings = read_board_settings(sys.argv[2:] if args is None else args)
     require_installed("gradio", "webui", "'gradio>=6'")
     demo_mode = bool(os.environ.get("DEMO_MODEL"))
-    with closing(take_address(settings)) as listener:
+    with closing(take_address(settings)) as listener, ExitStack() as stack:
         with LoadingPage(listener):
-            app = mount(create_ui(demo_mode).queue(max_size=settings.max_waiting), settings, settings.max_upload)
+            page = create_ui(demo_mode)
+            board = stack.enter_context(closing(page.board))
+            if demo_mode:
+                board.chatter.load(demo_model(os.environ))
+            app = mount(page.queue(max_size=settings.max_waiting), settings, settings.max_upload)
         if settings.share:
             share(app, listener)
         logger.info_rank0("LLaMA Board is ready at %s", url_of(listener))
         make_process(app).run(sockets=[listener])
+
+
+def demo_model(variables: Mapping[str, str]) -> dict[str, str]:
+    """The keys of the model that a demonstration talks with."""
+    keys = {"model_name_or_path": "DEMO_MODEL", "template": "DEMO_TEMPLATE", "infer_backend": "DEMO_BACKEND"}
+    return {key: variables[name] for key, name in keys.items() if variables.get(name)}
 
 
 def read_board_settings(words: Sequence[str]) -> WebSettings:
@@ -219,7 +237,7 @@ def mount(page: Any, settings: WebSettings, max_upload: int) -> Guard:
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        css=STYLE,
+        css=f"{STYLE}\n{BOARD_STYLE.read_text('utf-8')}",
         # gradio's own themes fetch their letters from another host.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
     )

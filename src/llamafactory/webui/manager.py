@@ -40,6 +40,20 @@ class Manager:
         """The name ``TAB.NAME`` of an element."""
         return self._ids[elem]
 
+    def named(self, tab: str) -> Iterator[tuple[str, Block]]:
+        """Names (with the tab) and elements of one tab."""
+        return ((name, elem) for name, elem in self._elems.items() if name.startswith(f"{tab}."))
+
+    def elems(self, *tabs: str) -> Iterator[Block]:
+        """The elements of some tabs."""
+        return (elem for name, elem in self._elems.items() if name.partition(".")[0] in tabs)
+
+    def is_field(self, elem: Block) -> bool:
+        """Whether an element holds a value of the user's."""
+        from .fields import COMMON
+
+        return self._ids[elem] in COMMON
+
     def has(self, elem_id: str) -> bool:
         """Whether the page has an element of this name; demo mode has fewer."""
         return elem_id in self._elems
@@ -55,5 +69,11 @@ class Manager:
         return {self._ids[elem]: value for elem, value in data.items()}
 
     def updates(self, changes: Mapping[str, Any]) -> dict[Block, Any]:
-        """What a handler gives back, by element; names that this page does not have are left out."""
+        """Changes by name, as changes by element; names that this page does not have are left out."""
         return {self._elems[name]: change for name, change in changes.items() if name in self._elems}
+
+    def answer(self, changes: Mapping[str, Any]) -> Any:
+        """What a handler gives back; gradio takes an empty dictionary for a value."""
+        from gradio import skip
+
+        return self.updates(changes) or skip()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Short commands whose answer the page waits for: ``preview``, ``check-data``, ``plan``. Each is a process of its own."""
+"""Commands whose answer the page waits for: ``preview``, ``check-data``, ``plan``; each is a process of its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,6 @@ def _read(file: Any) -> str:
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """End what is left of the command's process group."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()

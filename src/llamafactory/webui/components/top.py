@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Above the tabs: language, model, and how it is loaded."""
+"""Above the tabs: language, model, tuner, and how the model is loaded."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..common import language
+from ...model.catalogue.catalogue import load
+from ..choices import list_checkpoints
+from ..common import language, save_config
+from ..configuration import save_folder
+from ..texts.texts import LANGUAGES, parts
 from .widgets import make_fields
 
 if TYPE_CHECKING:
@@ -16,9 +20,49 @@ def create_top() -> dict[str, Block]:
     """Build what all tabs share; gives its elements by name."""
     import gradio as gr
 
-    from ..texts.texts import LANGUAGES, text
-
     chosen = language()
-    with gr.Row():
-        lang = gr.Dropdown(list(LANGUAGES), value=chosen, label=text(chosen, "top.lang"), scale=1, interactive=True)
-    return {"lang": lang, **make_fields("top", chosen)}
+    elems: dict[str, Any] = {}
+    with gr.Row(elem_id="top", elem_classes=["fields"]):
+        elems["lang"] = gr.Dropdown(
+            list(LANGUAGES), value=chosen, interactive=True, scale=1, min_width=90, elem_id="top-lang",
+            **parts(chosen, "top.lang"),
+        )  # fmt: skip
+        elems |= make_fields("top", chosen, "main")
+    with (
+        gr.Accordion(open=False, elem_id="top-more", **parts(chosen, "group.top.model")) as box,
+        gr.Row(elem_classes=["fields"]),
+    ):
+        elems |= make_fields("top", chosen, "model")
+    elems["model_box"] = box
+    _connect(gr, elems)
+    return elems
+
+
+def _connect(gr: Any, elems: dict[str, Any]) -> None:
+    name, path, hub, template = (elems[part] for part in ("model_name", "model_path", "hub_name", "template"))
+    tuner, checkpoint, lang = elems["finetuning_type"], elems["checkpoint_path"], elems["lang"]
+    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+    gr.on([name.input, hub.input], choose_model, [lang, name, hub], [path, template], **quick)
+    # Another model has other checkpoints: what was chosen of the last one's does not stay.
+    gr.on([name.change, tuner.change], lambda: [], None, checkpoint, **quick)
+    checkpoint.focus(offer_checkpoints, [name, path, tuner, checkpoint], checkpoint, **quick)
+
+
+def choose_model(lang: str, name: str | None, hub: str | None) -> tuple[Any, Any]:
+    """Path and template of a model of the catalogue; for any other one, what is there stays."""
+    import gradio as gr
+
+    model = load().get(name or "")
+    if model is None:
+        return gr.skip(), gr.skip()
+    path = model.path(hub or "huggingface")
+    save_config(lang, hub, name, path)
+    return path, model.template or "default"
+
+
+def offer_checkpoints(name: str | None, path: str | None, tuner: str | None, chosen: list[str] | None) -> Any:
+    """The list of what earlier runs of this model left."""
+    import gradio as gr
+
+    values = {"top.model_name": name, "top.model_path": path, "top.finetuning_type": tuner}
+    return gr.update(choices=list_checkpoints(save_folder(values)), value=chosen or [])

@@ -1,16 +1,152 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tab ``train``."""
+"""The tab that trains: fields, what will run, and the run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .. import presets_page as presets
+from ..choices import list_datasets, list_devices
+from ..configuration import example_files, list_presets
+from ..fields import COMMON, fields_of
+from ..texts.texts import parts
+from .more_keys import create_more_keys
+from .watch import create_preview, create_watch, html
+from .widgets import make_fields
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
 
     from ..engine import Engine
 
+_IN_FRONT = ("data", "basic", "batch")  # groups that are not folded
+_AT_THE_END = "run"
+QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+
 
 def create_train_tab(engine: Engine) -> dict[str, Block]:
     """Build the tab; gives its elements by name."""
-    return {}
+    import gradio as gr
+
+    language = engine.language
+    elems: dict[str, Any] = {"marks": gr.State({}), "rows_from": gr.State(0)}
+    groups = list(dict.fromkeys(field.group for field in fields_of("train")))
+    for group in groups:
+        if group in _IN_FRONT:
+            with gr.Row(elem_classes=["fields"]):
+                elems |= make_fields("train", language, group)
+                if group == "data":
+                    elems["data_preview_btn"] = button(language, "train.data_preview_btn")
+            elems |= _rows(gr, language) if group == "data" else {}
+        elif group != _AT_THE_END:
+            with gr.Accordion(open=False, elem_classes=["group"], **parts(language, f"group.train.{group}")) as box:
+                elems[f"{group}_box"] = box
+                with gr.Row(elem_classes=["fields"]):
+                    elems |= make_fields("train", language, group)
+    top = {name.partition(".")[2]: elem for name, elem in engine.manager.named("top")}
+    elems |= create_more_keys(engine, "train", elems, top)
+    elems |= _presets(gr, language)
+    elems |= _run(gr, language)
+    elems |= create_watch("train", language)
+    engine.manager.add_elems("train", elems)
+    _connect(gr, engine, elems)
+    return elems
+
+
+def _rows(gr: Any, language: str) -> dict[str, Any]:
+    """Where rows of the data are shown."""
+    elems: dict[str, Any] = {}
+    with gr.Accordion(visible=False, open=False, elem_id="train-rows-box", **parts(language, "train.rows_box")) as box:
+        elems["rows_box"], elems["rows"] = box, html(elem_id="train-rows")
+        with gr.Row(elem_classes=["buttons"]):
+            elems["rows_back"] = button(language, "train.rows_back", size="sm")
+            elems["rows_on"] = button(language, "train.rows_on", size="sm")
+    return elems
+
+
+def button(language: str, name: str, **more: Any) -> Any:
+    """A button with its text; its element is called as its text is."""
+    import gradio as gr
+
+    texts = {"value": parts(language, name).get("value", name)}
+    return gr.Button(elem_id=name.replace(".", "-"), min_width=110, **texts, **more)
+
+
+def _presets(gr: Any, language: str) -> dict[str, Any]:
+    with gr.Row(elem_classes=["fields"]):
+        preset = gr.Dropdown(
+            list_presets(), allow_custom_value=True, interactive=True, value=None, elem_id="train-preset",
+            **parts(language, "train.preset"),
+        )  # fmt: skip
+        save = button(language, "train.arg_save_btn")
+        load = button(language, "train.arg_load_btn")
+        example = gr.Dropdown(
+            example_files(), value=None, interactive=True, elem_id="train-example", **parts(language, "train.example")
+        )
+        opened = button(language, "train.example_btn")
+    return {"preset": preset, "arg_save_btn": save, "arg_load_btn": load, "example": example, "example_btn": opened}
+
+
+def _run(gr: Any, language: str) -> dict[str, Any]:
+    """Where it goes, on which devices, and the buttons."""
+    elems: dict[str, Any] = {}
+    with gr.Row(elem_classes=["fields"]):
+        elems |= make_fields("train", language, _AT_THE_END)
+        elems["devices"] = gr.Dropdown(
+            list_devices(), multiselect=True, allow_custom_value=True, interactive=True, value=[],
+            elem_id="train-devices", **parts(language, "train.devices"),
+        )  # fmt: skip
+    with gr.Accordion(open=False, elem_classes=["group"], **parts(language, "group.train.nodes")) as box, gr.Row():
+        elems["nodes_box"] = box
+        for name in ("nnodes", "node_rank", "master_addr", "master_port"):
+            elems[name] = gr.Textbox("", interactive=True, min_width=120, **parts(language, f"train.{name}"))
+    with gr.Row(elem_classes=["buttons"]):
+        elems["cmd_preview_btn"] = button(language, "train.cmd_preview_btn")
+        elems["plan_btn"] = button(language, "train.plan_btn")
+        elems["start_btn"] = button(language, "train.start_btn", variant="primary")
+        elems["stop_btn"] = button(language, "train.stop_btn", variant="stop", interactive=False)
+    elems["problems"] = html(visible=False, elem_id="train-problems")
+    elems["plan"] = html(visible=False, elem_id="train-plan")
+    elems |= create_preview("train", language)
+    return elems
+
+
+def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
+    runner, manager = engine.runner, engine.manager
+    inputs, outputs = runner.inputs("train"), list(manager.elems("top", "train"))
+
+    def on(event: Any, work: Callable[..., Any], **more: Any) -> None:
+        event(runner.handle("train", work), inputs, outputs, **{**QUICK, **more})
+
+    on(elems["cmd_preview_btn"].click, runner.preview)
+    on(elems["plan_btn"].click, runner.estimate, show_progress_on=[elems["plan_btn"]], show_progress="minimal")
+    on(
+        elems["data_preview_btn"].click,
+        runner.preview_rows,
+        show_progress_on=[elems["data_preview_btn"]],
+        show_progress="minimal",
+    )
+    on(elems["rows_back"].click, lambda asked: runner.preview_rows(asked, -1), show_progress="minimal")
+    on(elems["rows_on"].click, lambda asked: runner.preview_rows(asked, 1), show_progress="minimal")
+    elems["start_btn"].click(runner.run_train, inputs, outputs, trigger_mode="once", **QUICK)
+    on(elems["stop_btn"].click, runner.abort)
+    on(elems["arg_save_btn"].click, presets.save)
+    on(elems["arg_load_btn"].click, presets.load)
+    elems["example_btn"].click(
+        lambda lang, path: manager.answer(presets.open_example("train", lang, path)),
+        [manager.get_elem_by_id("top.lang"), elems["example"]], outputs, **QUICK,
+    )  # fmt: skip
+    elems["preset"].focus(lambda: gr.update(choices=list_presets()), None, elems["preset"], **QUICK)
+    elems["dataset"].focus(
+        lambda folder: gr.update(choices=list_datasets(folder)), elems["dataset_dir"], elems["dataset"], **QUICK
+    )
+    gr.on(
+        [_changed(gr, manager.get_elem_by_id(name)) for name in COMMON if name.partition(".")[0] in ("top", "train")],
+        runner.handle("train", runner.check), inputs, outputs, trigger_mode="always_last", **QUICK,
+    )  # fmt: skip
+
+
+def _changed(gr: Any, elem: Any) -> Any:
+    """When a field was changed: text when it is left, so that nothing is said of a half-written word."""
+    return elem.blur if isinstance(elem, gr.Textbox | gr.Number) else elem.change

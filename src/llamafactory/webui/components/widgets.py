@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..fields import Field, fields_of
@@ -12,10 +13,25 @@ from ..texts.texts import parts
 if TYPE_CHECKING:
     from gradio.blocks import Block
 
+# Longer lists are looked through by typing; all of them would take the browser a moment to draw.
+_SHOWN = 60
+_WIDTHS = {"switch": 170, "number": 150, "slider": 220, "choice": 150, "multi": 240}
 
-def make_fields(tab: str, language: str, group: str | None = None) -> dict[str, Block]:
-    """Build the fields in front of one tab (of one group of it), by their names in the tab."""
-    return {field.name: make(field, language) for field in fields_of(tab, group)}
+
+def make_fields(
+    tab: str, language: str, group: str | None = None, values: Mapping[str, Any] | None = None, **more: Any
+) -> dict[str, Block]:
+    """Build the fields in front of one tab (of one group of it), by their names in the tab.
+
+    Args:
+        tab: The tab.
+        language: Of the labels.
+        group: Of the tab.
+        values: What fields show, by id, where it is not their default.
+        more: Further arguments of the components.
+    """
+    given = values or {}
+    return {field.name: make(field, language, given.get(field.id), **more) for field in fields_of(tab, group)}
 
 
 def make(field: Field, language: str, value: Any = None, **more: Any) -> Block:
@@ -30,24 +46,37 @@ def make(field: Field, language: str, value: Any = None, **more: Any) -> Block:
     import gradio as gr
 
     value = field.default if value is None else value
-    texts = {"label": field.key or field.name, "info": field.help or None, **parts(language, field.id)}
-    settings: dict[str, Any] = {"interactive": True, "elem_id": field.id.replace(".", "-"), **texts, **more}
+    texts: dict[str, Any] = {"label": field.key or field.name, "info": field.help or None}
+    texts |= parts(language, field.id)
+    names = {choice: name for name, choice in texts.pop("choices", ())}
+    settings: dict[str, Any] = {
+        "interactive": True, "elem_id": field.id.replace(".", "-"), "min_width": _WIDTHS.get(field.widget, 180),
+        **texts, **more,
+    }  # fmt: skip
     match field.widget:
         case "switch":
             return gr.Checkbox(bool(value), **settings)
-        case "number":
-            bounds = {"minimum": field.low, "maximum": field.high}
-            return gr.Number(value, **bounds, step=field.step, **settings)
-        case "slider":
+        case "slider" if field.low is not None and field.high is not None:
             return gr.Slider(field.low, field.high, value, step=field.step, **settings)
         case "choice":
-            return gr.Dropdown(list(field.choices), value=value, allow_custom_value=field.free, **settings)
+            choices = [(names.get(choice, choice or "–"), choice) for choice in field.choices]
+            return gr.Dropdown(
+                choices, value=_among(field, value), allow_custom_value=field.free, num_choices_shown=_SHOWN, **settings
+            )
         case "multi":
             return gr.Dropdown(
-                list(field.choices), value=value or [], multiselect=True, allow_custom_value=field.free, **settings
-            )
+                list(field.choices), value=value or [], multiselect=True, allow_custom_value=field.free,
+                num_choices_shown=_SHOWN, **settings,
+            )  # fmt: skip
         case "json":
-            shown = value if isinstance(value, str) else json.dumps(value if value is not None else {})
-            return gr.Textbox(shown, lines=2, **settings)
+            shown = value if isinstance(value, str) or value is None else json.dumps(value)
+            return gr.Textbox(shown or "", lines=1, max_lines=6, **settings)
         case _:
+            # Numbers too: gradio's own box shows nothing as 0, and takes no 1e-5.
             return gr.Textbox("" if value is None else str(value), **settings)
+
+
+def _among(field: Field, value: Any) -> Any:
+    if value is None:
+        return "" if "" in field.choices else None
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -7,25 +7,38 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from ..chat.response_parser import ChatParser, DeltaMessage, DeltaToolCall, thinking_begun
-from ..data.messages import Message, Part, ToolCall
+from ...chat.response_parser import ChatParser, DeltaMessage, DeltaToolCall, thinking_begun
+from ...data.messages import Message, Part, ToolCall
 
 if TYPE_CHECKING:
-    from ..chat.base_engine import Delta, Engine
-    from ..data.template.base import Template
+    from ...chat.base_engine import Delta, Engine
+    from ...data.template.base import Template
 
-CUT = "The answer was cut here: it has as many tokens as max_new_tokens in Settings allows"
+CUT = "The answer was cut here: it has as many tokens as the settings allow"
+UNLOADED = "The answer was cut here: the model was unloaded"
 # How often a page gets new text, in seconds: each time its whole conversation is compared with what it has.
 PAUSE = 0.05
 # How often it gets the same once more: only then does gradio notice that the page has gone.
 BEAT = 1.0
 
-# Code, whose characters markdown shows as they are (fenced, or within a line), or the beginning of HTML.
-_CODE_OR_TAG = re.compile(r"(^ {0,3}(`{3,}).*?(?:^ {0,3}\2|\Z)|`[^`\n]+`)|<", re.MULTILINE | re.DOTALL)
+# Code, whose characters markdown shows as they are (fenced, or within a line).
+_CODE = r"^ {0,3}(`{3,}).*?(?:^ {0,3}\2|\Z)|`[^`\n]+`"
+# HTML that says how a text looks, and does nothing: no forms, no styles, nothing that is fetched.
+_TAGS = (
+    "a|abbr|b|blockquote|br|caption|center|code|dd|del|details|div|dl|dt|em|font|h[1-6]|hr|i|ins|kbd|li|mark|ol|p|pre|"
+    "q|s|samp|small|span|strike|strong|sub|summary|sup|table|tbody|td|tfoot|th|thead|tr|tt|u|ul|var"
+)
+_ATTRIBUTES = (
+    r"(?:align|color|colspan|dir|lang|rowspan|size|start|title|valign)\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>=`]+)"
+    r"|href\s*=\s*([\"']?)https?://[^\s\"'<>`]+\3|open|reversed"
+)
+_HARMLESS = rf"</?(?:{_TAGS})(?:\s+(?:{_ATTRIBUTES}))*\s*/?>"
+_CODE_OR_TAG = re.compile(f"({_CODE})|<", re.MULTILINE | re.DOTALL)
+_CODE_OR_HARM = re.compile(f"({_CODE}|{_HARMLESS})|<", re.MULTILINE | re.DOTALL | re.IGNORECASE)
 
 
 class StreamedResponse:
@@ -39,7 +52,7 @@ class StreamedResponse:
     def __init__(self, template: Template, parser: ChatParser | None) -> None:
         self._template, self._parser = template, parser
         self.begun = False  # something came
-        self.cut = False  # it ended because no more tokens were allowed
+        self.cut = ""  # why it ended before its end, if it did
         self._reasoning = self._text = ""
         self._calls: list[list[str | None]] = []  # name, arguments, id
 
@@ -61,13 +74,13 @@ class StreamedResponse:
         parts = (Part("text", self._text),) if self._text or not calls else ()
         return Message("assistant", parts, calls, self._reasoning or None)
 
-    def shown(self, over: bool) -> list[dict[str, Any]]:
+    def shown(self, over: bool, escaped: bool = True) -> list[dict[str, Any]]:
         """What came so far, for the page; an unfinished thought is open."""
-        note = [_bubble("assistant", "", CUT)] if self.cut and over else []
+        note = [_bubble("assistant", "", self.cut)] if self.cut and over else []
         if self._parser is None:
-            return [_bubble("assistant", self._text), *note]
+            return [_bubble("assistant", self._text, escaped=escaped), *note]
         message = self.message()
-        return _assistant(message, thinking=not over and not message.text and not message.tool_calls) + note
+        return _assistant(message, not over and not message.text and not message.tool_calls, escaped) + note
 
     def _take(self, piece: DeltaMessage) -> None:
         self._reasoning += piece.reasoning
@@ -82,7 +95,12 @@ class StreamedResponse:
 
 
 async def stream_response(
-    engine: Engine, messages: Sequence[Message], tools: Sequence[dict], marks: bool, overrides: dict[str, Any]
+    engine: Engine,
+    messages: Sequence[Message],
+    tools: Sequence[dict],
+    marks: bool,
+    overrides: dict[str, Any],
+    is_ending: Callable[[], bool] = lambda: False,
 ) -> AsyncGenerator[tuple[StreamedResponse, bool], None]:
     """Answer a conversation.
 
@@ -92,6 +110,7 @@ async def stream_response(
         tools: OpenAI tool objects.
         marks: Show the response as the model writes it, special tokens and all.
         overrides: See :class:`Engine`.
+        is_ending: Whether the engine is about to be closed; the answer ends then as far as it came.
 
     Yields:
         The response so far, and whether it is over; now and then, with or without anything new, and at the end.
@@ -110,7 +129,7 @@ async def stream_response(
         waiting: asyncio.Future[Delta | None] | None = None
         shown_at, new = 0.0, False
         try:
-            while True:
+            while not is_ending():
                 waiting = waiting or asyncio.ensure_future(anext(deltas, None))
                 await asyncio.wait({waiting}, timeout=PAUSE if new else BEAT)
                 if waiting.done():
@@ -118,12 +137,14 @@ async def stream_response(
                     if delta is None:
                         break
                     response.push(delta.text)
-                    response.cut = delta.finish_reason == "length"
+                    response.cut = CUT if delta.finish_reason == "length" else ""
                     new = True
                     if time.monotonic() - shown_at < PAUSE:
                         continue
                 yield response, False
                 shown_at, new = time.monotonic(), False
+            else:
+                response.cut = UNLOADED
         finally:
             if waiting is not None:
                 waiting.cancel()
@@ -132,13 +153,13 @@ async def stream_response(
     yield response, True
 
 
-def shown(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """A whole conversation, for the page."""
+def shown(messages: Sequence[Message], escaped: bool = True) -> list[dict[str, Any]]:
+    """A whole conversation, for the page; ``escaped``: HTML in answers is text."""
     bubbles: list[dict[str, Any]] = []
     for message in messages:
         match message.role:
             case "assistant":
-                bubbles += _assistant(message, thinking=False)
+                bubbles += _assistant(message, False, escaped)
             case "tool":
                 bubbles.append(_bubble("assistant", _block(message.text), "Tool result"))
             case _:
@@ -158,22 +179,22 @@ def message_at(messages: Sequence[Message], bubble: Any) -> int | None:
     return None
 
 
-def _assistant(message: Message, thinking: bool) -> list[dict[str, Any]]:
+def _assistant(message: Message, thinking: bool, escaped: bool) -> list[dict[str, Any]]:
     """A thought, the text and the calls, each in a bubble of its own; only the text is not folded away."""
     bubbles = []
     if message.reasoning:
         status = "pending" if thinking else "done"
         bubbles.append(_bubble("assistant", message.reasoning, "Thought", status=status))
     if message.text or not (message.reasoning or message.tool_calls):
-        bubbles.append(_bubble("assistant", message.text))
+        bubbles.append(_bubble("assistant", message.text, escaped=escaped))
     for call in message.tool_calls:
         arguments = call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
         bubbles.append(_bubble("assistant", _block(arguments), f"Call of {call.name}"))
     return bubbles
 
 
-def _bubble(role: str, text: str, title: str | None = None, **metadata: str) -> dict[str, Any]:
-    bubble: dict[str, Any] = {"role": role, "content": escape(text)}
+def _bubble(role: str, text: str, title: str | None = None, escaped: bool = True, **metadata: str) -> dict[str, Any]:
+    bubble: dict[str, Any] = {"role": role, "content": escape(text, escaped)}
     if title is not None:
         bubble["metadata"] = {"title": escape(title), **metadata}
     return bubble
@@ -185,6 +206,11 @@ def _block(text: str) -> str:
     return f"{fence}json\n{text}\n{fence}"
 
 
-def escape(text: str) -> str:
-    """Markdown whose HTML is shown, not rendered; code keeps its characters, which markdown shows as they are."""
-    return _CODE_OR_TAG.sub(lambda found: found[1] or "&lt;", text)
+def escape(text: str, everything: bool = True) -> str:
+    """Markdown whose HTML is shown, not rendered; code keeps its characters, which markdown shows as they are.
+
+    Args:
+        text: Markdown.
+        everything: Not only HTML that could do something.
+    """
+    return (_CODE_OR_TAG if everything else _CODE_OR_HARM).sub(lambda found: found[1] or "&lt;", text)

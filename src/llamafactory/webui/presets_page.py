@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the buttons for saved configurations and example files do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..extras.errors import ConfigError
+from .configuration import list_presets, load_example, load_preset, save_preset, to_values
+from .fields import COMMON, fields_on
+from .set_keys import show_set
+from .texts.texts import text
+
+if TYPE_CHECKING:
+    from .runner import Asked, Changes
+
+
+def save(asked: Asked) -> Changes:
+    """Save what the tab shows under the name that was typed."""
+    import gradio as gr
+
+    name = asked.state.get("preset") or ""
+    path = save_preset(name, asked.values)
+    gr.Info(f"{asked.text('alert.saved')} {path.name}")
+    return {f"{asked.tab}.preset": gr.update(choices=list_presets(), value=path.stem)}
+
+
+def load(asked: Asked) -> Changes:
+    """Show what was saved under the name that was typed."""
+    name = asked.state.get("preset")
+    if not name:
+        raise ConfigError(asked.text("alert.no_preset"))
+    return show(asked.tab, load_preset(name))
+
+
+def open_example(tab: str, language: str, path: str | None) -> Changes:
+    """Show one example file, and put its values into the fields."""
+    import gradio as gr
+
+    if not path:
+        gr.Warning(text(language, "alert.no_example"))
+        return {}
+    try:
+        content, config = load_example(path)
+    except ConfigError as error:
+        gr.Warning(str(error))
+        return {}
+    return show(tab, to_values(config, tab)) | {f"{tab}.yaml": gr.update(value=content, visible=True)}
+
+
+def show(tab: str, values: dict[str, Any]) -> Changes:
+    """Values in the fields of a tab and above it; those of keys that are not in front are kept beside them."""
+    changes: Changes = {name: value for name, value in values.items() if name in COMMON}
+    known = {**fields_on("top"), **fields_on(tab)}
+    more = {name: value for name, value in values.items() if name not in COMMON and name in known}
+    return changes | {f"{tab}.more": more, f"{tab}.more_set": show_set(more, tab)}
