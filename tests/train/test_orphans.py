@@ -13,36 +13,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from orphans import MARK, all_gone, processes
 
 from .conftest import Keys
 
 RUNNER = Path(__file__).with_name("runner.py")
-MARK = "LLAMAFACTORY_TEST_MARK"
-
-
-def processes(mark: str) -> list[psutil.Process]:
-    """Return all that were started under a mark in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
-            continue
-    return found
-
-
-def all_gone(mark: str, seconds: float = 20.0) -> list[str]:
-    """Wait until no process has the mark; return the command lines of those that have."""
-    end = time.monotonic() + seconds
-    while (left := processes(mark)) and time.monotonic() < end:
-        time.sleep(0.2)
-    names = [" ".join(process.cmdline())[-200:] for process in left]
-    for process in left:
-        process.kill()
-    return names
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,15 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
+def leave_group() -> None:
+    """In a worker process: a signal to the parent's group, such as torchrun's, reaches the parent alone.
+
+    The parent ends its step and saves before it ends, and needs its workers for that.
+    """
+    if sys.platform != "win32":
+        os.setpgid(0, 0)
+
+
 def ask_to_end_with_parent() -> None:
     """In a child before it becomes another program: let Linux send it SIGTERM when its parent ends."""
     if sys.platform == "linux":

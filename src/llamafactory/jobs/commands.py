@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -17,7 +18,7 @@ import yaml
 from ..extras.errors import ConfigError, UsageError, short
 from .database import FILE_NAME as STORE_NAME
 from .follow import follow
-from .job import CACHE, COMMANDS, QUEUED, STOPPING, UNFINISHED, Job
+from .job import CACHE, COMMANDS, STOPPING, UNFINISHED, Job
 from .keeper import GRACE
 from .progress import difference, progress, tail
 from .runner import ensure_runner
@@ -181,7 +182,7 @@ def _submit(words: Sequence[str]) -> None:
             "jobs: expected `jobs submit [--name NAME] [--devices 0,1] [COMMAND] FILE.yaml [key=value ...]`"
         )
     config = _checked(command, rest)
-    name = options.get("--name") or (None if "=" in rest[0] else Path(rest[0]).stem)
+    name = options.get("--name", None if "=" in rest[0] else Path(rest[0]).stem)
     store = JobStore(Path.cwd())
     job = store.submit(command, config, name=name, devices=options.get("--devices", ""))
     _queued(store, job)
@@ -201,14 +202,27 @@ def _options(words: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _checked(command: str, source: Sequence[str] | dict[str, Any]) -> dict[str, Any]:
-    """Read a configuration as its command would: what is wrong with it is said now, not when its turn comes."""
-    from ..hparams import get_infer_args, get_train_args
+    """Read a configuration as its command would: what is wrong with it is said now, not when its turn comes.
 
+    Returns:
+        The keys as they were given, those of a command line with their types.
+    """
+    from ..hparams import get_infer_args, get_train_args, read_args
+    from ..hparams.schema import declared_keys
+
+    place = {}
     if command in ("train", "preprocess"):
         args = get_train_args(source)
-        place = {"output_dir": str(args.training.output_dir)} if command == "train" else {}
-        return dict(args.keys) | place
-    return dict(get_infer_args(source).keys)
+        place = {"output_dir": args.training.output_dir} if command == "train" else {}
+    else:
+        # It would say that nothing is trained yet, which a job before this one may be about to do.
+        logging.getLogger("llamafactory.hparams.derive").setLevel(logging.ERROR)
+        get_infer_args(source)
+    known = declared_keys()
+    given = read_args(source)
+    texts = {key: value for key, value in given.items() if key in known and isinstance(value, str) and value}
+    typed = {key: known[key].read(value) for key, value in texts.items()}
+    return place | given | typed
 
 
 def _queued(store: JobStore, job: Job) -> None:
@@ -266,7 +280,7 @@ def _move(words: Sequence[str]) -> None:
         raise UsageError(f"jobs: expected up or down, got {short(words[1])}")
     store = _store()
     store.move(number, words[1] == "up")
-    print("queue: " + ", ".join(f"{job.id} ({job.name})" for job in store.list([QUEUED])[::-1]))
+    print("queue: " + ", ".join(f"{job.id} ({job.name})" for job in store.queue()))
 
 
 def _diff(words: Sequence[str]) -> None:

@@ -51,7 +51,6 @@ class Keeper:
         self._log = RotatedLog(job.folder / FILE_NAME)
         self._asked = False  # by a signal to this process
         self._asked_at: float | None = None
-        self._code: int | None = None
 
     def keep(self) -> None:
         """Run the job and note its end."""
@@ -66,40 +65,49 @@ class Keeper:
             self._note(1)
             return
         self._store.record_run(self._job.id, child.pid, began(child.pid))
-        self._watch(child)
-        self._note(128 - self._code if self._code is not None and self._code < 0 else self._code)
+        code = self._watch(child)
+        self._note(128 - code if code < 0 else code)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
 
     def _start(self, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-P", "-m", "llamafactory", self._job.command]
-        return subprocess.Popen(
-            [*argv, str(self._job.config_path.relative_to(self._job.workspace))],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=self._job.workspace,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=parents.ask_to_end_with_parent,
-        )
+        """Start the run; its output comes through ``self._pipe``.
 
-    def _watch(self, child: subprocess.Popen[bytes]) -> None:
-        """Take the run's output until it and all it has started are gone."""
-        assert child.stdout is not None
-        os.set_blocking(child.stdout.fileno(), False)
+        The run keeps the end that we read from open too: when we are killed, what it says while it saves its checkpoint
+        goes nowhere, instead of ending it.
+        """
+        self._pipe, theirs = os.pipe()
+        os.set_blocking(self._pipe, False)
+        argv = [sys.executable, "-P", "-m", "llamafactory", self._job.command]
+        try:
+            return subprocess.Popen(
+                [*argv, str(self._job.config_path.relative_to(self._job.workspace))],
+                stdin=subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=theirs,
+                pass_fds=(self._pipe,),
+                cwd=self._job.workspace,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=parents.ask_to_end_with_parent,
+            )
+        finally:
+            os.close(theirs)
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> int:
+        """Take the run's output until it and all it has started are gone; returns its exit code."""
         looked, ended = 0.0, None
         with selectors.DefaultSelector() as selector:
-            selector.register(child.stdout, selectors.EVENT_READ)
+            selector.register(self._pipe, selectors.EVENT_READ)
             while True:
                 if selector.get_map():
-                    self._take(selector, child.stdout.fileno(), TICK)
+                    self._take(selector, TICK)
                 else:  # it has closed its output, and goes on
                     time.sleep(TICK)
                 self._reap(child)
                 now = time.monotonic()
-                if self._code is not None:
+                if child.returncode is not None:
                     ended = ended or now
                     if self._clear(now - ended):
                         break
@@ -107,19 +115,20 @@ class Keeper:
                     looked = now
                     self._look_for_stop(child, now)
             if selector.get_map():  # what it said last
-                self._take(selector, child.stdout.fileno(), 0.0)
+                self._take(selector, 0.0)
         self._log.close()
+        return child.returncode
 
-    def _take(self, selector: selectors.BaseSelector, pipe: int, wait: float) -> None:
+    def _take(self, selector: selectors.BaseSelector, wait: float) -> None:
         if not selector.select(wait):
             return
         for _ in range(64):  # then the clock is looked at
             try:
-                data = os.read(pipe, 65536)
+                data = os.read(self._pipe, 65536)
             except BlockingIOError:
                 return
             if not data:
-                selector.unregister(pipe)
+                selector.unregister(self._pipe)
                 return
             self._log.write(data)
 
@@ -133,7 +142,7 @@ class Keeper:
             if pid == 0:
                 return
             if pid == child.pid:
-                self._code = child.returncode = os.waitstatus_to_exitcode(status)
+                child.returncode = os.waitstatus_to_exitcode(status)
 
     def _look_for_stop(self, child: subprocess.Popen[bytes], now: float) -> None:
         """Ask the run to end if that is wanted; end it when it has not in time, or when it is wanted at once."""
@@ -171,9 +180,9 @@ class Keeper:
             _kill_all()
         return False
 
-    def _note(self, code: int | None) -> None:
+    def _note(self, code: int) -> None:
         """Write the end where whoever is the runner then finds it; a full disk is waited for."""
-        end = {"exit_code": code, "ended": time.time(), "message": last_error(self._job) if code else ""}
+        end = {"exit_code": code, "ended": time.time(), "message": why(self._job, code) if code else ""}
         for _ in range(720):
             try:
                 write_json(self._job.folder / EXIT_FILE, end)
@@ -214,11 +223,15 @@ def _visible(numbers: list[str], before: str | None) -> str:
     return ",".join(known[int(number)] for number in numbers)
 
 
-def last_error(job: Job) -> str:
-    """Return the line that says why a run failed: its last one, mostly."""
+def why(job: Job, code: int) -> str:
+    """Return the line that says why a run failed: of what it said last, the error."""
     lines = [line.strip() for line in as_shown(read_end(job.folder / FILE_NAME, 8000)).splitlines()]
     lines = [line for line in lines if line]
     said = [line for line in lines[-5:] if line.startswith("error: ")]
+    if code > 128 and not said:
+        name = next((number.name for number in signal.Signals if number == code - 128), f"signal {code - 128}")
+        hint = "; the machine may have run out of memory" if name == "SIGKILL" else ""
+        return f"ended from outside by {name}{hint}"
     return mask((said or lines or ["it said nothing"])[-1])[:500]
 
 

@@ -28,11 +28,10 @@ class RotatedLog:
 
     def write(self, data: bytes) -> None:
         """Add output; what a full disk does not take is counted, and named once it takes some again."""
+        said = f"\n[{self._lost:,} bytes of output are lost: {self._reason}]\n".encode() if self._lost else b""
         try:
-            if self._lost:
-                self._add(f"\n[{self._lost:,} bytes of output are lost: {self._reason}]\n".encode())
-                self._lost = 0
-            self._add(data)
+            self._add(said + data)
+            self._lost = 0
         except OSError as error:
             self._lost += len(data)
             self._reason = os.strerror(error.errno) if error.errno else str(error)

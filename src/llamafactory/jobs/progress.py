@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from math import isfinite
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,8 @@ MOST_POINTS = 1000
 _TAIL_BYTES = 2**16  # of a log: holds its last lines, however long the run
 # Of a log's line: where and when, no figures of the run.
 _PLACES = {"current_steps", "total_steps", "epoch", "percentage", "elapsed_time", "remaining_time", "total_tokens"}
+
+_NUMBERS = (int, float)  # not bool, which is an int too
 
 Points = list[tuple[int, float]]
 Curves = dict[str, Points]
@@ -131,16 +135,19 @@ def read_log(folder: Path | None, after: Cursor = Cursor()) -> Log:  # noqa: B00
     return Log(_rows(whole.splitlines()), Cursor(state.st_ino, start + len(whole)), fresh)
 
 
-def _rows(lines: Iterable[bytes]) -> list[dict[str, Any]]:
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict) and isinstance(row.get("current_steps"), int):
-            rows.append(row)
-    return rows
+def _rows(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(b"[%b]" % b",".join(lines))  # at once, which takes half the time
+    except (ValueError, RecursionError):
+        rows = [row for line in lines for row in _row(line)]
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("current_steps"), int)]
+
+
+def _row(line: bytes) -> list[Any]:
+    try:
+        return [json.loads(line)]
+    except (ValueError, RecursionError):
+        return []
 
 
 def progress(job: Job) -> Progress:
@@ -204,22 +211,36 @@ class Curve:
         if log.fresh:
             self.series = {}
         self._cursor = log.cursor
-        for row in log.rows:
-            for name, value in row.items():
-                if name not in _PLACES and _is_finite(value):
-                    self.series.setdefault(name, []).append((row["current_steps"], float(value)))
+        for name, points in _series(log.rows).items():
+            self.series.setdefault(name, []).extend(points)
         return changed
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def curves(job: Job, most: int = MOST_POINTS) -> Curves:
-    """Return the curves of a job, each in at most so many points."""
-    curve = Curve(job)
-    curve.update()
-    return {name: thin(points, most) for name, points in curve.series.items()}
+    """Return the curves of a job, each in at most so many points; a log that has not changed is not read again."""
+    path = log_path(job)
+    try:
+        state = os.stat(path or "")
+    except OSError:
+        return {}
+    assert path is not None
+    return dict(_thin_curves(path, (state.st_ino, state.st_size, state.st_mtime_ns), most))
+
+
+@lru_cache(256)
+def _thin_curves(path: Path, version: tuple[int, int, int], most: int) -> Curves:
+    return {name: thin(points, most) for name, points in _series(read_log(path).rows).items()}
+
+
+def _series(rows: Sequence[dict[str, Any]]) -> Curves:
+    """Return the points of each figure in rows of a log; values that are no finite numbers are left out."""
+    found = {}
+    for name in dict.fromkeys(name for row in rows for name in row if name not in _PLACES):
+        pairs = [(row["current_steps"], row[name]) for row in rows if name in row]
+        points = [(step, float(value)) for step, value in pairs if type(value) in _NUMBERS and isfinite(value)]
+        if points:
+            found[name] = points
+    return found
 
 
 def thin(points: Points, most: int = MOST_POINTS) -> Points:
@@ -230,12 +251,11 @@ def thin(points: Points, most: int = MOST_POINTS) -> Points:
     """
     if len(points) <= most:
         return points
-    stretches, inner = max(1, (most - 2) // 2), points[1:-1]
+    stretches, inner, value = max(1, (most - 2) // 2), points[1:-1], itemgetter(1)
     kept = [points[0]]
     for number in range(stretches):
         part = inner[number * len(inner) // stretches : (number + 1) * len(inner) // stretches]
-        ends = {min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])}
-        kept += sorted(ends)
+        kept += sorted({min(part, key=value), max(part, key=value)})
     return [*kept, points[-1]]
 
 

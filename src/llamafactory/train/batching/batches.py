@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ...data.streaming.rows import StreamRows
-from ...extras.parents import end_with_parent
+from ...extras.parents import end_with_parent, leave_group
 
 
 def largest_batch(rows: Any, batch_size: int) -> int:
@@ -121,6 +121,7 @@ class Batches(DataLoader):
 
 def _watched(worker: int) -> None:
     end_with_parent()
+    leave_group()
 
 
 class Collate:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from ...data.processor import Tally
 from ...data.streaming.rows import Block, StreamRows, rows_of
 from ...extras.errors import ConfigError
-from ...extras.parents import end_with_parent
+from ...extras.parents import end_with_parent, leave_group
 from .batches import Collate
 
 _AHEAD = 2  # blocks that wait, encoded, where no loading processes are asked for
@@ -207,4 +207,5 @@ def _same(item: Any) -> Any:
 def _alone(worker: int) -> None:
     """The processes share the cores, so each tokenizer keeps to one."""
     end_with_parent()
+    leave_group()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

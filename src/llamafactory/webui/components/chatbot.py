@@ -178,7 +178,7 @@ class _Builder:
         gr, made = self._gr, {}
 
         def add(kind: Any, name: str, **more: Any) -> None:
-            made[name] = self._make(kind, name, interactive=True, **more)
+            made[name] = self._make(kind, name, interactive=True, elem_id=f"infer-{name}", **more)
 
         with self._make(gr.Accordion, "settings", open=False) as elems["settings"]:
             add(gr.Dropdown, "role", choices=list(ROLES), value="user")
