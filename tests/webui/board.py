@@ -106,6 +106,13 @@ class BoardServer:
             self._process.wait(30)
         wait_until(lambda: not store.list(["running", "stopping"]))
 
+    def start_and_wait(self, page: Page, name: str) -> Job:
+        """Start a run from a page and wait until it trains."""
+        job = page.start_run(self, name)
+        page.tab.locator("#train-curves figure").first.wait_for()
+        wait_until(lambda: self.jobs.get(job.id).state == "running")
+        return job
+
     @property
     def jobs(self) -> JobStore:
         """The jobs of the workspace."""
@@ -163,6 +170,18 @@ class Page:
     def press(self, name: str) -> None:
         """Press a button."""
         self.tab.locator(f"#{name}").click()
+
+    def choose_many(self, name: str, labels: list[str], instead_of: list[str] | None = None) -> None:
+        """Choose from a list that takes several."""
+        for label in instead_of or []:
+            chip = self.tab.locator(f"#{name} .token", has_text=label)
+            chip.locator(".token-remove").click()
+            chip.wait_for(state="detached")
+        for label in labels:
+            self.box(name).click()
+            self.tab.get_by_role("option", name=label, exact=True).first.click()
+            self.tab.locator(f"#{name} .token", has_text=label).wait_for()
+        self.box(name).blur()
 
     def unfold(self, title: str) -> None:
         """Open a folded group."""

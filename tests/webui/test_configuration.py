@@ -325,7 +325,7 @@ PATH_KEYS = [*validation.PATHS, "dataset", "eval_dataset"]
 def test_no_path_leads_out_of_the_workspace(key, in_workspace):
     for place in places(in_workspace):
         sets = key in ("dataset", "eval_dataset")
-        if place.startswith("file://") and not sets or place == "data/\r" and sets:
+        if (place.startswith("file://") and not sets) or (place == "data/\r" and sets):
             continue  # a folder called "file:" in the workspace; a list whose words are stripped
         config = build("train", {}) | {key: place}
         if key == "eval_dataset":

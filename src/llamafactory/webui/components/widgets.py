@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..fields import Field, fields_of
@@ -19,7 +20,11 @@ _WIDTHS = {"switch": 170, "number": 150, "slider": 220, "choice": 150, "multi": 
 
 
 def make_fields(
-    tab: str, language: str, group: str | None = None, off: Mapping[str, str] | None = None
+    tab: str,
+    language: str,
+    group: str | None = None,
+    off: Mapping[str, str] | None = None,
+    choices: Mapping[str, tuple[str, ...]] | None = None,
 ) -> dict[str, Block]:
     """Build the fields in front of one tab (of one group of it), by their names in the tab.
 
@@ -28,12 +33,14 @@ def make_fields(
         language: Of the labels.
         group: Of the tab.
         off: Why fields have no effect at first, by id.
+        choices: Of fields whose table does not have them, by id.
     """
     found = {}
     for field in fields_of(tab, group):
         reason = (off or {}).get(field.id)
         more = {} if reason is None else {"interactive": False, "info": reason, "elem_classes": ["off"]}
-        found[field.name] = make(field, language, **more)
+        known = replace(field, choices=(choices or {}).get(field.id, field.choices))
+        found[field.name] = make(known, language, **more)
     return found
 
 
