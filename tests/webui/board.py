@@ -212,6 +212,6 @@ def opened(browser: Any, url: str, **settings: Any) -> Iterator[Page]:
     page = Page(browser, url, **settings)
     try:
         yield page
-        assert page.wrong == []
+        assert page.wrong == [], page.wrong
     finally:
         page.close()
