@@ -66,7 +66,8 @@ def test_a_file_with_its_own_columns_is_mapped_and_trained_on(in_workspace):
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_other_entries_stay_byte_for_byte(newline, mark):
-    odd = '{ "a" : {"file_name":"a.json",   "columns": {"prompt": "\\u00e4 } , {"}},\n\n\t"b": {"file_name": "b.json"}\n  }\n'
+    odd = '{ "a" : {"file_name":"a.json",   "columns": {"prompt": "\\u00e4 } , {"}},\n\n'
+    odd += '\t"b": {"file_name": "b.json"}\n  }\n'
     before = mark + odd.replace("\n", newline).encode()
     LISTING.write_bytes(before)
     register("new.set-1", {"file_name": "identity.json"})
