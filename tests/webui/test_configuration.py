@@ -39,7 +39,8 @@ HOSTILE = [
     "$(touch ran)", "`touch ran`", "; touch ran;", "'; touch ran; '", '"; touch ran; "', "a\ntouch ran\n",
     "&& touch ran", "| touch ran", "> ran", "x' $(touch ran) 'y", "\\'; touch ran; \\'", "!touch", "~/x", "*", "{a,b}",
     "\x1b[201~touch ran\n", "\x03touch ran\n", "\x16\x03", "\x15touch ran\r", "a\\", "-rf", "a=b", "日本 語",
-    "\u202etouch ran", "\x7f\x08touch ran\n", "\U0001f600 '", "#", "\t", "\u2028touch ran", "\x9b31m", "$'\\n'touch ran",
+    "\u202etouch ran", "\x7f\x08touch ran\n", "\U0001f600 '", "#",
+    "\t", "\u2028touch ran", "\x9b31m", "$'\\n'touch ran",
 ]  # fmt: skip
 
 
