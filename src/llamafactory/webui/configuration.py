@@ -19,11 +19,11 @@ from ..extras.secrets import mask_values
 from ..hparams import split_list
 from ..hparams.args import SHARED_SECTIONS, TRAINING_SECTIONS
 from ..hparams.coercion import as_written
-from ..hparams.schema import declared_keys, keys_of, plugin_sections
+from ..hparams.schema import keys_of, plugin_sections
 from ..hparams.training_args import CHOSEN
 from ..model.catalogue.catalogue import load, of_path
 from .applicability import reason_off
-from .fields import Field, fields_on
+from .fields import Field, declared, fields_on
 from .presets import example_files, list_presets, load_example, load_preset, save_preset
 from .validation import check
 from .workspace import SAVES
@@ -47,11 +47,11 @@ _COMPUTE_TYPES: dict[str, dict[str, Any]] = {
     "pure_bf16": {"pure_bf16": True},
 }
 _PISSA = {"pissa_init": True, "pissa_convert": True}
-# What each kind of evaluation does, and the groups of fields that it leaves aside.
-_KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "predict": ({"do_predict": True, "predict_with_generate": True}, ("benchmark",)),
-    "loss": ({"do_eval": True}, ("benchmark", "generation")),
-    "benchmark": ({}, ("data", "generation")),
+# What each kind of evaluation does.
+_KINDS: dict[str, dict[str, Any]] = {
+    "predict": {"do_predict": True, "predict_with_generate": True},
+    "loss": {"do_eval": True},
+    "benchmark": {},
 }
 _TITLES = {
     "quantization": "model", "media": "model", "tuner": "method", "finetuning": "method", "rlhf": "method",
@@ -81,20 +81,17 @@ def build(tab: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """
     config: dict[str, Any] = {**_model(values), "finetuning_type": _value("top.finetuning_type", values)}
     kind = str(_value("eval.kind", values)) if tab == "eval" else ""
-    action, aside = _KINDS.get(kind, ({"do_train": True} if tab == "train" else {}, ()))
-    config |= action
+    config |= _KINDS.get(kind, {"do_train": True} if tab == "train" else {})
     for field in [*fields_on("top").values(), *fields_on(tab).values()]:
         value = values.get(field.id, field.default)
-        if field.key is None or field.group in aside or not _says_something(field, value):
-            continue
-        if not reason_off(field, values):
+        if field.key is not None and _says_something(field, value) and not reason_off(field, values):
             config[field.key] = _typed(field.key, value)
     config |= _BOOSTERS.get(str(_value("top.booster", values)), {})
     if tab == "train":
         config |= _of_training(config, values)
     if kind == "benchmark":
-        config |= {"batch_size": _value("eval.batch_size", values), "save_dir": config.pop("output_dir", None)}
-        config |= {"seed": _value("eval.eval_seed", values)}
+        config["save_dir"] = config.pop("output_dir", None)
+        config["batch_size"] = config.pop("per_device_eval_batch_size", _value("eval.batch_size", values))
     for key in ("output_dir", "save_dir"):
         if config.get(key) is not None:
             config[key] = _place(str(config[key]), values)
@@ -104,12 +101,11 @@ def build(tab: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def save_folder(values: Mapping[str, Any]) -> Path:
     """Where the runs of the model and the tuner chosen are: ``saves/<model>/<type>``."""
-    name = _value("top.model_name", values) or ""
+    name = str(_value("top.model_name", values) or "")
     if name not in load():
-        name = str(values.get("top.model_path") or name or "model").rstrip("/\\").removesuffix(".gguf")
-    return (
-        Path(SAVES) / (Path(str(name).replace("\\", "/")).name or "model") / str(_value("top.finetuning_type", values))
-    )
+        name = str(values.get("top.model_path") or name).rstrip("/\\").removesuffix(".gguf")
+    name = re.sub(r"[^\w.+ -]", "_", re.split(r"[/\\]", name)[-1]).strip(". ") or "model"
+    return Path(SAVES) / name / str(_value("top.finetuning_type", values))
 
 
 def to_values(config: Mapping[str, Any], tab: str) -> dict[str, Any]:
@@ -181,17 +177,17 @@ def _says_something(field: Field, value: Any) -> bool:
     if field.key == "hub" and value == "huggingface":
         return any(map(is_env_enabled, ("USE_MODELSCOPE_HUB", "USE_OPENMIND_HUB")))
     assert field.key is not None
-    default = declared_keys()[field.key].default
+    default = declared()[field.key].default
     return field.key in CHOSEN or _typed(field.key, value) != _typed(field.key, default)
 
 
 def _typed(key: str, value: Any) -> Any:
     """A value with the type of its key; what cannot be read stays as it was written, for the message about it."""
-    declared = declared_keys()[key]
-    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,6}\s*\*\s*\d{1,6}\s*", value) and not declared.takes_text:
+    spec = declared()[key]
+    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,6}\s*\*\s*\d{1,6}\s*", value) and not spec.takes_text:
         value = math.prod(map(int, value.split("*")))  # 768*768
     try:
-        found = declared.read(value)
+        found = spec.read(value)
     except ConfigError:
         return value
     return int(found) if isinstance(found, float) and found.is_integer() and abs(found) < 2**53 else found
@@ -228,12 +224,12 @@ def _composed(tab: str, left: dict[str, Any]) -> dict[str, Any]:
     """Take the keys that one field says together out of a configuration; gives these fields."""
     for key in ("do_train", "do_eval", "do_predict", "predict_with_generate"):
         if left.get(key) is False or (tab == "train" and key == "do_train"):
-            left.pop(key)
+            left.pop(key, None)
     if tab == "eval":
         kind = (
             "benchmark"
             if "task" in left
-            else next((k for k, (keys, _) in _KINDS.items() if _take(left, keys)), "predict")
+            else next((name for name, keys in _KINDS.items() if _take(left, keys)), "predict")
         )
         if kind == "benchmark" and "save_dir" in left:
             left["output_dir"] = left.pop("save_dir")
@@ -263,7 +259,8 @@ def _take(left: dict[str, Any], keys: Mapping[str, Any]) -> bool:
 def _shown(field: Field, value: Any) -> Any:
     """A value of a key as its field shows it."""
     if field.widget == "multi":
-        return split_list(value) if isinstance(value, str) else list(value or [])
+        given = split_list(value) if isinstance(value, str) else list(value or [])
+        return [] if given == ["none"] else given
     if field.widget == "choice":
         return as_written(value) if value is not None else "null" if "null" in field.choices else ""
     if field.widget == "json" or isinstance(value, Mapping | list):
@@ -276,7 +273,7 @@ def _of_default(field: Field) -> Any:
     assert field.key is not None
     if field.unset is not None or field.key in CHOSEN:
         return field.unset
-    return _shown(field, declared_keys()[field.key].default) if field.widget != "multi" else []
+    return _shown(field, declared()[field.key].default) if field.widget != "multi" else []
 
 
 def _title(key: str) -> str:

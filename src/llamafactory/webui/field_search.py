@@ -8,7 +8,7 @@ import re
 from functools import cache
 
 from ..hparams.aliases import RENAMED
-from .fields import Field, every_field
+from .fields import SAID_BY, Field, declared, every_field
 from .texts.texts import text
 
 _NEAR = 0.8  # of a mistyped word
@@ -60,8 +60,10 @@ def _index(language: str) -> list[tuple[Field, frozenset[str], frozenset[str]]]:
     for field in every_field():
         labels = [text(one, field.id) for one in dict.fromkeys((language, "en"))]
         infos = [text(one, field.id, "info") for one in dict.fromkeys((language, "en"))]
-        names = " ".join([field.name, field.key or "", *older.get(field.key or "", []), *labels])
-        meaning = " ".join([field.help, field.group, *infos, *field.choices[:20]])
+        keys = [key for key, name in SAID_BY.items() if name == field.id]
+        names = " ".join([field.name, field.key or "", *keys, *older.get(field.key or "", []), *labels])
+        helps = [declared()[key].help for key in keys]
+        meaning = " ".join([field.help, field.group, *helps, *infos, *field.choices[:20]])
         found.append((field, frozenset(_words(names)), frozenset(_words(meaning))))
     return found
 

@@ -34,36 +34,36 @@ _SECTIONS: dict[str, tuple[str, ...]] = {
     "export": ("export", "model", "quantization"),
 }  # fmt: skip
 
-# Key -> why the page has no field for it. docs/webui.md has this list.
+# Keys that a field of another name says -> that field.
+SAID_BY: dict[str, str] = {
+    **dict.fromkeys(("bf16", "fp16", "pure_bf16"), "train.compute_type"),
+    **dict.fromkeys(("flash_attn", "enable_liger_kernel", "use_liger_kernel"), "top.booster"),
+    **dict.fromkeys(("pissa_init", "pissa_convert"), "train.use_pissa"),
+    "adapter_name_or_path": "top.checkpoint_path",
+    "batch_size": "eval.batch_size",
+    **dict.fromkeys(("do_eval", "do_predict", "predict_with_generate"), "eval.kind"),
+}
+# Key -> why the page has no field of its name. docs/webui.md has this list.
 NOT_ON_PAGE: dict[str, str] = {
+    **{key: f"the field {name} says it; the rarer values go into extra_args" for key, name in SAID_BY.items()},
     **{key: f"makes no difference: {how}" for key, how in DONE_ANYWAY.items()},
     **{
         key: "a secret is given in the environment of the server (HF_TOKEN, SWANLAB_API_KEY …), never on a page"
         for key in declared_keys()
         if is_secret(key)
     },
-    **dict.fromkeys(("do_train", "do_eval", "do_predict", "predict_with_generate"), "the tab says it"),
+    "do_train": "the tab Train says it",
     **dict.fromkeys(
         ("preview_format", "preview_samples", "messages", "report_format"),
         "of commands in a terminal; the page shows rows by itself",
     ),
     "device": "of the command plan; the page plans for the devices that are chosen for a job",
-    "batch_size": "the field for rows at once on the tab Evaluate & Predict says it",
     **dict.fromkeys(("save_name", "matrix_save_name", "infer_concurrency"), "of the command infer; the page predicts"),
     "gradient_checkpointing": "older name of activation_checkpointing",
     "gradient_checkpointing_kwargs": "older name of activation_checkpointing_kwargs",
-    "use_liger_kernel": "the choice liger_kernel of the field booster says it",
-    "enable_liger_kernel": "the choice liger_kernel of the field booster says it",
     "use_unsloth": "refused by every command",
     "low_cpu_mem_usage": "weights are never held twice while loading",
     "ignore_pad_token_for_loss": "padding is never trained",
-    "bf16": "the field compute_type says it",
-    "fp16": "the field compute_type says it",
-    "pure_bf16": "the field compute_type says it",
-    "pissa_init": "the field use_pissa says it",
-    "pissa_convert": "the field use_pissa says it",
-    "adapter_name_or_path": "the field checkpoint_path says it",
-    "flash_attn": "the field booster says it, and extra_args for the rarer values",
 }
 
 
@@ -105,6 +105,12 @@ class Field:
     def name(self) -> str:
         """The id without its tab."""
         return self.id.partition(".")[2]
+
+
+@cache
+def declared() -> dict[str, Key]:
+    """Every key that there is, by its name; the table of fields is made of it once."""
+    return declared_keys()
 
 
 def fields_of(tab: str, group: str | None = None) -> list[Field]:
@@ -165,7 +171,7 @@ def _field(tab: str, group: str, name: str, settings: dict[str, Any]) -> Field:
     """A field by what its key declares, and by what the table says otherwise."""
     settings = dict(settings)
     key = settings.pop("key", name)
-    base = _of_key(declared_keys()[key]) if key is not None else {"widget": "text"}
+    base = _of_key(declared()[key]) if key is not None else {"widget": "text"}
     if "table" in settings:
         names, first = list(plugins.names(settings.pop("table"))), settings.pop("first", [])
         settings["choices"] = [*first, *(name for name in names if name not in first)]

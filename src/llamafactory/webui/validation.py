@@ -12,7 +12,7 @@ from ..extras.environment import is_env_enabled
 from ..extras.errors import ConfigError
 from ..extras.secrets import is_secret
 from ..hparams import get_infer_args, get_train_args, split_list
-from ..hparams.schema import declared_keys
+from .fields import declared
 from .workspace import inside
 
 REMOTE_CODE = "LLAMABOARD_TRUST_REMOTE_CODE"  # set where the page is started, never by the page
@@ -63,7 +63,7 @@ def allows_remote_code() -> bool:
 
 def _key_of(message: str) -> str | None:
     named = _LEADING_KEY.match(message)
-    return named[1] if named and named[1] in declared_keys() else None
+    return named[1] if named and named[1] in declared() else None
 
 
 def _types(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -71,8 +71,8 @@ def _types(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in config.items():
         try:
             _check_text(key, value)
-            if key in declared_keys():
-                declared_keys()[key].read(value)
+            if key in declared():
+                declared()[key].read(value)
         except ConfigError as error:
             yield key, str(error)
 
@@ -153,7 +153,11 @@ def _check_sets(dataset: str | None, eval_dataset: str | None, dataset_dir: Any)
         for name in split_list(some):
             if "://" not in name and _is_path(name):
                 inside(name, key)
-        for attr in find_datasets(split_list(some), dataset_dir):
+        try:
+            sets = find_datasets(split_list(some), dataset_dir)
+        except ConfigError as error:
+            raise ConfigError(re.sub("^dataset:", f"{key}:", str(error))) from None
+        for attr in sets:
             if attr.place == "file":
                 inside(attr.location, key)
             elif attr.place == "cloud" and attr.location.partition("://")[0].split("::")[0] not in _STORES:

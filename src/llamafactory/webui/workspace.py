@@ -33,7 +33,7 @@ def inside(path: str | os.PathLike[str], key: str = "path") -> Path:
     _check_text(text, key)
     root = workspace().resolve()
     try:
-        real = Path(root, text).resolve()
+        real = Path(root, Path(text).expanduser()).resolve()  # as the commands read it
     except (OSError, RuntimeError) as error:  # a name that is too long, a circle of links
         raise ConfigError(f"{key}: {short(text)} is no path ({error})") from None
     if real != root and root not in real.parents:

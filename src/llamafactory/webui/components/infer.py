@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from ..chatting.neighbours import warning
 from ..configuration import build, check
 from ..texts.texts import parts, text
 from .chatbot import create_chat_box, properties
+from .more_keys import create_more_keys
+from .train import button
 from .widgets import make_fields
 
 if TYPE_CHECKING:
@@ -30,83 +32,104 @@ def create_infer_tab(engine: Engine) -> dict[str, Block]:
     """Build the tab; gives its elements by name."""
     import gradio as gr
 
-    language, top = engine.language, engine.manager.get_fields("top")
-    elems: dict[str, Any] = {}
-    with gr.Row():
-        fields = make_fields("infer", language, "engine")
-        keep = gr.Checkbox(
+    language, manager = engine.language, engine.manager
+    tab: Any = gr.context.Context.block
+    with gr.Row(elem_classes=["fields"]):
+        elems: dict[str, Any] = make_fields("infer", language, "engine")
+        elems["keep_adapters"] = gr.Checkbox(
             False, interactive=True, elem_id="infer-keep_adapters", **parts(language, "infer.keep_adapters")
         )
-    with gr.Row():
-        load = gr.Button(variant="primary", elem_id="infer-load_btn", **parts(language, "infer.load_btn"))
-        unload = gr.Button(
-            variant="stop", interactive=False, elem_id="infer-unload_btn", **parts(language, "infer.unload_btn")
-        )
-    told = gr.Markdown("", elem_id="infer-told", sanitize_html=True)
-    info = gr.Markdown(status(engine.chatter.view, language), elem_id="infer-info_box", sanitize_html=True)
-    elems |= {**fields, "keep_adapters": keep, "load_btn": load, "unload_btn": unload, "info_box": info}
-    chat = create_chat_box(engine, visible=False)
-    seen, timer = gr.State(None), gr.Timer(LOOK_SECONDS)
-    watch = _Watch(engine.chatter, {**elems, **chat}, seen, timer)
-    lang = engine.manager.get_elem_by_id("top.lang")
+    top = {name.partition(".")[2]: elem for name, elem in manager.named("top")}
+    elems |= create_more_keys(engine, "infer", elems, top)
+    with gr.Row(elem_classes=["buttons"]):
+        elems["load_btn"] = button(language, "infer.load_btn", variant="primary")
+        elems["unload_btn"] = button(language, "infer.unload_btn", variant="stop", interactive=False)
+    elems["told"] = gr.Markdown("", elem_id="infer-told", sanitize_html=True)
+    elems["info_box"] = gr.Markdown(status(engine.chatter.view, language), elem_id="infer-info_box", sanitize_html=True)
+    manager.add_elems("infer", elems)
+    asked = engine.runner.inputs("infer")  # without the controls of the chat, which are for each answer
+    elems |= create_chat_box(engine, visible=False)
+    watch = _Watch(engine.chatter, elems, gr.State(None), gr.Timer(LOOK_SECONDS, active=False))
+    _connect(engine, elems, watch, asked, tab)
+    return elems
+
+
+def _connect(engine: Engine, elems: dict[str, Any], watch: _Watch, asked: set[Block], tab: Any) -> None:
+    """Let the buttons do what they say, and every page show what became of it."""
+    seen, lang, keep, told = (
+        watch.seen,
+        engine.manager.get_elem_by_id("top.lang"),
+        elems["keep_adapters"],
+        elems["told"],
+    )
     quick: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
-    changed = [*watch.outputs, told]
+
+    def load(given: dict[str, Any], language: str, beside: bool) -> str:
+        note = warning(language)
+        engine.chatter.load(infer_config(given, beside))
+        return note
+
+    def unload() -> str:
+        engine.chatter.unload()
+        return ""
+
+    def press(work: Callable[[], str], before: Any, language: str) -> dict[Any, Any]:
+        try:
+            if engine.demo_mode:
+                raise ConfigError(text(language, "alert.demo"))
+            note = work()
+        except ConfigError as error:
+            note = _error(str(error))
+        return {**watch.look(before, language), told: note}
 
     def press_load(data: dict[Any, Any]) -> dict[Any, Any]:
         """Begin to load what the fields say; what is wrong with them is a line of this page alone."""
-        chosen = data[lang]
-        values = engine.manager.values({elem: value for elem, value in data.items() if elem not in (lang, seen, keep)})
-        try:
-            if engine.demo_mode:
-                raise ConfigError(text(chosen, "alert.demo"))
-            note = warning(chosen)
-            engine.chatter.load(infer_config(values, data[keep]))
-        except ConfigError as error:
-            note = _error(str(error))
-        return {**watch.look(data[seen], chosen), told: note}
+        before, beside = data.pop(seen), data.pop(keep)
+        given = engine.runner.read("infer", data)
+        return press(lambda: load(given.values, given.language, beside), before, given.language)
 
-    def press_unload(before: Any, chosen: str) -> dict[Any, Any]:
+    def press_unload(before: Any, language: str) -> dict[Any, Any]:
         """Give the memory back; answers end as far as they came."""
-        note = ""
-        try:
-            if engine.demo_mode:
-                raise ConfigError(text(chosen, "alert.demo"))
-            engine.chatter.unload()
-        except ConfigError as error:
-            note = _error(str(error))
-        return {**watch.look(before, chosen), told: note}
+        return press(unload, before, language)
 
-    load.click(press_load, {*top, *fields.values(), keep, lang, seen}, changed, **quick)
-    unload.click(press_unload, [seen, lang], changed, **quick)
-    timer.tick(watch.look, [seen, lang], watch.outputs, **quick)
-    page: Any = gr.context.Context.root_block
-    page.load(watch.look, [seen, lang], watch.outputs, **quick)
-    return {**elems, **chat}
+    changed = [*watch.outputs, told]
+    elems["load_btn"].click(press_load, {*asked, keep, seen}, changed, **quick)
+    elems["unload_btn"].click(press_unload, [seen, lang], changed, **quick)
+    watch.timer.tick(watch.look, [seen, lang], watch.outputs, **quick)
+    # A page asks again and again only once its chat was opened.
+    tab.select(watch.open, [seen, lang], watch.outputs, **quick)
 
 
 class _Watch:
-    """Brings a page to what the model is like now, whichever page changed it."""
+    """Brings a page to what the model is like now, whichever page changed it.
+
+    Attributes:
+        seen: Version and language that a page shows.
+        timer: Asks again.
+        outputs: What may change.
+    """
 
     def __init__(self, chatter: Chatter, elems: Mapping[str, Any], seen: Any, timer: Any) -> None:
-        self._chatter, self._elems, self._seen, self._timer = chatter, elems, seen, timer
+        self._chatter, self._elems, self.seen, self.timer = chatter, elems, seen, timer
         names = ["info_box", "load_btn", "unload_btn", "chat_box", *properties(None)]
-        self.outputs = [*(elems[name] for name in dict.fromkeys(names)), seen, timer]
+        self.outputs = [*(elems[name] for name in names), seen, timer]
+
+    def open(self, seen: tuple[int, str] | None, language: str) -> dict[Any, Any]:
+        """The same as :meth:`look`, which goes on from now."""
+        import gradio as gr
+
+        return {self.timer: gr.Timer(LOOK_SECONDS, active=True), **self.look(seen, language)}
 
     def look(self, seen: tuple[int, str] | None, language: str) -> dict[Any, Any]:
-        """What a page must change.
-
-        Args:
-            seen: Version and language that it shows.
-            language: That it shall show.
-        """
+        """What a page must change."""
         import gradio as gr
 
         view = self._chatter.view
         now = (view.version, language)
-        changes: dict[str, Any] = {}
         busy = view.state in ("loading", "unloading")
-        if busy or seen != now:
-            changes["info_box"] = status(view, language)
+        if not busy and seen == now:
+            return {self.seen: now}
+        changes: dict[str, Any] = {"info_box": status(view, language)}
         if seen is None or seen[0] != view.version:
             changes["load_btn"] = gr.update(interactive=view.state == "empty")
             changes["unload_btn"] = gr.update(interactive=view.state in ("loading", "loaded"))
@@ -115,8 +138,8 @@ class _Watch:
             if loaded is not None:
                 changes |= {name: gr.update(**values) for name, values in properties(loaded).items()}
         found = {self._elems[name]: change for name, change in changes.items()}
-        timer = {self._timer: gr.Timer(WATCH_SECONDS if busy else LOOK_SECONDS)} if changes else {}
-        return {**found, **timer, self._seen: now}
+        timer = gr.Timer(WATCH_SECONDS if busy else LOOK_SECONDS, active=True)
+        return {**found, self.timer: timer, self.seen: now}
 
 
 def status(view: View, language: str) -> str:
