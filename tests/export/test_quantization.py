@@ -246,7 +246,7 @@ def test_gptq_is_rounding_to_nearest_when_inputs_are_independent() -> None:
 
 
 def test_gptq_chooses_ranges_by_what_cannot_be_made_good() -> None:
-    """The cost of a column's error is a Schur complement: what is left of it after a regression on the later columns."""
+    """The cost of a column's error is a Schur complement: what a regression on the later columns leaves of it."""
     torch.manual_seed(0)
     weight, inputs, grid = torch.randn(24, 64), correlated(256, 64), IntGrid(4, 32)
     moments = inputs.T @ inputs / len(inputs)
