@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 SEED = 42
-TOGETHER = 64  # rows that the model writes at once
+TOGETHER = 16  # rows that the model writes at once
 SHORTEST = 16  # tokens of a row of the model's own
 CHOICE = 16  # this many times the rows asked for are read at most, and the rows are chosen among them
 
