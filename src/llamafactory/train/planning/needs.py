@@ -95,9 +95,8 @@ def _needs(args: TrainArgs, planned: Planned, checkpointing: bool) -> Needs:
     parts |= _beside(args, planned, step)
     parts["runtime"] = planned.runtime_bytes
     if planned.device.type == "cpu":
-        # Less than WORTH_IT is not given back, and one piece of the largest that the heap holds may find no room. Between
-        # the copies of fused weights that each layer makes and frees, its gradients stay.
-        parts["gaps"] = WORTH_IT + LARGEST + _ROOM * (parts["activations"] + parts["work space"]) + step.rebuilt
+        # Less than WORTH_IT is not given back, and one piece of the largest that the heap holds may find no room.
+        parts["gaps"] = WORTH_IT + LARGEST + _ROOM * (parts["activations"] + parts["work space"])
         stays, loading = _of_file(args, planned, step)
         parts["file beside experts"] = stays
         parts["file while loading"] = max(0.0, loading + planned.runtime_bytes - sum(parts.values()))

@@ -15,7 +15,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from transformers import Trainer as TransformersTrainer
 
 from ...extras.errors import ConfigError
-from ...extras.heap import LARGEST
 from ...extras.logging import get_logger
 from ...hparams import resolve_dtypes
 from ...model.checkpointing import keeping
@@ -57,7 +56,6 @@ class Step:
         flops: Operations.
         parameters: Trained numbers.
         copied: Bytes of the trained weights that a reference keeps as they were; 0 where it lies below the adapter.
-        rebuilt: Bytes of fused weights that each use makes anew, adapter included, in pieces that a CPU's heap holds.
     """
 
     frozen: float
@@ -72,7 +70,6 @@ class Step:
     flops: float
     parameters: float
     copied: float
-    rebuilt: float
 
     def at(self, more: Step, share: float) -> Step:
         """Return the straight line through this step and ``more``, at ``share`` of their distance."""
@@ -170,17 +167,7 @@ def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, re
         flops=flops,
         parameters=sum(weight.numel() for weight in trained),
         copied=0 if lies_below(model, args) else weights,
-        rebuilt=_rebuilt(model),
     )
-
-
-def _rebuilt(model: nn.Module) -> int:
-    """Bytes of fused weights (all experts of a layer in one) that PEFT adds an adapter to whenever they are used."""
-    from peft.tuners.lora.layer import ParamWrapper
-
-    wrapped = [module for module in model.modules() if isinstance(module, ParamWrapper)]
-    sizes = [_bytes(module.get_param()) for module in wrapped]
-    return sum(size for size in sizes if size <= LARGEST)
 
 
 def _with_state(model: nn.Module, trained: list[nn.Parameter], args: TrainArgs) -> Any:
