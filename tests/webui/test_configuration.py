@@ -38,8 +38,9 @@ REPOSITORY = Path(__file__).parents[2]
 HOSTILE = [
     "$(touch ran)", "`touch ran`", "; touch ran;", "'; touch ran; '", '"; touch ran; "', "a\ntouch ran\n",
     "&& touch ran", "| touch ran", "> ran", "x' $(touch ran) 'y", "\\'; touch ran; \\'", "!touch", "~/x", "*", "{a,b}",
-    "\x1b[201~touch ran\n", "\x03touch ran\n", "\x16\x03", "\x15touch ran\r", "a\\", "-rf", "a=b", "日本 語", "\u202etouch ran",
-    "\x7f\x08touch ran\n", "\U0001f600 '", "#", "\t", "\u2028touch ran", "\x9b31m", "$'\\n'touch ran",
+    "\x1b[201~touch ran\n", "\x03touch ran\n", "\x16\x03", "\x15touch ran\r", "a\\", "-rf", "a=b", "日本 語",
+    "\u202etouch ran", "\x7f\x08touch ran\n", "\U0001f600 '", "#",
+    "\t", "\u2028touch ran", "\x9b31m", "$'\\n'touch ran",
 ]  # fmt: skip
 
 
@@ -246,7 +247,8 @@ def test_a_command_pasted_into_a_terminal_runs_nothing_else(in_workspace):
 def test_a_command_of_keys_is_read_as_those_keys():
     config = {
         "model_name_or_path": "m", "dataset": "a,b", "learning_rate": 1e-5, "bf16": True,
-        "lr_scheduler_kwargs": {"a": 1}, "report_to": ["tensorboard", "trackio"], "val_size": 0.1, "template": "qwen", "enable_thinking": None,
+        "lr_scheduler_kwargs": {"a": 1}, "report_to": ["tensorboard", "trackio"],
+        "val_size": 0.1, "template": "qwen", "enable_thinking": None,
     }  # fmt: skip
     words = subprocess.run(
         ["bash", "-c", f'llamafactory-cli() {{ printf "%s\\0" "$@"; }}; {to_command("train", config)}'],
@@ -411,8 +413,8 @@ def test_code_beside_a_model_needs_a_server_that_was_started_for_it(more, monkey
 
 @pytest.mark.parametrize(
     "name",
-    ["", " ", "../x", "/etc/x", "a/b", "a\\b", ".hidden", "-rf", "a\0b", "a\nb", "x" * 300, "$(touch ran)", "a;b", "a|b",
-     "..", "link/../x", "日" * 100, "con:x", "*", "~"],
+    ["", " ", "../x", "/etc/x", "a/b", "a\\b", ".hidden", "-rf", "a\0b", "a\nb", "x" * 300, "$(touch ran)", "a;b",
+     "a|b", "..", "link/../x", "日" * 100, "con:x", "*", "~"],
 )  # fmt: skip
 def test_names_that_are_no_names(name, in_workspace):
     before = sorted(path for path in in_workspace.parent.rglob("*"))
@@ -443,7 +445,8 @@ def test_files_that_llama_board_saved_are_read():
     Path("llamaboard_config").mkdir()
     saved = {
         "top.finetuning_type": "freeze", "train.training_stage": "DPO", "train.learning_rate": "5e-5",
-        "train.compute_type": "bf16", "train.batch_size": 2, "train.freeze_trainable_layers": 3, "train.neftune_alpha": 0, "train.ds_stage": "none",
+        "train.compute_type": "bf16", "train.batch_size": 2,
+        "train.freeze_trainable_layers": 3, "train.neftune_alpha": 0, "train.ds_stage": "none",
         "train.extra_args": '{"optim": "adamw_torch"}', "top.quantization_bit": "none",
     }  # fmt: skip
     Path("llamaboard_config/old.yaml").write_text(yaml.safe_dump(saved))
