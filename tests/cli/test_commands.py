@@ -47,6 +47,8 @@ def test_light_commands_import_no_library(words):
     [
         ["env"],
         ["export", "--help"],
+        ["jobs"],
+        ["jobs", "-h"],
         *([name, "-h"] for name in ("train", "chat", "preview", "preprocess", "check-data")),
     ],
     ids=str,

@@ -30,10 +30,10 @@ def test_a_queue_goes_on_after_a_failure_and_after_its_runner_was_killed(workspa
     """A wrong one, a training in the middle of which the runner is killed, a wrong one."""
     store = workspace.store
     first = store.submit("train", WRONG)
-    ensure_runner(workspace.folder)
-    ensure_runner(workspace.folder)  # one is enough
     second = store.submit("train", workspace.keys(max_steps=30))
     third = store.submit("train", WRONG)
+    ensure_runner(workspace.folder)
+    ensure_runner(workspace.folder)  # one is enough
     job = workspace.wait(second.id, lambda job: job.run_pid is not None)
     workspace.runner().kill()
     failed = store.get(first.id)

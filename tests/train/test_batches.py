@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import chain
 from typing import Any
 
@@ -75,3 +76,14 @@ def test_the_largest_batch_is_that_of_the_longest_rows() -> None:
     rows = Dataset.from_dict({"input_ids": [[1] * length for length in (3, 9, 1, 7)]})
     assert largest_batch(rows, 4) == 36
     assert largest_batch(rows.select([0, 1]), 2) == 18
+
+
+def test_loading_processes_are_in_no_group_with_their_rank() -> None:
+    """torchrun asks a rank to end by a signal to its whole group; the step that is then finished needs its batches."""
+    rows: Any = [{"a": 1}, {"a": 2}]
+
+    def collator(batch: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"group": os.getpgid(0), "process": os.getpid()}
+
+    for batch in Batches(rows, MicroBatches(2, 1), collator, num_workers=1):
+        assert batch["group"] == batch["process"] != os.getpid() and batch["group"] != os.getpgid(0)

@@ -137,7 +137,9 @@ class Page:
         self.tab.set_default_timeout(PATIENCE)
         self.wrong: list[str] = []
         self.asked: list[str] = []
-        self.tab.on("console", lambda said: self.wrong.append(said.text) if said.type == "error" else None)
+        self.tab.on(
+            "console", lambda said: self.wrong.append(f"{said.text} {said.location}") if said.type == "error" else None
+        )
         self.tab.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.tab.on("response", lambda one: self.wrong.append(f"{one.status} {one.url}") if one.status >= 400 else None)
         self.tab.on("request", lambda one: self.asked.append(one.url))

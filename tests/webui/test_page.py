@@ -14,7 +14,8 @@ import pytest
 from scripted_engine import ScriptedEngine, until
 
 from llamafactory.data.messages import Message, Part, ToolCall
-from llamafactory.webui.chatting.conversation import CUT, message_at, shown
+from llamafactory.webui.chatting.conversation import message_at, shown
+from llamafactory.webui.texts.texts import text
 
 from .conftest import running
 
@@ -31,6 +32,7 @@ SETTINGS = {
     "enable_thinking": True,
     "seed": -1,
     "escape_html": True,
+    "language": "en",
 }
 LONG = {"max_new_tokens": 8000, "skip_special_tokens": False}
 ADD = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]
@@ -84,7 +86,9 @@ def test_answers_are_the_engine_s_and_the_conversation_goes_on(page, engine):
     )[0].text
     assert len(expected) > 20 and (left, error) == ("", "")
     assert texts(chat)[:2] == [("user", "Tell me of rivers"), ("assistant", expected.strip().replace("<", "&lt;"))]
-    assert [title for title in titles(chat) if title] == [CUT]  # it has as many tokens as were allowed
+    assert [title for title in titles(chat) if title] == [
+        text("en", "chat.cut")
+    ]  # it has as many tokens as were allowed
     chat, _, _ = ask(client, "And of stars?")
     assert [role for role, _ in texts(chat)] == [
         *["user", "assistant"] * 2,

@@ -32,7 +32,7 @@ from .test_page import connect, texts, values
 
 pytest.importorskip("gradio_client")
 
-SETTINGS = ("", "", 24, 0.7, 0.0, True, True, -1, True)
+SETTINGS = ("", "", 24, 0.7, 0.0, True, True, -1, True, "en")
 
 
 def make_adapter(folder: Path, base: Path, seed: int) -> Path:

@@ -68,7 +68,7 @@ class Evaluator:
             task.benchmark.check(task.split, args.evaluation.n_shot)
         manager = find_tasks(others, args.evaluation.task_dir) if others else None
         results = _evaluate(args, local, others, manager)
-        for name, rows in _tables(results).items():
+        for name, rows in tables(results).items():
             _show(name, rows)
         if folder is not None:
             _write(results, folder, ", ".join(names))
@@ -178,20 +178,20 @@ def _percent(values: list[bool]) -> float:
     return round(100 * sum(values) / max(len(values), 1), 2)
 
 
-def _tables(results: dict[str, Any]) -> dict[str, list[tuple[str, float]]]:
-    """Return what is shown: (label, percent) by task."""
-    tables: dict[str, list[tuple[str, float]]] = {}
+def tables(results: dict[str, Any]) -> dict[str, list[tuple[str, float]]]:
+    """Return what is shown of ``results.json``: (label, percent) by task."""
+    shown: dict[str, list[tuple[str, float]]] = {}
     for name, found in results.items():
         if name == "lm-eval":
             for task, metrics in {**found["results"], **found.get("groups", {})}.items():
-                tables[task] = [
+                shown[task] = [
                     (metric.removesuffix(",none"), round(100 * value, 2))
                     for metric, value in metrics.items()
                     if isinstance(value, float) and "stderr" not in metric
                 ]
         elif isinstance(found, dict):
-            tables[name] = [*found["subjects"].items(), *found["categories"].items(), ("average", found["average"])]
-    return tables
+            shown[name] = [*found["subjects"].items(), *found["categories"].items(), ("average", found["average"])]
+    return shown
 
 
 def _show(name: str, rows: list[tuple[str, float]]) -> None:
@@ -204,6 +204,6 @@ def _show(name: str, rows: list[tuple[str, float]]) -> None:
 def _write(results: dict[str, Any], folder: Path, title: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RESULTS, results)
-    bars = {f"{name} {label}".strip(): value for name, rows in _tables(results).items() for label, value in rows}
+    bars = {f"{name} {label}".strip(): value for name, rows in tables(results).items() for label, value in rows}
     plot_bars(folder / PICTURE, bars, "percent", title)
     print(f"\nwritten: {folder / RESULTS}, {folder / PICTURE}", flush=True)

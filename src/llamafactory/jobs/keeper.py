@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import FrameType
 
 import psutil
@@ -64,7 +65,8 @@ class Keeper:
             self._log.write(f"error: {error}\n".encode())
             self._note(1)
             return
-        self._store.record_run(self._job.id, child.pid, began(child.pid))
+        with suppress(ConfigError):  # the store's disk is full: the run goes on without
+            self._store.record_run(self._job.id, child.pid, began(child.pid))
         code = self._watch(child)
         self._note(128 - code if code < 0 else code)
 

@@ -8,7 +8,6 @@ time, and those that ended meanwhile by the note that their keepers left.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -18,14 +17,14 @@ from pathlib import Path
 import psutil
 
 from ..extras.errors import ConfigError
-from ..extras.files import read_json
+from ..extras.files import read_json, write_atomic
 from ..extras.locks import is_locked, locked
-from .job import ACTIVE, CANCELLED, DONE, FAILED, STOPPING, UNFINISHED, Job
+from .job import ACTIVE, CANCELLED, DONE, FAILED, QUEUED, STOPPING, UNFINISHED, Job
 from .keeper import EXIT_FILE
 from .processes import is_alive, start_detached
 from .store import JobStore
 
-POLL = 0.4  # seconds
+POLL = 0.5  # seconds
 LOG = "runner.log"
 KEPT = ("trainer_log.jsonl", "all_results.json")  # of a run's results; a later run in the same folder replaces them
 _LOCK = "runner.lock"
@@ -48,23 +47,28 @@ def ensure_runner(workspace: Path) -> None:
     lock = store.folder / _LOCK
     if is_locked(lock):
         return
-    settle(store)
-    if store.list(UNFINISHED, limit=1):
+    if settle(store):
         start_detached(["runner", str(store.workspace)], store.folder / LOG, store.workspace)
 
 
-def settle(store: JobStore) -> None:
-    """Note the end of every job that has ended; whoever looks first does it."""
-    for job in store.list(ACTIVE):
-        if job.pid is None:
-            continue
-        alive = is_alive(job.pid, job.pid_started)  # looked at first: a keeper's last deed is its note
-        end = _end_of(job)
-        if end is not None:
-            _finish(store, job, *end)
-        elif not alive and not is_alive(job.run_pid, job.run_started):
-            state = CANCELLED if job.state == STOPPING else FAILED
-            _finish(store, job, state, None, "its keeper was killed, and with it the run", time.time())
+def settle(store: JobStore) -> list[Job]:
+    """Note the end of every job that has ended, whoever looks first; returns those that have not."""
+    jobs = store.list(UNFINISHED)
+    ended = [job for job in jobs if job.pid is not None and _note_end(store, job)]
+    return store.list(UNFINISHED) if ended else jobs
+
+
+def _note_end(store: JobStore, job: Job) -> bool:
+    alive = is_alive(job.pid, job.pid_started)  # looked at first: a keeper's last deed is its note
+    end = _end_of(job)
+    if end is None and not alive and not is_alive(job.run_pid, job.run_started):
+        state = CANCELLED if job.state == STOPPING else FAILED
+        end = state, None, "its keeper was killed, and with it the run", time.time()
+    if end is None:
+        return False
+    _keep_results(job)
+    store.finish(job.id, *end)
+    return True
 
 
 def _end_of(job: Job) -> tuple[str, int | None, str, float] | None:
@@ -80,24 +84,15 @@ def _end_of(job: Job) -> tuple[str, int | None, str, float] | None:
     return state, code, message if state == FAILED else "", ended
 
 
-def _finish(store: JobStore, job: Job, state: str, code: int | None, message: str, ended: float) -> None:
-    _keep_results(job)
-    store.finish(job.id, state, code, message, ended)
-
-
 def _keep_results(job: Job) -> None:
-    """Keep the curve and the figures of a run: a second name for the same file costs nothing."""
-    folder = job.output_dir
-    for name in KEPT if folder is not None and job.command == "train" else ():
-        source, target = Path(folder or "") / name, job.folder / name
-        with suppress(OSError):  # there is none, or it is kept already
-            if source.stat().st_mtime < (job.started or 0.0):
-                continue  # an earlier run's
-            try:
-                os.link(source, target)
-            except OSError:
-                if not target.exists():
-                    shutil.copyfile(source, target)
+    """Keep the curve and the figures of a training, which the next one in the same folder replaces."""
+    if job.output_dir is None or job.command != "train":
+        return
+    for name in KEPT:
+        source = job.output_dir / name
+        with suppress(OSError):  # there is none; a full disk keeps nobody from noting the end
+            if source.stat().st_mtime >= (job.started or 0.0):  # else it is an earlier run's
+                write_atomic(job.folder / name, source.read_bytes())
 
 
 def startable(queued: Iterable[Job], running: Iterable[Job]) -> list[Job]:
@@ -131,17 +126,18 @@ class Runner:
 
     def step(self) -> bool:
         """Look once; returns whether something is left to do."""
-        settle(self._store)
-        active = self._store.list(ACTIVE)
+        jobs = settle(self._store)
+        active = [job for job in jobs if job.state in ACTIVE]
+        queued = sorted((job for job in jobs if job.state == QUEUED), key=lambda job: job.position)
         for job in active:
             if job.pid is None:
                 self._start_keeper(job)
             elif not is_alive(job.pid, job.pid_started):
                 self._end_orphan(job)
-        for job in startable(self._store.queue(), active):
+        for job in startable(queued, active):
             if self._store.begin(job.id):
-                self._start_keeper(self._store.get(job.id))
-        return bool(self._store.list(UNFINISHED, limit=1))
+                self._start_keeper(job)
+        return bool(jobs)
 
     def _start_keeper(self, job: Job) -> None:
         tries, last = self._tries.get(job.id, (0, 0.0))
@@ -172,12 +168,11 @@ class Runner:
 
 def run(store: JobStore) -> None:
     """Be the runner of a workspace until nothing is left to do; return at once if there is one."""
-    errors = 0
+    runner, errors = Runner(store), 0
     while store.list(UNFINISHED, limit=1) and errors < _MOST_ERRORS:
         # Looked at once more after the lock is gone: who submits meanwhile sees the lock and starts no other runner.
         try:
             with locked(store.folder / _LOCK, f"workspace: {store.folder}"):
-                runner = Runner(store)
                 while runner.step():
                     errors = 0
                     time.sleep(POLL)

@@ -18,6 +18,12 @@ from ..model.catalogue.catalogue import load
 from .fields import COMMON, Field, fields_on
 from .texts.texts import text
 
+# What an evaluation of a kind leaves aside: groups of its tab's fields.
+GROUPS_ASIDE: dict[str, tuple[str, ...]] = {
+    "predict": ("benchmark",),
+    "loss": ("benchmark", "generation"),
+    "benchmark": ("data", "generation"),
+}
 _BITS = "export_quantization_bit"
 _PSEUDO = {"use_pissa": "pissa_init", "booster": "flash_attn", "compute_type": "bf16"}
 
@@ -31,6 +37,8 @@ def reason_off(field: Field, values: Mapping[str, Any], language: str = "en") ->
         language: Of the answer.
     """
     key = field.key or _PSEUDO.get(field.name)
+    if field.tab == "eval" and field.group in GROUPS_ASIDE.get(str(values.get("eval.kind", "predict")), ()):
+        return text(language, "reason.kind")
     if key is None:
         return None
 

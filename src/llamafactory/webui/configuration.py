@@ -47,11 +47,11 @@ _COMPUTE_TYPES: dict[str, dict[str, Any]] = {
     "pure_bf16": {"pure_bf16": True},
 }
 _PISSA = {"pissa_init": True, "pissa_convert": True}
-# What each kind of evaluation does, and the groups of fields that it leaves aside.
-_KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "predict": ({"do_predict": True, "predict_with_generate": True}, ("benchmark",)),
-    "loss": ({"do_eval": True}, ("benchmark", "generation")),
-    "benchmark": ({}, ("data", "generation")),
+# What each kind of evaluation does.
+_KINDS: dict[str, dict[str, Any]] = {
+    "predict": {"do_predict": True, "predict_with_generate": True},
+    "loss": {"do_eval": True},
+    "benchmark": {},
 }
 _TITLES = {
     "quantization": "model", "media": "model", "tuner": "method", "finetuning": "method", "rlhf": "method",
@@ -81,20 +81,17 @@ def build(tab: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """
     config: dict[str, Any] = {**_model(values), "finetuning_type": _value("top.finetuning_type", values)}
     kind = str(_value("eval.kind", values)) if tab == "eval" else ""
-    action, aside = _KINDS.get(kind, ({"do_train": True} if tab == "train" else {}, ()))
-    config |= action
+    config |= _KINDS.get(kind, {"do_train": True} if tab == "train" else {})
     for field in [*fields_on("top").values(), *fields_on(tab).values()]:
         value = values.get(field.id, field.default)
-        if field.key is None or field.group in aside or not _says_something(field, value):
-            continue
-        if not reason_off(field, values):
+        if field.key is not None and _says_something(field, value) and not reason_off(field, values):
             config[field.key] = _typed(field.key, value)
     config |= _BOOSTERS.get(str(_value("top.booster", values)), {})
     if tab == "train":
         config |= _of_training(config, values)
     if kind == "benchmark":
-        config |= {"batch_size": _value("eval.batch_size", values), "save_dir": config.pop("output_dir", None)}
-        config |= {"seed": _value("eval.eval_seed", values)}
+        config["save_dir"] = config.pop("output_dir", None)
+        config["batch_size"] = config.pop("per_device_eval_batch_size", _value("eval.batch_size", values))
     for key in ("output_dir", "save_dir"):
         if config.get(key) is not None:
             config[key] = _place(str(config[key]), values)
@@ -232,7 +229,7 @@ def _composed(tab: str, left: dict[str, Any]) -> dict[str, Any]:
         kind = (
             "benchmark"
             if "task" in left
-            else next((k for k, (keys, _) in _KINDS.items() if _take(left, keys)), "predict")
+            else next((name for name, keys in _KINDS.items() if _take(left, keys)), "predict")
         )
         if kind == "benchmark" and "save_dir" in left:
             left["output_dir"] = left.pop("save_dir")

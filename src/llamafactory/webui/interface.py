@@ -232,7 +232,6 @@ def mount(page: Any, settings: WebSettings, max_upload: int) -> Guard:
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        head='<link rel="icon" href="favicon.ico">',  # else a browser asks above the prefix of a proxy
         css=f"{STYLE}\n{BOARD_STYLE.read_text('utf-8')}",
         # gradio's own themes fetch their letters from another host.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),

@@ -202,7 +202,7 @@ class Runner:
         """Show rows of the data as the model will see them, the trained tokens coloured."""
         import gradio as gr
 
-        self._refuse_in_demo(asked)
+        self.refuse_in_demo(asked)
         first = max(0, int(asked.state.get("rows_from") or 0) + move * PREVIEWED)
         _, config = self.config(asked)
         found = ask_rows(config, first + PREVIEWED)[first:]
@@ -221,7 +221,7 @@ class Runner:
         """Show what memory the run needs, and the nearest that fits."""
         import gradio as gr
 
-        self._refuse_in_demo(asked)
+        self.refuse_in_demo(asked)
         _, config, problems = self.checked(asked)
         if problems:
             return self.mark(asked, problems)
@@ -247,7 +247,7 @@ class Runner:
 
     def start(self, asked: Asked) -> Changes:
         """Put a run into the queue, and show it."""
-        self._refuse_in_demo(asked)
+        self.refuse_in_demo(asked)
         _name_run(asked)
         command, config, problems = self.checked(asked)
         if problems:
@@ -269,7 +269,7 @@ class Runner:
         number = asked.state.get("job")
         if not number:
             raise ConfigError(asked.text("alert.no_run"))
-        self._refuse_in_demo(asked)
+        self.refuse_in_demo(asked)
         job = self.store.cancel(int(number))
         self.look(anew=True)
         return self.show(asked.tab, job, asked.language)
@@ -344,7 +344,12 @@ class Runner:
             self._looked = time.monotonic()
             ensure_runner(workspace())
 
-    def _refuse_in_demo(self, asked: Asked) -> None:
+    def refuse_in_demo(self, asked: Asked) -> None:
+        """Nothing is run or written where the page is shown to everybody.
+
+        Raises:
+            ConfigError: It is.
+        """
         if self.demo_mode:
             raise ConfigError(asked.text("alert.demo"))
 

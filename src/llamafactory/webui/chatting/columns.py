@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from ...data.messages import Message
 from ...extras.errors import ConfigError
-from .conversation import StreamedResponse, shown
+from .conversation import Look, StreamedResponse, shown
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ class Column:
     Attributes:
         before: The conversation until now.
         asked: What is answered.
-        escaped: HTML in answers is shown as text.
+        look: How it is shown.
         adapter: Who answers; ``None`` = the model as it was loaded.
         said: The conversation with what came of the answer.
         bubbles: The same for the page; the question is there before anything came.
@@ -33,7 +33,7 @@ class Column:
 
     before: list[Message]
     asked: list[Message]
-    escaped: bool
+    look: Look
     adapter: str | None = None
     said: list[Message] = field(init=False)
     bubbles: list[dict[str, Any]] = field(init=False)
@@ -42,19 +42,19 @@ class Column:
 
     def __post_init__(self) -> None:
         self.said = self.before
-        self.bubbles = self._head = shown(self.asked, self.escaped)
+        self.bubbles = self._head = shown(self.asked, self.look)
 
     def take(self, response: StreamedResponse, over: bool) -> None:
         """Show what came so far."""
         if response.begun:
             self.begun = True
             self.said = [*self.asked, response.message()]
-            self.bubbles = [*self._head, *response.shown(over, self.escaped)]
+            self.bubbles = [*self._head, *response.shown(over, self.look)]
 
     def fail(self, error: str) -> None:
         """There is no answer; the conversation is as it was."""
         self.error, self.said, self.begun = error, self.before, False
-        self.bubbles = shown(self.before, self.escaped)
+        self.bubbles = shown(self.before, self.look)
 
 
 async def fill(

@@ -9,17 +9,17 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...chat.response_parser import ChatParser, DeltaMessage, DeltaToolCall, thinking_begun
 from ...data.messages import Message, Part, ToolCall
+from ..texts.texts import text as words
 
 if TYPE_CHECKING:
     from ...chat.base_engine import Delta, Engine
     from ...data.template.base import Template
 
-CUT = "The answer was cut here: it has as many tokens as the settings allow"
-UNLOADED = "The answer was cut here: the model was unloaded"
 # How often a page gets new text, in seconds: each time its whole conversation is compared with what it has.
 PAUSE = 0.05
 # How often it gets the same once more: only then does gradio notice that the page has gone.
@@ -41,6 +41,22 @@ _CODE_OR_TAG = re.compile(f"({_CODE})|<", re.MULTILINE | re.DOTALL)
 _CODE_OR_HARM = re.compile(f"({_CODE}|{_HARMLESS})|<", re.MULTILINE | re.DOTALL | re.IGNORECASE)
 
 
+@dataclass(frozen=True)
+class Look:
+    """How a conversation is shown.
+
+    Attributes:
+        escaped: HTML in answers is text; otherwise what is harmless of it is HTML.
+        language: Of what the page itself says.
+    """
+
+    escaped: bool = True
+    language: str = "en"
+
+
+PLAIN = Look()
+
+
 class StreamedResponse:
     """A response that comes in pieces.
 
@@ -52,7 +68,7 @@ class StreamedResponse:
     def __init__(self, template: Template, parser: ChatParser | None) -> None:
         self._template, self._parser = template, parser
         self.begun = False  # something came
-        self.cut = ""  # why it ended before its end, if it did
+        self.cut = ""  # the page's text that says why it ended before its end, if it did
         self._reasoning = self._text = ""
         self._calls: list[list[str | None]] = []  # name, arguments, id
 
@@ -74,13 +90,13 @@ class StreamedResponse:
         parts = (Part("text", self._text),) if self._text or not calls else ()
         return Message("assistant", parts, calls, self._reasoning or None)
 
-    def shown(self, over: bool, escaped: bool = True) -> list[dict[str, Any]]:
+    def shown(self, over: bool, look: Look = PLAIN) -> list[dict[str, Any]]:
         """What came so far, for the page; an unfinished thought is open."""
-        note = [_bubble("assistant", "", self.cut)] if self.cut and over else []
+        note = [_bubble("assistant", "", words(look.language, self.cut))] if self.cut and over else []
         if self._parser is None:
-            return [_bubble("assistant", self._text, escaped=escaped), *note]
+            return [_bubble("assistant", self._text, escaped=look.escaped), *note]
         message = self.message()
-        return _assistant(message, not over and not message.text and not message.tool_calls, escaped) + note
+        return _assistant(message, not over and not message.text and not message.tool_calls, look) + note
 
     def _take(self, piece: DeltaMessage) -> None:
         self._reasoning += piece.reasoning
@@ -137,14 +153,14 @@ async def stream_response(
                     if delta is None:
                         break
                     response.push(delta.text)
-                    response.cut = CUT if delta.finish_reason == "length" else ""
+                    response.cut = "chat.cut" if delta.finish_reason == "length" else ""
                     new = True
                     if time.monotonic() - shown_at < PAUSE:
                         continue
                 yield response, False
                 shown_at, new = time.monotonic(), False
             else:
-                response.cut = UNLOADED
+                response.cut = "chat.unloaded"
         finally:
             if waiting is not None:
                 waiting.cancel()
@@ -153,15 +169,15 @@ async def stream_response(
     yield response, True
 
 
-def shown(messages: Sequence[Message], escaped: bool = True) -> list[dict[str, Any]]:
-    """A whole conversation, for the page; ``escaped``: HTML in answers is text."""
+def shown(messages: Sequence[Message], look: Look = PLAIN) -> list[dict[str, Any]]:
+    """A whole conversation, for the page."""
     bubbles: list[dict[str, Any]] = []
     for message in messages:
         match message.role:
             case "assistant":
-                bubbles += _assistant(message, False, escaped)
+                bubbles += _assistant(message, False, look)
             case "tool":
-                bubbles.append(_bubble("assistant", _block(message.text), "Tool result"))
+                bubbles.append(_bubble("assistant", _block(message.text), words(look.language, "chat.tool_result")))
             case _:
                 said = "".join(part.value if part.type == "text" else f"[{part.type}] " for part in message.parts)
                 bubbles.append(_bubble("user", said))
@@ -179,17 +195,18 @@ def message_at(messages: Sequence[Message], bubble: Any) -> int | None:
     return None
 
 
-def _assistant(message: Message, thinking: bool, escaped: bool) -> list[dict[str, Any]]:
+def _assistant(message: Message, thinking: bool, look: Look) -> list[dict[str, Any]]:
     """A thought, the text and the calls, each in a bubble of its own; only the text is not folded away."""
     bubbles = []
     if message.reasoning:
         status = "pending" if thinking else "done"
-        bubbles.append(_bubble("assistant", message.reasoning, "Thought", status=status))
+        bubbles.append(_bubble("assistant", message.reasoning, words(look.language, "chat.thought"), status=status))
     if message.text or not (message.reasoning or message.tool_calls):
-        bubbles.append(_bubble("assistant", message.text, escaped=escaped))
+        bubbles.append(_bubble("assistant", message.text, escaped=look.escaped))
     for call in message.tool_calls:
         arguments = call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
-        bubbles.append(_bubble("assistant", _block(arguments), f"Call of {call.name}"))
+        title = words(look.language, "chat.call").format(name=call.name)
+        bubbles.append(_bubble("assistant", _block(arguments), title))
     return bubbles
 
 

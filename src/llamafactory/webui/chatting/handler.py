@@ -13,7 +13,7 @@ from ...data.messages import Message, Part, PartType
 from ...extras.errors import ConfigError
 from .chatter import Chatter, Loaded
 from .columns import Column, fill, merged
-from .conversation import escape, message_at, shown, stream_response
+from .conversation import Look, escape, message_at, shown, stream_response
 
 # Names that users know: what a tool returned is an observation.
 ROLES = {"user": "user", "observation": "tool"}
@@ -39,6 +39,12 @@ class Settings:
     enable_thinking: bool
     seed: float | None
     escape_html: bool
+    language: str
+
+    @property
+    def look(self) -> Look:
+        """How answers are shown."""
+        return Look(self.escape_html, self.language)
 
     def overrides(self, thinks: bool) -> dict[str, Any]:
         """The same for an engine; ``thinks``: its model knows thoughts.
@@ -103,7 +109,7 @@ class ChatHandler:
         ]
         message = Message(ROLES[role], (*media, Part("text", question)))  # type: ignore[arg-type]
         columns = [
-            Column(before, [*before, message], settings.escape_html, adapter)
+            Column(before, [*before, message], settings.look, adapter)
             for before, adapter in zip(befores, who, strict=True)
         ]
         async with aclosing(self._answer(columns, question, "", settings)) as states:
@@ -120,7 +126,7 @@ class ChatHandler:
             while asked and asked[-1].role == "assistant":
                 asked.pop()
             if asked:
-                columns.append(Column(before, asked, settings.escape_html, adapter))
+                columns.append(Column(before, asked, settings.look, adapter))
         if len(columns) < len(who):
             yield self._nothing(befores, question, settings)
             return
@@ -143,7 +149,7 @@ class ChatHandler:
             past = before if before[place : place + 1] == befores[0][place : place + 1] else befores[0]
             media = [part for part in past[place].parts if part.type != "text"]
             new = replace(past[place], parts=(*media, Part("text", text)))
-            columns.append(Column(before, [*past[:place], new], settings.escape_html, adapter))
+            columns.append(Column(before, [*past[:place], new], settings.look, adapter))
         async with aclosing(self._answer(columns, question, question, settings)) as states:
             async for state in states:
                 yield state
@@ -162,7 +168,7 @@ class ChatHandler:
         return [None if name in (BASE, None) else str(name) for name in names]
 
     def _nothing(self, befores: Talk, question: str, settings: Settings) -> tuple[Any, ...]:
-        bubbles = [shown(before, settings.escape_html) for before in befores]
+        bubbles = [shown(before, settings.look) for before in befores]
         return self._state(bubbles, question, "", befores, keep=True)
 
     def _state(

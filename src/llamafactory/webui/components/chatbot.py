@@ -9,9 +9,9 @@ from inspect import isasyncgenfunction
 from typing import TYPE_CHECKING, Any
 
 from ...hparams.generating_args import GeneratingArguments
-from ..chatting.conversation import shown
+from ..chatting.conversation import Look, shown
 from ..chatting.handler import BASE, ROLES, SETTINGS, ChatHandler, Talk
-from ..texts.texts import parts
+from ..texts.texts import parts, text
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -20,11 +20,7 @@ if TYPE_CHECKING:
     from ..engine import Engine
 
 BOXES = ("image", "video", "audio")
-EXAMPLES = (
-    "Who are you?",
-    "Explain in three sentences how a language model learns.",
-    "Write a polite e-mail that moves a meeting to Friday.",
-)
+EXAMPLES = ("chat.example_who", "chat.example_explain", "chat.example_write")
 KEPT_SECONDS = 3600  # uploaded files, which were read already, and conversations
 MOST_ANSWERS = (
     64  # that grow at once, of a page whose model is not known when it is built; the engine has its own limit
@@ -38,7 +34,7 @@ def create_chat_box(engine: Engine, visible: bool = False) -> dict[str, Block]:
     :func:`properties` says what the model shows of it.
 
     Args:
-        engine: Of the page; ``engine.chatter`` holds the model.
+        engine: Of the page; ``engine.chatter`` holds the model, and the page has its language as ``top.lang``.
         visible: It is seen from the beginning.
 
     Returns:
@@ -60,13 +56,13 @@ def create_chat_box(engine: Engine, visible: bool = False) -> dict[str, Block]:
         build.question(elems)
         build.files(elems, kinds)
         build.buttons(elems)
-        settings = build.settings(elems)
+        settings = [*build.settings(elems), engine.manager.get_elem_by_id("top.lang")]
     boxes = [elems[kind] for kind in kinds]
     second = [elems["beside"]] if pairs else []
     limit = MOST_ANSWERS if loaded is None else loaded.args.model.max_batch_size
     _connect(gr, ChatHandler(engine.chatter, kinds, pairs), elems, talk, error, settings, boxes, who, second, limit)
     if pairs:
-        _connect_columns(gr, elems, talk, who)
+        _connect_columns(gr, elems, [talk, *settings[-2:]], who)
     return elems
 
 
@@ -132,9 +128,8 @@ class _Builder:
             "sanitize_html": True, "allow_tags": False, "feedback_options": None,
         }  # fmt: skip
         with gr.Row(elem_id="columns", scale=1):
-            examples = [{"text": one} for one in EXAMPLES]
             elems["chatbot"] = self._make(
-                gr.Chatbot, "chatbot", elem_id="chat", editable="user", examples=examples, **shared
+                gr.Chatbot, "chatbot", elem_id="chat", editable="user", examples=examples(self._language), **shared
             )
             if pairs:
                 elems["beside"] = gr.Chatbot(label="", elem_id="beside", visible=False, **shared)
@@ -174,7 +169,7 @@ class _Builder:
                 elems[name] = self._make(self._gr.Button, name, size="sm", min_width=72, elem_id=elem_id)
 
     def settings(self, elems: dict[str, Any]) -> list[Any]:
-        """The controls; gives the role, then the others in the order of :class:`Settings`."""
+        """The controls; gives the role, then the others in the order of :class:`Settings` (all but its language)."""
         gr, made = self._gr, {}
 
         def add(kind: Any, name: str, **more: Any) -> None:
@@ -196,7 +191,7 @@ class _Builder:
         elems |= made
         order = ("role", "system", "tools", "max_new_tokens", "top_p", "temperature", "skip_special_tokens",
                  "enable_thinking", "seed", "escape_html")  # fmt: skip
-        assert len(order) == 1 + SETTINGS, "as many as the settings have"
+        assert len(order) == SETTINGS, "the role and all settings but the language"
         return [made[name] for name in order]
 
 
@@ -225,13 +220,15 @@ def _connect(
     chatbot.example_select(_with_event(gr.SelectData, _example), None, question, **private)
     running = [submit, anew, edited]
 
-    def show(said: Talk, escaped: bool) -> tuple[Any, ...]:
+    def show(said: Talk, escaped: bool, language: str) -> tuple[Any, ...]:
         """A cancelled response ends in the conversation as far as it came."""
-        return shown(said[0], escaped), "", *([shown(said[-1], escaped)] if second else [])
+        look = Look(escaped, language)
+        return shown(said[0], look), "", *([shown(said[-1], look)] if second else [])
 
-    told = [chatbot, error, *second]
-    elems["stop_answer_btn"].click(show, [talk, settings[-1]], told, cancels=running, **private)
-    settings[-1].input(show, [talk, settings[-1]], told, **private)
+    told, (escaped, language) = [chatbot, error, *second], settings[-2:]
+    elems["stop_answer_btn"].click(show, [talk, escaped, language], told, cancels=running, **private)
+    escaped.input(show, [talk, escaped, language], told, **private)
+    language.input(lambda chosen: gr.update(examples=examples(chosen)), language, chatbot, **private)
     gr.on(
         [elems["clear_btn"].click, *(column.clear for column in (chatbot, *second))],
         lambda: ([], "", *[[] for _ in second], [[]], *[None] * len(boxes)),
@@ -243,17 +240,18 @@ def _connect(
     )
 
 
-def _connect_columns(gr: Any, elems: dict[str, Any], talk: Any, who: list[Any]) -> None:
+def _connect_columns(gr: Any, elems: dict[str, Any], said: list[Any], who: list[Any]) -> None:
     """Show the second column when it is wanted, and whose each is."""
 
-    def look(first: str, beside: bool, other: str, said: Talk, escaped: bool) -> tuple[Any, ...]:
-        second = gr.update(visible=beside, label=other, value=shown(said[-1], escaped) if beside else [])
+    def look(first: str, beside: bool, other: str, said: Talk, escaped: bool, language: str) -> tuple[Any, ...]:
+        bubbles = shown(said[-1], Look(escaped, language)) if beside else []
+        second = gr.update(visible=beside, label=other, value=bubbles)
         return gr.update(label=first), second
 
     gr.on(
         [element.input for element in who],
         look,
-        [*who, talk, elems["escape_html"]],
+        [*who, *said],
         [elems["chatbot"], elems["beside"]],
         concurrency_limit=None,
         show_progress="hidden",
@@ -275,6 +273,11 @@ def _with_event(kind: Any, handle: Callable[..., Any]) -> Callable[..., Any]:
     chosen: Any = answers if isasyncgenfunction(handle) else handler
     chosen.__annotations__ = {"event": kind}
     return chosen
+
+
+def examples(language: str) -> list[dict[str, str]]:
+    """Questions to begin with."""
+    return [{"text": text(language, name)} for name in EXAMPLES]
 
 
 def _example(event: Any) -> str:

@@ -144,12 +144,12 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
         lambda folder: gr.update(choices=list_datasets(folder)), elems["dataset_dir"], elems["dataset"], **QUICK
     )
     gr.on(
-        [_changed(gr, manager.get_elem_by_id(name)) for name in COMMON if name.partition(".")[0] in ("top", "train")],
+        [changed(gr, manager.get_elem_by_id(name)) for name in COMMON if name.partition(".")[0] in ("top", "train")],
         runner.handle("train", runner.check), inputs, runner.checked_outputs("train"), trigger_mode="always_last",
         **QUICK,
     )  # fmt: skip
 
 
-def _changed(gr: Any, elem: Any) -> Any:
+def changed(gr: Any, elem: Any) -> Any:
     """When a field was changed: text when it is left, so that nothing is said of a half-written word."""
     return elem.blur if isinstance(elem, gr.Textbox | gr.Number) else elem.change
