@@ -83,11 +83,11 @@ def take(driver: Any, url: str) -> None:
     tab.goto(url)
     tab.locator("#train-start_btn").wait_for()
     save(tab, "train")
-    for name, value in (("train-batch_size", "4"), ("train-cutoff_len", "256")):
+    for name, value in (("train-batch_size", "2"), ("train-cutoff_len", "96")):
         fill(tab, name, value)
     tab.locator("#train-more button").first.click()
     fill(tab, "train-search", "max_steps")
-    fill(tab, "train-max_steps", "40")
+    fill(tab, "train-max_steps", "32")
     save(tab, "search", "#train-more")
     tab.locator("#train-more button").first.click()
     tab.locator("#train-data_preview_btn").click()

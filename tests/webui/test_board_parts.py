@@ -86,7 +86,7 @@ def test_rows_mark_exactly_what_is_trained():
     body = tree.find("section/div")
     assert [(one.tag, one.text) for one in body] == [("span", "<b>ask"), ("mark", "say")]
     heading = "".join(tree.find("section/h5").itertext())
-    assert heading.startswith("5 · <script>") and "3 / 2" in heading
+    assert heading.startswith("5 · <script>") and "3 tokens, 2 trained" in heading
 
 
 def test_a_plan_that_does_not_fit_says_what_would():

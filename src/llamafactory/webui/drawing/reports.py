@@ -26,12 +26,13 @@ def rows(found: Sequence[Mapping[str, Any]], trained_word: str, context_word: st
         numbered_from: Number of the first.
     """
     legend = f'<p class="legend"><mark>{text(trained_word)}</mark> <span>{text(context_word)}</span></p>'
-    return f'<div class="tokens">{legend}{"".join(_row(row, n) for n, row in enumerate(found, numbered_from))}</div>'
+    shown = "".join(_row(row, number, trained_word) for number, row in enumerate(found, numbered_from))
+    return f'<div class="tokens">{legend}{shown}</div>'
 
 
-def _row(row: Mapping[str, Any], number: int) -> str:
+def _row(row: Mapping[str, Any], number: int, trained_word: str) -> str:
     trained = sum(label != -100 for label in row["labels"])
-    heading = f"{number} · {row.get('source', '')} · {len(row['input_ids'])} / {trained}"
+    heading = f"{number} · {row.get('source', '')} · {len(row['input_ids'])} tokens, {trained} {trained_word}"
     left, parts = _MOST_TEXT, []
     for place, sequence in enumerate(row["stretches"]):
         parts.append('<hr class="cut">' if place else "")
