@@ -196,6 +196,10 @@ def test_a_demonstration_runs_nothing(workspace):
     page = create_ui(demo_mode=True)
     manager, runner = page.board.manager, page.board.runner
     assert not manager.has("export.start_btn") and not manager.has("tabs.export") and manager.has("train.start_btn")
+    save = next(fn for fn in page.fns.values() if manager.get_elem_by_id("train.arg_save_btn")._id in dict(fn.targets))
+    given = {one: getattr(one, "value", None) for one in save.inputs} | {manager.get_elem_by_id("train.preset"): "mine"}
+    assert "demonstration" in manager.values(save.fn(given))["train.problems"]["value"]
+    assert not (workspace / "llamaboard_config").exists()
     for work in (runner.start, runner.abort, runner.estimate, runner.preview_rows):
         with pytest.raises(ConfigError, match=r"demonstration|no run"):
             work(asked(runner.store))

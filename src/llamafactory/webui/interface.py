@@ -22,7 +22,6 @@ from ..extras.packages import require, require_installed
 from ..extras.serving import Process, bind, url_of
 from ..hparams import InferArgs, get_infer_args
 from .chat_page import STYLE, TITLE, make_page
-from .common import save_config
 from .guard import Guard
 from .loading import LoadingPage
 from .settings import WebSettings
@@ -132,7 +131,7 @@ def create_ui(demo_mode: bool = False) -> Any:
     kept = (KEPT_SECONDS, KEPT_SECONDS)
     title = f"LLaMA Board ({host})" if host else "LLaMA Board"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=kept) as page:
-        manager.add_elems("top", components.create_top())
+        manager.add_elems("top", components.create_top(remember=not demo_mode))
         names = [name for name in TABS if not (demo_mode and name == "export")]
         manager.add_elems("timer", live.create_timers(names))
         tabs = {}
@@ -151,7 +150,6 @@ def create_ui(demo_mode: bool = False) -> Any:
         }
         page.load(board.resume, None, everything, **quick)
         lang: Any = manager.get_elem_by_id("top.lang")
-        lang.input(save_config, [lang], None, **quick)
         changed = lang.input(board.change_lang, [lang], everything, **quick)
         again = board.runner.handle("train", board.runner.say_again)
         changed.then(again, board.runner.inputs("train"), board.runner.outputs("train"), **quick)

@@ -168,8 +168,7 @@ class JobsPage:
 
     def _each(self, asked: Asked, work: Callable[[Job], object], backwards: bool = False) -> Changes:
         """Do something to every chosen job, in the order of the queue; the first that cannot be done is told."""
-        if self._runner.demo_mode:
-            raise ConfigError(asked.text("alert.demo"))
+        self._runner.refuse_in_demo(asked)
         jobs = sorted(self._chosen(asked), key=lambda job: job.position, reverse=backwards)
         if not jobs:
             raise ConfigError(asked.text("alert.no_job"))

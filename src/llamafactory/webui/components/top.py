@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from gradio.blocks import Block
 
 
-def create_top() -> dict[str, Block]:
-    """Build what all tabs share; gives its elements by name."""
+def create_top(remember: bool = True) -> dict[str, Block]:
+    """Build what all tabs share; gives its elements by name.
+
+    Args:
+        remember: Keep what is chosen for the next visit.
+    """
     import gradio as gr
 
     chosen = language()
@@ -34,30 +38,37 @@ def create_top() -> dict[str, Block]:
     ):
         elems |= make_fields("top", chosen, "model")
     elems["model_box"] = box
-    _connect(gr, elems)
+    _connect(gr, elems, remember)
     return elems
 
 
-def _connect(gr: Any, elems: dict[str, Any]) -> None:
+def _connect(gr: Any, elems: dict[str, Any], remember: bool) -> None:
     name, path, hub, template = (elems[part] for part in ("model_name", "model_path", "hub_name", "template"))
     tuner, checkpoint, lang = elems["finetuning_type"], elems["checkpoint_path"], elems["lang"]
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-    gr.on([name.input, hub.input], choose_model, [lang, name, hub], [path, template], **quick)
+    gr.on([name.input, hub.input], choose_model, [name, hub], [path, template], **quick)
+    if remember:
+        gr.on([name.input, hub.input, lang.input], remember_model, [lang, name, hub], None, **quick)
     # Another model has other checkpoints: what was chosen of the last one's does not stay.
     gr.on([name.change, tuner.change], lambda: [], None, checkpoint, **quick)
     checkpoint.focus(offer_checkpoints, [name, path, tuner, checkpoint], checkpoint, **quick)
 
 
-def choose_model(lang: str, name: str | None, hub: str | None) -> tuple[Any, Any]:
+def choose_model(name: str | None, hub: str | None) -> tuple[Any, Any]:
     """Path and template of a model of the catalogue; for any other one, what is there stays."""
     import gradio as gr
 
     model = load().get(name or "")
     if model is None:
         return gr.skip(), gr.skip()
-    path = model.path(hub or "huggingface")
-    save_config(lang, hub, name, path)
-    return path, model.template or "default"
+    return model.path(hub or "huggingface"), model.template or "default"
+
+
+def remember_model(lang: str, name: str | None, hub: str | None) -> None:
+    """Keep what was chosen for the next visit."""
+    model = load().get(name or "")
+    path = model.path(hub or "huggingface") if model else None
+    save_config(lang, hub, model.name if model else None, path)
 
 
 def offer_checkpoints(name: str | None, path: str | None, tuner: str | None, chosen: list[str] | None) -> Any:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gradio.blocks import Block
 
     from ..engine import Engine
+    from ..runner import Asked, Changes
 
 _IN_FRONT = ("data", "basic", "batch")  # groups that are not folded
 _AT_THE_END = "run"
@@ -121,6 +122,10 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
     def on(event: Any, work: Callable[..., Any], **more: Any) -> None:
         event(runner.handle("train", work), inputs, outputs, **{**QUICK, **more})
 
+    def save(asked: Asked) -> Changes:
+        runner.refuse_in_demo(asked)
+        return presets.save(asked)
+
     on(elems["cmd_preview_btn"].click, runner.preview)
     on(elems["plan_btn"].click, runner.estimate, show_progress_on=[elems["plan_btn"]], show_progress="minimal")
     on(
@@ -133,7 +138,7 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
     on(elems["rows_on"].click, lambda asked: runner.preview_rows(asked, 1), show_progress="minimal")
     elems["start_btn"].click(runner.run_train, inputs, outputs, trigger_mode="once", **QUICK)
     on(elems["stop_btn"].click, runner.abort)
-    on(elems["arg_save_btn"].click, presets.save)
+    on(elems["arg_save_btn"].click, save)
     on(elems["arg_load_btn"].click, presets.load)
     elems["example_btn"].click(
         lambda lang, path: manager.answer(presets.open_example("train", lang, path)),
