@@ -22,7 +22,7 @@ from ..data.sources.dataset_info import (
 )
 from ..data.sources.files import READERS, first_rows, list_files
 from ..data.sources.reading import SNIFFED_ROWS, open_set
-from ..data.sources.sniff import describe
+from ..data.sources.sniff import describe, likely_columns
 from ..extras.errors import ConfigError, short, writing
 from ..extras.files import parse_json, read_text, whole_file, write_atomic
 from ..extras.locks import locked
@@ -44,7 +44,7 @@ class Found:
         path: Relative to the workspace.
         formatting: ``alpaca``, ``sharegpt`` or ``openai``.
         ranking: It compares answers.
-        columns: Part of a row -> column.
+        columns: Part of a row -> column; a guess where no layout was recognized.
         tags: Keys inside one message, where they are not the usual ones.
         present: All columns there are.
         rows: The first rows, shortened.
@@ -118,7 +118,7 @@ def look_at(path: str) -> Found:
     try:
         attr, _ = open_set(attr, SNIFFED_ROWS, 0)
     except ConfigError as error:
-        return replace(found, problem=str(error))
+        return replace(found, problem=str(error), columns=likely_columns(list(present), rows))
     columns = {part: column for part, column in vars(attr.columns).items() if column is not None and column in present}
     usual = OPENAI_TAGS if attr.formatting == "openai" else Tags()
     tags = {name: value for name, value in vars(attr.tags).items() if value != getattr(usual, name)}

@@ -197,8 +197,8 @@ def _is_whole(rows: Rows, column: str | None) -> bool:
     return bool(values) and all(isinstance(value, str) and _DIALOGUE.match(value) for value in values)
 
 
-def _proposal(present: list[str], rows: Rows) -> str:
-    """The nearest mapping, as the key that says it."""
+def likely_columns(present: list[str], rows: Rows) -> dict[str, str]:
+    """What may be meant by columns that fit no layout: part of a row -> column; nothing where no column holds text."""
     parts: dict[str, str] = {}
     for part in ("prompt", "response"):
         names = [plain_name(name) for name in spellings()[part]]
@@ -211,6 +211,12 @@ def _proposal(present: list[str], rows: Rows) -> str:
         size = {column: sum(len(row[column]) for row in rows if isinstance(row.get(column), str)) for column in present}
         longest = sorted((column for column in present if size[column]), key=lambda column: -size[column])[:2]
         parts = dict(zip(("prompt", "response"), sorted(longest, key=present.index), strict=False))
+    return parts
+
+
+def _proposal(present: list[str], rows: Rows) -> str:
+    """The nearest mapping, as the key that says it."""
+    parts = likely_columns(present, rows)
     if not parts:
         return f"say what they hold with columns (parts: {', '.join(item.name for item in fields(Columns))})"
     return f'say what they hold, perhaps: columns="{",".join(f"{part}={column}" for part, column in parts.items())}"'

@@ -52,7 +52,8 @@ def _results(gr: Any, language: str) -> dict[str, Any]:
     with gr.Accordion(open=True, elem_id="eval-results-box", **parts(language, "eval.results_box")) as box:
         elems["results_box"] = box
         elems["results"] = html(results_table(list_results(), language), elem_id="eval-results")
-        elems["refresh_btn"] = button(language, "eval.refresh_btn", size="sm")
+        with gr.Row(elem_classes=["buttons"]):
+            elems["refresh_btn"] = button(language, "eval.refresh_btn", size="sm")
     with gr.Accordion(open=False, elem_id="eval-rows-box", **parts(language, "eval.rows_box")) as box:
         elems["rows_box"] = box
         with gr.Row(elem_classes=["fields"]):
