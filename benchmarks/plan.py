@@ -37,6 +37,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gemma2": {**_LLAMA, "model_type": "gemma2", "num_key_value_heads": 4, "head_dim": 64},
     "experts": {**_LLAMA, "model_type": "qwen3_moe", "num_key_value_heads": 4, "head_dim": 64,
                 "moe_intermediate_size": 512, "num_experts": 8, "num_experts_per_tok": 2},
+    "many experts": {**_LLAMA, "model_type": "qwen3_moe", "num_key_value_heads": 4, "head_dim": 64,
+                     "num_hidden_layers": 16, "moe_intermediate_size": 256, "num_experts": 16, "num_experts_per_tok": 4},
+    "large experts": {**_LLAMA, "model_type": "qwen3_moe", "num_key_value_heads": 4, "head_dim": 64,
+                      "num_hidden_layers": 4, "moe_intermediate_size": 1024, "num_experts": 32, "num_experts_per_tok": 2},
 }  # fmt: skip
 
 LORA: dict[str, Any] = {"finetuning_type": "lora", "lora_rank": 8}
@@ -74,6 +78,7 @@ SEEN: list[Row] = [
     row("small", 512, 1, FULL, optim="adafactor"),
     row("gemma2", 512, 1, LORA),
     row("experts", 512, 1, LORA),
+    row("experts", 512, 1, LORA, RECOMPUTE),
 ]
 """Those by which causes were looked for."""
 
@@ -103,7 +108,10 @@ HELD_BACK: list[Row] = [
     row("qwen3", 512, 1, QLORA, stage="dpo"),
     row("qwen3", 384, 1, FULL, stage="rm"),
     row("gemma2", 512, 1, FULL),
-    row("experts", 512, 1, LORA, RECOMPUTE),
+    row("experts", 256, 1, LORA, stage="dpo"),
+    row("many experts", 512, 1, LORA),
+    row("many experts", 512, 1, LORA, RECOMPUTE),
+    row("large experts", 512, 1, LORA),
 ]
 """Those that nothing was chosen by."""
 

@@ -48,6 +48,7 @@ _QUIET = {
     "TQDM_DELAY": "2",  # seconds before a bar is drawn
 }
 ERROR_DIR = "LLAMAFACTORY_ERROR_DIR"
+SHAPES_KEPT = 64  # more than a step of a dense model has
 
 
 def launch() -> int:
@@ -90,6 +91,10 @@ def prepare_environment() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # Tensors of 2 MB and more in large pages where the system allows it: a page that is taken anew costs time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # Two caches, oneDNN's and that of torch's wrapper around it, keep the machine code for each shape of a product, 1,024
+    # by default each: rows of all lengths fill them with hundreds of MB, and the next step has other shapes anyhow.
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(SHAPES_KEPT))
     if os.environ.get("LLAMAFACTORY_VERBOSITY", "INFO").upper() not in ("DEBUG", "NOTSET"):
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)

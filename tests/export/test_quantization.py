@@ -140,6 +140,20 @@ def test_searched_ranges_cost_no_more_than_full_ones(symmetric: bool) -> None:
     assert costs(True).sum() < 0.96 * costs(False).sum()
 
 
+def test_a_searched_symmetric_range_has_its_longer_side_where_the_largest_weight_is() -> None:
+    """Codes go from -8 to 7: a group whose largest weight is positive is mirrored, which costs no bit."""
+    torch.manual_seed(0)
+    weight = torch.randn(64, 32)
+    largest = weight.gather(1, weight.abs().argmax(1, keepdim=True))
+    found = nearest.quantize(weight, torch.eye(32), IntGrid(4, 32), torch.float32)
+    assert torch.equal(found.scale.sign(), -largest.sign())
+    mirrored = nearest.quantize(-weight, torch.eye(32), IntGrid(4, 32), torch.float32)
+    assert torch.equal(mirrored.codes, found.codes) and torch.equal(mirrored.values(), -found.values())
+    assert int(found.codes.amin()) == -8
+    trained_for = nearest.quantize(weight, torch.eye(32), IntGrid(4, 32, search=False), torch.float32)
+    assert (trained_for.scale > 0).all()
+
+
 def test_a_zero_of_its_own_is_stored_as_the_format_says() -> None:
     """Words of 32 bits, read by hand: eight codes a word along a row, eight rows a word for the zeros; 8 is added."""
     torch.manual_seed(0)
@@ -222,9 +236,31 @@ def test_the_models_own_text_starts_differently_and_is_as_long(tiny_llama: Path)
 
 def test_gptq_is_rounding_to_nearest_when_inputs_are_independent() -> None:
     torch.manual_seed(0)
-    weight, moments = torch.randn(16, 64), torch.diag(torch.rand(64).round(decimals=1))  # some inputs are never there
-    ours = gptq.quantize(weight, moments, IntGrid(4, 32), torch.float32)
-    assert torch.equal(ours.codes, nearest.quantize(weight, moments, IntGrid(4, 32), torch.float32).codes)
+    energy = torch.rand(64).round(decimals=1)  # some inputs are never there
+    weight, there = torch.randn(16, 64), energy > 0
+    assert not there.all()
+    ours = gptq.quantize(weight, torch.diag(energy), IntGrid(4, 32), torch.float32)
+    damped = energy + gptq.DAMPING * energy.where(there, 1.0).mean()
+    wanted = nearest.quantize(weight, torch.diag(damped * there), IntGrid(4, 32), torch.float32)
+    assert torch.equal(ours.scale, wanted.scale) and torch.equal(ours.codes, wanted.codes)
+
+
+def test_gptq_chooses_ranges_by_what_cannot_be_made_good() -> None:
+    """The cost of a column's error is a Schur complement: what a regression on the later columns leaves of it."""
+    torch.manual_seed(0)
+    weight, inputs, grid = torch.randn(24, 64), correlated(256, 64), IntGrid(4, 32)
+    moments = inputs.T @ inputs / len(inputs)
+    hessian, costs = moments.double(), torch.zeros(64)
+    hessian += gptq.DAMPING * hessian.diagonal().mean() * torch.eye(64)
+    order = moments.diagonal().argsort(descending=True)
+    for done, column in enumerate(order):
+        later = order[done + 1 :]
+        taken = hessian[column, later] @ torch.linalg.inv(hessian[later][:, later]) @ hessian[later, column]
+        costs[column] = hessian[column, column] - taken
+    wanted, _ = grid.fit(weight, costs, torch.bfloat16)
+    found = gptq.quantize(weight, moments, grid, torch.bfloat16).scale
+    assert (found == wanted).float().mean() > 0.95  # float32 decides between two shares that are level
+    assert (found == grid.fit(weight, moments.diagonal(), torch.bfloat16)[0]).float().mean() < 0.9
 
 
 def test_gptq_names_the_key_when_inputs_are_not_finite() -> None:

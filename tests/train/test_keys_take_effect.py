@@ -18,7 +18,7 @@ from .conftest import Keys
 from .running import curve, train
 
 
-@pytest.mark.parametrize("more", [{}, {"streaming": True}], ids=str)
+@pytest.mark.parametrize("more", [{}, pytest.param({"streaming": True}, marks=pytest.mark.slow)], ids=str)
 def test_loading_processes_start_as_asked(
     keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
 ) -> None:

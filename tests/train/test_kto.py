@@ -137,6 +137,7 @@ def test_cached_reference_is_the_live_one(kto: Keys, tmp_path: Path, kind: str) 
             assert result[f"eval_{key}"] == pytest.approx(results[0][f"eval_{key}"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one(kto: Keys, tmp_path: Path) -> None:
     more = {"max_steps": 3, "learning_rate": 1e-2}
     one = train(kto(output_dir=str(tmp_path / "one"), **more))

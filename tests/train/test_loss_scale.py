@@ -57,6 +57,7 @@ def test_ranks_accumulation_and_batch_are_one_global_batch(keys: Keys, tmp_path:
     assert ours["accuracy"] == theirs["accuracy"]
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_in_pretraining(keys: Keys, tmp_path: Path) -> None:
     given = keys(stage="pt", max_steps=3, output_dir=str(tmp_path / "one"))
     two = given | {"output_dir": str(tmp_path / "two"), "per_device_train_batch_size": 2}

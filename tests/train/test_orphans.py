@@ -23,8 +23,10 @@ RUNNER = Path(__file__).with_name("runner.py")
 
 @pytest.mark.parametrize(
     "more",
-    [{"dataloader_num_workers": 1}, {"streaming": True, "dataloader_num_workers": 2}],
-    ids=["map", "streaming"],
+    [
+        pytest.param({"dataloader_num_workers": 1}, id="map", marks=pytest.mark.slow),
+        pytest.param({"streaming": True, "dataloader_num_workers": 2}, id="streaming"),
+    ],
 )
 def test_loading_processes_end(keys: Keys, more: dict[str, Any]) -> None:
     mark = uuid.uuid4().hex

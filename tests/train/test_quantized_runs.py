@@ -30,7 +30,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "hqq": {"quantization_bit": 4, "quantization_method": "hqq"},
     "quanto int8": {"quantization_bit": 8, "quantization_method": "quanto"},
 }
-FAST = ("bnb nf4", "oft over bnb nf4")
+FAST = ("bnb nf4",)
 # Methods other than LoRA: what an evaluation, a kill or a merge could spoil is in their layers too.
 NOT_LORA: dict[str, dict[str, Any]] = {
     "oft": {"oft_block_size": 16},

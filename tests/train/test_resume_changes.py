@@ -146,7 +146,7 @@ def test_resume_changed_with_another_optimizer_or_kind_of_schedule(
     assert max(rates_of(run)) == 8 and rates_of(run)[7] > 0
 
 
-@pytest.mark.parametrize("batch", [2, 8])
+@pytest.mark.parametrize("batch", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_another_batch_sees_every_row(keys: Keys, tmp_path: Path, batch: int) -> None:
     """Of 48 rows 20 were seen in five steps of four; the rest of both epochs follows, also over a second resume."""
     settings = keys(num_train_epochs=2, max_steps=-1, save_strategy="steps", save_steps=5, padding_free=True)

@@ -20,6 +20,7 @@ from .rollouts import GRPO, PPO, make_trainer, prompt_set, records
 from .running import curve, log_of, train, train_elsewhere, weights_of
 
 STAGES = pytest.mark.parametrize("given", [GRPO, PPO], ids=["grpo", "ppo"])
+ONE_STAGE = pytest.mark.parametrize("given", [GRPO, pytest.param(PPO, marks=pytest.mark.slow)], ids=["grpo", "ppo"])
 # Everything that could depend on how a step is cut: several passes, the reference, norms over tokens.
 FULL = {
     "grpo": {"learning_rate": 3e-4, "max_steps": 4, "num_iterations": 2, "beta": 0.05},
@@ -62,7 +63,7 @@ def test_a_step_may_be_cut_in_any_way(rl: Keys, tmp_path: Path, given: dict[str,
     _same(*runs)
 
 
-@STAGES
+@ONE_STAGE
 def test_two_ranks_are_one(rl: Keys, tmp_path: Path, given: dict[str, Any]) -> None:
     settings = rl(**given) | FULL[given["stage"]] | {"val_size": 5, "do_train": True, "do_eval": True}
     one = train(settings | {"output_dir": str(tmp_path / "one")})
@@ -76,7 +77,7 @@ def test_two_ranks_are_one(rl: Keys, tmp_path: Path, given: dict[str, Any]) -> N
         assert results[0][key] == pytest.approx(results[1][key])
 
 
-@STAGES
+@ONE_STAGE
 @pytest.mark.parametrize("kind", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_five_steps_and_kill_and_five_are_ten(rl: Keys, tmp_path: Path, given: dict[str, Any], kind: str) -> None:
     """The checkpoint falls between two passes over a rollout."""

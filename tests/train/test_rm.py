@@ -145,6 +145,7 @@ def test_a_margin_that_is_no_number_is_named_by_row(rm: Keys, tmp_path: Path) ->
         train(rm(**pair_set(tmp_path, rows, margin="margin")))
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one(rm: Keys, tmp_path: Path) -> None:
     # From one start: the score layer is drawn at random.
     start = str(train(rm(output_dir=str(tmp_path / "start"), finetuning_type="full", max_steps=1)))

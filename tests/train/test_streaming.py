@@ -151,7 +151,7 @@ def test_every_stage_streams(keys: Keys, tmp_path: Path, stage: str) -> None:
     assert [row["epoch"] for row in log if "eval_loss" in row] == [1, 2]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_broken_row_is_named_while_training(keys: Keys, tmp_path: Path, workers: int) -> None:
     good = json.dumps({"instruction": "q", "output": "a"})
     path = tmp_path / "broken.jsonl"

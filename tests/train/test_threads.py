@@ -153,7 +153,13 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize(("env", "expected"), [({}, "1000 PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE")])
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, "1000 PASSIVE"),
+        pytest.param({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE", marks=pytest.mark.slow),
+    ],
+)
 def test_waiting_is_bounded_before_torch_is_loaded(tmp_path: Path, env: dict[str, str], expected: str) -> None:
     clean = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     command = [sys.executable, "-c", _FIRST_IMPORT]

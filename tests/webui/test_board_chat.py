@@ -182,6 +182,7 @@ def test_adapters_stay_beside_the_base_for_two_columns(board: Any, tiny_llama: P
     choose(page, tiny_llama, **{"top-checkpoint_path": ["train_1"], "infer-keep_adapters": False})
     page.press("infer-load_btn")
     settle(page, chatter)
+    assert page.values["infer-info_box"].startswith(f"{tiny_llama.name} + train_1 is loaded")
     assert shown(page, "who") is False and chatter.loaded is not None and chatter.loaded.engine.adapters == ()
     assert chatter.loaded.args.model.adapter_name_or_path == str(runs.relative_to(workspace) / "train_1")
 

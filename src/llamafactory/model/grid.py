@@ -81,6 +81,7 @@ class IntGrid:
 
     Attributes:
         search: Try narrower ranges too, and take the one of the least error; else the range reaches every weight.
+            A symmetric range that is searched may be mirrored: its scale is negative then, as those of AutoRound are.
     """
 
     bits: int
@@ -120,7 +121,10 @@ class IntGrid:
         steps = 2**self.bits - 1
         if self.symmetric:
             # Half of the range reaches the largest weight, so that none is further than half a step from its code.
-            return _storable(share * groups.abs().amax(-1) / (steps / 2), dtype), None
+            reach = groups.abs().amax(-1, keepdim=True)
+            if self.search:  # there is one code more below 0 than above: it goes to the largest weight's side
+                reach = -groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
+            return _storable(share * reach.squeeze(-1) / (steps / 2), dtype), None
         low, high = share * groups.amin(-1).clamp(max=0), share * groups.amax(-1).clamp(min=0)
         scale = _storable((high - low) / steps, dtype)
         half = 2 ** (self.bits - 1)

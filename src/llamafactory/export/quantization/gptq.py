@@ -10,7 +10,7 @@ from ...extras.errors import ConfigError
 from ...model.grid import Grid, Quantized
 
 BLOCK = 128  # columns whose feedback to the rest is added in one product (section 3.3, step 2)
-DAMPING = 0.01  # share of the mean diagonal that is added to the diagonal (section 3.3, step 3)
+DAMPING = 0.05  # share of the mean diagonal that is added to the diagonal (section 3.3, step 3, has 0.01)
 
 
 def quantize(weight: Tensor, moments: Tensor, grid: Grid, dtype: torch.dtype) -> Quantized:
@@ -29,13 +29,17 @@ def quantize(weight: Tensor, moments: Tensor, grid: Grid, dtype: torch.dtype) ->
     Raises:
         ConfigError: The moments are not finite.
     """
-    scale, zero = grid.fit(weight, moments.diagonal(), dtype)
+    energy = moments.diagonal()
+    order = energy.argsort(descending=True)
+    feedback = _feedback(moments[order][:, order])
+    # What an error of a column costs once the columns still to come have made good what they can.
+    costs = torch.empty_like(energy)
+    costs[order] = feedback.diagonal().square().reciprocal()
+    scale, zero = grid.fit(weight, costs.where(energy > 0, 0.0), dtype)
     width = weight.shape[1] // scale.shape[1]
-    order = moments.diagonal().argsort(descending=True)
     columns = weight[:, order]  # a copy
     scales = scale.repeat_interleave(width, 1)[:, order]
     zeros = None if zero is None else zero.repeat_interleave(width, 1)[:, order]
-    feedback = _feedback(moments[order][:, order])
     codes = []
     for start in range(0, columns.shape[1], BLOCK):
         stop = min(start + BLOCK, columns.shape[1])

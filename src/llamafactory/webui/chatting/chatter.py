@@ -18,7 +18,8 @@ from ...extras.errors import ConfigError, first_line, shown
 from ...extras.heap import give_back_gaps
 from ...extras.logging import get_logger
 from ...extras.secrets import mask
-from ...hparams import InferArgs, get_infer_args
+from ...hparams import InferArgs, get_infer_args, split_list
+from ...model.catalogue.catalogue import of_path
 from .steps import Abandoned, watched
 
 if TYPE_CHECKING:
@@ -237,8 +238,18 @@ class Chatter:
 
 
 def model_name(args: InferArgs) -> str:
-    """A model's name without the folders it lies in: pages do not tell paths of this machine."""
-    return str(args.model.model_name_or_path or "").rstrip("/").rpartition("/")[2]
+    """What a model is called, with the adapters merged into it; pages do not tell folders of this machine."""
+    path = str(args.model.model_name_or_path or "")
+    known = of_path(path)
+    if known is not None:
+        name = known.name
+    else:
+        name = _last(path.rpartition("/")[0] if "*" in path.rpartition("/")[2] else path)
+    return " + ".join([name, *map(_last, split_list(args.model.adapter_name_or_path))])
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def told(error: BaseException) -> str:
