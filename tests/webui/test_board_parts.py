@@ -173,6 +173,10 @@ def test_a_run_that_is_started_is_shown_and_told_once(workspace):
     assert "cancelled" in changes["train.progress_bar"]["value"] and not changes["timer.train"].active
     assert runner.monitor("train", job.id, changes["train.seen"], "en") == {}
     assert runner.newest("train").id == job.id
+    other = submit(runner.store, "elsewhere")
+    assert runner.show_newest("train", job.id, "en")["train.job"] == other.id
+    runner.store.cancel(other.id)
+    assert runner.show_newest("train", job.id, "en").get("train.job", job.id) == job.id
     runner.store.remove(job.id)
     assert runner.monitor("train", job.id, {}, "en")["train.job"] is None
 

@@ -79,8 +79,11 @@ def find_changes(engine: Engine, tab: str, data: Mapping[Block, Any], anew: bool
         engine.runner.look()
         if tab == "jobs":
             return engine.jobs_page.refresh(engine.runner.read("jobs", data))
-        seen = {} if anew else values.get(f"{tab}.seen") or {}
-        return engine.runner.monitor(tab, values.get(f"{tab}.job"), seen, values["top.lang"])
+        number, seen = values.get(f"{tab}.job"), values.get(f"{tab}.seen") or {}
+        if anew and tab in RUN_TABS:
+            # It may have been started elsewhere: in a terminal, or on the tab of the jobs.
+            return engine.runner.show_newest(tab, number, values["top.lang"])
+        return engine.runner.monitor(tab, number, seen, values["top.lang"])
     except ConfigError as error:  # asked again soon, and said by whatever is pressed
         logger.debug("%s", error)
         return {}

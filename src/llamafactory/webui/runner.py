@@ -321,6 +321,13 @@ class Runner:
             return running[-1]  # of those that go on, the first to end
         return jobs[0] if jobs else None
 
+    def show_newest(self, tab: str, number: int | None, language: str) -> Changes:
+        """All that a tab shows when it is opened: the run it had, unless another one goes on."""
+        job = self.newest(tab)
+        if job is None or (number and job.state not in UNFINISHED):
+            return self.monitor(tab, number, {}, language)
+        return self.show(tab, job, language)
+
     def resume(self, language: str) -> Changes:
         """What a page that opens shows of the runs that go on; it opens on the tab that trains."""
         import gradio as gr
