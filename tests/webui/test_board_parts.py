@@ -14,6 +14,7 @@ import pytest
 
 from llamafactory.extras.errors import ConfigError
 from llamafactory.jobs import JobStore
+from llamafactory.webui import device_memory
 from llamafactory.webui import runner as runner_module
 from llamafactory.webui.choices import is_new_run, list_checkpoints, list_datasets, new_run
 from llamafactory.webui.drawing import reports
@@ -215,3 +216,16 @@ def test_the_command_takes_share_alone(monkeypatch):
     assert read_board_settings(["--share"]).share and not read_board_settings([]).share
     with pytest.raises(ConfigError, match=r"takes no 'my.yaml'"):
         read_board_settings(["my.yaml"])
+
+
+def test_memory_of_devices_is_asked_of_their_driver(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf '0, 1024, 4096\\n1, [N/A], [N/A]\\n2, 2048, 2048\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(device_memory, "_last", (float("-inf"), ""))
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    tree = parsed(device_memory.device_memory())
+    assert [one.text.strip() for one in tree.iter("span")] == ["GPU 0: 1.0 / 4.0 GiB", "GPU 2: 2.0 / 2.0 GiB"]
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(device_memory, "_last", (float("-inf"), ""))
+    assert device_memory.device_memory() == ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
+from .device_memory import device_memory
 from .runner import RUN_TABS, WATCHED
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def connect(engine: Engine, tabs: Mapping[str, Any]) -> None:
     """
     manager = engine.manager
     timers = [name for name, _ in manager.named("timer")]
+    memory = manager.get_elem_by_id("footer.memory")
     for name, tab in tabs.items():
         inputs, outputs = {manager.get_elem_by_id("top.lang")}, []
         if name == "jobs":
@@ -49,20 +51,25 @@ def connect(engine: Engine, tabs: Mapping[str, Any]) -> None:
             outputs = [manager.get_elem_by_id(f"{name}.{part}") for part in WATCHED if manager.has(f"{name}.{part}")]
 
         def look(data: Mapping[Block, Any], name: str = name) -> Any:
-            return manager.answer(find_changes(engine, name, data))
+            return manager.answer(find_changes(engine, name, data) | _memory())
 
         def open_tab(data: Mapping[Block, Any], name: str = name) -> Any:
             import gradio as gr
 
             still = {timer: gr.Timer(active=False) for timer in timers}
             going = {"timer.jobs": gr.Timer(active=True)} if name == "jobs" else {}
-            return manager.answer(still | find_changes(engine, name, data, anew=True) | going)
+            return manager.answer(still | find_changes(engine, name, data, anew=True) | going | _memory())
 
         if f"timer.{name}" in timers:
             timer: Any = manager.get_elem_by_id(f"timer.{name}")
-            timer.tick(look, inputs, [*outputs, timer], trigger_mode="once", **QUICK)
+            timer.tick(look, inputs, [*outputs, timer, memory], trigger_mode="once", **QUICK)
         clocks = [manager.get_elem_by_id(timer) for timer in timers]
-        tab.select(open_tab, inputs, [*outputs, *clocks], **QUICK)
+        tab.select(open_tab, inputs, [*outputs, *clocks, memory], **QUICK)
+
+
+def _memory() -> Changes:
+    shown = device_memory()
+    return {"footer.memory": shown} if shown else {}
 
 
 def find_changes(engine: Engine, tab: str, data: Mapping[Block, Any], anew: bool = False) -> Changes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..device_memory import device_memory
 from ..drawing.reports import text as html_text
 from ..workspace import workspace
 from .watch import html
@@ -15,4 +16,5 @@ if TYPE_CHECKING:
 
 def create_footer() -> dict[str, Block]:
     """Build the footer; gives its elements by name."""
-    return {"place": html(f"<p><small>{html_text(workspace().name)}</small></p>", elem_id="footer-place")}
+    place = html(f"<p><small>{html_text(workspace().name)}</small></p>", elem_id="footer-place")
+    return {"memory": html(device_memory(), elem_id="footer-memory"), "place": place}
