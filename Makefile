@@ -7,10 +7,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart test test-slow test-llamacpp test-vllm test-engines quality style audit sbom clean
+.PHONY: help quickstart webui test test-slow test-llamacpp test-vllm test-engines quality style audit sbom clean
 
 help:
 	@echo "make quickstart   install, fine-tune a real 135M model on this machine and talk to it"
+	@echo "make webui        open LLaMA Board in the browser: the same environment, its page beside it"
 	@echo "make test         install with the dev extra and run the tests"
 	@echo "make test-slow    the longer checks as well"
 	@echo "make test-llamacpp   GGUF files that we write, in llama.cpp (compiles it first)"
@@ -40,14 +41,28 @@ $(VENV)/.dev: $(VENV)/.user
 quickstart: $(VENV)/.user
 	$(BIN)/python scripts/quickstart.py
 
+$(VENV)/.webui: $(VENV)/.user
+	$(INSTALL) --editable ".[torch,metrics,gguf,webui]"
+	touch $@
+
+webui: $(VENV)/.webui
+	$(BIN)/llamafactory-cli webui
+
+# The page is tested in Debian's Chromium. Where it may not be installed here, its tests fail with this command.
+.PHONY: browser
+browser:
+	@command -v chromium google-chrome >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update --quiet=2 && apt-get install --yes --quiet=2 --no-install-recommends chromium; } || \
+		echo "the browser tests need Chromium: apt-get install chromium"
+
 # Two processes share the tests; WORKERS=0 runs them in one, for a debugger.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev browser
 	$(PYTEST)
 
-test-slow: $(VENV)/.dev
+test-slow: $(VENV)/.dev browser
 	$(PYTEST) -m "not llamacpp and not vllm and not engines"
 
 # Compiles llama.cpp (about ten minutes) into an environment of its own.

@@ -87,27 +87,30 @@ def watched(folder: Path, config: dict[str, object]) -> float:
     job = store.submit("train", config | {"output_dir": "watched"})
     ensure_runner(folder)
     watcher = subprocess.Popen([sys.executable, "-c", WATCH, str(folder), str(job.id)])
-    begin, used = time.monotonic(), dict[int, float]()
+    begin, used = time.monotonic(), dict[str, float]()
     try:
         while (job := store.get(job.id)).state in UNFINISHED:
-            for process in [psutil.Process(watcher.pid), *helpers(job.pid)]:
+            for name, process in [("page", psutil.Process(watcher.pid)), *helpers(job.pid)]:
                 with suppress(psutil.NoSuchProcess):
-                    used[process.pid] = process.cpu_times().user + process.cpu_times().system
+                    used[name] = process.cpu_times().user + process.cpu_times().system
             time.sleep(0.5)
     finally:
         watcher.kill()
         watcher.wait()
-    share = sum(used.values()) / (time.monotonic() - begin)
-    print(f"keeper, runner and page: {100 * share:.2f} % of a core", flush=True)
+    seconds = time.monotonic() - begin
+    shares = ", ".join(f"{name} {value:.2f} s" for name, value in used.items())
+    share = sum(used.values()) / seconds
+    print(f"processor, start included, in {seconds:.0f} s: {shares}: {100 * share:.2f} % of a core", flush=True)
     if store.get(job.id).state != "done":
         raise SystemExit(store.get(job.id).message)
     return seconds_of(folder / "watched")
 
 
-def helpers(keeper: int | None) -> list[psutil.Process]:
+def helpers(keeper: int | None) -> list[tuple[str, psutil.Process]]:
     """Return the keeper and the runner."""
     found = [one for one in psutil.process_iter(["cmdline"]) if "llamafactory.jobs" in (one.info["cmdline"] or ())]
-    return [one for one in found if one.pid == keeper or "runner" in one.info["cmdline"]]
+    runner = [("runner", one) for one in found if "runner" in one.info["cmdline"]]
+    return [("keeper", one) for one in found if one.pid == keeper] + runner
 
 
 def seconds_of(folder: Path) -> float:

@@ -48,7 +48,7 @@ _QUIET = {
     "TQDM_DELAY": "2",  # seconds before a bar is drawn
 }
 ERROR_DIR = "LLAMAFACTORY_ERROR_DIR"
-SHAPES_KEPT = 128  # more than a step of one model has
+SHAPES_KEPT = 64  # more than a step of a dense model has
 
 
 def launch() -> int:

@@ -153,7 +153,9 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize(("env", "expected"), [
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
         ({}, "1000 PASSIVE"),
         pytest.param({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE", marks=pytest.mark.slow),
     ],

@@ -22,6 +22,8 @@ from llamafactory.hparams import InferArgs, get_infer_args
 from llamafactory.webui.interface import make_app, make_process, take_address
 from llamafactory.webui.settings import WebSettings
 
+from .board import BoardServer, launch_chromium, make_workspace
+
 # Without the extra `webui` there is no page.
 collect_ignore_glob = [] if find_spec("gradio") else ["test_*.py"]
 
@@ -62,3 +64,23 @@ def page(engine: HuggingfaceEngine, page_args: InferArgs) -> Iterator[str]:
     """Address of the page of the real engine."""
     with running(engine, page_args) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The browser of the tests of the board."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = launch_chromium(driver)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def board(make_tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[BoardServer]:
+    """The board in a workspace with a little data; every test may leave jobs behind, none a setting."""
+    model = make_tiny_model(max_position_embeddings=2048)
+    server = BoardServer(make_workspace(tmp_path_factory.mktemp("workspace"), model))
+    yield server
+    server.stop()

@@ -32,6 +32,7 @@ from .store import JobStore
 
 EXIT_FILE = "exit.json"
 TICK = 0.5  # seconds between looks at the store and at the run
+_AFTER_OUTPUT = 0.1
 GRACE = "LLAMABOARD_SAVE_SECONDS"
 _GRACE_SECONDS = 8  # and a second or so for the rest, so that all are gone within ten
 _SAVING_SECONDS = 600.0  # for a run that is seen to write its checkpoint
@@ -105,8 +106,8 @@ class Keeper:
             while True:
                 if selector.get_map():
                     self._take(selector, TICK)
-                else:  # it has closed its output, and goes on
-                    time.sleep(TICK)
+                else:  # it has closed its output, mostly because it ends
+                    time.sleep(_AFTER_OUTPUT)
                 self._reap(child)
                 now = time.monotonic()
                 if child.returncode is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from ..extras.environment import host_name, is_loopback
 from ..extras.serving import replay
@@ -89,15 +89,14 @@ class Guard:
 
         refusal = self._refuse(scope, Headers(scope=scope))
         if refusal is not None:
-            await PlainTextResponse(refusal[1], refusal[0])(scope, receive, with_headers)
+            await _refusal(scope, *refusal)(scope, receive, with_headers)
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if scope["method"] == "POST" and path.startswith("/gradio_api/") and path not in _UPLOAD:
             body = await _read(receive)
             if not _names_uploads_only(body):
-                await PlainTextResponse("the body is no JSON, or names a file that was not uploaded", 403)(
-                    scope, receive, with_headers
-                )
+                reason = "the body is no JSON, or names a file that was not uploaded"
+                await _refusal(scope, 403, reason)(scope, receive, with_headers)
                 return
             receive = replay(body, receive)
         try:
@@ -130,6 +129,13 @@ class Guard:
         if int(length) > most:
             return 413, f"the body is larger than {most} bytes"
         return None
+
+
+def _refusal(scope: Scope, status: int, reason: str) -> Response:
+    """A page shows the reason that is given in gradio's own form; programs and people read it too."""
+    if "/gradio_api/" in scope["path"]:
+        return JSONResponse({"detail": reason}, status)
+    return PlainTextResponse(reason, status)
 
 
 async def _read(receive: Receive) -> bytes:

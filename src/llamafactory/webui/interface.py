@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 VARIABLES = "GRADIO_SERVER_NAME, GRADIO_SERVER_PORT"
+TABS = ("train", "eval", "infer", "export", "data", "jobs")
 PORTS = range(7860, 7960)  # where gradio looks for a free one
 DRAIN_SECONDS = 3
 BOARD_STYLE = Path(__file__).with_name("board.css")
@@ -132,17 +133,11 @@ def create_ui(demo_mode: bool = False) -> Any:
     title = f"LLaMA Board ({host})" if host else "LLaMA Board"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=kept) as page:
         manager.add_elems("top", components.create_top())
+        names = [name for name in TABS if not (demo_mode and name == "export")]
+        manager.add_elems("timer", live.create_timers(names))
         tabs = {}
-        for name, create in (
-            ("train", components.create_train_tab),
-            ("eval", components.create_eval_tab),
-            ("infer", components.create_infer_tab),
-            ("export", components.create_export_tab),
-            ("data", components.create_data_tab),
-            ("jobs", components.create_jobs_tab),
-        ):
-            if demo_mode and name == "export":
-                continue
+        for name in names:
+            create = getattr(components, f"create_{name}_tab")
             with gr.Tab(text(board.language, f"tabs.{name}"), id=name, elem_id=f"tab-{name}") as tabs[name]:
                 manager.add_elems(name, create(board))
         manager.add_elems("tabs", tabs)
@@ -159,7 +154,7 @@ def create_ui(demo_mode: bool = False) -> Any:
         lang.input(save_config, [lang], None, **quick)
         changed = lang.input(board.change_lang, [lang], everything, **quick)
         again = board.runner.handle("train", board.runner.say_again)
-        changed.then(again, board.runner.inputs("train"), list(manager.elems("top", "train")), **quick)
+        changed.then(again, board.runner.inputs("train"), board.runner.outputs("train"), **quick)
     page.board = board
     return page
 

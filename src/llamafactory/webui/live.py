@@ -1,64 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked again every two seconds while a page is open: only what its visible tab shows."""
+"""What is asked again every two seconds: only of the tab that is seen, and only while something goes on there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
-from .runner import RUN_TABS
+from .runner import RUN_TABS, WATCHED
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
 
     from .engine import Engine
+    from .runner import Changes
 
 logger = get_logger(__name__)
+SECONDS = 2.0
+QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+
+
+def create_timers(tabs: Sequence[str]) -> dict[str, Block]:
+    """The clocks of the tabs that show what goes on; all stand still at first."""
+    import gradio as gr
+
+    return {tab: gr.Timer(SECONDS, active=False) for tab in (*RUN_TABS, "jobs") if tab in tabs}
 
 
 def connect(engine: Engine, tabs: Mapping[str, Any]) -> None:
-    """Let the page ask.
+    """Let the page ask: when a tab is opened, and then by its clock.
+
+    A handler costs the browser time for each of its outputs, whatever becomes of them: each has only its tab's.
 
     Args:
         engine: What is behind the page.
         tabs: Its tabs by name.
     """
     manager = engine.manager
-    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-    names = ["top.lang", "footer.tab", *(f"{tab}.{part}" for tab in RUN_TABS for part in ("job", "seen"))]
-    inputs = {manager.get_elem_by_id(name) for name in names if manager.has(name)} | engine.jobs_page.inputs()
-    outputs = list(manager.elems(*RUN_TABS, "jobs", "footer"))
-    shown = [elem for elem in outputs if not manager.is_field(elem)]
-    manager.get_elem_by_id("footer.timer").tick(lambda data: tick(engine, data), inputs, shown, **quick)  # type: ignore[attr-defined]
+    timers = [name for name, _ in manager.named("timer")]
     for name, tab in tabs.items():
+        inputs, outputs = {manager.get_elem_by_id("top.lang")}, []
+        if name == "jobs":
+            inputs |= engine.jobs_page.inputs()
+            outputs = list(manager.elems("jobs"))
+        elif manager.has(f"{name}.job"):
+            inputs |= {manager.get_elem_by_id(f"{name}.{part}") for part in ("job", "seen")}
+            outputs = [manager.get_elem_by_id(f"{name}.{part}") for part in WATCHED if manager.has(f"{name}.{part}")]
 
-        def select(data: Mapping[Block, Any], name: str = name) -> Any:
-            return tick(engine, data, name)
+        def look(data: Mapping[Block, Any], name: str = name) -> Any:
+            return manager.answer(find_changes(engine, name, data))
 
-        tab.select(select, inputs, shown, **quick)
+        def open_tab(data: Mapping[Block, Any], name: str = name) -> Any:
+            import gradio as gr
+
+            still = {timer: gr.Timer(active=False) for timer in timers}
+            going = {"timer.jobs": gr.Timer(active=True)} if name == "jobs" else {}
+            return manager.answer(still | find_changes(engine, name, data, anew=True) | going)
+
+        if f"timer.{name}" in timers:
+            timer: Any = manager.get_elem_by_id(f"timer.{name}")
+            timer.tick(look, inputs, [*outputs, timer], trigger_mode="once", **QUICK)
+        clocks = [manager.get_elem_by_id(timer) for timer in timers]
+        tab.select(open_tab, inputs, [*outputs, *clocks], **QUICK)
 
 
-def tick(engine: Engine, data: Mapping[Block, Any], tab: str | None = None) -> Any:
-    """What has changed of what is seen.
+def find_changes(engine: Engine, tab: str, data: Mapping[Block, Any], anew: bool = False) -> Changes:
+    """What has changed of what a tab shows.
 
     Args:
         engine: What is behind the page.
+        tab: The tab that is seen.
         data: What the page holds.
-        tab: The tab that was just opened.
+        anew: It was just opened: all of it is told.
     """
     values = engine.manager.values(data)
-    changes: dict[str, Any] = {"footer.tab": tab} if tab else {}
-    seen = tab or values.get("footer.tab")
     try:
         engine.runner.look()
-        if seen in RUN_TABS:
-            changes |= engine.runner.monitor(
-                seen, values.get(f"{seen}.job"), values.get(f"{seen}.seen") or {}, values["top.lang"]
-            )
-        elif seen == "jobs":
-            changes |= engine.jobs_page.refresh(engine.runner.read("jobs", data))
+        if tab == "jobs":
+            return engine.jobs_page.refresh(engine.runner.read("jobs", data))
+        seen = {} if anew else values.get(f"{tab}.seen") or {}
+        return engine.runner.monitor(tab, values.get(f"{tab}.job"), seen, values["top.lang"])
     except ConfigError as error:  # asked again soon, and said by whatever is pressed
         logger.debug("%s", error)
-    return engine.manager.answer(changes)
+        return {}

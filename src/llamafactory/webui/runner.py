@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 Changes = dict[str, Any]  # of elements, by name
 RUN_TABS = ("train", "eval", "export")
+WATCHED = ("job", "seen", "progress_bar", "loss_viewer", "output_box", "stop_btn", "proof")  # of a tab's run
 PREVIEWED = 4  # rows at once
 _LOOK_SECONDS = 10.0  # between looks at whether the queue is being worked on
 # Fields of a job that are variables of its environment.
@@ -90,6 +91,17 @@ class Runner:
     def store(self) -> JobStore:
         """The jobs of the workspace."""
         return JobStore(workspace())
+
+    def outputs(self, tab: str) -> list[Block]:
+        """The elements that a handler of a tab may change."""
+        return list(self.manager.elems("top", tab)) + [
+            elem for name, elem in self.manager.named("timer") if name == f"timer.{tab}"
+        ]
+
+    def checked_outputs(self, tab: str) -> list[Block]:
+        """The elements that a look at the fields of a tab may change."""
+        names = [f"{tab}.{part}" for part in ("marks", "problems", "command", "yaml")]
+        return [*self.manager.get_fields("top", tab), *(self.manager.get_elem_by_id(name) for name in names)]
 
     def inputs(self, tab: str) -> set[Block]:
         """The elements whose values a handler of a tab takes."""
@@ -160,6 +172,10 @@ class Runner:
         """All that is said of fields and of the run, in a language that was just chosen."""
         asked.state["marks"] = {}
         return self.check(asked) | self.monitor(asked.tab, asked.state.get("job"), {}, asked.language)
+
+    def first_marks(self, tab: str, language: str) -> dict[str, tuple[str, str]]:
+        """What is said of the fields of a page that was just opened."""
+        return {name: ("off", why) for name, why in reasons_off(tab, {}, language).items() if name in COMMON}
 
     def mark(self, asked: Asked, problems: list[tuple[str | None, str]]) -> Changes:
         """Changes of the fields whose state is another one than before, and the list of problems."""
@@ -278,7 +294,8 @@ class Runner:
         try:
             job = self.store.get(number)
         except ConfigError:  # removed from the history meanwhile
-            return {f"{tab}.job": None, f"{tab}.progress_bar": "", f"{tab}.loss_viewer": "", f"{tab}.output_box": ""}
+            emptied = dict.fromkeys((f"{tab}.progress_bar", f"{tab}.loss_viewer", f"{tab}.output_box"), "")
+            return {f"{tab}.job": None, f"timer.{tab}": gr.Timer(active=False), **emptied}
         new = {"bar": bar(job, language), "log": tail(job), "curves": draw(self.curves.read(job), language)}
         places = {"bar": "progress_bar", "log": "output_box", "curves": "loss_viewer"}
         marks = {name: hash(value) for name, value in new.items()}
@@ -292,6 +309,7 @@ class Runner:
                 changes["export.proof"] = proof(job, language)
             going = job.state in UNFINISHED
             marks["over"] = 0 if going else number
+            changes[f"timer.{tab}"] = gr.Timer(active=going)
             changes |= {f"{tab}.seen": marks, f"{tab}.stop_btn": gr.update(interactive=going)}
         return changes
 
@@ -304,14 +322,18 @@ class Runner:
         return jobs[0] if jobs else None
 
     def resume(self, language: str) -> Changes:
-        """What a page that opens shows of the runs that go on."""
+        """What a page that opens shows of the runs that go on; it opens on the tab that trains."""
+        import gradio as gr
+
         changes: Changes = {}
+        for name, (_, reason) in self.first_marks("train", language).items():
+            changes[name] = gr.update(info=reason)  # over the field's own text in this language
         try:
             self.look(anew=True)
             for tab in RUN_TABS:
                 job = self.newest(tab)
                 if job is not None:
-                    changes |= self.show(tab, job, language)
+                    changes |= self.show(tab, job, language) if tab == "train" else {f"{tab}.job": job.id}
         except ConfigError as error:
             changes |= told("train", error)
         return changes

@@ -71,13 +71,14 @@ def _results(gr: Any, language: str) -> dict[str, Any]:
 
 def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
     runner, manager = engine.runner, engine.manager
-    inputs, outputs = runner.inputs("eval"), list(manager.elems("top", "eval"))
+    inputs, outputs = runner.inputs("eval"), runner.outputs("eval")
     for name, work in (("cmd_preview_btn", runner.preview), ("stop_btn", runner.abort)):
         elems[name].click(runner.handle("eval", work), inputs, outputs, **QUICK)
     elems["start_btn"].click(runner.run_eval, inputs, outputs, trigger_mode="once", **QUICK)
     gr.on(
         [changed(gr, manager.get_elem_by_id(name)) for name in COMMON if name.partition(".")[0] in ("top", "eval")],
-        runner.handle("eval", runner.check), inputs, outputs, trigger_mode="always_last", **QUICK,
+        runner.handle("eval", runner.check), inputs, runner.checked_outputs("eval"), trigger_mode="always_last",
+        **QUICK,
     )  # fmt: skip
     elems["dataset"].focus(
         lambda folder: gr.update(choices=list_datasets(folder)), elems["dataset_dir"], elems["dataset"], **QUICK

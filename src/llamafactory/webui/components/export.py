@@ -37,8 +37,8 @@ def create_export_tab(engine: Engine) -> dict[str, Block]:
     elems |= create_watch("export", language)
     elems["proof"] = html(elem_id="export-proof")
     engine.manager.add_elems("export", elems)
-    runner, manager = engine.runner, engine.manager
-    inputs, outputs = runner.inputs("export"), list(manager.elems("top", "export"))
+    runner = engine.runner
+    inputs, outputs = runner.inputs("export"), runner.outputs("export")
     for name, work in (("cmd_preview_btn", runner.preview), ("start_btn", runner.start), ("stop_btn", runner.abort)):
         elems[name].click(runner.handle("export", work), inputs, outputs, trigger_mode="once", **QUICK)
     return elems

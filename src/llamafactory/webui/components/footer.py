@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Below the tabs: what the page asks again while somebody looks."""
+"""Below the tabs: the folder that the page works in, and what memory this machine has left."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..drawing.reports import text as html_text
+from ..workspace import workspace
+from .watch import html
+
 if TYPE_CHECKING:
     from gradio.blocks import Block
-
-SECONDS = 2.0  # between two looks at what goes on
 
 
 def create_footer() -> dict[str, Block]:
     """Build the footer; gives its elements by name."""
-    import gradio as gr
-
-    return {"timer": gr.Timer(SECONDS), "tab": gr.State("train")}
+    return {"place": html(f"<p><small>{html_text(workspace().name)}</small></p>", elem_id="footer-place")}

@@ -27,7 +27,7 @@ def create_top() -> dict[str, Block]:
             list(LANGUAGES), value=chosen, interactive=True, scale=1, min_width=90, elem_id="top-lang",
             **parts(chosen, "top.lang"),
         )  # fmt: skip
-        elems |= make_fields("top", chosen, "main")
+        elems |= make_fields("top", chosen, "main", choices={"top.model_name": tuple(load())})
     with (
         gr.Accordion(open=False, elem_id="top-more", **parts(chosen, "group.top.model")) as box,
         gr.Row(elem_classes=["fields"]),

@@ -30,12 +30,14 @@ def create_train_tab(engine: Engine) -> dict[str, Block]:
     import gradio as gr
 
     language = engine.language
-    elems: dict[str, Any] = {"marks": gr.State({}), "rows_from": gr.State(0)}
+    marks = engine.runner.first_marks("train", language)
+    off = {name: reason for name, (_, reason) in marks.items()}
+    elems: dict[str, Any] = {"marks": gr.State(marks), "rows_from": gr.State(0)}
     groups = list(dict.fromkeys(field.group for field in fields_of("train")))
     for group in groups:
         if group in _IN_FRONT:
             with gr.Row(elem_classes=["fields"]):
-                elems |= make_fields("train", language, group)
+                elems |= make_fields("train", language, group, off)
                 if group == "data":
                     elems["data_preview_btn"] = button(language, "train.data_preview_btn")
             elems |= _rows(gr, language) if group == "data" else {}
@@ -43,7 +45,7 @@ def create_train_tab(engine: Engine) -> dict[str, Block]:
             with gr.Accordion(open=False, elem_classes=["group"], **parts(language, f"group.train.{group}")) as box:
                 elems[f"{group}_box"] = box
                 with gr.Row(elem_classes=["fields"]):
-                    elems |= make_fields("train", language, group)
+                    elems |= make_fields("train", language, group, off)
     top = {name.partition(".")[2]: elem for name, elem in engine.manager.named("top")}
     elems |= create_more_keys(engine, "train", elems, top)
     elems |= _presets(gr, language)
@@ -114,7 +116,7 @@ def _run(gr: Any, language: str) -> dict[str, Any]:
 
 def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
     runner, manager = engine.runner, engine.manager
-    inputs, outputs = runner.inputs("train"), list(manager.elems("top", "train"))
+    inputs, outputs = runner.inputs("train"), runner.outputs("train")
 
     def on(event: Any, work: Callable[..., Any], **more: Any) -> None:
         event(runner.handle("train", work), inputs, outputs, **{**QUICK, **more})
@@ -143,7 +145,8 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
     )
     gr.on(
         [changed(gr, manager.get_elem_by_id(name)) for name in COMMON if name.partition(".")[0] in ("top", "train")],
-        runner.handle("train", runner.check), inputs, outputs, trigger_mode="always_last", **QUICK,
+        runner.handle("train", runner.check), inputs, runner.checked_outputs("train"), trigger_mode="always_last",
+        **QUICK,
     )  # fmt: skip
 
 

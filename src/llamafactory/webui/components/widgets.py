@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..fields import Field, fields_of
@@ -19,7 +20,11 @@ _WIDTHS = {"switch": 170, "number": 150, "slider": 220, "choice": 150, "multi": 
 
 
 def make_fields(
-    tab: str, language: str, group: str | None = None, values: Mapping[str, Any] | None = None, **more: Any
+    tab: str,
+    language: str,
+    group: str | None = None,
+    off: Mapping[str, str] | None = None,
+    choices: Mapping[str, tuple[str, ...]] | None = None,
 ) -> dict[str, Block]:
     """Build the fields in front of one tab (of one group of it), by their names in the tab.
 
@@ -27,11 +32,16 @@ def make_fields(
         tab: The tab.
         language: Of the labels.
         group: Of the tab.
-        values: What fields show, by id, where it is not their default.
-        more: Further arguments of the components.
+        off: Why fields have no effect at first, by id.
+        choices: Of fields whose table does not have them, by id.
     """
-    given = values or {}
-    return {field.name: make(field, language, given.get(field.id), **more) for field in fields_of(tab, group)}
+    found = {}
+    for field in fields_of(tab, group):
+        reason = (off or {}).get(field.id)
+        more = {} if reason is None else {"interactive": False, "info": reason, "elem_classes": ["off"]}
+        known = replace(field, choices=(choices or {}).get(field.id, field.choices))
+        found[field.name] = make(known, language, **more)
+    return found
 
 
 def make(field: Field, language: str, value: Any = None, **more: Any) -> Block:

@@ -61,14 +61,19 @@ def chart(title: str, series: Sequence[Series], unit: str = "", along: str = "st
     scale = _Scale((min(xs), max(xs)), (min(up[0], min(ys)), max(up[-1], max(ys))))
     parts = [_axes(scale, across, up, along), *(_curve(one, scale) for one in drawn)]
     keys = "".join(
-        f'<span class="key"><i style="background:{_colour(one)}"></i>{escape(one.name)}</span>' for one in drawn
+        f'<span class="key"><i style="background:{_colour(one)}"></i>{_safe(one.name)}</span>' for one in drawn
     )
-    heading = escape(title) + (f" <small>({escape(unit)})</small>" if unit else "")
+    heading = _safe(title) + (f" <small>({_safe(unit)})</small>" if unit else "")
     svg = (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title, quote=True)}" '
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{_safe(title)}" '
         f'font-size="12" fill="none">{"".join(parts)}</svg>'
     )
     return f'<figure class="chart"><figcaption><b>{heading}</b>{keys}</figcaption>{svg}</figure>'
+
+
+def _safe(text: str) -> str:
+    """A text for HTML in one line, attributes too."""
+    return escape(" ".join(text.split()), quote=True)
 
 
 def charts(figures: Sequence[str]) -> str:
@@ -145,7 +150,7 @@ def _axes(scale: _Scale, across: Sequence[float], up: Sequence[float], along: st
     found.append(
         f'<path d="M{_LEFT} {_TOP}V{bottom}H{right}" stroke="currentColor" stroke-opacity=".5"/>'
         f'<text x="{(_LEFT + right) / 2}" y="{_HEIGHT - 5}" text-anchor="middle" fill="currentColor">'
-        f"{escape(along)}</text>"
+        f"{_safe(along)}</text>"
     )
     return "".join(found)
 
@@ -160,7 +165,7 @@ def _curve(series: Series, scale: _Scale) -> str:
     if len(points) <= _MOST_MARKS:
         found += [
             f'<circle cx="{scale.x(x)}" cy="{scale.y(y)}" r="{3 if len(points) < 3 else 2}" fill="{colour}">'
-            f"<title>{escape(series.name)}: {shown(y)} at {shown(x)}</title></circle>"
+            f"<title>{_safe(series.name)}: {shown(y)} at {shown(x)}</title></circle>"
             for x, y in points
         ]
     return "".join(found)

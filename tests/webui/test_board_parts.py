@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of the board without a browser: pictures, lists, what is told again and what is not, a demonstration."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamafactory.extras.errors import ConfigError
+from llamafactory.jobs import JobStore
+from llamafactory.webui import runner as runner_module
+from llamafactory.webui.choices import is_new_run, list_checkpoints, list_datasets, new_run
+from llamafactory.webui.drawing import reports
+from llamafactory.webui.drawing.chart import Series, chart, shown
+from llamafactory.webui.fields import COMMON
+from llamafactory.webui.interface import create_ui, read_board_settings
+from llamafactory.webui.jobs_view import PAGE, details, differences, listed
+from llamafactory.webui.manager import Manager
+from llamafactory.webui.runner import Asked, Runner
+from llamafactory.webui.watching import draw, figure_of
+
+HARM = "<script>alert(1)</script>\n\n# x"
+
+
+def parsed(html: str) -> ElementTree.Element:
+    """HTML of ours in one line, each element closed."""
+    assert "\n" not in html
+    return ElementTree.fromstring(html.replace("<br>", "<br/>").replace('<hr class="cut">', '<hr class="cut"/>'))
+
+
+def test_a_chart_draws_what_it_was_given():
+    points = [(step, 3 - step / 10) for step in range(1, 21)]
+    tree = parsed(
+        chart("Loss", [Series("a", [*points, (21, float("nan"))]), Series(HARM, [(5, 1.0)], 1)], "nats", "Step")
+    )
+    lines = [one.attrib["points"].split() for one in tree.iter("polyline")]
+    assert [len(line) for line in lines] == [20, 1]
+    places = [tuple(map(float, place.split(","))) for place in lines[0]]
+    assert places == sorted(places) and [y for _, y in places] == sorted(y for _, y in places)  # it falls: y grows
+    steps = {round(b[0] - a[0], 1) for a, b in pairwise(places)}
+    assert max(steps) - min(steps) < 0.3  # evenly spaced, like the steps
+    words = "".join(tree.itertext())
+    assert "nats" in words and "Step" in words and " ".join(HARM.split()) in words and not list(tree.iter("script"))
+    assert chart("Loss", [Series("a", [(1, float("inf"))])]) == ""
+
+
+def test_long_curves_are_smoothed_over_what_was_logged():
+    wild = [(step, float(step % 2)) for step in range(100)]
+    tree = parsed(chart("Loss", [Series("loss", wild, smoothed=True)]))
+    raw, smooth = (
+        [float(place.split(",")[1]) for place in one.attrib["points"].split()] for one in tree.iter("polyline")
+    )
+    assert len(raw) == len(smooth) == 100 and max(smooth[20:]) - min(smooth[20:]) < (max(raw) - min(raw)) / 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (1e-05, "1e-05"), (0.1, "0.1"), (12345.6, "12,346"), (-2.5, "-2.5")]
+)
+def test_numbers_on_axes_are_short(value, text):
+    assert shown(value) == text
+
+
+def test_curves_of_one_kind_share_a_picture():
+    same = ("kl", "grad_norm")
+    names = dict.fromkeys(("loss", "eval_loss", "eval_a_loss"), "loss") | {name: name for name in same}
+    names |= {"lr": "learning_rate", "rewards/chosen": "rewards", "rewards/accuracies": "accuracy"}
+    assert {name: figure_of(name) for name in names} == names
+    tree = parsed(draw({name: [(1, 1.0), (2, 2.0)] for name in names}, "en"))
+    assert len(list(tree.iter("figure"))) == len(set(names.values()))
+
+
+def test_rows_mark_exactly_what_is_trained():
+    row = {
+        "input_ids": [1, 2, 3],
+        "labels": [-100, 2, 3],
+        "source": HARM,
+        "stretches": [[["<b>ask\n", False], ["say", True]]],
+    }
+    tree = parsed(reports.rows([row], "trained", "read", 5))
+    body = tree.find("section/div")
+    assert [(one.tag, one.text) for one in body] == [("span", "<b>ask"), ("mark", "say")]
+    heading = "".join(tree.find("section/h5").itertext())
+    assert heading.startswith("5 · <script>") and "3 / 2" in heading
+
+
+def test_a_plan_that_does_not_fit_says_what_would():
+    words = dict.fromkeys(("fits", "too_big", "of", "with", "speed", "none"), "w") | {"too_big": "NO", "with": "WITH"}
+    found = {"fits": False, "peak_bytes": 3 * 2**30, "available_bytes": 2**30, "device": "d"}
+    found |= {"parts": {"weights": 2**30}, "alternatives": [{"change": {"quantization_bit": 4}, "peak_bytes": 2**29}]}
+    said = "".join(parsed(reports.plan(found, words)).itertext())
+    assert "NO: 3.00" in said and "WITH quantization_bit=4: 0.50 GiB" in said
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner_module, "ensure_runner", lambda workspace: None)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.json").write_text('[{"instruction": "a", "output": "b"}]')
+    (tmp_path / "data" / "dataset_info.json").write_text('{"alpaca_en_demo": {"file_name": "rows.json"}}')
+    return tmp_path
+
+
+def test_lists_offer_what_is_there(workspace):
+    assert (
+        list_datasets("data") == ["alpaca_en_demo"] and list_datasets("../x") == [] and list_datasets("nowhere") == []
+    )
+    for name in (
+        "saves/m/lora/run/checkpoint-5",
+        "saves/m/lora/run/checkpoint-10",
+        "saves/m/lora/empty",
+        "saves/m/lora/run",
+    ):
+        (workspace / name).mkdir(parents=True, exist_ok=True)
+    (workspace / "saves/m/lora/run/adapter_config.json").write_text("{}")
+    names = ["run", "run/checkpoint-10", "run/checkpoint-5"]
+    assert list_checkpoints(Path("saves/m/lora")) == [(name, f"saves/m/lora/{name}") for name in names]
+    assert list_checkpoints("/etc") == [] and is_new_run(new_run()) and not is_new_run("mine")
+
+
+def submit(store: JobStore, name: str, **more: Any) -> Any:
+    return store.submit("train", {"do_train": True, "output_dir": f"saves/{name}", **more}, name=name)
+
+
+def test_the_list_has_the_queue_in_its_order_then_the_newest(workspace):
+    store = JobStore(workspace)
+    jobs = [submit(store, f"job{number}") for number in range(PAGE + 5)]
+    store.cancel(jobs[3].id)
+    store.move(jobs[1].id, up=True)
+    found, first, count = listed(store, "all", "", 0)
+    assert [job.name for job in found[:3]] == ["job1", "job0", "job2"] and (len(found), first, count) == (
+        PAGE,
+        0,
+        PAGE + 5,
+    )
+    found, first, count = listed(store, "all", "", 99)
+    assert (found[-1].name, first, count) == ("job3", PAGE, PAGE + 5)
+    assert [job.name for job in listed(store, "cancelled", "", 0)[0]] == ["job3"]
+    assert [job.name for job in listed(store, "all", "JOB29", 0)[0]] == ["job29"]
+
+
+def test_what_is_said_of_jobs_shows_no_place_outside_and_no_markup(workspace):
+    store = JobStore(workspace)
+    one, other = submit(store, HARM.split("\n")[0], learning_rate=1e-3), submit(store, "b", learning_rate=2e-3)
+    said = "".join(parsed(differences(one, other, "en")).itertext())
+    assert "learning_rate" in said and "0.001" in said and "do_train" not in said
+    assert not list(parsed(details(one, "en")).iter("script"))
+    outside = store.submit("train", {"output_dir": "/etc/x"}, name="o")
+    assert "/etc" not in details(outside, "en")
+
+
+def asked(store: JobStore, **state: Any) -> Asked:
+    values = {name: field.default for name, field in COMMON.items() if field.tab in ("top", "train")}
+    return Asked("train", values, "en", state)
+
+
+def test_a_run_that_is_started_is_shown_and_told_once(workspace):
+    runner = Runner(Manager())
+    changes = runner.start(asked(runner.store))
+    job = runner.store.list()[0]
+    assert job.config["dataset"] == "alpaca_en_demo" and is_new_run(job.name)
+    assert changes["train.job"] == job.id and job.name in changes["train.progress_bar"]["value"]
+    seen = changes["train.seen"]
+    assert runner.monitor("train", job.id, seen, "en") == {}
+    runner.store.cancel(job.id)
+    changes = runner.monitor("train", job.id, seen, "en")
+    assert "cancelled" in changes["train.progress_bar"]["value"] and not changes["timer.train"].active
+    assert runner.monitor("train", job.id, changes["train.seen"], "en") == {}
+    assert runner.newest("train").id == job.id
+    runner.store.remove(job.id)
+    assert runner.monitor("train", job.id, {}, "en")["train.job"] is None
+
+
+def test_the_curve_of_a_run_is_read_bit_by_bit(workspace):
+    runner = Runner(Manager())
+    job = runner.store.submit("train", {"do_train": True, "output_dir": "saves/r"}, name="r")
+    runner.store.begin(job.id)
+    log = workspace / "saves" / "r" / "trainer_log.jsonl"
+    log.parent.mkdir(parents=True)
+    counts = []
+    for step in range(1, 4):
+        with log.open("a") as file:
+            file.write(json.dumps({"current_steps": step, "total_steps": 3, "loss": 1 / step}) + "\n")
+        drawn = runner.monitor("train", job.id, {}, "en")["train.loss_viewer"]["value"]
+        counts.append(len(re.search(r'polyline points="([^"]*)"', drawn)[1].split()))
+    assert counts == [1, 2, 3]
+
+
+def test_a_demonstration_runs_nothing(workspace):
+    page = create_ui(demo_mode=True)
+    manager, runner = page.board.manager, page.board.runner
+    assert not manager.has("export.start_btn") and not manager.has("tabs.export") and manager.has("train.start_btn")
+    for work in (runner.start, runner.abort, runner.estimate, runner.preview_rows):
+        with pytest.raises(ConfigError, match=r"demonstration|no run"):
+            work(asked(runner.store))
+    assert runner.store.list() == []
+
+
+def test_the_command_takes_share_alone(monkeypatch):
+    monkeypatch.setenv("GRADIO_AUTH", "a:b")
+    assert read_board_settings(["--share"]).share and not read_board_settings([]).share
+    with pytest.raises(ConfigError, match=r"takes no 'my.yaml'"):
+        read_board_settings(["my.yaml"])
