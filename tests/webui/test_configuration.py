@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import shutil
@@ -335,7 +336,7 @@ def test_no_path_leads_out_of_the_workspace(key, in_workspace):
         found = check("train", config)
         assert found, (key, place[:50])
         assert any(where == key for where, _ in found) or place.startswith("~"), (key, place[:50], found)
-        assert all(len(message) < 700 for _, message in found)
+        assert all(len(message) < 1000 for _, message in found)
 
 
 def test_every_key_that_names_a_place_is_looked_at():
@@ -406,6 +407,58 @@ def test_code_beside_a_model_needs_a_server_that_was_started_for_it(more, monkey
     assert check("train", build("train", {}) | {"trust_remote_code": False}) == []
     monkeypatch.setenv(validation.REMOTE_CODE, "1")
     assert check("train", config) == [] or "trust" not in str(check("train", config))
+
+
+# ---- every field, with what people who mean harm type ----
+
+
+TYPED = ["$(touch ran)`touch ran`;touch ran", "../../outside", "a\0b", "x" * 2**20, "'\"\n; touch ran #", "<script>"]
+
+
+def harmless(workspace: Path, before: set[Path]) -> bool:
+    """Nothing was run, and nothing was written: not in the workspace, nor beside it."""
+    return set(workspace.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("tab", TABS)
+@pytest.mark.parametrize(
+    "typed", [pytest.param(text, marks=[pytest.mark.slow] * (len(text) > 1000), id=repr(text[:20])) for text in TYPED]
+)
+def test_every_field_at_once(tab, typed, in_workspace):
+    """Each key that does not take the text says so in a line of its own."""
+    before = set(in_workspace.parent.rglob("*"))
+    fields = [*fields_on("top").values(), *fields_on(tab).values()]
+    values = {field.id: [typed] if field.widget == "multi" else typed for field in fields if field.name != "extra_args"}
+    with contextlib.suppress(ConfigError):
+        build(tab, values | {f"{tab}.extra_args": typed})
+    config = build(tab, values)
+    found = check(command_of(tab, values), config)
+    assert found and all("\n" not in message and len(message) < 1000 for _, message in found)
+    numbers = {key for key, value in config.items() if value == typed and not declared_keys()[key].takes_text}
+    assert numbers <= {key for key, _ in found}
+    assert len(typed) > 1000 or (to_yaml(config) and to_command("train", config))
+    assert harmless(in_workspace, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("typed", TYPED, ids=lambda text: repr(text[:20]))
+def test_every_field_alone(typed, in_workspace):
+    before = set(in_workspace.parent.rglob("*"))
+    fine = []
+    for tab in TABS:
+        for field in fields_on(tab).values():
+            value = [typed] if field.widget == "multi" else typed
+            config: dict = {}
+            try:
+                config = build(tab, {field.id: value})
+                found = check(command_of(tab, {}), config)
+            except ConfigError as error:
+                found = [(None, str(error))]
+            assert all("\n" not in message and len(message) < 1000 for _, message in found), field.id
+            fine += [] if found or config.get(field.key) is None else [field.key]  # what is off writes nothing
+    # What is left takes any text by its meaning: names, system texts, patterns, hub ids; none of them is a place.
+    assert not set(fine) & {*validation.PATHS, "dataset", "eval_dataset"} or ".." not in typed
+    assert harmless(in_workspace, before)
 
 
 # ---- names and presets ----

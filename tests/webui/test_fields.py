@@ -164,6 +164,7 @@ def test_reasons_name_what_is_chosen():
     shown = reasons_off("train", {"top.model_name": "Qwen3-VL-2B-Instruct"})
     assert "train.image_max_pixels" not in shown
     assert reasons_off("train", {}, "zh")["train.pref_loss"] != reason
+    assert "LLAMABOARD_TRUST_REMOTE_CODE" in reasons_off("train", {})["train.trust_remote_code"]
 
 
 def test_a_field_that_is_off_writes_nothing():

@@ -17,6 +17,7 @@ from ..hparams.unbuilt import ALWAYS, ANY, SECTIONS, TRAINING
 from ..model.catalogue.catalogue import load
 from .fields import COMMON, Field, fields_on
 from .texts.texts import text
+from .validation import REMOTE_CODE, allows_remote_code
 
 # What an evaluation of a kind leaves aside: groups of its tab's fields.
 GROUPS_ASIDE: dict[str, tuple[str, ...]] = {
@@ -45,6 +46,8 @@ def reason_off(field: Field, values: Mapping[str, Any], language: str = "en") ->
     def chosen(name: str) -> Any:
         return values.get(name, COMMON[name].default)
 
+    if key == "trust_remote_code" and not allows_remote_code():
+        return text(language, "reason.remote_code").format(variable=REMOTE_CODE)
     if key in _unbuilt():
         return text(language, "reason.unbuilt").format(part=_unbuilt()[key])
     tuner = str(chosen("top.finetuning_type"))
