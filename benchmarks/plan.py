@@ -38,9 +38,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "experts": {**_LLAMA, "model_type": "qwen3_moe", "num_key_value_heads": 4, "head_dim": 64,
                 "moe_intermediate_size": 512, "num_experts": 8, "num_experts_per_tok": 2},
     "many experts": {**_LLAMA, "model_type": "qwen3_moe", "num_key_value_heads": 4, "head_dim": 64,
-                     "num_hidden_layers": 16, "moe_intermediate_size": 256, "num_experts": 16, "num_experts_per_tok": 4},
+                     "num_hidden_layers": 16, "moe_intermediate_size": 256, "num_experts": 16,
+                     "num_experts_per_tok": 4},
     "large experts": {**_LLAMA, "model_type": "qwen3_moe", "num_key_value_heads": 4, "head_dim": 64,
-                      "num_hidden_layers": 4, "moe_intermediate_size": 1024, "num_experts": 32, "num_experts_per_tok": 2},
+                      "num_hidden_layers": 4, "moe_intermediate_size": 1024, "num_experts": 32,
+                      "num_experts_per_tok": 2},
 }  # fmt: skip
 
 LORA: dict[str, Any] = {"finetuning_type": "lora", "lora_rank": 8}

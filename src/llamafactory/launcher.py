@@ -91,8 +91,8 @@ def prepare_environment() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # Tensors of 2 MB and more in large pages where the system allows it: a page that is taken anew costs time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # Two caches, oneDNN's and that of torch's wrapper around it, keep the machine code for each shape of a product, 1,024
-    # by default each: rows of all lengths fill them with hundreds of MB, and the next step has other shapes anyhow.
+    # Two caches, oneDNN's and that of the wrapper around it, keep the machine code of each shape of a product, 1,024
+    # each by default: rows of all lengths fill them with hundreds of MB, and the next step has other shapes anyhow.
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, str(SHAPES_KEPT))
     if os.environ.get("LLAMAFACTORY_VERBOSITY", "INFO").upper() not in ("DEBUG", "NOTSET"):

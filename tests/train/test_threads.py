@@ -144,7 +144,8 @@ from importlib.abc import MetaPathFinder
 class Watch(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("OMP_WAIT_POLICY"))
+            names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+            print(*map(os.environ.get, names))
 
 sys.meta_path.insert(0, Watch())
 from llamafactory.cli import main
@@ -156,12 +157,15 @@ sys.exit(main())
 @pytest.mark.parametrize(
     ("env", "expected"),
     [
-        ({}, "1000 PASSIVE"),
-        pytest.param({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE", marks=pytest.mark.slow),
+        ({"LRU_CACHE_CAPACITY": "7"}, "1000 PASSIVE 64 7"),
+        pytest.param({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE 64 64", marks=pytest.mark.slow),
     ],
 )
-def test_waiting_is_bounded_before_torch_is_loaded(tmp_path: Path, env: dict[str, str], expected: str) -> None:
-    clean = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+def test_waiting_and_caches_are_bounded_before_torch_is_loaded(
+    tmp_path: Path, env: dict[str, str], expected: str
+) -> None:
+    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    clean = {name: value for name, value in os.environ.items() if name not in ours}
     command = [sys.executable, "-c", _FIRST_IMPORT]
     done = subprocess.run(command, env=clean | env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[0] == expected, done.stderr

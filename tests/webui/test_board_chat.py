@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -256,3 +260,27 @@ def test_a_demonstration_holds_its_own_model(
         assert client.values["infer-told"].startswith("**Error:** ") and page.board.chatter.view.state == "loaded"
     page.board.close()
     assert page.board.chatter.view.state == "empty"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["loading", "loaded"])
+def test_the_server_s_end_is_the_model_s_end(tiny_llama: Path, tmp_path: Path, moment: str) -> None:
+    command = [sys.executable, "-m", "llamafactory", "webui"]
+    variables = {**os.environ, "GRADIO_SERVER_PORT": "0"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path, env=variables
+    ) as server:
+        assert server.stdout is not None
+        ready = (re.search(r"is ready at (http://\S+)", line) for line in server.stdout)
+        found = next((one for one in ready if one), None)
+        assert found is not None, "it never was"
+        page = opened(found[1])
+        choose(page, tiny_llama)
+        page.press("infer-load_btn")
+        end = time.monotonic() + 120
+        while moment == "loaded" and not shown(page, "chat-box") and time.monotonic() < end:
+            time.sleep(0.2)
+            page.tick()
+        server.send_signal(signal.SIGTERM)
+        rest = server.stdout.read()
+    assert server.returncode == 0 and "Traceback" not in rest and "left behind" not in rest, rest

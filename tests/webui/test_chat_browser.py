@@ -3,36 +3,23 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_engine import until
+from scripted_engine import ScriptedEngine, until
 
 from llamafactory.webui import interface
+from llamafactory.webui.chatting import chatter as room
 from llamafactory.webui.chatting.chatter import Chatter
+from llamafactory.webui.texts.texts import text
 
 from .test_board_chat import served
-from .test_browser import wide
+from .test_browser import browser, pytestmark, wide
 from .test_side_by_side import make_adapter
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # tests may run as root
-        yield browser
-        browser.close()
+__all__ = ["browser", "pytestmark"]  # the fixture, and when it runs
 
 
 @pytest.fixture
@@ -106,14 +93,25 @@ def test_load_talk_in_two_columns_unload(browser: Any, site: Any, make_tiny_mode
     other.close()
 
 
-def test_a_phone_and_another_language(browser: Any, site: Any, tiny_llama: Path) -> None:
+def test_a_phone_and_another_language(browser: Any, site: Any, make_template: Any, monkeypatch: Any) -> None:
     url, chatter = site
-    chatter.load({"model_name_or_path": str(tiny_llama), "template": "qwen", "infer_dtype": "float32"})
+    engine = ScriptedEngine(make_template("qwen3"), ["<think>\nHm.\n</think>\n\n", "Four."], media=("image",))
+    monkeypatch.setattr(room, "load_engine", lambda args: engine)
+    chatter.load({"model_name_or_path": "mine", "template": "qwen3"})
     assert chatter.settle(60)
-    tab, wrong = open_chat(browser, url, width=390, height=780)
+    tab, wrong = open_chat(browser, url)
+    tab.set_viewport_size({"width": 390, "height": 780})
     tab.locator("#question textarea").wait_for()
-    assert not wide(tab)
-    ask(tab, "Hi")
-    tab.locator("#chat").get_by_text("Hi").first.wait_for()
-    assert not wide(tab) and wrong == []
+    assert not wide(tab) and tab.locator("#image").is_visible() and not tab.locator("#audio").is_visible()
+    box = tab.locator("#top-lang input").first
+    box.click()
+    tab.get_by_role("option", name="ja").click()
+    who = text("ja", "chat.example_who")
+    tab.locator("#chat").get_by_text(who).click()
+    until(lambda: tab.locator("#question textarea").input_value() == who or bool(tab.wait_for_timeout(50)))
+    tab.locator("#send").click()
+    tab.locator("#chat").get_by_text("Four.").wait_for()
+    tab.locator("#chat").get_by_text(text("ja", "chat.thought")).wait_for()
+    loaded = text("ja", "infer.status_loaded").partition("{")[0]
+    assert loaded in tab.locator("#infer-info_box").inner_text() and not wide(tab) and wrong == []
     tab.close()
