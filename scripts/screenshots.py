@@ -68,6 +68,11 @@ def save(tab: Any, name: str, element: str | None = None) -> None:
     tab.locator(element).screenshot(**place) if element else tab.screenshot(**place)
 
 
+def to_top(tab: Any, element: str) -> None:
+    """Let an element stand at the upper edge of the window."""
+    tab.locator(element).evaluate("element => element.scrollIntoView()")
+
+
 def show(tab: Any, name: str) -> None:
     """Open a tab of the page."""
     tab.locator(f"#tab-{name}-button").click()
@@ -98,14 +103,13 @@ def take(driver: Any, url: str) -> None:
     save(tab, "plan", "#train-plan")
     run(tab, "gentle", "1e-4")
     run(tab, "brisk", "2e-3")
-    tab.locator("#train-progress").scroll_into_view_if_needed()
-    tab.locator("#train-curves").scroll_into_view_if_needed()
+    to_top(tab, "#train-progress")
     save(tab, "run")
     show(tab, "jobs")
     for label in tab.locator("#jobs-list label").all()[:2]:
         label.click()
     tab.locator("#jobs-curves figure").first.wait_for()
-    tab.locator("#jobs-list").scroll_into_view_if_needed()
+    to_top(tab, "#jobs-list")
     save(tab, "jobs")
     for name in ("eval", "data", "export"):
         show(tab, name)
@@ -128,6 +132,7 @@ def talk(tab: Any) -> None:
     tab.locator("#send").click()
     tab.locator("#chat .bot").first.wait_for()
     tab.wait_for_timeout(10_000)
+    to_top(tab, "#chat")
     save(tab, "chat")
     tab.locator("#infer-unload_btn").click()
 
@@ -138,7 +143,7 @@ def phone(browser: Any, url: str) -> None:
     page.set_default_timeout(PATIENCE)
     page.goto(f"{url}?__theme=dark")
     page.locator("#train-progress .progress").wait_for()
-    page.locator("#train-progress").scroll_into_view_if_needed()
+    to_top(page, "#train-progress")
     save(page, "phone")
 
 
