@@ -353,11 +353,6 @@ class Runner:
             ensure_runner(workspace())
 
     def refuse_in_demo(self, asked: Asked) -> None:
-        """In a demonstration, strangers run and write nothing.
-
-        Raises:
-            ConfigError: It is one.
-        """
         """Nothing is run or written where the page is shown to everybody.
 
         Raises:
