@@ -61,6 +61,7 @@ def test_a_random_model_ends(tiny_llama: Path) -> None:
         assert list(json.loads(answer)) == SMALL["required"]
 
 
+@pytest.mark.slow
 def test_a_small_model_ends(smollm2: Path) -> None:
     asked = [(said("hello"), SMALL), (said("Will it rain in Paris tomorrow?"), SMALL), (said("hello"), {})]
     *small, (answer, finish) = ask(smollm2, asked, tokens=80)

@@ -132,6 +132,7 @@ def trajectory(model, batch: dict, exact: bool, steps: int = 15) -> torch.Tensor
     return torch.tensor(losses)
 
 
+@pytest.mark.slow
 def test_training_follows_the_float32_loss(smollm2):
     """bfloat16 base, float32 LoRA weights, the first 6 layers of SmolLM2, 15 steps of AdamW.
 

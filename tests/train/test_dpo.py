@@ -233,6 +233,7 @@ def test_a_run_that_leaves_rows_out_does_not_score_them_before(dpo: Keys, tmp_pa
     assert not list((tmp_path / "cache").rglob("reference-*.safetensors"))
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one(dpo: Keys, tmp_path: Path) -> None:
     more = {"pref_ftx": 0.2, "max_steps": 3, "val_size": 7, "do_train": True, "do_eval": True}
     one = train(dpo(output_dir=str(tmp_path / "one"), **more))

@@ -72,7 +72,8 @@ def test_a_part_of_an_epoch(keys: Keys, tmp_path: Path) -> None:
     assert log_of(tmp_path / "run")[-1]["epoch"] == 1.5
 
 
-@pytest.mark.parametrize("packing", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", [False, True])
 def test_two_ranks_see_each_row_once_an_epoch(keys: Keys, tmp_path: Path, packing: bool) -> None:
     """47 rows do not go round; one rank runs out first, and nobody waits for it for ever."""
     more = {"max_samples": 47, "packing": packing, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}

@@ -26,6 +26,7 @@ def test_the_first_run_prepares_and_the_second_trains(
     assert_bit_equal(train(given), train(keys(max_steps=2, output_dir=str(tmp_path / "without"))))
 
 
+@pytest.mark.slow
 def test_no_rank_trains_while_another_stops(keys: Keys, tmp_path: Path) -> None:
     folder = tmp_path / "tokens"
     given = keys(max_steps=2, tokenized_path=str(folder))

@@ -66,7 +66,7 @@ def page(engine: HuggingfaceEngine, page_args: InferArgs) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop must not outlive the tests that need it
 def chromium() -> Iterator[Any]:
     """The browser of the tests of the board."""
     from playwright.sync_api import sync_playwright

@@ -133,6 +133,7 @@ def test_a_phone(chromium, board):
             assert page.tab.evaluate("document.documentElement.scrollWidth") <= 390, name
 
 
+@pytest.mark.slow
 def test_a_megabyte_of_text_is_answered_in_one_line(chromium, board):
     page = Page(chromium, board.url)
     page.fill("train-output_dir", "x" * 2**20)

@@ -114,7 +114,7 @@ def shown(page: PageClient, name: str, what: str = "visible") -> Any:
 
 def test_load_talk_unload(board: Any, tiny_llama: Path) -> None:
     page, chatter = board
-    assert page.values["infer-info_box"].startswith("No model is loaded") and shown(page, "chat-box") is False
+    assert "No model is loaded" in page.values["infer-info_box"] and shown(page, "chat-box") is False
     choose(
         page,
         tiny_llama,
