@@ -16,7 +16,7 @@ from ..jobs.job import UNFINISHED
 from ..jobs.progress import tail
 from . import configuration
 from .applicability import reasons_off
-from .choices import is_new_run, list_checkpoints, new_run
+from .choices import is_new_run, new_run
 from .drawing import reports
 from .fields import COMMON
 from .jobs_view import proof
@@ -332,8 +332,7 @@ class Runner:
         """What a page that opens shows of the runs that go on; it opens on the tab that trains."""
         import gradio as gr
 
-        here = list_checkpoints(configuration.save_folder({}))
-        changes: Changes = {"top.checkpoint_path": gr.update(choices=here)}
+        changes: Changes = {}
         for name, (_, reason) in self.first_marks("train", language).items():
             changes[name] = gr.update(info=reason)  # over the field's own text in this language
         try:

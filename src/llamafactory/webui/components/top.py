@@ -50,13 +50,7 @@ def _connect(gr: Any, elems: dict[str, Any], remember: bool) -> None:
     if remember:
         gr.on([name.input, hub.input, lang.input], remember_model, [lang, name, hub], None, **quick)
     # Another model has other checkpoints: what was chosen of the last one's does not stay.
-    gr.on(
-        [name.change, tuner.change],
-        lambda name, path, tuner: offer_checkpoints(name, path, tuner, []),
-        [name, path, tuner],
-        checkpoint,
-        **quick,
-    )
+    gr.on([name.change, tuner.change], lambda: [], None, checkpoint, **quick)
     checkpoint.focus(offer_checkpoints, [name, path, tuner, checkpoint], checkpoint, **quick)
 
 
