@@ -244,6 +244,7 @@ def test_sigterm_lets_running_requests_finish(tiny_llama: Path) -> None:
         process.communicate()
 
 
+@pytest.mark.slow
 def test_the_time_for_finishing_is_limited(make_tiny_model: Any) -> None:
     folder = make_tiny_model(max_position_embeddings=200_000)
     process, url = start(folder, API_DRAIN_SECONDS="1")

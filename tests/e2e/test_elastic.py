@@ -37,6 +37,7 @@ def _wait_for(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_elastic_run_survives_kill_of_a_worker(tiny_llama: Path, tmp_path: Path) -> None:
     rows = [{"instruction": f"Count to {n}.", "output": " ".join(map(str, range(n)))} for n in range(1, 33)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))

@@ -86,6 +86,7 @@ def test_base_model_is_asked_as_in_the_paper(smollm2: Path, task_dir: Path) -> N
     assert (task_dir / "out" / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_template_asks_in_turns(smollm2: Path, task_dir: Path) -> None:
     run_eval(keys(smollm2, task_dir, task="quiz_test", n_shot=0, template="chatml", infer_dtype="float32"))
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()

@@ -445,6 +445,7 @@ def test_the_folder_reads_back_as_what_was_quantized(
     assert figures["perplexity_after"] == pytest.approx(perplexity, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_better_methods_lose_less(tiny_llama: Path, tmp_path: Path, texts: Path) -> None:
     def mean_error(method: str, bits: int) -> float:
         run(tiny_llama, tmp_path / f"{method}{bits}", texts, method, bits)

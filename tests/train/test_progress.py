@@ -48,6 +48,7 @@ def config(keys: Keys, tmp_path: Path) -> Any:
     return write
 
 
+@pytest.mark.slow
 def test_short_lines_where_there_is_no_terminal(config: Any, tmp_path: Path) -> None:
     run = _cli(
         config(do_train=True, do_eval=True, val_size=0.2, eval_strategy="steps", eval_steps=2), stdout=-1, stderr=-1

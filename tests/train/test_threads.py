@@ -95,6 +95,7 @@ def test_a_busy_machine_gets_one_thread() -> None:
     assert fixed > 1, "what full_determinism asks for may not depend on others"
 
 
+@pytest.mark.slow
 def test_a_wish_is_obeyed() -> None:
     assert _threads("2", OMP_NUM_THREADS="1")[0] == 2  # a key wins
     for name in _VARIABLES:
