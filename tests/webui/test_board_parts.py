@@ -220,7 +220,7 @@ def test_the_command_takes_share_alone(monkeypatch):
 
 def test_memory_of_devices_is_asked_of_their_driver(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\nprintf '0, 1024, 4096\\n1, [N/A], [N/A]\\n2, 2048, 2048\\n'\n")
+    program.write_text("#!/bin/sh\nprintf '0, H200, 3072, 4096\\n1, GB10, [N/A], [N/A]\\n2, H200, 0, 2048\\n'\n")
     program.chmod(0o755)
     monkeypatch.setattr(device_memory, "_last", (float("-inf"), ""))
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")

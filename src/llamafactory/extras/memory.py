@@ -35,7 +35,7 @@ class Memory:
 
 def memories() -> list[Memory]:
     """Return the memory of the machine, or of its container where that has less, then of each NVIDIA GPU."""
-    return [_host(), *_gpus()]
+    return [_host(), *gpus()]
 
 
 def _host() -> Memory:
@@ -49,7 +49,8 @@ def _host() -> Memory:
     return Memory("", free, total)
 
 
-def _gpus() -> list[Memory]:
+def gpus() -> list[Memory]:
+    """Return the memory of each NVIDIA GPU; none where there is none, or its driver does not answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []

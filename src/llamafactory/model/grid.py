@@ -81,7 +81,7 @@ class IntGrid:
 
     Attributes:
         search: Try narrower ranges too, and take the one of the least error; else the range reaches every weight.
-            A symmetric range that is searched may be mirrored: its scale is negative then, as those of AutoRound are.
+            A symmetric range that is searched may be mirrored: its scale is negative then.
     """
 
     bits: int

@@ -115,13 +115,10 @@ def check_shown(found: Mapping[str, Any], asked: Asked) -> str:
 def found_shown(found: Found, asked: Asked) -> str:
     """What a file was taken for, and its first rows."""
     lines = [[str(row.get(column, ""))[:300] for column in found.present] for row in found.rows]
-    words = f"{asked.text('data.not_recognized')} {found.problem}" if found.problem else found.said
-    kind = "problems" if found.problem else "said"
-    said = (
-        f'<ul class="{kind}"><li>{reports.text(words[:1000])}</li></ul>'
-        if found.problem
-        else f"<p>{reports.text(words)}</p>"
-    )
+    said = f"<p>{reports.text(found.said)}</p>"
+    if found.problem:
+        words = f"{asked.text('data.not_recognized')} {found.problem}"
+        said = f'<ul class="problems"><li>{reports.text(words[:1000])}</li></ul>'
     return said + reports.table(found.present, lines, "rows")
 
 

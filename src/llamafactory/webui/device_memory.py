@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What memory this machine's NVIDIA devices have left, asked of their driver's own program, without torch."""
+"""What memory this machine's NVIDIA devices have left, as the page shows it."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import threading
 import time
+from collections.abc import Sequence
 
+from ..extras.memory import Memory, gpus
+from .drawing.reports import GIB
 from .drawing.reports import text as html
 
 SECONDS = 5.0  # between two askings, of all pages together
-_QUERY = ("--query-gpu=index,memory.used,memory.total", "--format=csv,noheader,nounits")
 _lock = threading.Lock()
 _last: tuple[float, str] = (float("-inf"), "")
 
@@ -21,32 +21,22 @@ def device_memory() -> str:
     global _last
     with _lock:
         if time.monotonic() - _last[0] > SECONDS:
-            _last = (time.monotonic(), bars(_ask()))
+            _last = (time.monotonic(), bars(gpus()))
         return _last[1]
 
 
-def _ask() -> str:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
-    try:
-        return subprocess.run([program, *_QUERY], capture_output=True, text=True, timeout=3, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""
+def bars(devices: Sequence[Memory]) -> str:
+    """A bar for each device: what is used of it.
 
-
-def bars(said: str) -> str:
-    """Bars of what the program said: number, MiB used, MiB in all, a device a line.
-
-    >>> "GPU 0: 1.0 / 4.0 GiB" in bars("0, 1024, 4096")
+    >>> "GPU 0: 1.0 / 4.0 GiB" in bars([Memory("GPU 0: H200", 3 * 2**30, 4 * 2**30)])
     True
     """
     found = []
-    for line in said.splitlines():
-        words = [word.strip() for word in line.split(",")]
-        if len(words) != 3 or not all(word.isdecimal() for word in words) or not int(words[2]):
+    for device in devices:
+        if not device.total:
             continue  # a device that tells nothing
-        used, total = int(words[1]), int(words[2])
-        label = html(f"GPU {words[0]}: {used / 1024:.1f} / {total / 1024:.1f} GiB")
-        found.append(f'<span>{label} <i class="track"><i style="width:{100 * used / total:.0f}%"></i></i></span>')
+        used = device.total - device.free
+        label = html(f"{device.name.partition(':')[0]}: {used / GIB:.1f} / {device.total / GIB:.1f} GiB")
+        share = f"{100 * used / device.total:.0f}"
+        found.append(f'<span>{label} <i class="track"><i style="width:{share}%"></i></i></span>')
     return f'<p class="memory">{"".join(found)}</p>' if found else ""

@@ -48,12 +48,6 @@ class Manager:
         """The elements of some tabs."""
         return (elem for name, elem in self._elems.items() if name.partition(".")[0] in tabs)
 
-    def is_field(self, elem: Block) -> bool:
-        """Whether an element holds a value of the user's."""
-        from .fields import COMMON
-
-        return self._ids[elem] in COMMON
-
     def has(self, elem_id: str) -> bool:
         """Whether the page has an element of this name; demo mode has fewer."""
         return elem_id in self._elems

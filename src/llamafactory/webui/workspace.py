@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from ..extras.errors import ConfigError, short
+from ..jobs.job import CACHE as CACHE  # settings of the user, the job store, a folder for each job
 
-CACHE = "llamaboard_cache"  # settings of the user, the job store, a folder for each job
 CONFIGS = "llamaboard_config"  # saved configurations
 SAVES = "saves"  # what runs write
 _LONGEST = 1024

@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 from ...extras.memory import memories
+from ...jobs.database import FILE_NAME
+from ...jobs.job import ACTIVE
+from ...jobs.store import JobStore
 from ..texts.texts import text
 from ..workspace import CACHE, workspace
-
-_STORE = "jobs.db"
 
 
 def warning(language: str) -> str:
     """What to know before a model is loaded beside a job that runs; nothing where none does."""
-    if not (workspace() / CACHE / _STORE).is_file():  # looking makes no store
+    if not (workspace() / CACHE / FILE_NAME).is_file():  # looking makes no store
         return ""
-    from ...jobs.store import JobStore
-
-    running = JobStore(workspace()).list(states=["running", "stopping"])
+    running = JobStore(workspace()).list(states=ACTIVE)
     if not running:
         return ""
     jobs = ", ".join(f"{job.id} ({job.command} {job.name})" for job in running)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ...hparams.coercion import as_written
+
 GIB = 2**30
 _MOST_TEXT = 20_000  # characters of one row
 
@@ -82,9 +84,7 @@ def _speed(found: Mapping[str, Any], words: Mapping[str, str]) -> str:
 
 
 def _keys(change: Mapping[str, Any]) -> str:
-    return " ".join(
-        f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in change.items()
-    )
+    return " ".join(f"{key}={as_written(value)}" for key, value in change.items())
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[object]], kind: str = "") -> str:
