@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -84,3 +85,12 @@ def board(make_tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPat
     server = BoardServer(make_workspace(tmp_path_factory.mktemp("workspace"), model))
     yield server
     server.stop()
+
+
+@pytest.fixture
+def in_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace of its own with the demo data, as the folder that the test works in."""
+    folder = tmp_path / "workspace"
+    shutil.copytree(Path(__file__).parents[2] / "data", folder / "data")
+    monkeypatch.chdir(folder)
+    return folder

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,7 @@ from llamafactory.webui.runner import Asked
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def in_workspace(tmp_path, monkeypatch):
-    folder = tmp_path / "workspace"
-    shutil.copytree(REPOSITORY / "data", folder / "data")
-    monkeypatch.chdir(folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("in_workspace")
 
 
 class Tab:

@@ -7,7 +7,6 @@ import gzip
 import json
 import multiprocessing
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 LISTING = Path("data/dataset_info.json")
 
 
-@pytest.fixture(autouse=True)
-def in_workspace(tmp_path, monkeypatch):
-    folder = tmp_path / "workspace"
-    shutil.copytree(REPOSITORY / "data", folder / "data")
-    monkeypatch.chdir(folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("in_workspace")
 
 
 @pytest.mark.parametrize("name", json.loads((REPOSITORY / "data" / "dataset_info.json").read_text()))

@@ -9,6 +9,7 @@ from ..extras.packages import require
 from ..hparams import InferArgs
 from .chatting.chatter import Chatter, Loaded
 from .components.chatbot import KEPT_SECONDS, create_chat_box
+from .components.widgets import QUICK
 from .engine import Engine as Board
 from .texts.texts import LANGUAGES, text
 
@@ -55,8 +56,5 @@ def make_page(engine: Engine, args: InferArgs, max_waiting: int) -> Any:
         manager.add_elems("top", {"lang": lang})
         manager.add_elems("infer", create_chat_box(board, visible=True))
         everything = manager.get_elem_list()
-        quick: dict[str, Any] = {
-            "concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"
-        }  # fmt: skip
-        lang.input(board.change_lang, [lang], everything, **quick)
+        lang.input(board.change_lang, [lang], everything, **QUICK)
     return page.queue(max_size=max_waiting)

@@ -123,6 +123,7 @@ def create_ui(demo_mode: bool = False) -> Any:
     gr = require("gradio", "webui", "'gradio>=6'")
     from . import components, live
     from .components.chatbot import KEPT_SECONDS
+    from .components.widgets import QUICK
     from .engine import Engine as Board
 
     board = Board(demo_mode=demo_mode)
@@ -143,16 +144,11 @@ def create_ui(demo_mode: bool = False) -> Any:
         manager.add_elems("footer", components.create_footer())
         live.connect(board, tabs)
         everything = manager.get_elem_list()
-        quick: dict[str, Any] = {
-            "concurrency_limit": None,
-            "show_progress": "hidden",
-            "api_visibility": "private",
-        }
-        page.load(board.resume, None, everything, **quick)
+        page.load(board.resume, None, everything, **QUICK)
         lang: Any = manager.get_elem_by_id("top.lang")
-        changed = lang.input(board.change_lang, [lang], everything, **quick)
+        changed = lang.input(board.change_lang, [lang], everything, **QUICK)
         again = board.runner.handle("train", board.runner.say_again)
-        changed.then(again, board.runner.inputs("train"), board.runner.outputs("train"), **quick)
+        changed.then(again, board.runner.inputs("train"), board.runner.outputs("train"), **QUICK)
     page.board = board
     return page
 

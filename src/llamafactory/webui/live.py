@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
+from .components.widgets import QUICK
 from .device_memory import device_memory
 from .runner import RUN_TABS, WATCHED
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 SECONDS = 2.0
-QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
 
 def create_timers(tabs: Sequence[str]) -> dict[str, Block]:

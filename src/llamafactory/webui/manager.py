@@ -27,11 +27,6 @@ class Manager:
         """Every element that a handler may change."""
         return list(self._elems.values())
 
-    def get_elem_iter(self) -> Iterator[tuple[str, Block]]:
-        """Names (without their tabs) and elements."""
-        for name, elem in self._elems.items():
-            yield name.partition(".")[2], elem
-
     def get_elem_by_id(self, elem_id: str) -> Block:
         """The element of a name ``TAB.NAME``."""
         return self._elems[elem_id]

@@ -12,8 +12,8 @@ from ..choices import list_datasets
 from ..datasets import PARTS, TAGS, endings
 from ..fields import COMMON
 from ..texts.texts import parts
-from .train import QUICK, button
 from .watch import html
+from .widgets import QUICK, button
 
 if TYPE_CHECKING:
     from gradio.blocks import Block

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 from ...extras.errors import ConfigError
 from ..choices import list_datasets
 from ..drawing.reports import text as html_text
-from ..fields import COMMON, fields_of
+from ..fields import COMMON
 from ..results import ROWS, list_predictions, list_results, predictions_shown, read_predictions, results_table
 from ..texts.texts import parts
-from .more_keys import create_more_keys
-from .train import QUICK, button, changed
-from .watch import create_preview, create_watch, html
-from .widgets import make_fields
+from .form import create_form
+from .watch import html
+from .widgets import QUICK, button, changed
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -27,19 +26,7 @@ def create_eval_tab(engine: Engine) -> dict[str, Block]:
     import gradio as gr
 
     language = engine.language
-    elems: dict[str, Any] = {"marks": gr.State({})}
-    for group in dict.fromkeys(field.group for field in fields_of("eval")):
-        with gr.Row(elem_classes=["fields"]):
-            elems |= make_fields("eval", language, group)
-    top = {name.partition(".")[2]: elem for name, elem in engine.manager.named("top")}
-    elems |= create_more_keys(engine, "eval", elems, top)
-    with gr.Row(elem_classes=["buttons"]):
-        elems["cmd_preview_btn"] = button(language, "eval.cmd_preview_btn")
-        elems["start_btn"] = button(language, "eval.start_btn", variant="primary")
-        elems["stop_btn"] = button(language, "eval.stop_btn", variant="stop", interactive=False)
-    elems["problems"] = html(visible=False, elem_id="eval-problems")
-    elems |= create_preview("eval", language)
-    elems |= create_watch("eval", language)
+    elems: dict[str, Any] = create_form(engine, "eval")
     elems |= _results(gr, language)
     engine.manager.add_elems("eval", elems)
     _connect(gr, engine, elems)
@@ -76,7 +63,7 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
         elems[name].click(runner.handle("eval", work), inputs, outputs, **QUICK)
     elems["start_btn"].click(runner.run_eval, inputs, outputs, trigger_mode="once", **QUICK)
     gr.on(
-        [changed(gr, manager.get_elem_by_id(name)) for name in COMMON if name.partition(".")[0] in ("top", "eval")],
+        [changed(manager.get_elem_by_id(name)) for name in COMMON if name.partition(".")[0] in ("top", "eval")],
         runner.handle("eval", runner.check), inputs, runner.checked_outputs("eval"), trigger_mode="always_last",
         **QUICK,
     )  # fmt: skip

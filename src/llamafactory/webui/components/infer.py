@@ -17,8 +17,7 @@ from ..configuration import build, check
 from ..texts.texts import parts, text
 from .chatbot import create_chat_box, properties
 from .more_keys import create_more_keys
-from .train import button
-from .widgets import make_fields
+from .widgets import QUICK, button, make_fields
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -39,8 +38,7 @@ def create_infer_tab(engine: Engine) -> dict[str, Block]:
         elems["keep_adapters"] = gr.Checkbox(
             False, interactive=True, elem_id="infer-keep_adapters", **parts(language, "infer.keep_adapters")
         )
-    top = {name.partition(".")[2]: elem for name, elem in manager.named("top")}
-    elems |= create_more_keys(engine, "infer", elems, top)
+    elems |= create_more_keys(engine, "infer", elems)
     with gr.Row(elem_classes=["buttons"]):
         elems["load_btn"] = button(language, "infer.load_btn", variant="primary")
         elems["unload_btn"] = button(language, "infer.unload_btn", variant="stop", interactive=False)
@@ -62,7 +60,6 @@ def _connect(engine: Engine, elems: dict[str, Any], watch: _Watch, asked: set[Bl
         elems["keep_adapters"],
         elems["told"],
     )
-    quick: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 
     def load(given: dict[str, Any], language: str, beside: bool) -> str:
         note = warning(language)
@@ -93,11 +90,11 @@ def _connect(engine: Engine, elems: dict[str, Any], watch: _Watch, asked: set[Bl
         return press(unload, before, language)
 
     changed = [*watch.outputs, told]
-    elems["load_btn"].click(press_load, {*asked, keep, seen}, changed, **quick)
-    elems["unload_btn"].click(press_unload, [seen, lang], changed, **quick)
-    watch.timer.tick(watch.look, [seen, lang], watch.outputs, **quick)
+    elems["load_btn"].click(press_load, {*asked, keep, seen}, changed, **QUICK)
+    elems["unload_btn"].click(press_unload, [seen, lang], changed, **QUICK)
+    watch.timer.tick(watch.look, [seen, lang], watch.outputs, **QUICK)
     # A page asks again and again only once its chat was opened.
-    tab.select(watch.open, [seen, lang], watch.outputs, **quick)
+    tab.select(watch.open, [seen, lang], watch.outputs, **QUICK)
 
 
 class _Watch:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..texts.texts import parts
-from .train import QUICK, button
 from .watch import html
+from .widgets import QUICK, button
 
 if TYPE_CHECKING:
     from gradio.blocks import Block

@@ -13,7 +13,7 @@ from ..fields import COMMON, Field, all_groups
 from ..set_keys import set_key, show_set
 from ..texts.texts import parts, text
 from .watch import html
-from .widgets import make
+from .widgets import changed, make
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -23,16 +23,13 @@ if TYPE_CHECKING:
 _FOUND = 12  # answers of the search box
 
 
-def create_more_keys(
-    engine: Engine, tab: str, front: Mapping[str, Block], top: Mapping[str, Block]
-) -> dict[str, Block]:
+def create_more_keys(engine: Engine, tab: str, front: Mapping[str, Block]) -> dict[str, Block]:
     """Build the folded groups of a tab.
 
     Args:
         engine: What is behind the page.
         tab: The tab.
-        front: Its fields in front, by name: what is chosen there says which keys have an effect.
-        top: Likewise those above the tabs, and ``lang``.
+        front: Its fields in front, by name: what is chosen there, and above the tabs, says which keys have an effect.
 
     Returns:
         Elements by name; ``more`` holds what was set, field id to value.
@@ -41,9 +38,9 @@ def create_more_keys(
 
     language = engine.language
     fields = {f"{tab}.{name}": elem for name, elem in front.items() if f"{tab}.{name}" in COMMON}
-    fields |= {f"top.{name}": elem for name, elem in top.items() if f"top.{name}" in COMMON}
+    fields |= {name: elem for name, elem in engine.manager.named("top") if name in COMMON}
     more = gr.State({})
-    inputs = [top["lang"], more, *fields.values()]
+    inputs = [engine.manager.get_elem_by_id("top.lang"), more, *fields.values()]
     with gr.Accordion(open=False, elem_id=f"{tab}-more", **parts(language, "more.title")) as box:
         words = gr.Textbox(elem_id=f"{tab}-search", **parts(language, "more.search"))
         chosen = html(elem_id=f"{tab}-set")
@@ -74,8 +71,6 @@ def create_more_keys(
 
 def _render(field: Field, lang: str, values: Mapping[str, Any], tab: str, more: Block, chosen: Block) -> None:
     """One key: a widget, or for one that is in front, where it is."""
-    import gradio as gr
-
     if field.id in COMMON:
         label = parts(lang, field.id).get("label", field.name)
         place = f"{text(lang, f'tabs.{field.tab}') or ''} › {label}".strip(" ›")
@@ -92,5 +87,4 @@ def _render(field: Field, lang: str, values: Mapping[str, Any], tab: str, more: 
         kept = set_key(kept, field, value)
         return kept, show_set(kept, tab)
 
-    event = widget.blur if isinstance(widget, gr.Textbox | gr.Number) else widget.change
-    event(keep, [widget, more], [more, chosen], show_progress="hidden", api_visibility="private")
+    changed(widget)(keep, [widget, more], [more, chosen], show_progress="hidden", api_visibility="private")

@@ -10,7 +10,7 @@ from ..choices import list_checkpoints
 from ..common import language, save_config
 from ..configuration import save_folder
 from ..texts.texts import LANGUAGES, parts
-from .widgets import make_fields
+from .widgets import QUICK, make_fields
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -45,13 +45,12 @@ def create_top(remember: bool = True) -> dict[str, Block]:
 def _connect(gr: Any, elems: dict[str, Any], remember: bool) -> None:
     name, path, hub, template = (elems[part] for part in ("model_name", "model_path", "hub_name", "template"))
     tuner, checkpoint, lang = elems["finetuning_type"], elems["checkpoint_path"], elems["lang"]
-    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-    gr.on([name.input, hub.input], choose_model, [name, hub], [path, template], **quick)
+    gr.on([name.input, hub.input], choose_model, [name, hub], [path, template], **QUICK)
     if remember:
-        gr.on([name.input, hub.input, lang.input], remember_model, [lang, name, hub], None, **quick)
+        gr.on([name.input, hub.input, lang.input], remember_model, [lang, name, hub], None, **QUICK)
     # Another model has other checkpoints: what was chosen of the last one's does not stay.
-    gr.on([name.change, tuner.change], lambda: [], None, checkpoint, **quick)
-    checkpoint.focus(offer_checkpoints, [name, path, tuner, checkpoint], checkpoint, **quick)
+    gr.on([name.change, tuner.change], lambda: [], None, checkpoint, **QUICK)
+    checkpoint.focus(offer_checkpoints, [name, path, tuner, checkpoint], checkpoint, **QUICK)
 
 
 def choose_model(name: str | None, hub: str | None) -> tuple[Any, Any]:

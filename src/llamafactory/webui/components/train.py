@@ -13,7 +13,7 @@ from ..fields import COMMON, fields_of
 from ..texts.texts import parts
 from .more_keys import create_more_keys
 from .watch import create_preview, create_watch, html
-from .widgets import make_fields
+from .widgets import QUICK, button, changed, make_fields
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _IN_FRONT = ("data", "basic", "batch")  # groups that are not folded
 _AT_THE_END = "run"
-QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
 
 def create_train_tab(engine: Engine) -> dict[str, Block]:
@@ -47,8 +46,7 @@ def create_train_tab(engine: Engine) -> dict[str, Block]:
                 elems[f"{group}_box"] = box
                 with gr.Row(elem_classes=["fields"]):
                     elems |= make_fields("train", language, group, off)
-    top = {name.partition(".")[2]: elem for name, elem in engine.manager.named("top")}
-    elems |= create_more_keys(engine, "train", elems, top)
+    elems |= create_more_keys(engine, "train", elems)
     elems |= _presets(gr, language)
     elems |= _run(gr, language)
     elems |= create_watch("train", language)
@@ -66,14 +64,6 @@ def _rows(gr: Any, language: str) -> dict[str, Any]:
             elems["rows_back"] = button(language, "train.rows_back", size="sm")
             elems["rows_on"] = button(language, "train.rows_on", size="sm")
     return elems
-
-
-def button(language: str, name: str, **more: Any) -> Any:
-    """A button with its text; its element is called as its text is."""
-    import gradio as gr
-
-    texts = {"value": parts(language, name).get("value", name)}
-    return gr.Button(elem_id=name.replace(".", "-"), min_width=110, **texts, **more)
 
 
 def _presets(gr: Any, language: str) -> dict[str, Any]:
@@ -149,12 +139,7 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
         lambda folder: gr.update(choices=list_datasets(folder)), elems["dataset_dir"], elems["dataset"], **QUICK
     )
     gr.on(
-        [changed(gr, manager.get_elem_by_id(name)) for name in COMMON if name.partition(".")[0] in ("top", "train")],
+        [changed(manager.get_elem_by_id(name)) for name in COMMON if name.partition(".")[0] in ("top", "train")],
         runner.handle("train", runner.check), inputs, runner.checked_outputs("train"), trigger_mode="always_last",
         **QUICK,
     )  # fmt: skip
-
-
-def changed(gr: Any, elem: Any) -> Any:
-    """When a field was changed: text when it is left, so that nothing is said of a half-written word."""
-    return elem.blur if isinstance(elem, gr.Textbox | gr.Number) else elem.change

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ...hparams.coercion import as_written
 from ..fields import Field, fields_of
 from ..texts.texts import parts
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 # Longer lists are looked through by typing; all of them would take the browser a moment to draw.
 _SHOWN = 60
+# Of a handler that does not hold up others, or the page.
+QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 _WIDTHS = {"switch": 170, "number": 150, "slider": 220, "choice": 150, "multi": 240}
 
 
@@ -89,4 +92,19 @@ def make(field: Field, language: str, value: Any = None, **more: Any) -> Block:
 def _among(field: Field, value: Any) -> Any:
     if value is None:
         return "" if "" in field.choices else None
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return as_written(value)
+
+
+def button(language: str, name: str, **more: Any) -> Any:
+    """A button with its text; its element is called as its text is."""
+    import gradio as gr
+
+    texts = {"value": parts(language, name).get("value", name)}
+    return gr.Button(elem_id=name.replace(".", "-"), min_width=110, **texts, **more)
+
+
+def changed(elem: Any) -> Any:
+    """When a field was changed: text when it is left, so that nothing is said of a half-written word."""
+    import gradio as gr
+
+    return elem.blur if isinstance(elem, gr.Textbox | gr.Number) else elem.change
