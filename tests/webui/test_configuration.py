@@ -173,6 +173,19 @@ def test_a_configuration_s_fields_make_the_same_configuration(tab):
     there_and_back()
 
 
+@pytest.mark.parametrize("tuner", COMMON["top.finetuning_type"].choices)
+def test_what_depends_on_a_field_without_effect_has_none(tuner):
+    """A key behind a switch that this tuner leaves aside, or behind bits that it cannot use, is not said."""
+    fields = [*fields_on("top").values(), *fields_on("train").values()]
+    numbers = {field.id: int(field.low or 0) + 2 for field in fields if field.widget in ("number", "slider")}
+    switches = {field.id: True for field in fields if field.widget == "switch"}
+    chosen = {"top.finetuning_type": tuner, "top.quantization_bit": "4", "top.quantization_method": "hqq"}
+    config = build("train", numbers | switches | chosen)
+    assert build("train", to_values(config, "train")) == config
+    assert "apollo_rank" not in config or config["use_apollo"]
+    assert "quantization_method" not in config or config["quantization_bit"] == 4
+
+
 @pytest.mark.parametrize("path", [path.as_posix() for path in sorted((REPOSITORY / "examples").rglob("*.yaml"))])
 def test_an_example_opened_in_the_page_is_the_same_run(path):
     """Every key of the file is obeyed: what stands on the page gives the arguments that the file gives."""

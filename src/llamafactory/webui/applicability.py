@@ -65,10 +65,18 @@ def reason_off(field: Field, values: Mapping[str, Any], language: str = "en") ->
         switch = _switches().get(key)
         if switch is not None and not values.get(f"train.{switch}", False):
             return text(language, "reason.switch").format(switch=switch)
+        if switch is not None and switch != key and (why := _reason_of(f"train.{switch}", values, language)):
+            return why
     if field.tab == "export" and key.startswith("export_quantization_") and key != _BITS:
         given = chosen(f"export.{_BITS}")
         return text(language, "reason.needs").format(key=_BITS) if given in (None, "", "none") else None
     return _of_model(key, tuner, chosen, language)
+
+
+def _reason_of(name: str, values: Mapping[str, Any], language: str) -> str | None:
+    """Why the field that another depends on has no effect: then neither has that other."""
+    field = fields_on(name.partition(".")[0]).get(name)
+    return reason_off(field, values, language) if field is not None else None
 
 
 def reasons_off(tab: str, values: Mapping[str, Any], language: str = "en") -> dict[str, str]:
@@ -80,7 +88,7 @@ def reasons_off(tab: str, values: Mapping[str, Any], language: str = "en") -> di
 
 def _of_model(key: str, tuner: str, chosen: Any, language: str) -> str | None:
     """What the model and its quantization leave without effect."""
-    if key == "quantization_bit" and tuner in model.NOT_OVER_FEW_BITS:
+    if key in keys_of(QuantizationArguments) and tuner in model.NOT_OVER_FEW_BITS:
         return text(language, "reason.few_bits").format(tuner=tuner)
     if key in keys_of(QuantizationArguments) and key != "quantization_bit":
         return text(language, "reason.quantization") if chosen("top.quantization_bit") in (None, "", "none") else None
