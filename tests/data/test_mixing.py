@@ -132,7 +132,10 @@ def test_duplicates_go_on_request_and_are_counted(prepare: Prepare, tmp_path: Pa
         prepare(dataset=f"{one},{one}", deduplicate=True, mix_strategy="interleave_under")
 
 
-@pytest.mark.parametrize(("strategy", "asked"), [("interleave_under", 0.6), ("interleave_once", 0.5)])
+@pytest.mark.parametrize(
+    ("strategy", "asked"),
+    [("interleave_under", 0.6), pytest.param("interleave_once", 0.5, marks=pytest.mark.slow)],
+)
 def test_interleaved_rows_come_in_a_new_order_each_epoch(
     prepare: Prepare, tmp_path: Path, strategy: str, asked: float
 ) -> None:

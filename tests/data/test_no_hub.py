@@ -44,7 +44,13 @@ def _status(status: str) -> Answer:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Answer], str]]:
+def connections() -> list[str]:
+    """A word for each connection that a server of the test was asked for."""
+    return []
+
+
+@pytest.fixture
+def serve(connections: list[str]) -> Iterator[Callable[[Answer], str]]:
     """Start a server that gives one answer to all; it accepts every connection."""
     listeners: list[socket.socket] = []
 
@@ -54,6 +60,7 @@ def serve() -> Iterator[Callable[[Answer], str]]:
                 client = listener.accept()[0]
             except OSError:
                 return
+            connections.append("asked")
             threading.Thread(target=one, args=(client, answer), daemon=True).start()
 
     def one(client: socket.socket, answer: Answer) -> None:
@@ -90,7 +97,9 @@ def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("place", ["model", "data"])
-def test_no_hub_is_said_at_once(place: str, serve: Callable[[Answer], str], tiny_llama: Path, tmp_path: Path) -> None:
+def test_no_hub_is_said_at_once(
+    place: str, serve: Callable[[Answer], str], connections: list[str], tiny_llama: Path, tmp_path: Path
+) -> None:
     address = serve(_silent) if place == "model" else "127.0.0.1:9"
     words = {"model_name_or_path": tiny_llama, "template": "chatml", "output_dir": tmp_path / "o"} | (
         {"model_name_or_path": "nobody/nothing", "dataset": "identity"}
@@ -99,14 +108,13 @@ def test_no_hub_is_said_at_once(place: str, serve: Callable[[Answer], str], tiny
     )
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_ENDPOINT": f"http://{address}", "HF_HOME": str(tmp_path / "hf")}
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "llamafactory", "preview", *(f"{key}={value}" for key, value in words.items())],
-        env=environment, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2], timeout=60,
+        env=environment, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2], timeout=300,
     )  # fmt: skip
     assert done.returncode == 1 and done.stderr.count(f"no hub at http://{address}") == 1, done.stderr[-2000:]
     assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert time.monotonic() - began < 20  # the library alone takes 50 s for one silent file
+    assert len(connections) == (place == "model")  # the library alone asks again and again, 50 s for one silent file
 
 
 @pytest.mark.parametrize(
@@ -119,13 +127,13 @@ def test_a_hub_that_does_not_answer_is_asked_once(
     answer: Answer,
     reason: str,
     serve: Callable[[Answer], str],
+    connections: list[str],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", f"http://{serve(answer)}")
-    began = time.monotonic()
     assert not hub.look_for_hub() and not hub.look_for_hub()
-    assert time.monotonic() - began < 2
+    assert len(connections) == 1
     (line,) = [record.getMessage() for record in caplog.records if "no hub" in record.getMessage()]
     assert reason in line and "\n" not in line
     assert constants.HF_HUB_OFFLINE and os.environ["HF_HUB_OFFLINE"] == "1"  # what its library obeys

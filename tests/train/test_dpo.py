@@ -134,7 +134,10 @@ def test_a_continued_adapter_is_its_own_reference(dpo: Keys, tmp_path: Path) -> 
     assert _losses(plain) == pytest.approx(_losses(second), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("sigmoid", "orpo", "simpo") else pytest.param(name, marks=pytest.mark.slow) for name in LOSSES],
+)
 def test_the_example_trains_with_every_loss(
     tiny_llama: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
