@@ -6,8 +6,9 @@ methods quantize SmolLM2-135M-Instruct, loads what each made as float32 into pla
 far perplexity grew, Kullback-Leibler divergence to the model that is not quantized, share of tokens it would write as
 well, on conversations like those of the calibration and on articles. What was made before is not made again.
 
-``--split dev`` judges on other rows: those for making choices. ``--model gemma3`` takes Gemma 3 270M, ``--model FOLDER``
-any other; ``--methods autoround-sym-50`` is AutoRound with a quarter of its iterations, for a machine that has no hours.
+``--split dev`` judges on other rows: those for making choices. ``--model gemma3`` takes Gemma 3 270M,
+``--model FOLDER`` any other; ``--methods autoround-sym-50`` is AutoRound with a quarter of its iterations, for a
+machine that has no hours.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ OURS: dict[str, dict[str, Any]] = {
     "ours rtn, sym": {"method": "rtn", "symmetric": True},
     "ours gptq, full range, sym": {"method": "gptq", "symmetric": True, "search": False},
     "ours gptq, sym": {"method": "gptq", "symmetric": True},
-    "ours gptq, sym, tuned": {"method": "gptq", "symmetric": True, "epochs": 2},
+    "ours gptq, sym, tuned": {"method": "gptq", "symmetric": True, "epochs": 4},
     "ours gptq, asym": {"method": "gptq", "symmetric": False},
-    "ours gptq, asym, tuned": {"method": "gptq", "symmetric": False, "epochs": 2},
-    "ours gptq, sym, tuned, own text": {"method": "gptq", "symmetric": True, "epochs": 2, "own": 0.5},
-    "ours gptq, asym, tuned, own text": {"method": "gptq", "symmetric": False, "epochs": 2, "own": 0.5},
-    "ours awq, asym, tuned": {"method": "awq", "symmetric": False, "epochs": 2},
+    "ours gptq, asym, tuned": {"method": "gptq", "symmetric": False, "epochs": 4},
+    "ours gptq, sym, tuned, own text": {"method": "gptq", "symmetric": True, "epochs": 4, "own": 0.5},
+    "ours gptq, asym, tuned, own text": {"method": "gptq", "symmetric": False, "epochs": 4, "own": 0.5},
+    "ours awq, asym, tuned": {"method": "awq", "symmetric": False, "epochs": 4},
 }
 THEIRS = (
     "llmcompressor-gptq-sym", "llmcompressor-gptq-asym", "llmcompressor-awq-sym", "llmcompressor-awq-asym",
