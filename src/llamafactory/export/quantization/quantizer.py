@@ -53,7 +53,7 @@ METHODS: dict[str, Method] = {
 # small as SmolLM2-135M, which suffer most (docs/export.md has figures); what is broken goes far beyond.
 LARGEST_GROWTH = {4: 2.0, 8: 1.1}
 SMALLEST_GROUP = 32
-EPOCHS = 2
+EPOCHS = 4
 
 
 @dataclass(frozen=True)
