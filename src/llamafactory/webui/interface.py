@@ -210,6 +210,9 @@ def mount(page: Any, settings: WebSettings, max_upload: int) -> Guard:
     gr = require("gradio", "webchat", "'gradio>=6'")
     from fastapi import FastAPI
 
+    # gradio asks matplotlib for its backend around every event; unless one is named, the answer takes two seconds of
+    # imports, in the event loop, before the first page is answered.
+    os.environ.setdefault("MPLBACKEND", "agg")
     app = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         page,

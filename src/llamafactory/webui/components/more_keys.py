@@ -13,7 +13,7 @@ from ..fields import COMMON, Field, all_groups
 from ..set_keys import set_key, show_set
 from ..texts.texts import parts, text
 from .watch import html
-from .widgets import changed, make
+from .widgets import QUICK, changed, make
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -65,7 +65,7 @@ def create_more_keys(engine: Engine, tab: str, front: Mapping[str, Block]) -> di
                     render(all_groups(tab)[name], lang, kept, given)
 
         clear = gr.Button(size="sm", elem_id=f"{tab}-clear-more", **parts(language, "more.clear"))
-        clear.click(lambda: ({}, ""), None, [more, chosen], api_visibility="private")
+        clear.click(lambda: ({}, ""), None, [more, chosen], **QUICK)
     return {"more": more, "more_box": box, "search": words, "more_set": chosen, "clear_more": clear}
 
 
@@ -87,4 +87,4 @@ def _render(field: Field, lang: str, values: Mapping[str, Any], tab: str, more: 
         kept = set_key(kept, field, value)
         return kept, show_set(kept, tab)
 
-    changed(widget)(keep, [widget, more], [more, chosen], show_progress="hidden", api_visibility="private")
+    changed(widget)(keep, [widget, more], [more, chosen], **QUICK)

@@ -50,7 +50,7 @@ def _connect(gr: Any, elems: dict[str, Any], remember: bool) -> None:
         gr.on([name.input, hub.input, lang.input], remember_model, [lang, name, hub], None, **QUICK)
     # Another model has other checkpoints: what was chosen of the last one's does not stay.
     gr.on([name.change, tuner.change], lambda: [], None, checkpoint, **QUICK)
-    checkpoint.focus(offer_checkpoints, [name, path, tuner, checkpoint], checkpoint, **QUICK)
+    checkpoint.focus(offer_checkpoints, [name, path, tuner], checkpoint, **QUICK)
 
 
 def choose_model(name: str | None, hub: str | None) -> tuple[Any, Any]:
@@ -70,9 +70,9 @@ def remember_model(lang: str, name: str | None, hub: str | None) -> None:
     save_config(lang, hub, model.name if model else None, path)
 
 
-def offer_checkpoints(name: str | None, path: str | None, tuner: str | None, chosen: list[str] | None) -> Any:
-    """The list of what earlier runs of this model left."""
+def offer_checkpoints(name: str | None, path: str | None, tuner: str | None) -> Any:
+    """The list of what earlier runs of this model left; what is chosen is left alone, for it may be newer than this."""
     import gradio as gr
 
     values = {"top.model_name": name, "top.model_path": path, "top.finetuning_type": tuner}
-    return gr.update(choices=list_checkpoints(save_folder(values)), value=chosen or [])
+    return gr.update(choices=list_checkpoints(save_folder(values)))

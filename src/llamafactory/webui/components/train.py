@@ -117,15 +117,13 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
         return presets.save(asked)
 
     on(elems["cmd_preview_btn"].click, runner.preview)
-    on(elems["plan_btn"].click, runner.estimate, show_progress_on=[elems["plan_btn"]], show_progress="minimal")
-    on(
-        elems["data_preview_btn"].click,
-        runner.preview_rows,
-        show_progress_on=[elems["data_preview_btn"]],
-        show_progress="minimal",
-    )
-    on(elems["rows_back"].click, lambda asked: runner.preview_rows(asked, -1), show_progress="minimal")
-    on(elems["rows_on"].click, lambda asked: runner.preview_rows(asked, 1), show_progress="minimal")
+    for name, work in (
+        ("plan_btn", runner.estimate),
+        ("data_preview_btn", runner.preview_rows),
+        ("rows_back", lambda asked: runner.preview_rows(asked, -1)),
+        ("rows_on", lambda asked: runner.preview_rows(asked, 1)),
+    ):
+        on(elems[name].click, work, show_progress_on=[elems[name]], show_progress="minimal")
     elems["start_btn"].click(runner.run_train, inputs, outputs, trigger_mode="once", **QUICK)
     on(elems["stop_btn"].click, runner.abort)
     on(elems["arg_save_btn"].click, save)
