@@ -47,7 +47,9 @@ def create_infer_tab(engine: Engine) -> dict[str, Block]:
     manager.add_elems("infer", elems)
     asked = engine.runner.inputs("infer")  # without the controls of the chat, which are for each answer
     elems |= create_chat_box(engine, visible=False)
-    watch = _Watch(engine.chatter, elems, gr.State(None), gr.Timer(LOOK_SECONDS, active=False))
+    timer = gr.Timer(LOOK_SECONDS, active=False)
+    manager.add_elems("timer", {"infer": timer})  # stopped with the others when another tab is opened
+    watch = _Watch(engine.chatter, elems, gr.State(None), timer)
     _connect(engine, elems, watch, asked, tab)
     return elems
 

@@ -42,8 +42,8 @@ def create_train_tab(engine: Engine) -> dict[str, Block]:
                     elems["data_preview_btn"] = button(language, "train.data_preview_btn")
             elems |= _rows(gr, language) if group == "data" else {}
         elif group != _AT_THE_END:
-            with gr.Accordion(open=False, elem_classes=["group"], **parts(language, f"group.train.{group}")) as box:
-                elems[f"{group}_box"] = box
+            with gr.Accordion(open=False, elem_classes=["group"], **parts(language, f"group.{group}")) as box:
+                elems[f"group.{group}"] = box
                 with gr.Row(elem_classes=["fields"]):
                     elems |= make_fields("train", language, group, off)
     elems |= create_more_keys(engine, "train", elems)
@@ -90,8 +90,8 @@ def _run(gr: Any, language: str) -> dict[str, Any]:
             list_devices(), multiselect=True, allow_custom_value=True, interactive=True, value=[],
             elem_id="train-devices", **parts(language, "train.devices"),
         )  # fmt: skip
-    with gr.Accordion(open=False, elem_classes=["group"], **parts(language, "group.train.nodes")) as box, gr.Row():
-        elems["nodes_box"] = box
+    with gr.Accordion(open=False, elem_classes=["group"], **parts(language, "group.nodes")) as box, gr.Row():
+        elems["group.nodes"] = box
         for name in ("nnodes", "node_rank", "master_addr", "master_port"):
             elems[name] = gr.Textbox("", interactive=True, min_width=120, **parts(language, f"train.{name}"))
     with gr.Row(elem_classes=["buttons"]):
