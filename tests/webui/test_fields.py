@@ -16,11 +16,11 @@ from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_train_args
 from llamafactory.hparams.help_text import help_text
 from llamafactory.hparams.schema import declared_keys
-from llamafactory.webui import fields
-from llamafactory.webui.applicability import reason_off, reasons_off
-from llamafactory.webui.configuration import build
-from llamafactory.webui.field_search import search
-from llamafactory.webui.fields import COMMON, NOT_ON_PAGE, all_groups, every_field, fields_of, fields_on
+from llamafactory.webui.fields import fields
+from llamafactory.webui.fields.applicability import reason_off, reasons_off
+from llamafactory.webui.fields.configuration import build
+from llamafactory.webui.fields.field_search import search
+from llamafactory.webui.fields.fields import COMMON, NOT_ON_PAGE, all_groups, every_field, fields_of, fields_on
 
 BASE = {"top.model_path": "some-owner/some-model", "top.template": "qwen"}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .chatting.chatter import Chatter
 from .common import language
-from .jobs_page import JobsPage
+from .handlers.jobs_page import JobsPage
 from .manager import Manager
 from .runner import Runner
 from .texts.texts import parts

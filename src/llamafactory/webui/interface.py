@@ -22,10 +22,10 @@ from ..extras.packages import require, require_installed
 from ..extras.serving import Process, bind, url_of
 from ..hparams import InferArgs, get_infer_args
 from .chat_page import STYLE, TITLE, make_page
-from .guard import Guard
-from .loading import LoadingPage
-from .settings import WebSettings
 from .runner import RUN_TABS
+from .serving.guard import Guard
+from .serving.loading import LoadingPage
+from .serving.settings import WebSettings
 from .texts.texts import text
 
 if TYPE_CHECKING:
@@ -122,9 +122,10 @@ def create_ui(demo_mode: bool = False) -> Any:
         it: login, checks of Host and Origin, limits of size.
     """
     gr = require("gradio", "webui", "'gradio>=6'")
-    from . import components, live
+    from . import components
     from .components.chatbot import KEPT_SECONDS
     from .engine import Engine as Board
+    from .handlers import live
 
     board = Board(demo_mode=demo_mode)
     manager = board.manager

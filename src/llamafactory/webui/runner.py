@@ -14,15 +14,15 @@ from ..extras.logging import get_logger
 from ..jobs import Job, JobStore, ensure_runner
 from ..jobs.job import UNFINISHED
 from ..jobs.progress import tail
-from . import configuration
-from .applicability import reasons_off
-from .choices import is_new_run, new_run
 from .drawing import reports
-from .fields import COMMON
-from .jobs_view import proof
-from .side_commands import ask_json, ask_rows
+from .drawing.jobs_view import proof
+from .drawing.watching import Curvebook, bar, draw
+from .fields import configuration
+from .fields.applicability import reasons_off
+from .fields.choices import is_new_run, new_run
+from .fields.fields import COMMON
+from .handlers.side_commands import ask_json, ask_rows
 from .texts.texts import parts, text
-from .watching import Curvebook, bar, draw
 from .workspace import workspace
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
-from ..choices import list_datasets
 from ..drawing.reports import text as html_text
-from ..fields import COMMON
-from ..results import ROWS, list_predictions, list_results, predictions_shown, read_predictions, results_table
+from ..drawing.results import ROWS, list_predictions, list_results, predictions_shown, read_predictions, results_table
+from ..fields.choices import list_datasets
+from ..fields.fields import COMMON
 from ..texts.texts import parts
 from .form import create_form
 from .watch import html

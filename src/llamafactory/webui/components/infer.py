@@ -13,7 +13,7 @@ from ...hparams import split_list
 from ..chatting.chatter import Chatter, View
 from ..chatting.conversation import escape
 from ..chatting.neighbours import warning
-from ..configuration import build, check
+from ..fields.configuration import build, check
 from ..texts.texts import parts, text
 from .chatbot import create_chat_box, properties
 from .more_keys import create_more_keys

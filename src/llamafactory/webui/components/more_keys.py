@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..applicability import reason_off
 from ..drawing.reports import text as html_text
-from ..field_search import search
-from ..fields import COMMON, Field, all_groups
-from ..set_keys import set_key, show_set
+from ..fields.applicability import reason_off
+from ..fields.field_search import search
+from ..fields.fields import COMMON, Field, all_groups
+from ..fields.set_keys import set_key, show_set
 from ..texts.texts import parts, text
 from .watch import html
 from .widgets import QUICK, changed, make

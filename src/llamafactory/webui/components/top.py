@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...model.catalogue.catalogue import load
-from ..choices import list_checkpoints, mark_of
 from ..common import language, save_config
-from ..configuration import save_folder
+from ..fields.choices import list_checkpoints, mark_of
+from ..fields.configuration import save_folder
 from ..texts.texts import LANGUAGES, parts
 from .widgets import QUICK, make_fields
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .. import presets_page as presets
-from ..choices import list_datasets, list_devices
-from ..configuration import example_files, list_presets
-from ..fields import COMMON, fields_of
+from ..fields.choices import list_datasets, list_devices
+from ..fields.configuration import example_files, list_presets
+from ..fields.fields import COMMON, fields_of
+from ..handlers import presets_page as presets
 from ..texts.texts import parts
 from .more_keys import create_more_keys
 from .watch import create_preview, create_watch, html

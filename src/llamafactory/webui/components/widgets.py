@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...hparams.coercion import as_written
-from ..fields import Field, fields_of
+from ..fields.fields import Field, fields_of
 from ..texts.texts import parts
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SHOWN = 60
 # Of a handler that does not hold up others, or the page.
 QUICK: dict[str, Any] = {
-    # A page of gradio tells every element that ever was an output how each later event stands, unless it is told of none.
+    # gradio tells every element that ever was an output how each later event stands, unless it is told of none.
     "show_progress": "hidden", "show_progress_on": [], "api_visibility": "private", "concurrency_limit": None,
 }  # fmt: skip
 _WIDTHS = {"switch": 170, "number": 150, "slider": 220, "choice": 150, "multi": 240}

@@ -8,9 +8,9 @@ import re
 import time
 from pathlib import Path
 
-from ..extras.errors import ConfigError
-from ..extras.files import read_json
-from .workspace import inside
+from ...extras.errors import ConfigError
+from ...extras.files import read_json
+from ..workspace import inside
 
 INFO = "dataset_info.json"
 _MOST = 2000  # names in a list

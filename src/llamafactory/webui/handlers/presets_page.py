@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError
-from .choices import list_checkpoints, mark_of
-from .configuration import list_presets, load_example, load_preset, save_folder, save_preset, to_values
-from .fields import COMMON, fields_on
-from .set_keys import show_set
-from .texts.texts import text
+from ...extras.errors import ConfigError
+from ..fields.choices import list_checkpoints, mark_of
+from ..fields.configuration import list_presets, load_example, load_preset, save_folder, save_preset, to_values
+from ..fields.fields import COMMON, fields_on
+from ..fields.set_keys import show_set
+from ..texts.texts import text
 
 if TYPE_CHECKING:
-    from .runner import Asked, Changes
+    from ..runner import Asked, Changes
 
 
 def save(asked: Asked) -> Changes:

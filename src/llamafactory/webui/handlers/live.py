@@ -6,17 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError
-from ..extras.logging import get_logger
-from .components.widgets import QUICK
-from .device_memory import device_memory
-from .runner import RUN_TABS, WATCHED
+from ...extras.errors import ConfigError
+from ...extras.logging import get_logger
+from ..components.widgets import QUICK
+from ..drawing.device_memory import device_memory
+from ..runner import RUN_TABS, WATCHED
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
 
-    from .engine import Engine
-    from .runner import Changes
+    from ..engine import Engine
+    from ..runner import Changes
 
 logger = get_logger(__name__)
 SECONDS = 2.0
