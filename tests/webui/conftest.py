@@ -21,7 +21,7 @@ from scripted_engine import until
 from llamafactory.chat.hf_engine import HuggingfaceEngine
 from llamafactory.hparams import InferArgs, get_infer_args
 from llamafactory.webui.interface import make_app, make_process, take_address
-from llamafactory.webui.settings import WebSettings
+from llamafactory.webui.serving.settings import WebSettings
 
 from .board import BoardServer, launch_chromium, make_workspace
 

@@ -76,14 +76,14 @@ def test_bad_input_at_ten_fields_is_told_at_the_field_and_starts_nothing(chromiu
 
 def test_the_stage_greys_out_and_says_why_the_model_fills_its_template(chromium, board):
     with opened(chromium, board.url) as page:
-        page.unfold(text("en", "group.train.rlhf"))
+        page.unfold(text("en", "group.rlhf"))
         page.tab.locator("#train-pref_loss").get_by_text("stage").first.wait_for()
         assert not page.box("train-pref_loss").is_enabled()
         page.choose("train-training_stage", "DPO")
         page.tab.locator("#train-pref_loss:not(.off)").wait_for()
         wait_until(lambda: page.box("train-pref_loss").is_enabled() or page.tab.wait_for_timeout(50))
 
-        page.unfold(text("en", "group.top.model"))
+        page.unfold(text("en", "group.model"))
         page.box("top-model_name").click()
         page.box("top-model_name").press("ControlOrMeta+a")
         page.box("top-model_name").press_sequentially("qwen3-0.6b-t")
@@ -95,7 +95,7 @@ def test_the_stage_greys_out_and_says_why_the_model_fills_its_template(chromium,
 def test_a_key_is_found_set_previewed_saved_and_loaded_again(chromium, board):
     with opened(chromium, board.url) as page:
         page.load_preset()
-        page.unfold(text("en", "more.title"))
+        page.unfold(text("en", "more_box"))
         page.box("train-search").fill("weight decay")
         page.box("train-weight_decay").wait_for()
         page.fill("train-weight_decay", "0.125")
@@ -115,7 +115,7 @@ def test_a_key_is_found_set_previewed_saved_and_loaded_again(chromium, board):
         page.choose("train-preset", "mine")
         page.press("train-arg_load_btn")
         wait_until(lambda: page.box("train-learning_rate").input_value() == "7e-4" or page.tab.wait_for_timeout(50))
-        page.unfold(text("en", "more.title"))
+        page.unfold(text("en", "more_box"))
         page.tab.locator("#train-set").get_by_text("weight_decay: 0.125").wait_for()
     saved.unlink()
 

@@ -24,7 +24,7 @@ from llamafactory.jobs.store import JobStore
 from llamafactory.webui import interface
 from llamafactory.webui.chatting import chatter as room
 from llamafactory.webui.chatting.chatter import Chatter
-from llamafactory.webui.settings import WebSettings
+from llamafactory.webui.serving.settings import WebSettings
 
 from .board_client import PageClient
 from .test_side_by_side import make_adapter

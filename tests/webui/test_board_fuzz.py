@@ -12,7 +12,7 @@ import pytest
 
 from llamafactory.jobs import JobStore
 from llamafactory.webui import runner as runner_module
-from llamafactory.webui.fields import fields_on
+from llamafactory.webui.fields.fields import fields_on
 from llamafactory.webui.interface import create_ui
 
 HOSTILE = {

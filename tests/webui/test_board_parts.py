@@ -14,17 +14,16 @@ import pytest
 
 from llamafactory.extras.errors import ConfigError
 from llamafactory.jobs import JobStore
-from llamafactory.webui import device_memory
 from llamafactory.webui import runner as runner_module
-from llamafactory.webui.choices import is_new_run, list_checkpoints, list_datasets, new_run
-from llamafactory.webui.drawing import reports
+from llamafactory.webui.drawing import device_memory, reports
 from llamafactory.webui.drawing.chart import Series, chart, shown
-from llamafactory.webui.fields import COMMON
+from llamafactory.webui.drawing.jobs_view import PAGE, details, differences, listed
+from llamafactory.webui.drawing.watching import draw, figure_of
+from llamafactory.webui.fields.choices import is_new_run, list_checkpoints, list_datasets, new_run
+from llamafactory.webui.fields.fields import COMMON
 from llamafactory.webui.interface import create_ui, read_board_settings
-from llamafactory.webui.jobs_view import PAGE, details, differences, listed
 from llamafactory.webui.manager import Manager
 from llamafactory.webui.runner import Asked, Runner
-from llamafactory.webui.watching import draw, figure_of
 
 HARM = "<script>alert(1)</script>\n\n# x"
 

@@ -65,7 +65,7 @@ def test_from_opening_to_an_exported_model(chromium, board):
 def abort_a_run(page: Page, board: BoardServer) -> None:
     page.open_tab("train")
     page.load_preset()
-    page.unfold(text("en", "more.title"))
+    page.unfold(text("en", "more_box"))
     page.box("train-search").fill("max_steps")
     page.fill("train-max_steps", "100000")
     page.tab.locator("#train-set").get_by_text("max_steps: 100000").wait_for()
@@ -136,7 +136,7 @@ def test_the_server_is_killed_ten_times_in_mid_run(chromium, make_tiny_model, tm
         for number in range(10):
             with opened(chromium, server.url) as page:
                 page.load_preset()
-                page.unfold(text("en", "more.title"))
+                page.unfold(text("en", "more_box"))
                 page.box("train-search").fill("max_steps")
                 page.fill("train-max_steps", "60")
                 page.tab.locator("#train-set").get_by_text("max_steps: 60").wait_for()

@@ -20,8 +20,8 @@ from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args, get_train_args
 from llamafactory.hparams.reader import read_source
 from llamafactory.hparams.schema import declared_keys
-from llamafactory.webui import configuration, presets, validation
-from llamafactory.webui.configuration import (
+from llamafactory.webui.fields import configuration, presets, validation
+from llamafactory.webui.fields.configuration import (
     build,
     check,
     command_of,
@@ -31,7 +31,7 @@ from llamafactory.webui.configuration import (
     to_values,
     to_yaml,
 )
-from llamafactory.webui.fields import COMMON, fields_on
+from llamafactory.webui.fields.fields import COMMON, fields_on
 from llamafactory.webui.workspace import check_name, inside, relative
 
 TABS = ("train", "eval", "infer", "export")
@@ -571,7 +571,7 @@ def test_a_loop_of_links_is_no_path(in_workspace):
 
 def test_checks_need_no_torch():
     code = (
-        "import sys; from llamafactory.webui.configuration import build, check\n"
+        "import sys; from llamafactory.webui.fields.configuration import build, check\n"
         "check('train', build('train', {})); "
         "print([n for n in ('torch', 'transformers', 'datasets') if n in sys.modules])"
     )

@@ -12,7 +12,8 @@ pytest.importorskip("gradio")
 
 from llamafactory.data.sources.dataset_info import find_datasets
 from llamafactory.extras.errors import ConfigError
-from llamafactory.webui import data_page, interface
+from llamafactory.webui import interface
+from llamafactory.webui.handlers import data_page
 from llamafactory.webui.runner import Asked
 
 REPOSITORY = Path(__file__).parents[2]

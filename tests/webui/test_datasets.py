@@ -14,8 +14,8 @@ import pytest
 from llamafactory.data.sources.dataset_info import find_datasets
 from llamafactory.data.sources.reading import open_set, to_samples
 from llamafactory.extras.errors import ConfigError
-from llamafactory.webui import datasets
-from llamafactory.webui.datasets import entry_of, look_at, make_entry, mapping_of, register, take_upload
+from llamafactory.webui.handlers import datasets
+from llamafactory.webui.handlers.datasets import entry_of, look_at, make_entry, mapping_of, register, take_upload
 
 REPOSITORY = Path(__file__).parents[2]
 LISTING = Path("data/dataset_info.json")

@@ -16,11 +16,11 @@ from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_train_args
 from llamafactory.hparams.help_text import help_text
 from llamafactory.hparams.schema import declared_keys
-from llamafactory.webui import fields
-from llamafactory.webui.applicability import reason_off, reasons_off
-from llamafactory.webui.configuration import build
-from llamafactory.webui.field_search import search
-from llamafactory.webui.fields import COMMON, NOT_ON_PAGE, all_groups, every_field, fields_of, fields_on
+from llamafactory.webui.fields import fields
+from llamafactory.webui.fields.applicability import reason_off, reasons_off
+from llamafactory.webui.fields.configuration import build
+from llamafactory.webui.fields.field_search import search
+from llamafactory.webui.fields.fields import COMMON, NOT_ON_PAGE, all_groups, every_field, fields_of, fields_on
 
 BASE = {"top.model_path": "some-owner/some-model", "top.template": "qwen"}
 
@@ -84,16 +84,16 @@ def test_a_key_that_a_new_plugin_declares_appears_without_code_of_the_page(monke
     )
     code = (
         "from llamafactory import plugins; plugins.TUNERS['brand_new'] = 'new_tuner'\n"
-        "from llamafactory.webui.fields import fields_on, COMMON\n"
-        "from llamafactory.webui.field_search import search\n"
-        "from llamafactory.webui.applicability import reason_off\n"
+        "from llamafactory.webui.fields.fields import fields_on, COMMON\n"
+        "from llamafactory.webui.fields.field_search import search\n"
+        "from llamafactory.webui.fields.applicability import reason_off\n"
         "field = fields_on('train')['train.brand_new_rank']\n"
         "print(field.widget, field.default, field.group, field.help,\n"
         "      'brand_new' in COMMON['top.finetuning_type'].choices)\n"
         "print(search('nobody knows')[0].id, reason_off(field, {}) is not None,\n"
         "      reason_off(field, {'top.finetuning_type': 'brand_new'}))"
     )
-    monkeypatch.setenv("PYTHONPATH", f"{Path(fields.__file__).parents[2]}:{tmp_path}")
+    monkeypatch.setenv("PYTHONPATH", f"{Path(fields.__file__).parents[3]}:{tmp_path}")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == [
         "number 3 tuner brand_new Rank of what nobody knows yet. True",
@@ -103,7 +103,7 @@ def test_a_key_that_a_new_plugin_declares_appears_without_code_of_the_page(monke
 
 def test_the_table_needs_no_torch_and_no_gradio():
     code = (
-        "import sys, llamafactory.webui.configuration, llamafactory.webui.field_search\n"
+        "import sys, llamafactory.webui.fields.configuration, llamafactory.webui.fields.field_search\n"
         "print([name for name in ('torch', 'transformers', 'gradio') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

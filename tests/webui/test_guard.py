@@ -18,8 +18,8 @@ from scripted_engine import ScriptedEngine
 from llamafactory.extras.errors import ConfigError
 from llamafactory.webui import interface
 from llamafactory.webui.chatting.conversation import escape
-from llamafactory.webui.loading import LoadingPage
-from llamafactory.webui.settings import WebSettings
+from llamafactory.webui.serving.loading import LoadingPage
+from llamafactory.webui.serving.settings import WebSettings
 
 from .conftest import running
 from .test_page import ask, connect, texts

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from llamafactory.extras.errors import ConfigError
-from llamafactory.webui import results
 from llamafactory.webui.components.eval import go_to, refresh, show_rows
-from llamafactory.webui.results import (
+from llamafactory.webui.drawing import results
+from llamafactory.webui.drawing.results import (
     list_predictions,
     list_results,
     predictions_shown,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llamafactory.webui.fields import COMMON
+from llamafactory.webui.fields.fields import COMMON
 from llamafactory.webui.texts import texts
 from llamafactory.webui.texts.texts import LANGUAGES, missing, parts, text, unlike
 

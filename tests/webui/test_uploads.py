@@ -18,8 +18,8 @@ from scripted_engine import ScriptedEngine
 from llamafactory.chat.hf_engine import HuggingfaceEngine
 from llamafactory.data.messages import Message, Part
 from llamafactory.hparams import get_infer_args
-from llamafactory.webui import guard
 from llamafactory.webui.chatting import handler
+from llamafactory.webui.serving import guard
 
 from .conftest import running
 from .test_page import connect, follow, join, texts, values

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .chatting.chatter import Chatter
 from .common import language
-from .jobs_page import JobsPage
+from .handlers.jobs_page import JobsPage
 from .manager import Manager
 from .runner import Runner
 from .texts.texts import parts
@@ -34,14 +34,20 @@ class Engine:
         self.chatter = Chatter() if chatter is None else chatter
 
     def resume(self) -> Any:
-        """What a page that opens must show beside what it was built with: its language, and the run that goes on."""
-        from gradio import skip
+        """What a page that opens must show beside what it was built with: the run that goes on, and its language.
 
+        ``page.spoken`` changes with the language, and brings the texts: a page in the language that it was built in,
+        as nearly all are, need not wait for some hundred elements.
+        """
         chosen = language()
-        changes = {} if chosen == self.language else self.change_lang(chosen)
-        if not self.pure_chat:
-            changes |= self.manager.updates(self.runner.resume(chosen))
-        return changes or skip()
+        spoken = {} if chosen == self.language else {"top.lang": chosen, "page.spoken": chosen}
+        going_on = {} if self.pure_chat else self.runner.resume(chosen)
+        return self.manager.answer(spoken | going_on)
+
+    def resumed(self) -> list[Block]:
+        """The elements that :meth:`resume` may change."""
+        names = ["top.lang", "page.spoken", *self.runner.resumed()]
+        return [self.manager.get_elem_by_id(name) for name in names if self.manager.has(name)]
 
     def change_lang(self, lang: str) -> dict[Block, Any]:
         """Every text of the page in another language."""
@@ -49,12 +55,12 @@ class Engine:
 
         changes = {}
         for elem in self.manager.get_elem_list():
-            found = parts(lang, self.manager.get_id_by_elem(elem))
+            name = self.manager.get_id_by_elem(elem)
+            found = parts(lang, name)
+            if found and ".section." in name:
+                found["open"] = False  # its keys are made anew, in this language, when it is opened again
             if found:
                 changes[elem] = gr.update(**found)
-        lang_box = "top.lang"
-        if self.manager.has(lang_box):
-            changes[self.manager.get_elem_by_id(lang_box)] = gr.update(value=lang)
         return changes
 
     def close(self) -> None:

@@ -22,9 +22,10 @@ from ..extras.packages import require, require_installed
 from ..extras.serving import Process, bind, url_of
 from ..hparams import InferArgs, get_infer_args
 from .chat_page import STYLE, TITLE, make_page
-from .guard import Guard
-from .loading import LoadingPage
-from .settings import WebSettings
+from .runner import RUN_TABS
+from .serving.guard import Guard
+from .serving.loading import LoadingPage
+from .serving.settings import WebSettings
 from .texts.texts import text
 
 if TYPE_CHECKING:
@@ -121,10 +122,10 @@ def create_ui(demo_mode: bool = False) -> Any:
         it: login, checks of Host and Origin, limits of size.
     """
     gr = require("gradio", "webui", "'gradio>=6'")
-    from . import components, live
+    from . import components
     from .components.chatbot import KEPT_SECONDS
-    from .components.widgets import QUICK
     from .engine import Engine as Board
+    from .handlers import live
 
     board = Board(demo_mode=demo_mode)
     manager = board.manager
@@ -133,6 +134,7 @@ def create_ui(demo_mode: bool = False) -> Any:
     title = f"LLaMA Board ({host})" if host else "LLaMA Board"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=kept) as page:
         manager.add_elems("top", components.create_top(remember=not demo_mode))
+        manager.add_elems("page", {"spoken": gr.State(board.language)})
         names = [name for name in TABS if not (demo_mode and name == "export")]
         manager.add_elems("timer", live.create_timers(names))
         tabs = {}
@@ -143,14 +145,22 @@ def create_ui(demo_mode: bool = False) -> Any:
         manager.add_elems("tabs", tabs)
         manager.add_elems("footer", components.create_footer())
         live.connect(board, tabs)
-        everything = manager.get_elem_list()
-        page.load(board.resume, None, everything, **QUICK)
-        lang: Any = manager.get_elem_by_id("top.lang")
-        changed = lang.input(board.change_lang, [lang], everything, **QUICK)
-        again = board.runner.handle("train", board.runner.say_again)
-        changed.then(again, board.runner.inputs("train"), board.runner.outputs("train"), **QUICK)
+        _connect(gr, page, board)
     page.board = board
     return page
+
+
+def _connect(gr: Any, page: Any, board: Any) -> None:
+    """What happens when the page is opened, and when another language is chosen."""
+    from .components.widgets import QUICK
+
+    manager, runner = board.manager, board.runner
+    lang, spoken = (manager.get_elem_by_id(name) for name in ("top.lang", "page.spoken"))
+    page.load(board.resume, None, board.resumed(), **QUICK)
+    said = gr.on([lang.input, spoken.change], board.change_lang, [lang], manager.get_elem_list(), **QUICK)
+    for tab in RUN_TABS:
+        if manager.has(f"{tab}.job"):
+            said = said.then(runner.handle(tab, runner.say_again), runner.inputs(tab), runner.outputs(tab), **QUICK)
 
 
 def run_web_ui(args: Sequence[str] | None = None) -> None:
@@ -210,6 +220,9 @@ def mount(page: Any, settings: WebSettings, max_upload: int) -> Guard:
     gr = require("gradio", "webchat", "'gradio>=6'")
     from fastapi import FastAPI
 
+    # gradio asks matplotlib for its backend around every event; unless one is named, the answer takes two seconds of
+    # imports, in the event loop, before the first page is answered.
+    os.environ.setdefault("MPLBACKEND", "agg")
     app = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         page,

@@ -49,7 +49,7 @@ class Manager:
 
     def get_fields(self, *tabs: str) -> set[Block]:
         """The elements of some tabs that hold a value of the user's: what a handler takes as its inputs."""
-        from .fields import COMMON
+        from .fields.fields import COMMON
 
         return {elem for name, elem in self._elems.items() if name.partition(".")[0] in tabs and name in COMMON}
 

@@ -14,15 +14,15 @@ from ..extras.logging import get_logger
 from ..jobs import Job, JobStore, ensure_runner
 from ..jobs.job import UNFINISHED
 from ..jobs.progress import tail
-from . import configuration
-from .applicability import reasons_off
-from .choices import is_new_run, new_run
 from .drawing import reports
-from .fields import COMMON
-from .jobs_view import proof
-from .side_commands import ask_json, ask_rows
+from .drawing.jobs_view import proof
+from .drawing.watching import Curvebook, bar, draw
+from .fields import configuration
+from .fields.applicability import reasons_off
+from .fields.choices import is_new_run, new_run
+from .fields.fields import COMMON
+from .handlers.side_commands import ask_json, ask_rows
 from .texts.texts import parts, text
-from .watching import Curvebook, bar, draw
 from .workspace import workspace
 
 if TYPE_CHECKING:
@@ -169,9 +169,11 @@ class Runner:
         return changes
 
     def say_again(self, asked: Asked) -> Changes:
-        """All that is said of fields and of the run, in a language that was just chosen."""
+        """All that was said of fields and is shown of the run, in a language that was just chosen."""
+        said = asked.state.get("marks")
         asked.state["marks"] = {}
-        return self.check(asked) | self.monitor(asked.tab, asked.state.get("job"), {}, asked.language)
+        shown = self.check(asked) if said else {}
+        return shown | self.monitor(asked.tab, asked.state.get("job"), {}, asked.language)
 
     def first_marks(self, tab: str, language: str) -> dict[str, tuple[str, str]]:
         """What is said of the fields of a page that was just opened."""
@@ -330,11 +332,7 @@ class Runner:
 
     def resume(self, language: str) -> Changes:
         """What a page that opens shows of the runs that go on; it opens on the tab that trains."""
-        import gradio as gr
-
         changes: Changes = {}
-        for name, (_, reason) in self.first_marks("train", language).items():
-            changes[name] = gr.update(info=reason)  # over the field's own text in this language
         try:
             self.look(anew=True)
             for tab in RUN_TABS:
@@ -344,6 +342,11 @@ class Runner:
         except ConfigError as error:
             changes |= told("train", error)
         return changes
+
+    def resumed(self) -> list[str]:
+        """The names of the elements that :meth:`resume` may change."""
+        shown = [f"train.{part}" for part in (*WATCHED, "problems")]
+        return [*shown, "timer.train", *(f"{tab}.job" for tab in RUN_TABS[1:])]
 
     def look(self, anew: bool = False) -> None:
         """See to it that the queue is worked on: its runner may have been killed."""

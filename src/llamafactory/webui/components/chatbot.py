@@ -204,6 +204,7 @@ def _connect(
     shared: dict[str, Any] = {
         "outputs": [chatbot, question, error, talk, *boxes, *second],
         "show_progress": "hidden",
+        "show_progress_on": [chatbot],
         "trigger_mode": "once",
         "concurrency_limit": limit,
         "concurrency_id": "answers",
@@ -215,7 +216,7 @@ def _connect(
     retried = [column.retry for column in (chatbot, *second)]
     anew = gr.on([elems["again_btn"].click, *retried], handler.regenerate, kept, **shared)
     edited = chatbot.edit(_with_event(gr.EditData, handler.edit), kept, **shared)
-    quick: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}
+    quick: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "show_progress_on": []}
     private = {**quick, "api_visibility": "private"}
     chatbot.example_select(_with_event(gr.SelectData, _example), None, question, **private)
     running = [submit, anew, edited]
@@ -255,6 +256,7 @@ def _connect_columns(gr: Any, elems: dict[str, Any], said: list[Any], who: list[
         [elems["chatbot"], elems["beside"]],
         concurrency_limit=None,
         show_progress="hidden",
+        show_progress_on=[],
         api_visibility="private",
     )
 

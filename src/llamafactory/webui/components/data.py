@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ... import plugins
-from .. import data_page
-from ..choices import list_datasets
-from ..datasets import PARTS, TAGS, endings
-from ..fields import COMMON
+from ..fields.choices import list_datasets
+from ..fields.fields import COMMON
+from ..handlers import data_page
+from ..handlers.datasets import PARTS, TAGS, endings
 from ..texts.texts import parts
 from .watch import html
 from .widgets import QUICK, button

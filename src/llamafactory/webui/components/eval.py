@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
-from ..choices import list_datasets
 from ..drawing.reports import text as html_text
-from ..fields import COMMON
-from ..results import ROWS, list_predictions, list_results, predictions_shown, read_predictions, results_table
+from ..drawing.results import ROWS, list_predictions, list_results, predictions_shown, read_predictions, results_table
+from ..fields.choices import list_datasets
+from ..fields.fields import COMMON
 from ..texts.texts import parts
 from .form import create_form
 from .watch import html
@@ -26,10 +26,11 @@ def create_eval_tab(engine: Engine) -> dict[str, Block]:
     import gradio as gr
 
     language = engine.language
+    tab: Any = gr.context.Context.block
     elems: dict[str, Any] = create_form(engine, "eval")
     elems |= _results(gr, language)
     engine.manager.add_elems("eval", elems)
-    _connect(gr, engine, elems)
+    _connect(gr, engine, elems, tab)
     return elems
 
 
@@ -56,17 +57,18 @@ def _results(gr: Any, language: str) -> dict[str, Any]:
     return elems
 
 
-def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
+def _connect(gr: Any, engine: Engine, elems: dict[str, Any], tab: Any) -> None:
     runner, manager = engine.runner, engine.manager
     inputs, outputs = runner.inputs("eval"), runner.outputs("eval")
     for name, work in (("cmd_preview_btn", runner.preview), ("stop_btn", runner.abort)):
         elems[name].click(runner.handle("eval", work), inputs, outputs, **QUICK)
     elems["start_btn"].click(runner.run_eval, inputs, outputs, trigger_mode="once", **QUICK)
-    gr.on(
-        [changed(manager.get_elem_by_id(name)) for name in COMMON if name.partition(".")[0] in ("top", "eval")],
-        runner.handle("eval", runner.check), inputs, runner.checked_outputs("eval"), trigger_mode="always_last",
-        **QUICK,
-    )  # fmt: skip
+    # Not when a field above the tabs is changed: the tab that trains listens there, and gradio lets two handlers of one
+    # event, each of which wants to be the last, call each other again and again.
+    check, marked = runner.handle("eval", runner.check), runner.checked_outputs("eval")
+    fields = [changed(elem) for name, elem in manager.named("eval") if name in COMMON]
+    gr.on(fields, check, inputs, marked, trigger_mode="always_last", **QUICK)
+    tab.select(check, inputs, marked, **QUICK)
     elems["dataset"].focus(
         lambda folder: gr.update(choices=list_datasets(folder)), elems["dataset_dir"], elems["dataset"], **QUICK
     )

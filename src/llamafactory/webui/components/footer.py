@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..device_memory import device_memory
+from ..drawing.device_memory import device_memory
 from ..drawing.reports import text as html_text
 from ..workspace import workspace
 from .watch import html

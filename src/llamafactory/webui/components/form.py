@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..fields import fields_of
+from ..fields.fields import fields_of
 from .more_keys import create_more_keys
 from .watch import create_preview, create_watch, html
 from .widgets import button, make_fields

@@ -13,7 +13,7 @@ from ...hparams import split_list
 from ..chatting.chatter import Chatter, View
 from ..chatting.conversation import escape
 from ..chatting.neighbours import warning
-from ..configuration import build, check
+from ..fields.configuration import build, check
 from ..texts.texts import parts, text
 from .chatbot import create_chat_box, properties
 from .more_keys import create_more_keys
@@ -47,7 +47,9 @@ def create_infer_tab(engine: Engine) -> dict[str, Block]:
     manager.add_elems("infer", elems)
     asked = engine.runner.inputs("infer")  # without the controls of the chat, which are for each answer
     elems |= create_chat_box(engine, visible=False)
-    watch = _Watch(engine.chatter, elems, gr.State(None), gr.Timer(LOOK_SECONDS, active=False))
+    timer = gr.Timer(LOOK_SECONDS, active=False)
+    manager.add_elems("timer", {"infer": timer})  # stopped with the others when another tab is opened
+    watch = _Watch(engine.chatter, elems, gr.State(None), timer)
     _connect(engine, elems, watch, asked, tab)
     return elems
 

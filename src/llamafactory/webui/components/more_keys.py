@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..applicability import reason_off
 from ..drawing.reports import text as html_text
-from ..field_search import search
-from ..fields import COMMON, Field, all_groups
-from ..set_keys import set_key, show_set
+from ..fields.applicability import reason_off
+from ..fields.field_search import search
+from ..fields.fields import COMMON, Field, all_groups
+from ..fields.set_keys import set_key, show_set
 from ..texts.texts import parts, text
 from .watch import html
-from .widgets import changed, make
+from .widgets import QUICK, changed, make
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -40,9 +40,10 @@ def create_more_keys(engine: Engine, tab: str, front: Mapping[str, Block]) -> di
     fields = {f"{tab}.{name}": elem for name, elem in front.items() if f"{tab}.{name}" in COMMON}
     fields |= {name: elem for name, elem in engine.manager.named("top") if name in COMMON}
     more = gr.State({})
-    inputs = [engine.manager.get_elem_by_id("top.lang"), more, *fields.values()]
-    with gr.Accordion(open=False, elem_id=f"{tab}-more", **parts(language, "more.title")) as box:
-        words = gr.Textbox(elem_id=f"{tab}-search", **parts(language, "more.search"))
+    spoken: Any = engine.manager.get_elem_by_id("top.lang")
+    inputs = [spoken, more, *fields.values()]
+    with gr.Accordion(open=False, elem_id=f"{tab}-more", **parts(language, "more_box")) as box:
+        words = gr.Textbox(elem_id=f"{tab}-search", **parts(language, "search"))
         chosen = html(elem_id=f"{tab}-set")
 
         def render(found: Sequence[Field], lang: str, kept: dict[str, Any], given: Sequence[Any]) -> None:
@@ -52,20 +53,24 @@ def create_more_keys(engine: Engine, tab: str, front: Mapping[str, Block]) -> di
                     for field in found:
                         _render(field, lang, values, tab, more, chosen)
 
-        @gr.render([words, *inputs], [words.change], show_progress="hidden")
+        @gr.render([words, *inputs], [words.change, spoken.input], show_progress="hidden")
         def answers(asked: str, lang: str, kept: dict[str, Any], *given: Any) -> None:
             fitting = [field for field in search(asked, lang, most=200) if field.tab in ("top", tab)]
             render(fitting[:_FOUND], lang, kept, given)
 
+        sections: dict[str, Block] = {}
         for name in all_groups(tab):
-            with gr.Accordion(name, open=False, elem_classes=["group"]) as group:
+            title = text(language, f"section.{name}") or name  # a plug-in's section has its own name
+            with gr.Accordion(title, open=False, elem_classes=["group"]) as group:
+                sections[f"section.{name}"] = group
 
                 @gr.render(inputs, [group.expand], show_progress="hidden")
                 def members(lang: str, kept: dict[str, Any], *given: Any, name: str = name) -> None:
                     render(all_groups(tab)[name], lang, kept, given)
 
-        clear = gr.Button(size="sm", elem_id=f"{tab}-clear-more", **parts(language, "more.clear"))
-        clear.click(lambda: ({}, ""), None, [more, chosen], api_visibility="private")
+        engine.manager.add_elems(f"{tab}_more", sections)  # no handler of the tab changes them
+        clear = gr.Button(size="sm", elem_id=f"{tab}-clear-more", **parts(language, "clear_more"))
+        clear.click(lambda: ({}, ""), None, [more, chosen], **QUICK)
     return {"more": more, "more_box": box, "search": words, "more_set": chosen, "clear_more": clear}
 
 
@@ -87,4 +92,4 @@ def _render(field: Field, lang: str, values: Mapping[str, Any], tab: str, more: 
         kept = set_key(kept, field, value)
         return kept, show_set(kept, tab)
 
-    changed(widget)(keep, [widget, more], [more, chosen], show_progress="hidden", api_visibility="private")
+    changed(widget)(keep, [widget, more], [more, chosen], **QUICK)

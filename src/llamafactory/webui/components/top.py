@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...model.catalogue.catalogue import load
-from ..choices import list_checkpoints
 from ..common import language, save_config
-from ..configuration import save_folder
+from ..fields.choices import list_checkpoints, mark_of
+from ..fields.configuration import save_folder
 from ..texts.texts import LANGUAGES, parts
 from .widgets import QUICK, make_fields
 
@@ -33,11 +34,11 @@ def create_top(remember: bool = True) -> dict[str, Block]:
         )  # fmt: skip
         elems |= make_fields("top", chosen, "main", choices={"top.model_name": tuple(load())})
     with (
-        gr.Accordion(open=False, elem_id="top-more", **parts(chosen, "group.top.model")) as box,
+        gr.Accordion(open=False, elem_id="top-more", **parts(chosen, "group.model")) as box,
         gr.Row(elem_classes=["fields"]),
     ):
         elems |= make_fields("top", chosen, "model")
-    elems["model_box"] = box
+    elems["group.model"] = box
     _connect(gr, elems, remember)
     return elems
 
@@ -45,12 +46,39 @@ def create_top(remember: bool = True) -> dict[str, Block]:
 def _connect(gr: Any, elems: dict[str, Any], remember: bool) -> None:
     name, path, hub, template = (elems[part] for part in ("model_name", "model_path", "hub_name", "template"))
     tuner, checkpoint, lang = elems["finetuning_type"], elems["checkpoint_path"], elems["lang"]
-    gr.on([name.input, hub.input], choose_model, [name, hub], [path, template], **QUICK)
+    named = elems["named"] = gr.State(name.value)  # whose path and template were filled in
+    offered = elems["offered"] = gr.State(None)  # what the list of checkpoints has
+    checkpoint.choices = list_checkpoints(save_folder({}))
+    offered.value = mark_of(checkpoint.choices)
+    filled = [path, template, named]
+
+    def fill(chosen: str | None, hub: str | None, lang: str) -> dict[Any, Any]:
+        if remember:
+            remember_model(lang, chosen, hub)
+        return dict(zip((path, template), choose_model(chosen, hub), strict=True)) | {named: chosen}
+
+    def choose(
+        chosen: str | None, hub: str | None, lang: str, before: str | None, place: str | None, tuner: str | None
+    ) -> dict[Any, Any]:
+        """A list that is left without a choice says "input" too: that must not undo what was written meanwhile."""
+        return gr.skip() if chosen == before else fill(chosen, hub, lang) | other_checkpoints(chosen, place, tuner)
+
+    def other_checkpoints(chosen: str | None, place: str | None, tuner: str | None) -> dict[Any, Any]:
+        """Another model, or tuner, has other checkpoints: what was chosen of the last one's does not stay."""
+        found = list_checkpoints(_folder(chosen, place, tuner))
+        return {checkpoint: gr.update(choices=found, value=[]), offered: mark_of(found)}
+
+    name.input(choose, [name, hub, lang, named, path, tuner], [*filled, checkpoint, offered], **QUICK)
+    hub.input(fill, [name, hub, lang], filled, **QUICK)
+    tuner.input(other_checkpoints, [name, path, tuner], [checkpoint, offered], **QUICK)
+    # "named", not the list of all names: the browser copies every entry of a list that a handler takes.
+    checkpoint.focus(offer_checkpoints, [named, path, tuner, offered], [checkpoint, offered], **QUICK)
     if remember:
-        gr.on([name.input, hub.input, lang.input], remember_model, [lang, name, hub], None, **QUICK)
-    # Another model has other checkpoints: what was chosen of the last one's does not stay.
-    gr.on([name.change, tuner.change], lambda: [], None, checkpoint, **QUICK)
-    checkpoint.focus(offer_checkpoints, [name, path, tuner, checkpoint], checkpoint, **QUICK)
+        lang.input(remember_model, [lang, name, hub], None, **QUICK)
+
+
+def _folder(name: str | None, path: str | None, tuner: str | None) -> Path:
+    return save_folder({"top.model_name": name, "top.model_path": path, "top.finetuning_type": tuner})
 
 
 def choose_model(name: str | None, hub: str | None) -> tuple[Any, Any]:
@@ -70,9 +98,13 @@ def remember_model(lang: str, name: str | None, hub: str | None) -> None:
     save_config(lang, hub, model.name if model else None, path)
 
 
-def offer_checkpoints(name: str | None, path: str | None, tuner: str | None, chosen: list[str] | None) -> Any:
-    """The list of what earlier runs of this model left."""
+def offer_checkpoints(name: str | None, path: str | None, tuner: str | None, offered: int | None) -> tuple[Any, Any]:
+    """What earlier runs of this model left, unless the page has it already.
+
+    The list alone: this answer may come when something of it is chosen already.
+    """
     import gradio as gr
 
-    values = {"top.model_name": name, "top.model_path": path, "top.finetuning_type": tuner}
-    return gr.update(choices=list_checkpoints(save_folder(values)), value=chosen or [])
+    found = list_checkpoints(_folder(name, path, tuner))
+    mark = mark_of(found)
+    return (gr.skip(), gr.skip()) if mark == offered else (gr.update(choices=found), mark)

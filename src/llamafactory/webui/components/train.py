@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .. import presets_page as presets
-from ..choices import list_datasets, list_devices
-from ..configuration import example_files, list_presets
-from ..fields import COMMON, fields_of
+from ..fields.choices import list_datasets, list_devices
+from ..fields.configuration import example_files, list_presets
+from ..fields.fields import COMMON, fields_of
+from ..handlers import presets_page as presets
 from ..texts.texts import parts
 from .more_keys import create_more_keys
 from .watch import create_preview, create_watch, html
@@ -42,8 +42,8 @@ def create_train_tab(engine: Engine) -> dict[str, Block]:
                     elems["data_preview_btn"] = button(language, "train.data_preview_btn")
             elems |= _rows(gr, language) if group == "data" else {}
         elif group != _AT_THE_END:
-            with gr.Accordion(open=False, elem_classes=["group"], **parts(language, f"group.train.{group}")) as box:
-                elems[f"{group}_box"] = box
+            with gr.Accordion(open=False, elem_classes=["group"], **parts(language, f"group.{group}")) as box:
+                elems[f"group.{group}"] = box
                 with gr.Row(elem_classes=["fields"]):
                     elems |= make_fields("train", language, group, off)
     elems |= create_more_keys(engine, "train", elems)
@@ -90,8 +90,8 @@ def _run(gr: Any, language: str) -> dict[str, Any]:
             list_devices(), multiselect=True, allow_custom_value=True, interactive=True, value=[],
             elem_id="train-devices", **parts(language, "train.devices"),
         )  # fmt: skip
-    with gr.Accordion(open=False, elem_classes=["group"], **parts(language, "group.train.nodes")) as box, gr.Row():
-        elems["nodes_box"] = box
+    with gr.Accordion(open=False, elem_classes=["group"], **parts(language, "group.nodes")) as box, gr.Row():
+        elems["group.nodes"] = box
         for name in ("nnodes", "node_rank", "master_addr", "master_port"):
             elems[name] = gr.Textbox("", interactive=True, min_width=120, **parts(language, f"train.{name}"))
     with gr.Row(elem_classes=["buttons"]):
@@ -117,15 +117,13 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
         return presets.save(asked)
 
     on(elems["cmd_preview_btn"].click, runner.preview)
-    on(elems["plan_btn"].click, runner.estimate, show_progress_on=[elems["plan_btn"]], show_progress="minimal")
-    on(
-        elems["data_preview_btn"].click,
-        runner.preview_rows,
-        show_progress_on=[elems["data_preview_btn"]],
-        show_progress="minimal",
-    )
-    on(elems["rows_back"].click, lambda asked: runner.preview_rows(asked, -1), show_progress="minimal")
-    on(elems["rows_on"].click, lambda asked: runner.preview_rows(asked, 1), show_progress="minimal")
+    for name, work in (
+        ("plan_btn", runner.estimate),
+        ("data_preview_btn", runner.preview_rows),
+        ("rows_back", lambda asked: runner.preview_rows(asked, -1)),
+        ("rows_on", lambda asked: runner.preview_rows(asked, 1)),
+    ):
+        on(elems[name].click, work, show_progress_on=[elems[name]], show_progress="minimal")
     elems["start_btn"].click(runner.run_train, inputs, outputs, trigger_mode="once", **QUICK)
     on(elems["stop_btn"].click, runner.abort)
     on(elems["arg_save_btn"].click, save)

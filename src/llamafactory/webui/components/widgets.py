@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...hparams.coercion import as_written
-from ..fields import Field, fields_of
+from ..fields.fields import Field, fields_of
 from ..texts.texts import parts
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 # Longer lists are looked through by typing; all of them would take the browser a moment to draw.
 _SHOWN = 60
 # Of a handler that does not hold up others, or the page.
-QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+QUICK: dict[str, Any] = {
+    # gradio tells every element that ever was an output how each later event stands, unless it is told of none.
+    "show_progress": "hidden", "show_progress_on": [], "api_visibility": "private", "concurrency_limit": None,
+}  # fmt: skip
 _WIDTHS = {"switch": 170, "number": 150, "slider": 220, "choice": 150, "multi": 240}
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from ..extras.errors import ConfigError, in_one_line
-from ..extras.files import read_text, write_atomic
-from ..hparams.reader import read_file
+from ...extras.errors import ConfigError, in_one_line
+from ...extras.files import read_text, write_atomic
+from ...hparams.reader import read_file
+from ..workspace import CONFIGS, check_name, inside, workspace
 from .fields import every_field
-from .workspace import CONFIGS, check_name, inside, workspace
 
-_CHECKOUT = Path(__file__).parents[3]
+_CHECKOUT = Path(__file__).parents[4]
 _LARGEST = 2**20
 # What the stages are called in files that LLaMA Board saved.
 _STAGES = {

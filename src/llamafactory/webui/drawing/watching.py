@@ -8,11 +8,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from ..jobs.job import ACTIVE, Job
-from ..jobs.progress import Curve, Curves, Points, Progress, overlay, progress, thin
-from .drawing.chart import Series, chart, charts
-from .drawing.reports import text as html
-from .texts.texts import text
+from ...jobs.job import ACTIVE, Job
+from ...jobs.progress import Curve, Curves, Points, Progress, overlay, progress, thin
+from ..texts.texts import text
+from .chart import Series, chart, charts
+from .reports import text as html
 
 _MOST_POINTS = 400  # of a curve: as many as the picture has places
 _MOST_CURVES = 32  # jobs whose curves are kept in memory

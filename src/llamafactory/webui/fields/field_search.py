@@ -7,9 +7,9 @@ import difflib
 import re
 from functools import cache
 
-from ..hparams.aliases import RENAMED
+from ...hparams.aliases import RENAMED
+from ..texts.texts import text
 from .fields import SAID_BY, Field, declared, every_field
-from .texts.texts import text
 
 _NEAR = 0.8  # of a mistyped word
 

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from .. import plugins
-from ..hparams.args import TRAINING_SECTIONS
-from ..hparams.inference_args import KTransformersArguments, ProcessorArguments
-from ..hparams.model_args import QuantizationArguments
-from ..hparams.rules import data, finetuning, model, optimizer, unread
-from ..hparams.schema import keys_of, tuner_arguments
-from ..hparams.unbuilt import ALWAYS, ANY, SECTIONS, TRAINING
-from ..model.catalogue.catalogue import load
+from ... import plugins
+from ...hparams.args import TRAINING_SECTIONS
+from ...hparams.inference_args import KTransformersArguments, ProcessorArguments
+from ...hparams.model_args import QuantizationArguments
+from ...hparams.rules import data, finetuning, model, optimizer, unread
+from ...hparams.schema import keys_of, tuner_arguments
+from ...hparams.unbuilt import ALWAYS, ANY, SECTIONS, TRAINING
+from ...model.catalogue.catalogue import load
+from ..texts.texts import text
 from .fields import COMMON, Field, fields_on
-from .texts.texts import text
 from .validation import REMOTE_CODE, allows_remote_code
 
 # What an evaluation of a kind leaves aside: groups of its tab's fields.

@@ -12,13 +12,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
-from .. import plugins
-from ..extras.secrets import is_secret
-from ..hparams.args import SHARED_SECTIONS, TRAINING_SECTIONS
-from ..hparams.coercion import as_written
-from ..hparams.schema import Key, declared_keys, keys_of, plugin_sections
-from ..hparams.unbuilt import DONE_ANYWAY
-from ..model.catalogue.catalogue import default_model
+from ... import plugins
+from ...extras.secrets import is_secret
+from ...hparams.args import SHARED_SECTIONS, TRAINING_SECTIONS
+from ...hparams.coercion import as_written
+from ...hparams.schema import Key, declared_keys, keys_of, plugin_sections
+from ...hparams.unbuilt import DONE_ANYWAY
+from ...model.catalogue.catalogue import default_model
 
 Widget = Literal["text", "number", "slider", "choice", "multi", "switch", "json", "path"]
 TABS = ("top", "train", "eval", "infer", "export")

@@ -13,13 +13,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..eval.evaluator import RESULTS, tables
-from ..extras.errors import ConfigError, in_one_line
-from ..extras.files import read_json
-from .drawing.reports import table
-from .drawing.reports import text as html
-from .texts.texts import text
-from .workspace import SAVES, inside, relative, workspace
+from ...eval.evaluator import RESULTS, tables
+from ...extras.errors import ConfigError, in_one_line
+from ...extras.files import read_json
+from ..texts.texts import text
+from ..workspace import SAVES, inside, relative, workspace
+from .reports import table
+from .reports import text as html
 
 ROWS = 5  # predictions on one page
 _MOST_RESULTS = 30

@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..extras.environment import Environment, is_loopback
-from ..extras.errors import ConfigError
+from ...extras.environment import Environment, is_loopback
+from ...extras.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import re
 import time
 from pathlib import Path
 
-from ..extras.errors import ConfigError
-from ..extras.files import read_json
-from .workspace import inside
+from ...extras.errors import ConfigError
+from ...extras.files import read_json
+from ..workspace import inside
 
 INFO = "dataset_info.json"
 _MOST = 2000  # names in a list
@@ -45,6 +45,11 @@ def list_checkpoints(folder: str | Path) -> list[tuple[str, str]]:
         if len(found) >= _MOST:
             break
     return [(name, os.path.join(folder, name)) for name in found[:_MOST]]
+
+
+def mark_of(found: list[tuple[str, str]]) -> int:
+    """What tells two lists of this server apart."""
+    return hash(tuple(found))
 
 
 def new_run(kind: str = "train") -> str:

@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..data.sources.dataset_info import find_datasets
-from ..extras.environment import is_env_enabled
-from ..extras.errors import ConfigError
-from ..extras.secrets import is_secret
-from ..hparams import get_infer_args, get_train_args, split_list
+from ...data.sources.dataset_info import find_datasets
+from ...extras.environment import is_env_enabled
+from ...extras.errors import ConfigError
+from ...extras.secrets import is_secret
+from ...hparams import get_infer_args, get_train_args, split_list
+from ..workspace import inside
 from .fields import declared
-from .workspace import inside
 
 REMOTE_CODE = "LLAMABOARD_TRUST_REMOTE_CODE"  # set where the page is started, never by the page
 _TRAINING = ("train", "preview", "preprocess", "check-data", "plan")

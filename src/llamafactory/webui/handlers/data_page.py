@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError
-from ..extras.files import read_json
-from . import configuration
-from .choices import list_datasets
+from ...extras.errors import ConfigError
+from ...extras.files import read_json
+from ..drawing import reports
+from ..fields import configuration
+from ..fields.choices import list_datasets
+from ..workspace import CACHE, relative, workspace
 from .datasets import PARTS, TAGS, Found, entry_of, look_at, make_entry, mapping_of, register, take_upload
-from .drawing import reports
 from .side_commands import ask_rows, run_side_command
-from .workspace import CACHE, relative, workspace
 
 if TYPE_CHECKING:
-    from .runner import Asked
+    from ..runner import Asked
 
 Changes = dict[str, Any]
 PREVIEWED = 4  # rows at once

@@ -17,11 +17,11 @@ from typing import Any
 
 import yaml
 
-from ..extras.errors import ConfigError
-from ..extras.files import parse_json
-from ..extras.parents import ask_to_end_with_parent
-from ..extras.secrets import mask
-from .workspace import CACHE, workspace
+from ...extras.errors import ConfigError
+from ...extras.files import parse_json
+from ...extras.parents import ask_to_end_with_parent
+from ...extras.secrets import mask
+from ..workspace import CACHE, workspace
 
 SECONDS = 300.0  # that the page waits for an answer
 _MOST_BYTES = 16 * 2**20  # of an answer

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from ..extras.environment import host_name, is_loopback
-from ..extras.serving import replay
+from ...extras.environment import host_name, is_loopback
+from ...extras.serving import replay
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError
-from .configuration import list_presets, load_example, load_preset, save_preset, to_values
-from .fields import COMMON, fields_on
-from .set_keys import show_set
-from .texts.texts import text
+from ...extras.errors import ConfigError
+from ..fields.choices import list_checkpoints, mark_of
+from ..fields.configuration import list_presets, load_example, load_preset, save_folder, save_preset, to_values
+from ..fields.fields import COMMON, fields_on
+from ..fields.set_keys import show_set
+from ..texts.texts import text
 
 if TYPE_CHECKING:
-    from .runner import Asked, Changes
+    from ..runner import Asked, Changes
 
 
 def save(asked: Asked) -> Changes:
@@ -50,7 +51,15 @@ def open_example(tab: str, language: str, path: str | None) -> Changes:
 
 def show(tab: str, values: dict[str, Any]) -> Changes:
     """Values in the fields of a tab and above it; those of keys that are not in front are kept beside them."""
+    import gradio as gr
+
     changes: Changes = {name: value for name, value in values.items() if name in COMMON}
     known = {**fields_on("top"), **fields_on(tab)}
     more = {name: value for name, value in values.items() if name not in COMMON and name in known}
+    if "top.model_name" in values:
+        changes["top.named"] = values["top.model_name"]  # path and template are the saved ones
+    if "top.model_path" in values:
+        found = list_checkpoints(save_folder(values))
+        chosen = values.get("top.checkpoint_path") or []
+        changes |= {"top.checkpoint_path": gr.update(choices=found, value=chosen), "top.offered": mark_of(found)}
     return changes | {f"{tab}.more": more, f"{tab}.more_set": show_set(more, tab)}

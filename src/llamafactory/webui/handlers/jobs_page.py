@@ -6,21 +6,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError
-from ..jobs import Job
-from ..jobs.job import UNFINISHED
-from ..jobs.progress import tail
-from . import jobs_view
-from .configuration import to_values, to_yaml
-from .drawing.reports import text as html
+from ...extras.errors import ConfigError
+from ...jobs import Job
+from ...jobs.job import UNFINISHED
+from ...jobs.progress import tail
+from ..drawing import jobs_view
+from ..drawing.reports import text as html
+from ..drawing.watching import draw, draw_overlay
+from ..fields.configuration import to_values, to_yaml
+from ..runner import Asked, told
 from .presets_page import show
-from .runner import Asked, told
-from .watching import draw, draw_overlay
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
 
-    from .runner import Changes, Runner
+    from ..runner import Changes, Runner
 
 _STATES = ("page", "seen", "filter", "find", "list")
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..extras.secrets import mask_values
-from ..jobs import Job, JobStore
-from ..jobs.job import ACTIVE, QUEUED, UNFINISHED
-from ..jobs.progress import difference, progress
-from .drawing.reports import table
-from .drawing.reports import text as html
-from .texts.texts import text
+from ...extras.secrets import mask_values
+from ...jobs import Job, JobStore
+from ...jobs.job import ACTIVE, QUEUED, UNFINISHED
+from ...jobs.progress import difference, progress
+from ..texts.texts import text
+from .reports import table
+from .reports import text as html
 from .watching import MARKS, bar, clock
 
 PAGE = 25  # jobs on one

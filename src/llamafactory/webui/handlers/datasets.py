@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..data.sources.dataset_info import (
+from ...data.sources.dataset_info import (
     CONFIG_NAME,
     OPENAI_TAGS,
     Columns,
@@ -20,13 +20,13 @@ from ..data.sources.dataset_info import (
     Tags,
     parse_entry,
 )
-from ..data.sources.files import READERS, first_rows, list_files
-from ..data.sources.reading import SNIFFED_ROWS, open_set
-from ..data.sources.sniff import describe, likely_columns
-from ..extras.errors import ConfigError, short, writing
-from ..extras.files import parse_json, read_text, whole_file, write_atomic
-from ..extras.locks import locked
-from .workspace import check_name, inside, relative
+from ...data.sources.files import READERS, first_rows, list_files
+from ...data.sources.reading import SNIFFED_ROWS, open_set
+from ...data.sources.sniff import describe, likely_columns
+from ...extras.errors import ConfigError, short, writing
+from ...extras.files import parse_json, read_text, whole_file, write_atomic
+from ...extras.locks import locked
+from ..workspace import check_name, inside, relative
 
 UPLOADS = Path("data") / "uploads"
 PARTS = tuple(item.name for item in fields(Columns))

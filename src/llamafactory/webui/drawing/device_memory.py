@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Sequence
 
-from ..extras.memory import Memory, gpus
-from .drawing.reports import GIB
-from .drawing.reports import text as html
+from ...extras.memory import Memory, gpus
+from .reports import GIB
+from .reports import text as html
 
 SECONDS = 5.0  # between two askings, of all pages together
 _lock = threading.Lock()

@@ -13,20 +13,20 @@ from typing import Any
 
 import yaml
 
-from ..extras.environment import is_env_enabled
-from ..extras.errors import ConfigError, short
-from ..extras.secrets import mask_values
-from ..hparams import split_list
-from ..hparams.args import SHARED_SECTIONS, TRAINING_SECTIONS
-from ..hparams.coercion import as_written
-from ..hparams.schema import keys_of, plugin_sections
-from ..hparams.training_args import CHOSEN
-from ..model.catalogue.catalogue import load, of_path
+from ...extras.environment import is_env_enabled
+from ...extras.errors import ConfigError, short
+from ...extras.secrets import mask_values
+from ...hparams import split_list
+from ...hparams.args import SHARED_SECTIONS, TRAINING_SECTIONS
+from ...hparams.coercion import as_written
+from ...hparams.schema import keys_of, plugin_sections
+from ...hparams.training_args import CHOSEN
+from ...model.catalogue.catalogue import load, of_path
+from ..workspace import SAVES
 from .applicability import reason_off
 from .fields import Field, declared, fields_on
 from .presets import example_files, list_presets, load_example, load_preset, save_preset
 from .validation import check
-from .workspace import SAVES
 
 __all__ = [
     "build", "check", "command_of", "example_files", "list_presets", "load_example", "load_preset", "of_model",

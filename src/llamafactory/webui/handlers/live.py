@@ -6,27 +6,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError
-from ..extras.logging import get_logger
-from .components.widgets import QUICK
-from .device_memory import device_memory
-from .runner import RUN_TABS, WATCHED
+from ...extras.errors import ConfigError
+from ...extras.logging import get_logger
+from ..components.widgets import QUICK
+from ..drawing.device_memory import device_memory
+from ..runner import RUN_TABS, WATCHED
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
 
-    from .engine import Engine
-    from .runner import Changes
+    from ..engine import Engine
+    from ..runner import Changes
 
 logger = get_logger(__name__)
 SECONDS = 2.0
+_WATCHED_TABS = (*RUN_TABS, "jobs")  # the tab that chats has a clock of its own
 
 
 def create_timers(tabs: Sequence[str]) -> dict[str, Block]:
     """The clocks of the tabs that show what goes on; all stand still at first."""
     import gradio as gr
 
-    return {tab: gr.Timer(SECONDS, active=False) for tab in (*RUN_TABS, "jobs") if tab in tabs}
+    return {tab: gr.Timer(SECONDS, active=False) for tab in _WATCHED_TABS if tab in tabs}
 
 
 def connect(engine: Engine, tabs: Mapping[str, Any]) -> None:
@@ -56,11 +57,11 @@ def connect(engine: Engine, tabs: Mapping[str, Any]) -> None:
         def open_tab(data: Mapping[Block, Any], name: str = name) -> Any:
             import gradio as gr
 
-            still = {timer: gr.Timer(active=False) for timer in timers}
+            still = {timer: gr.Timer(active=False) for timer in timers if timer != "timer.infer" or name != "infer"}
             going = {"timer.jobs": gr.Timer(active=True)} if name == "jobs" else {}
             return manager.answer(still | find_changes(engine, name, data, anew=True) | going | _memory())
 
-        if f"timer.{name}" in timers:
+        if name in _WATCHED_TABS:
             timer: Any = manager.get_elem_by_id(f"timer.{name}")
             timer.tick(look, inputs, [*outputs, timer, memory], trigger_mode="once", **QUICK)
         clocks = [manager.get_elem_by_id(timer) for timer in timers]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .drawing.reports import text as html_text
+from ..drawing.reports import text as html_text
 from .fields import Field, fields_on
 
 
