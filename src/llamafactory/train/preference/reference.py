@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model import eval_mode, make_reference, without_adapter
+from ..distributed.whole import sharded
 from ..losses.preference import completion_sums
 from ..metrics.means import count_sequences, sequence_numbers
 from ..token_scores import TokenScores, attach, trained_positions
@@ -48,6 +49,7 @@ class ReferenceTrainer(Trainer):
             self.reference = make_reference(model, everything["tokenizer"], everything["run_args"])
             if self.reference is not None:
                 attach(self.reference)
+                self.reference = sharded(self.reference, everything["run_args"], everything["arguments"])
         super().__init__(model=model, **everything)
         self.reference_seconds = 0.0
         if needs_reference and self._shall_cache():
