@@ -37,18 +37,18 @@ def gather(model: nn.Module) -> dict[str, Tensor]:
     only_trained = hasattr(model, "peft_config")
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     found: dict[str, Tensor] = {}
-    known: dict[int, Tensor] = {}  # a tied weight has two names
+    known: dict[int, Tensor | None] = {}  # a tied weight has two names
     for name, weight in model.state_dict(keep_vars=True).items():
         if only_trained and name not in trained:
             continue
         if id(weight) not in known:
             full = weight.detach()
             full = full.full_tensor() if isinstance(full, DTensor) else full
-            if dist.get_rank() == 0:
-                known[id(weight)] = full.cpu()
+            known[id(weight)] = full.cpu() if dist.get_rank() == 0 else None
             del full
-        if dist.get_rank() == 0:
-            found[name] = known[id(weight)]
+        whole = known[id(weight)]
+        if whole is not None:
+            found[name] = whole
     return found
 
 
