@@ -13,24 +13,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from ...extras.errors import ConfigError, first_line
 from ...extras.files import read_json, write_json
 
 OPTIMIZER = "optimizer"
 _GROUPS = "groups.json"
-_FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
     """Write the parts of all weights; all processes call this together."""
-    _write(dict(model.state_dict()), folder)
+    _write(_once(model), folder)
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -39,30 +39,63 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     Raises:
         ConfigError: They cannot be read, or are of another model.
     """
-    _read(dict(model.state_dict()), folder)
+    _read(_once(model), folder)
 
 
 def save_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
     """Write the parts of an optimizer's state, and the settings of its groups; all processes call this together."""
-    state = get_optimizer_state_dict(model, optimizer, options=_FLAT)
-    tensors, rest = _apart(state)
-    _write(tensors, folder / OPTIMIZER)
+    state = optimizer.state
+    parts = {
+        f"{name}.{key}": value
+        for name, weight in model.named_parameters()
+        for key, value in state.get(weight, {}).items()
+        if isinstance(value, Tensor)
+    }
+    _write(parts, folder / OPTIMIZER)
     if dist.get_rank() == 0:
-        write_json(folder / OPTIMIZER / _GROUPS, rest)
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        write_json(folder / OPTIMIZER / _GROUPS, {"groups": groups})
 
 
 def load_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
     """Read what :func:`save_optimizer` wrote; all processes call this together.
 
+    torch's own way asks the optimizer for room by a step, and fails at a group without weights.
+
     Raises:
         ConfigError: It cannot be read, or is of another optimizer.
     """
-    state = get_optimizer_state_dict(model, optimizer, options=_FLAT)  # makes room, in a step that changes nothing
-    tensors, rest = _apart(state)
-    _read(tensors, folder / OPTIMIZER)
-    known = read_json(folder / OPTIMIZER / _GROUPS, dict, "resume_from_checkpoint")
-    settings = {name: known.get(name, value) for name, value in rest.items()}
-    set_optimizer_state_dict(model, optimizer, {**tensors, **settings}, options=_FLAT)
+    place = folder / OPTIMIZER
+    weights = dict(model.named_parameters())
+    room = _room(weights, place)
+    _read(room, place)
+    groups = read_json(place / _GROUPS, dict, "resume_from_checkpoint").get("groups", [])
+    if len(groups) != len(optimizer.param_groups):
+        raise ConfigError(f"resume_from_checkpoint: {place} is of another optimizer")
+    for group, known in zip(optimizer.param_groups, groups, strict=True):
+        group.update({key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+        on_device = group.get("fused") or group.get("capturable")
+        ours = {id(weight) for weight in group["params"]}
+        for name, value in room.items():
+            name, _, key = name.rpartition(".")
+            if id(weights[name]) in ours:
+                moved = value.to(weights[name].device) if on_device else value
+                optimizer.state[weights[name]][key] = moved
+
+
+def _room(weights: dict[str, nn.Parameter], place: Path) -> dict[str, Tensor]:
+    """Return empty tensors for a state: cut as their weights are where they have their shape (moments), else whole."""
+    with _in_one_line(place):
+        described = HuggingFaceStorageReader(str(place)).read_metadata().state_dict_metadata
+    room: dict[str, Tensor] = {}
+    for name, value in described.items():
+        weight = weights.get(name.rpartition(".")[0])
+        if weight is None or not isinstance(value, TensorStorageMetadata):
+            raise ConfigError(f"resume_from_checkpoint: {place} has a state for {name}, which is not trained here")
+        kind = value.properties.dtype
+        same = value.size == weight.shape
+        room[name] = torch.zeros_like(weight, dtype=kind).detach() if same else torch.zeros(value.size, dtype=kind)
+    return room
 
 
 def has_parts(folder: Path) -> bool:
@@ -70,9 +103,12 @@ def has_parts(folder: Path) -> bool:
     return (folder / OPTIMIZER / _GROUPS).is_file() or any(folder.glob("shard-*-model-*.safetensors"))
 
 
-def _apart(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    return tensors, {name: value for name, value in state.items() if name not in tensors}
+def _once(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights, a tied one by the first of its names."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, weight in model.state_dict(keep_vars=True).items():
+        found.setdefault(id(weight), (name, weight.detach()))
+    return dict(found.values())
 
 
 def _write(tensors: dict[str, Any], folder: Path) -> None:
@@ -81,9 +117,14 @@ def _write(tensors: dict[str, Any], folder: Path) -> None:
 
 
 def _read(tensors: dict[str, Any], folder: Path) -> None:
+    with _in_one_line(folder), _quiet():
+        dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)))
+
+
+@contextmanager
+def _in_one_line(folder: Path) -> Iterator[None]:
     try:
-        with _quiet():
-            dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)))
+        yield
     except (CheckpointException, OSError, ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(f"resume_from_checkpoint: {folder} cannot be read: {first_line(error)}") from error
 
