@@ -284,9 +284,12 @@ class BaseTrainer(transformers.Trainer):
         """Write each process's part of the weights, and beside them what makes a model of them."""
         save_weights(self.model, folder)
         if self.args.should_save:
-            with _cache_in_config(self.model):
-                self.model.config.architectures = [type(self.model).__name__.removeprefix("FSDP")]
-                self.model.config.save_pretrained(folder)
+            model: Any = self.model
+            with _cache_in_config(model):
+                model.config.architectures = [type(model).__name__.removeprefix("FSDP")]
+                model.config.save_pretrained(folder)
+            if getattr(model, "generation_config", None) is not None:
+                model.generation_config.save_pretrained(folder)
             self.save_texts(folder)
 
     def _load_parts(self, folder: Path) -> None:

@@ -30,7 +30,13 @@ _GROUPS = "groups.json"
 
 def save_weights(model: nn.Module, folder: Path) -> None:
     """Write the parts of all weights; all processes call this together."""
-    _write(_once(model), folder)
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, weight in model.state_dict(keep_vars=True).items():
+        # transformers looks for both names of a tied weight, and a file takes no memory twice.
+        found[name] = weight.detach().clone() if id(weight) in seen else weight.detach()
+        seen.add(id(weight))
+    _write(found, folder)
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -39,7 +45,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     Raises:
         ConfigError: They cannot be read, or are of another model.
     """
-    _read(_once(model), folder)
+    _read(dict(model.state_dict()), folder)
 
 
 def save_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
@@ -101,14 +107,6 @@ def _room(weights: dict[str, nn.Parameter], place: Path) -> dict[str, Tensor]:
 def has_parts(folder: Path) -> bool:
     """Whether a checkpoint was written by several processes, each of its part."""
     return (folder / OPTIMIZER / _GROUPS).is_file() or any(folder.glob("shard-*-model-*.safetensors"))
-
-
-def _once(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights, a tied one by the first of its names."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    for name, weight in model.state_dict(keep_vars=True).items():
-        found.setdefault(id(weight), (name, weight.detach()))
-    return dict(found.values())
 
 
 def _write(tensors: dict[str, Any], folder: Path) -> None:
