@@ -239,7 +239,7 @@ class BaseTrainer(transformers.Trainer):
         state.best_model_checkpoint = checkpoints.best_checkpoint(args.output_dir, state)
         self.store_flos()
         with checkpoints.staged_checkpoint(args, state.global_step) as folder:
-            if self.sharding is not None and not args.save_only_model and not hasattr(self.model, "peft_config"):
+            if self.saves_parts and not args.save_only_model:
                 self._save_parts(folder)
             else:
                 self.save_model(str(folder), _internal_call=True)
@@ -279,6 +279,11 @@ class BaseTrainer(transformers.Trainer):
             super().save_model(output_dir, _internal_call)
         else:
             self._save(output_dir, gather(self.model))
+
+    @property
+    def saves_parts(self) -> bool:
+        """Whether the weights of a checkpoint are written in parts; an adapter is small, and whole on each machine."""
+        return self.sharding is not None and not hasattr(self.model, "peft_config")
 
     def _save_parts(self, folder: Path) -> None:
         """Write each process's part of the weights, and beside them what makes a model of them."""
