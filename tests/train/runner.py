@@ -3,6 +3,7 @@
 
 KILL_PREPARED=1 kills each rank once it has its data, on the first attempt only.
 FORKED_RANKS=<number> starts ranks without torchrun, out of one process that has imported everything.
+PARTS=<file> writes, by rank, which share of the weights and of the optimizer's state the rank holds.
 RECORD=<file> writes what is trained on, BLOCK_ROWS=<number> makes the blocks of a stream small.
 """
 
@@ -32,6 +33,27 @@ class _Kill(TrainerCallback):
         here = os.environ.get("RANK", "0") == os.environ.get("KILL_RANK", "0")
         if first and here and state.global_step == int(os.environ.get("KILL_AT", "-1")):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Parts(TrainerCallback):
+    """Looks, after the first step, at what this process holds."""
+
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        from torch.distributed.tensor import DTensor
+
+        path = Path(os.environ["PARTS"]).with_suffix(f".{args.process_index}")
+        if path.exists():
+            return
+        weights = list(model.parameters())
+        moments = [one for state in optimizer.state.values() for one in state.values() if one.dim()]
+        cut = all(isinstance(one, DTensor) for one in [*weights, *moments])
+        held, whole = (
+            [sum(size(one) for one in some) for some in (weights, moments)]
+            for size in (lambda one: one.to_local().numel() if cut else one.numel(), lambda one: one.numel())
+        )
+        path.write_text(json.dumps({"cut": cut, "held": held, "whole": whole}))
 
 
 def _kill_prepared() -> None:
@@ -73,7 +95,8 @@ if __name__ == "__main__":
         record_batches(Path(os.environ["RECORD"]))
     if "BLOCK_ROWS" in os.environ:
         streaming.BLOCK_ROWS = streaming.PACKED_BLOCK_ROWS = int(os.environ["BLOCK_ROWS"])
+    watching = [_Kill(), *[_Parts()] * ("PARTS" in os.environ)]
     try:
-        run_exp(json.loads(sys.argv[1]), [_Kill()])
+        run_exp(json.loads(sys.argv[1]), watching)
     except ConfigError as error:
         sys.exit(f"error: {error}")

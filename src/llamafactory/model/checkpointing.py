@@ -19,6 +19,7 @@ from ..extras.device import host_memory
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..hparams.derive import checkpointing_asked
+from ..hparams.sharding import sharding_of
 from .attention import implementation
 from .config import attention_width, largest
 from .offloading import DiskStore
@@ -92,7 +93,9 @@ def choose_checkpointing(
 def wanted_checkpointing(args: TrainArgs) -> bool | None:
     """Return whether the user wants it, also by what needs it; None = it is left to the run."""
     needed = offload_place(args) != "none" or args.model.activation_keep != "none"
-    return True if needed else checkpointing_asked(args)
+    sharding = sharding_of(args)
+    asked = checkpointing_asked(args)
+    return True if needed else sharding.checkpointing if asked is None and sharding is not None else asked
 
 
 def offload_place(args: TrainArgs) -> str:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from ..extras import threads
 from ..extras.errors import ConfigError, in_one_line
 from ..extras.heap import returning_memory
 from ..extras.logging import get_logger
+from ..hparams.sharding import sharding_of
 from .config import has_talker, language_class, read_config, refuse_untrainable
 from .paths import resolve_model_path
 from .quantizers.choice import choose_quantizer
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ..extras.device import Device
     from ..hparams import Dtypes, InferArgs, TrainArgs
     from ..hparams.model_args import ModelArguments
+    from ..hparams.sharding import Sharding
 
 logger = get_logger(__name__)
 
@@ -164,6 +167,7 @@ def _load_base(
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    from ..hparams import TrainArgs
     from . import streaming
     from .merging import cast_weights
 
@@ -181,6 +185,7 @@ def _load_base(
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
 
     quantizer = choose_quantizer(args, config, path, device, trainable)
+    sharding = sharding_of(args) if isinstance(args, TrainArgs) and in_training else None
     full = args.finetuning.finetuning_type == "full"
     dtype = getattr(torch, dtypes.trainable if trainable and full else dtypes.frozen)
     attention = _attention_of(config, args.model.flash_attn, in_training)
@@ -188,11 +193,17 @@ def _load_base(
         attention = _shifted(attention, config, args.data.cutoff_len)
     if args.model.train_from_scratch and trainable:
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
+        if sharding is not None:  # it is moved part by part
+            return model
         return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
     _check_generation_config(path)
     quantizes = quantizer.quantizer is not None and not quantizer.is_stored
     place: Any = args.quantization.quantization_device_map or _device_map(device, in_training)
-    with returning_memory() if quantizes else nullcontext():
+    if sharding is not None and quantizer.quantizer is not None:
+        raise ConfigError(f"fsdp: '{path}' holds packed weights, which cannot be sharded; leave fsdp out")
+    if sharding is not None and sharding.offload:
+        place = None
+    with returning_memory() if quantizes else nullcontext(), _slices(sharding, device) as make_slices:
         with in_one_line(f"model_name_or_path: '{path}' cannot be loaded as its config.json says"), quiet_report():
             model, info = auto.from_pretrained(
                 path,
@@ -206,6 +217,7 @@ def _load_base(
                 **options,
                 **quantizer.options(dtypes, auto, config),
             )
+        make_slices(model)
         check_base(model, info, path, head, quantizer.is_stored)
         if quantizer.streams:
             streaming.stream(model, quantizer, path, args.model.offload_folder, dtype, device)
@@ -214,6 +226,19 @@ def _load_base(
     if quantizer.is_dense:  # what the checkpoint had left whole has the type of the file
         cast_weights(model, dtype)
     return model
+
+
+@contextmanager
+def _slices(sharding: Sharding | None, device: Device) -> Iterator[Callable[[nn.Module], None]]:
+    """Read weights in parts, if the run is sharded; gives what is to be done with the model that was loaded."""
+    if sharding is None:
+        yield lambda model: None
+        return
+    from .sharding.mesh import mesh_of
+    from .sharding.slices import loading_slices
+
+    with loading_slices(mesh_of(sharding, device.type)) as make_slices:
+        yield make_slices
 
 
 def will_isolate(args: ModelArguments) -> bool:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
+from ..hparams.sharding import sharding_of
 from ..plugins import resolve
 from .attention import implementation
 from .loader import load_model
@@ -35,7 +36,11 @@ def make_reference(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: 
     """
     if names_reference(args):
         return _load(policy, tokenizer, args)
-    return None if lies_below(policy, args) else frozen_copy(policy)
+    if lies_below(policy, args):
+        return None
+    if sharding_of(args) is not None:  # slices of weights cannot be shared: the same model is read once more
+        return load_model(tokenizer, args).requires_grad_(False).eval()
+    return frozen_copy(policy)
 
 
 def names_reference(args: TrainArgs) -> bool:

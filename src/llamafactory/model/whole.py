@@ -160,6 +160,7 @@ def _trouble(missing: Iterable[str], beyond: Iterable[str], shapes: Iterable[str
 def _require_numbers(tensors: Iterable[tuple[str, Tensor | nn.Parameter]], place: str) -> None:
     """A sum reads memory once and is infinite or NaN with any of its parts: a hundredth of the time to load."""
     for name, value in tensors:
+        value = getattr(value, "shard", value)  # of a weight that is read in parts
         plain = type(value).__name__ in ("Tensor", "Parameter")  # what a library quantizes is of a class of its own
         if not plain or not value.is_floating_point() or value.is_meta or value.element_size() < 2:
             continue

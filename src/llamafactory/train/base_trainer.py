@@ -15,16 +15,20 @@ import torch.distributed as dist
 import transformers
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from transformers.trainer import SCHEDULER_NAME
 
 from ..extras.errors import ConfigError
 from ..extras.hub import pushing
 from ..extras.logging import get_logger
+from ..hparams.sharding import sharding_of
 from ..model.older_readers import add_older_names
 from ..model.processor import copy_processor
 from .batching.batches import Batches
 from .batching.loaders import count_step, eval_batches, order_seed, train_batches
 from .batching.stream_batches import StreamBatches
 from .batching.stream_run import StreamRun
+from .distributed.parts import has_parts, load_optimizer, load_weights, save_optimizer, save_weights
+from .distributed.whole import gather, load_adapter_weights
 from .metrics.token_meter import TokenMeter
 from .optim import create_optimizer
 from .optim.averaging import averaged, take_average
@@ -87,6 +91,7 @@ class BaseTrainer(transformers.Trainer):
         self.steps_an_epoch = self.shift = 0  # see Start.shift
         self.tokens = TokenMeter()
         self.stream: StreamRun | None = None
+        self.sharding = sharding_of(run_args)
         super().__init__(
             model=model,
             args=arguments,
@@ -96,6 +101,8 @@ class BaseTrainer(transformers.Trainer):
             processing_class=tokenizer,
             callbacks=callbacks,
         )
+        # What transformers does for models that it sharded itself: no wrapper, gradients are reduced by the model.
+        self.is_distributed_loading_by_transformers = self.sharding is not None
         self._weight_count = sum(weight.numel() for weight in model.parameters())
 
     # Batches
@@ -222,14 +229,20 @@ class BaseTrainer(transformers.Trainer):
 
     def _load_best_model(self) -> None:
         take_average(self.optimizer)  # nothing is trained after it, so that the loaded weights stay as they are
-        super()._load_best_model()
+        if self.sharding is None:
+            super()._load_best_model()
+        else:
+            self._load_parts(Path(str(self.state.best_model_checkpoint)))
 
     def _write_checkpoint(self) -> None:
         args, state = self.args, self.state
         state.best_model_checkpoint = checkpoints.best_checkpoint(args.output_dir, state)
         self.store_flos()
         with checkpoints.staged_checkpoint(args, state.global_step) as folder:
-            self.save_model(str(folder), _internal_call=True)
+            if self.saves_parts and not args.save_only_model:
+                self._save_parts(folder)
+            else:
+                self.save_model(str(folder), _internal_call=True)
             if not args.save_only_model:
                 self._save_progress(folder)
             if args.should_save:
@@ -260,11 +273,59 @@ class BaseTrainer(transformers.Trainer):
             if hasattr(part, "save_progress"):
                 part.save_progress(folder)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the whole model on the first process; all call this together."""
+        if self.sharding is None:
+            super().save_model(output_dir, _internal_call)
+        else:
+            self._save(output_dir, gather(self.model))
+
+    @property
+    def saves_parts(self) -> bool:
+        """Whether the weights of a checkpoint are written in parts; an adapter is small, and whole on each machine."""
+        return self.sharding is not None and not hasattr(self.model, "peft_config")
+
+    def _save_parts(self, folder: Path) -> None:
+        """Write each process's part of the weights, and beside them what makes a model of them."""
+        save_weights(self.model, folder)
+        if self.args.should_save:
+            model: Any = self.model
+            with _cache_in_config(model):
+                model.config.architectures = [type(model).__name__.removeprefix("FSDP")]
+                model.config.save_pretrained(folder)
+            if getattr(model, "generation_config", None) is not None:
+                model.generation_config.save_pretrained(folder)
+            self.save_texts(folder)
+
+    def _load_parts(self, folder: Path) -> None:
+        if hasattr(self.model, "peft_config"):
+            load_adapter_weights(self.model, folder)
+        else:
+            load_weights(self.model, folder)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.sharding is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir))
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        if has_parts(folder) != (self.sharding is not None):
+            was = "with" if has_parts(folder) else "without"
+            raise ConfigError(
+                f"resume_from_checkpoint: {folder} was saved by a run {was} fsdp, and its optimizer's state is only "
+                f"read {was} it"
+            )
         for part in self.callback_handler.callbacks:
             if hasattr(part, "before_weights"):
-                part.before_weights(Path(resume_from_checkpoint))
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+                part.before_weights(folder)
+        if self.sharding is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._load_parts(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.is_deepspeed_enabled:
@@ -279,9 +340,27 @@ class BaseTrainer(transformers.Trainer):
         if unread:
             logger.warning_rank0("the optimizer begins anew: %s holds no state for it", checkpoint)
         with optimizer_state.readable(Path(checkpoint)):
-            super()._load_optimizer_and_scheduler(checkpoint)
+            if self.sharding is None:
+                super()._load_optimizer_and_scheduler(checkpoint)
+            else:
+                self._load_sharded_state(Path(checkpoint))
         self.optimizer, self.lr_scheduler = optimizer, scheduler
         made.put_back(self.state.global_step, new_schedule)
+
+    def _load_sharded_state(self, folder: Path) -> None:
+        if not isinstance(self.optimizer, optimizer_state.Unread):
+            load_optimizer(self.model, self.optimizer.optimizer, folder)
+        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
+
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        """Of micro-batches before the last only replicas wait: whole gradients would need the memory that was saved."""
+        core: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        core.set_requires_all_reduce(False)
+        try:
+            yield
+        finally:
+            core.set_requires_all_reduce(True)
 
     def _without_state(self, folder: Path) -> bool:
         """Whether a checkpoint of weights alone may do: when no step is left, or by the user's word.

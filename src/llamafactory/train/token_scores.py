@@ -286,6 +286,9 @@ def _find_transform(causal_lm: Any, forward: Any) -> LogitTransform | None:
 
 def _balance_loss(causal_lm: Any, outputs: Any, attention_mask: Tensor | None) -> Tensor:
     """Return coefficient * load-balancing loss, by the function the model's own module uses."""
-    function = sys.modules[type(causal_lm).__module__].load_balancing_loss_func
+    modules = (sys.modules[base.__module__] for base in type(causal_lm).__mro__)  # of a sharded model not the first
+    function = next(
+        module.load_balancing_loss_func for module in modules if hasattr(module, "load_balancing_loss_func")
+    )
     loss = function(outputs.router_logits, causal_lm.num_experts, causal_lm.num_experts_per_tok, attention_mask)
     return causal_lm.router_aux_loss_coef * loss

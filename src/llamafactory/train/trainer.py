@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ..extras.errors import ConfigError, writing
 from ..extras.files import read_json
@@ -23,6 +24,7 @@ from ..extras.heap import give_back_gaps
 from ..extras.logging import get_logger
 from ..model import eval_mode
 from .base_trainer import BaseTrainer
+from .distributed.whole import sharded
 from .evaluation import evaluate as evaluation
 from .evaluation import prediction
 from .losses.cross_entropy import cross_entropy
@@ -64,7 +66,8 @@ class Trainer(BaseTrainer):
         self.guard = NonFiniteGuard(run_args.training.on_nonfinite, arguments)
         self.means = Means()
         self.channels = ChannelMeter(list(channels)) if channels else None
-        super().__init__(model=self.prepare_model(model), arguments=arguments, run_args=run_args, **everything)
+        ready = sharded(self.prepare_model(model), run_args, arguments)
+        super().__init__(model=ready, arguments=arguments, run_args=run_args, **everything)
 
     # Loss
 
@@ -129,6 +132,7 @@ class Trainer(BaseTrainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         policy = self.accelerator.unwrap_model(self.model)
         # Gradients that are scaled may be infinite, and those that were used in the backward pass are gone.
         by_loss = self.accelerator.scaler is not None or all(weight.grad is None for weight in policy.parameters())

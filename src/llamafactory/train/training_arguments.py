@@ -15,6 +15,7 @@ from ..hparams import resolve_dtypes
 from ..hparams.derive import chosen_optimizer
 from ..hparams.inner_settings import optimizer_settings, schedule_settings
 from ..hparams.metrics import default_metric
+from ..hparams.sharding import LAUNCHED, sharding_of
 from .callbacks.reporters import trackers
 from .process_group import rejoin
 
@@ -27,6 +28,13 @@ class _Arguments(Seq2SeqTrainingArguments):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "hub_token": None}
+
+    @property
+    def place_model_on_device(self) -> bool:
+        """A sharded model is where it belongs; as a whole it might not fit."""
+        return False if self.shards else super().place_model_on_device
+
+    shards = False
 
 
 def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
@@ -46,10 +54,13 @@ def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
         raise ConfigError(
             f"train_sampling_strategy: {strategy} is not built; use random, sequential or group_by_length"
         )
+    _take_over(args)
     decided = _decided_here(args)
     rejoin(decided["ddp_backend"], args.training.ddp_timeout)
     try:
-        return _Arguments(**{**given, **decided})
+        made = _Arguments(**{**given, **decided})
+        made.shards = sharding_of(args) is not None
+        return made
     except ValueError as error:
         raise ConfigError(f"training arguments: {' '.join(str(error).split())}") from error
 
@@ -67,6 +78,8 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "ddp_backend": training.ddp_backend or ("gloo" if on_cpu else None) if _is_distributed() else None,
         # Blocks that LISA has frozen give no gradient that the others could wait for.
         "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters) or _samples_layers(args),
+        "fsdp": None,  # accelerate would wrap the model itself; see model/sharding
+        "fsdp_config": None,
         "dataloader_pin_memory": training.dataloader_pin_memory and not on_cpu,
         "average_tokens_across_devices": True,
         "lr_scheduler_kwargs": schedule_settings(training),
@@ -94,6 +107,18 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "restore_callback_states_from_checkpoint": True,
         "resume_from_checkpoint": None,
     }
+
+
+def _take_over(args: TrainArgs) -> None:
+    """Keep transformers and accelerate from sharding, or loading, by the variables of ``accelerate launch``."""
+    if sharding_of(args) is None:
+        return
+    if not _is_distributed():
+        raise ConfigError(
+            "fsdp: shards a model over several processes, and this is one; start with FORCE_TORCHRUN=1 and "
+            "NPROC_PER_NODE=<number>, or leave fsdp out"
+        )
+    os.environ.pop(LAUNCHED, None)
 
 
 def _samples_layers(args: TrainArgs) -> bool:

@@ -43,9 +43,14 @@ def prompt_sets(template: Template, tokenizer: Any, args: TrainArgs) -> dict[str
 
 
 def prompt_batches(rows: Any, args: TrainingArguments) -> list[list[int]]:
-    """Return the numbers of this rank's prompts, a batch each."""
-    size, mine = args.per_device_eval_batch_size, list(range(args.process_index, len(rows), args.world_size))
-    return [mine[start : start + size] for start in range(0, len(mine), size)]
+    """Return the numbers of this rank's prompts, a batch each.
+
+    All ranks have as many batches, for a sharded model generates on all at once: ``~0`` is the first prompt, whose
+    response is not wanted here.
+    """
+    size, most = args.per_device_eval_batch_size, -(-len(rows) // args.world_size)
+    mine = list(range(args.process_index, len(rows), args.world_size))
+    return [mine[start : start + size] or [~0] for start in range(0, most, size)]
 
 
 @torch.no_grad()
@@ -76,7 +81,7 @@ def generate(
     with eval_mode(model), generation_attention(model), torch.random.fork_rng():
         torch.manual_seed(seed)
         for indices in batches:
-            batch = [rows[index] for index in indices]
+            batch = [rows[index if index >= 0 else ~index] for index in indices]
             inputs = {name: tensor.to(model.device) for name, tensor in collate(batch).items()}
             with autocast():
                 types = prompt_types(model, inputs["input_ids"])
@@ -85,7 +90,8 @@ def generate(
             texts = decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=skip_special_tokens)
             prompts = decode([row["input_ids"] for row in batch], skip_special_tokens=skip_special_tokens)
             for index, row, prompt, text in zip(indices, batch, prompts, texts, strict=True):
-                yield Response(index, prompt, text, row["reference"])
+                if index >= 0:
+                    yield Response(index, prompt, text, row["reference"])
 
 
 def generation_config(args: TrainArgs, tokenizer: Any, template: Template) -> GenerationConfig:

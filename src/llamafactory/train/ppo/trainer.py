@@ -107,10 +107,12 @@ class PPOTrainer(RolloutTrainer):
         if self.args.should_save:
             model = self.accelerator.unwrap_model(self.model)
             super()._save(output_dir, weights_without_head(model, state_dict))
-            save_value_head(model, Path(output_dir or str(self.args.output_dir)))
+            save_value_head(model, Path(output_dir or str(self.args.output_dir)), state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.saves_parts:  # the head among them
+            return
         load_value_head(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint), self.run_args.model)
 
 

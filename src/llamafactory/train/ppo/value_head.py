@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...extras.errors import ConfigError
 from ...model.value_head import FILE, read_value_head
+from ..distributed.whole import copy_part
 
 if TYPE_CHECKING:
     from ...hparams.model_args import ModelArguments
@@ -38,12 +39,16 @@ def weights_without_head(model: nn.Module, state_dict: dict[str, Tensor] | None)
     return {name: tensor for name, tensor in weights.items() if "value_head." not in name}
 
 
-def save_value_head(model: nn.Module, folder: Path) -> None:
-    """Write the head as safetensors."""
+def save_value_head(model: nn.Module, folder: Path, state_dict: dict[str, Tensor] | None) -> None:
+    """Write the head as safetensors; ``state_dict`` are the whole weights of a model that is sharded."""
     from safetensors.torch import save_file
 
-    head = _causal_lm(model).value_head
-    tensors = {name: getattr(head, part).detach().cpu() for part, name in _NAMES.items()}
+    if state_dict is None:
+        head = _causal_lm(model).value_head
+        tensors = {name: getattr(head, part).detach().cpu() for part, name in _NAMES.items()}
+    else:
+        found = {name.rpartition(".")[2]: value for name, value in state_dict.items() if "value_head." in name}
+        tensors = {name: found[part] for part, name in _NAMES.items()}
     save_file(tensors, str(folder / FILE), metadata={"format": "pt"})
 
 
@@ -56,7 +61,9 @@ def load_value_head(model: nn.Module, folder: Path, args: ModelArguments) -> Non
     head = read_value_head(str(folder), args)
     if head is None:
         raise ConfigError(f"resume_from_checkpoint: {folder} has no {FILE}; it is not a checkpoint of stage ppo")
-    _causal_lm(model).value_head.load_state_dict(head._asdict())
+    ours = _causal_lm(model).value_head
+    for part, value in head._asdict().items():
+        copy_part(getattr(ours, part), value)
 
 
 def _causal_lm(model: Any) -> Any:

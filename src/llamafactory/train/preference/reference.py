@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model import eval_mode, make_reference, without_adapter
+from ..distributed.whole import sharded
 from ..losses.preference import completion_sums
 from ..metrics.means import count_sequences, sequence_numbers
 from ..token_scores import TokenScores, attach, trained_positions
@@ -19,6 +20,17 @@ from . import reference_cache
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import TrainingArguments
+
+    from ...hparams import TrainArgs
+
+
+def scoring_reference(
+    policy: nn.Module, tokenizer: Any, args: TrainArgs, arguments: TrainingArguments
+) -> nn.Module | None:
+    """Return the frozen reference of a policy that is not trained yet, ready to score; None = it lies below."""
+    reference = make_reference(policy, tokenizer, args)
+    return None if reference is None else sharded(attach(reference), args, arguments)
 
 
 class ReferenceTrainer(Trainer):
@@ -45,9 +57,9 @@ class ReferenceTrainer(Trainer):
         if (
             needs_reference
         ):  # before the policy is changed, for a copy of its new forward would use the policy's weights
-            self.reference = make_reference(model, everything["tokenizer"], everything["run_args"])
-            if self.reference is not None:
-                attach(self.reference)
+            self.reference = scoring_reference(
+                model, everything["tokenizer"], everything["run_args"], everything["arguments"]
+            )
         super().__init__(model=model, **everything)
         self.reference_seconds = 0.0
         if needs_reference and self._shall_cache():

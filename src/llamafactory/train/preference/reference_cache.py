@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from ...extras.errors import ConfigError, in_one_line
@@ -29,7 +30,12 @@ def weights_hash(model: Any) -> str:
     hasher = hashlib.blake2b(str(model.config.to_diff_dict()).encode(), digest_size=16)
     parameters: list[nn.Parameter] = [weight for weight in model.parameters() if not weight.requires_grad]
     for weight in parameters:
-        hasher.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        part = weight.to_local() if isinstance(weight, DTensor) else weight
+        hasher.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    if any(isinstance(weight, DTensor) for weight in parameters):  # each rank knows its parts
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, hasher.hexdigest())
+        return hashlib.blake2b("".join(parts).encode(), digest_size=16).hexdigest()
     return hasher.hexdigest()
 
 

@@ -19,12 +19,13 @@ from ...data.messages import Message
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...hparams import TrainArgs
-from ...model import eval_mode, make_reference, without_adapter
+from ...model import eval_mode, without_adapter
 from ...plugins import resolve
 from ..batching.loaders import batches_of, order_seed, real_tokens
 from ..evaluation.evaluate import speed
 from ..losses.policy import PolicySettings, StepItems, kl_estimate, loss_weights, policy_token_losses
-from ..token_scores import TokenScores, attach
+from ..preference.reference import scoring_reference
+from ..token_scores import TokenScores
 from ..trainer import Trainer
 from .completions import Batch, make_batch, mask_of, model_inputs, rows_of
 from .log import RolloutLog
@@ -56,9 +57,7 @@ class RolloutTrainer(Trainer):
         self.reference: nn.Module | None = None
         self.compares = self.needs_reference(args)
         if self.compares:  # before the policy is changed, for a copy of its new forward would use the policy's weights
-            self.reference = make_reference(model, everything["tokenizer"], args)
-            if self.reference is not None:
-                attach(self.reference)
+            self.reference = scoring_reference(model, everything["tokenizer"], args, everything["arguments"])
         super().__init__(model=model, **everything)
         self.sampling = sampling_of(args)
         kind = resolve("rollouts", args.rlhf.rollout_engine)

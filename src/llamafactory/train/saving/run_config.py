@@ -43,7 +43,7 @@ _FREE = (
     "save_*", "enable_jit_checkpoint", "restore_callback_states_from_checkpoint", "push_to_hub", "hub_*", "*_hub_token",
     "dataloader_num_workers", "dataloader_p*", "dataloader_in_order", "dataloader_multiprocessing_context",
     "remove_unused_columns", "label_names", "length_column_name", "average_tokens_across_devices",
-    "ddp_*", "local_rank", "fsdp_config", "accelerator_config", "parallelism_config", "use_cpu", "tf32",
+    "ddp_*", "local_rank", "fsdp", "fsdp_config", "accelerator_config", "parallelism_config", "use_cpu", "tf32",
     "*gradient_checkpointing*", "activation_checkpointing*", "torch_*", "use_cache", "use_reentrant_gc",
     "use_unsloth_gc", "*liger_kernel*", "use_v1_kernels", "flash_attn", "full_determinism", "low_cpu_mem_usage",
     "upcast_lmhead_output", "trust_remote_code", "offload_folder", "use_kv_cache", "max_batch_size", "infer_*",

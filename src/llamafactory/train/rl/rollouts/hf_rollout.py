@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -20,6 +21,7 @@ from transformers import (
 from ....data.collators import PromptCollator
 from ....model import eval_mode, generation_attention
 from ....model.families.family import prompt_types
+from ....model.sharding.shard import is_sharded
 from .rollout import Request, Sampling
 
 if TYPE_CHECKING:
@@ -43,12 +45,23 @@ class HuggingfaceRollout:
         """Generate in batches of prompts of like length, so that little is padded."""
         order = sorted(range(len(requests)), key=lambda number: -len(requests[number].ids))
         completions: list[list[int]] = [[] for _ in requests]
+        batches = self._batches(len(order))
         with eval_mode(self.model), generation_attention(self.model):
-            for start in range(0, len(order), self.batch):
+            for start in range(0, batches * self.batch, self.batch):
                 some = order[start : start + self.batch]
-                for number, ids in zip(some, self._generate([requests[n] for n in some], greedy), strict=True):
+                asked = [requests[number] for number in some] or [Request([0], 0, 0, 1)]
+                for number, ids in zip(some, self._generate(asked, greedy), strict=False):  # nobody asked for a filler
                     completions[number] = ids
         return completions
+
+    def _batches(self, requests: int) -> int:
+        """Return how many batches are generated: of a sharded model as many on every rank, if need be of nothing."""
+        batches = -(-requests // self.batch)
+        if is_sharded(self.model):
+            most = torch.tensor(batches, device=self.model.device)
+            dist.all_reduce(most, dist.ReduceOp.MAX)
+            batches = int(most)
+        return batches
 
     def _generate(self, requests: list[Request], greedy: bool) -> list[list[int]]:
         device = self.model.device

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of sharded training: what cannot be cut into parts is refused before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..derive import checkpointing_asked, chosen_optimizer
+from ..field import require, split_list
+from ..sharding import sharding_of
+
+if TYPE_CHECKING:
+    from ..args import TrainArgs
+
+TUNERS = ("full", "freeze", "lora")
+# They look at one number of a weight at a time, so that a part of it is as good as all of it.
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad")
+
+
+def check_training(args: TrainArgs) -> None:
+    """Nothing is asked for beside ``fsdp`` that needs a weight, or a gradient, as a whole."""
+    sharding = sharding_of(args)
+    if sharding is None:
+        return
+    kind, training, tuner = args.finetuning.finetuning_type, args.training, args.tuner
+    require(not training.deepspeed, "fsdp and deepspeed: choose one")
+    require(kind in TUNERS, f"fsdp: not with finetuning_type {kind}; use {', '.join(TUNERS)}")
+    bits = args.quantization.quantization_bit
+    require(bits is None, f"fsdp: not with quantization_bit: {bits}, packed weights cannot be sharded; leave one out")
+    own = chosen_optimizer(args)
+    require(
+        own in (None, "loraplus") and (own is not None or training.optim in OPTIMIZERS),
+        f"fsdp: not with the optimizer {own or training.optim}, which looks at whole weights; use "
+        f"optim: {', '.join(OPTIMIZERS)}",
+    )
+    asked = checkpointing_asked(args)
+    require(
+        sharding.checkpointing is None or asked in (None, sharding.checkpointing),
+        f"fsdp_config: activation_checkpointing: {sharding.checkpointing} contradicts the key activation_checkpointing",
+    )
+    refused = {
+        "qat": args.qat.qat != "none",
+        "fp8": args.fp8.fp8,
+        "use_llama_pro": args.finetuning.use_llama_pro,
+        "upcast_layernorm": args.model.upcast_layernorm and kind != "lora",
+        "use_reentrant_gc": bool(args.keys.get("use_reentrant_gc")),
+        "activation_offload: disk": args.model.activation_offload == "disk",
+        "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters),
+        "torch_compile": bool(training.torch_compile),
+        "stream_layers": bool(args.quantization.stream_layers),
+        "lisa_activated_layers": getattr(tuner, "lisa_activated_layers", None) is not None,
+        "spectrum_top_fraction": getattr(tuner, "spectrum_top_fraction", None) is not None,
+        "fp16": bool(training.fp16),
+        "rollout_tools": args.rlhf.rollout_tools is not None,
+        "rollout_engine: vllm": args.rlhf.rollout_engine != "huggingface",
+        "reward_model_type: lora": bool(args.rlhf.reward_model) and args.rlhf.reward_model_type == "lora",
+        "ref_model_adapters": bool(args.rlhf.ref_model_adapters),
+        "use_asft_loss": args.finetuning.use_asft_loss,
+        "use_dora": bool(getattr(tuner, "use_dora", False)),
+        "pissa_init": bool(getattr(tuner, "pissa_init", False)),
+        "lora_init": getattr(tuner, "lora_init", "default") not in ("default", "gaussian", "orthogonal"),
+        "peft_config": bool(getattr(tuner, "peft_config", None)),
+        "create_new_adapter": bool(getattr(tuner, "create_new_adapter", False)),
+    }
+    found = next((key for key, there in refused.items() if there), None)
+    require(found is None, f"fsdp: not with {found}, which cannot be sharded; leave one of the two out")
+    require(
+        len(split_list(args.model.adapter_name_or_path)) < 2,
+        "fsdp: not with several adapters, which would be merged into whole weights; export them first",
+    )
