@@ -239,7 +239,7 @@ def _run_workers(argv: list[str], line: Line | None) -> int:
             argv, env=environment, start_new_session=True, preexec_fn=parents.ask_to_end_with_parent
         )
         if line is not None:
-            line.watch(child.terminate)
+            line.watch(lambda: launching.stop(child))
         received = launching.wait_passing_signals(child)
         code = 128 - child.returncode if child.returncode < 0 else child.returncode
         return launching.report_end(folder, code, received, line)

@@ -11,9 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -34,6 +36,7 @@ ERROR_DIR = "LLAMAFACTORY_ERROR_DIR"
 PACE_SECONDS = 60.0  # by which machines may be apart once they have met; looking for accelerators takes a while
 EXITS = "exits.json"  # what torchrun saw, beside the notes of the workers
 _OTHERS_SECONDS = 45.0  # to hear how the others ended: torchrun gives its workers 30
+_STOP_SECONDS = 8.0
 _DEFAULT_PORT = 29500  # several nodes cannot agree on a free port, so they share torchrun's usual one
 
 
@@ -159,6 +162,22 @@ def wait_passing_signals(child: subprocess.Popen[Any]) -> int | None:
         for number, previous in before.items():
             signal.signal(number, previous)
     return received[0] if received else None
+
+
+def stop(child: subprocess.Popen[Any]) -> None:
+    """End torchrun because another machine failed: its workers, which may wait for that one, get little time."""
+    child.terminate()
+    timer = threading.Timer(_STOP_SECONDS, _kill, [child])
+    timer.daemon = True
+    timer.start()
+
+
+def _kill(child: subprocess.Popen[Any]) -> None:
+    """Kill torchrun and its workers, which would otherwise write their last words below ours."""
+    with suppress(psutil.Error):
+        for process in psutil.Process(child.pid).children(recursive=True):
+            process.kill()
+    child.kill()
 
 
 def record_failures(folder: str) -> None:

@@ -161,15 +161,19 @@ class _Host:
             ConfigError: They do not come together.
         """
         with self._listen() as listener:
-            threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+            accepting = threading.Thread(target=self._accept, args=(listener,), daemon=True)
+            accepting.start()
             threading.Thread(target=self._find_itself, args=(seconds, deadline), daemon=True).start()
             self._wait(deadline)
+            # A thread that waits in accept() keeps the port open, whoever closes it.
+            listener.shutdown(socket.SHUT_RDWR)
+            accepting.join()
         missing = [str(rank) for rank in range(self.place.nodes) if rank not in self.hosts]
         if not self.fault and missing:
             names = ", ".join(missing)
             self.fault = f"node {names} of {self.place.nodes} did not come to {self.place.where} within {seconds:.0f} s"
         elif not self.fault and not self.found_itself:
-            self.fault = f"node 0 does not reach itself at {self.place.where}"
+            self.fault = f"node 0 does not reach itself at {self.place.where}: there is no way to it"
         hosts = [self.hosts.get(rank, "") for rank in range(self.place.nodes)]
         for peer in list(self.peers.values()):
             with suppress(OSError):
