@@ -168,7 +168,7 @@ def _wants_torchrun(command: str) -> bool:
         if get_data_args().messages is not None:  # it writes a conversation out, and needs no model
             return False
     args = get_train_args()
-    if command != "train":
+    if command != "train" or args.ray.use_ray:
         return False
     several_nodes = os.environ.get("NNODES", "1") not in ("", "1") or bool(os.environ.get("RDZV_ID"))
     if several_nodes or is_env_enabled("FORCE_TORCHRUN"):
@@ -213,10 +213,11 @@ def _meet(place: Place) -> Line:
     from .extras.meeting import meet
     from .hparams import get_train_args
     from .hparams.roll_call import call_roll
+    from .train.doctor.machine import stoppers
 
     args = get_train_args()
     line = meet(place, Environment(os.environ).number(*NODES_TIMEOUT, 1, 86_400))
-    faults = call_roll(args, line)
+    faults = call_roll(args, line, stoppers(args))
     if faults:
         more = f" (and {len(faults) - 1} more; see llamafactory-cli doctor)" if len(faults) > 1 else ""
         raise ConfigError(f"{faults[0]}{more}")

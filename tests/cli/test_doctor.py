@@ -39,7 +39,7 @@ def test_what_is_missing_on_this_machine(site: Site) -> None:  # noqa: F811
     (site.folder / "plant" / "sitecustomize.py").open("a").write("\nsys.modules['torch'] = None\n")
     site.start(
         {"NPROC_PER_NODE": "1", "LACKS": "jieba"},
-        ["dataset=./no.json", "predict_with_generate=true", "eval_dataset=./no.json"],
+        ["dataset=./no.json", "model_name_or_path=./no", "predict_with_generate=true", "eval_dataset=./no.json"],
         "doctor",
     )
     [(code, output)] = site.ends()
@@ -51,7 +51,6 @@ def test_what_is_missing_on_this_machine(site: Site) -> None:  # noqa: F811
 
 @pytest.mark.slow
 def test_two_machines_that_are_well(site: Site) -> None:  # noqa: F811
-    (site.folder / "model").mkdir()
     ends = examine(site, [A | {"NPROC_PER_NODE": "2"}, B | {"NPROC_PER_NODE": "2"}])
     for code, output in ends:
         assert code == 0, output
@@ -69,7 +68,6 @@ def test_everything_at_once(site: Site) -> None:  # noqa: F811
     other = site.folder / "other" / "peft-9.9.9.dist-info"
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: peft\nVersion: 9.9.9\n")
-    (site.folder / "model").mkdir()
     (site.folder / "b").mkdir()
     (site.folder / "here.json").write_text("[]")
     port, words = free_port(), ["dataset=./here.json", "output_dir=out"]
@@ -93,7 +91,6 @@ def test_everything_at_once(site: Site) -> None:  # noqa: F811
 
 @pytest.mark.slow
 def test_a_machine_that_does_not_come(site: Site) -> None:  # noqa: F811
-    (site.folder / "model").mkdir()
     [(code, output)] = examine(site, [A])
     assert code == 1
     assert re.fullmatch(r"node 1 of 2 did not come to 127.0.0.1:\d+ .*within 20 s", faults(output)[0]), output
@@ -210,7 +207,6 @@ def on_hosts(folder: Path, address: str, *words: str) -> list[tuple[int, str]]:
 @pytest.mark.slow
 def test_two_hosts(hosts: None, site: Site) -> None:  # noqa: F811
     """The name of this host leads to 127.0.0.1, which would be another host's own: gloo is told the device."""
-    (site.folder / "model").mkdir()
     for code, output in on_hosts(site.folder, HOSTS["da"][0]):
         assert code == 0, output
         assert re.search(r"all-reduce +gloo, 2 processes", output)
@@ -222,7 +218,6 @@ def test_two_hosts(hosts: None, site: Site) -> None:  # noqa: F811
 @pytest.mark.slow
 def test_little_shared_memory(site: Site) -> None:  # noqa: F811
     """What a container has whom nobody gave more: 64 MiB."""
-    (site.folder / "model").mkdir()
     mount = "mount -t tmpfs -o size=64m tmpfs /dev/shm && exec"
     if subprocess.run(["unshare", "-m", "sh", "-c", f"{mount} true"], check=False).returncode:
         pytest.skip("mounts may not be made here")

@@ -23,12 +23,12 @@ PACKAGES = ("llamafactory", "torch", "transformers", "tokenizers", "peft", "acce
 OWN_PLACES = ("cache_dir", "dataset_dir", "media_dir", "tokenized_path", "local_rank")
 
 
-def card(args: TrainArgs, workers: int) -> dict[str, Any]:
-    """Return what a machine says of itself: number of processes, configuration without secrets, versions."""
+def card(args: TrainArgs, workers: int, faults: Sequence[str]) -> dict[str, Any]:
+    """Return what a machine says of itself: number of processes, configuration without secrets, versions, faults."""
     keys = {key: value for key, value in args.keys.items() if key not in OWN_PLACES}
     versions = {"python": ".".join(platform.python_version_tuple()[:2])}
     versions |= {name: version_of(name) or "missing" for name in PACKAGES}
-    return {"workers": workers, "config": mask_values(keys), "packages": versions}
+    return {"workers": workers, "config": mask_values(keys), "packages": versions, "faults": list(faults)}
 
 
 def config_hash(config: dict[str, Any]) -> str:
@@ -65,11 +65,18 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) and len(value) <= 80 else short(value)
 
 
-def call_roll(args: TrainArgs, line: Line) -> list[str]:
-    """Compare all machines of a launch; every one gets the same answer.
+def call_roll(args: TrainArgs, line: Line, faults: Sequence[str]) -> list[str]:
+    """Return what is wrong with machines of a launch, and what they do not agree on; every one gets the same answer.
+
+    Args:
+        args: Of the run.
+        line: To the other machines.
+        faults: Of this machine.
 
     Raises:
         ConfigError: A machine is gone.
     """
-    cards = line.gather(card(args, processes_per_node(os.environ)), PACE_SECONDS)
-    return differences(cards, [line.name(rank) for rank in range(len(cards))])
+    cards = line.gather(card(args, processes_per_node(os.environ), faults), PACE_SECONDS)
+    names = [line.name(rank) for rank in range(len(cards))]
+    own = [f"{name}: {fault}" for name, other in zip(names, cards, strict=True) for fault in other["faults"]]
+    return own + differences(cards, names)

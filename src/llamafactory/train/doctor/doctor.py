@@ -106,7 +106,7 @@ def _workers(report: Report) -> int:
 
 def _compare(args: TrainArgs, line: Line, report: Report) -> list[int]:
     """Compare what machines say of themselves; returns the number of processes of each."""
-    cards = line.gather({**card(args, _workers(report)), "faults": report.faults}, PACE_SECONDS)
+    cards = line.gather(card(args, _workers(report), report.faults), PACE_SECONDS)
     names = [line.name(rank) for rank in range(line.place.nodes)]
     for rank, (name, other) in enumerate(zip(names, cards, strict=True)):
         for fault in other["faults"] if rank != line.place.rank else ():

@@ -26,6 +26,11 @@ GIB = 1 << 30
 _NEEDED = [name for name in PACKAGES if name not in ("llamafactory", "deepspeed")]
 
 
+def stoppers(args: TrainArgs) -> list[str]:
+    """Return what would end a run on this machine for sure."""
+    return [fault for name, _, fault in look_at_machine(args) if fault and name != str(SHARED_MEMORY)]
+
+
 def look_at_machine(args: TrainArgs) -> Iterator[tuple[str, str, str]]:
     """Yield ``(what was looked at, what was found, what is wrong or "")``.
 
@@ -34,7 +39,7 @@ def look_at_machine(args: TrainArgs) -> Iterator[tuple[str, str, str]]:
     """
     looks: dict[str, Callable[[TrainArgs], str]] = {
         "packages": _packages,
-        "/dev/shm": _shared_memory,
+        str(SHARED_MEMORY): _shared_memory,
         "model": _model,
         "data": _data,
         "output_dir": _output,
