@@ -30,6 +30,7 @@ T = TypeVar("T")
 _GREETING = "llamafactory"
 _SAY_SECONDS = 15.0  # between two lines about waiting
 _FOUND_SECONDS = 30.0  # a name that no server knows, or an address of node 0's own, gets this long to work
+_HEAR_SECONDS = 5.0
 _NO_WAY = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.EHOSTDOWN)
 
 
@@ -151,6 +152,7 @@ class _Host:
         self.peers: dict[int, Peer] = {}
         self.hosts = {0: str(hello["host"])}
         self.fault = ""
+        self.seen = 0  # machines that have come, welcome or not
         self.found_itself = False
         self.changed = threading.Condition()
 
@@ -191,11 +193,19 @@ class _Host:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise ConfigError(f"MASTER_PORT: cannot listen at {self.place.port}: {error.strerror}") from None
-        with suppress(OSError):  # a refusal by another node 0 is the better line
-            _greet(self.place, self.hello)
+        for _ in range(2):  # a refusal by another node 0 is the better line; it may be busy
+            with suppress(OSError):
+                _greet(self.place, self.hello)
         raise ConfigError(f"MASTER_PORT: {self.place.port} is taken on this machine{holder(self.place.port)}")
 
     def _wait(self, deadline: float) -> None:
+        """Wait for all, or after a fault for some seconds for those who should hear of it."""
+        with self.changed:
+            self._wait_for_all(deadline)
+            if self.fault:
+                self.changed.wait_for(lambda: self.seen >= self.place.nodes - 1, _HEAR_SECONDS)
+
+    def _wait_for_all(self, deadline: float) -> None:
         with self.changed:
             while not self.fault and (len(self.hosts) < self.place.nodes or not self.found_itself):
                 left = deadline - time.monotonic()
@@ -223,17 +233,18 @@ class _Host:
             if hello["id"] == self.hello["id"]:
                 peer.send({"welcome": _GREETING})
                 return
-            fault = self._admit(peer, hello)
-            if fault:
-                peer.send({"welcome": _GREETING, "fault": fault})
+            self._admit(peer, hello)
         except OSError:
             connection.close()
 
-    def _admit(self, peer: Peer, hello: dict[str, Any]) -> str:
-        """Take a machine in, or return why it cannot be."""
-        rank, host, fault = hello["rank"], hello["host"], ""
+    def _admit(self, peer: Peer, hello: dict[str, Any]) -> None:
+        """Take a machine in, or tell it why it cannot be."""
+        rank, host, fault = hello["rank"], hello["host"], self.fault
         with self.changed:
-            if hello["nodes"] != self.place.nodes:
+            self.seen += 1
+            if fault:
+                pass  # of others, which end this meeting
+            elif hello["nodes"] != self.place.nodes:
                 fault = (
                     f"NNODES: {self.place.nodes} on node 0 ({self.hosts[0]}), {hello['nodes']} on node {rank} ({host})"
                 )
@@ -243,9 +254,10 @@ class _Host:
             else:
                 peer.send({"welcome": _GREETING})  # before the news that all have come
                 self.peers[rank], self.hosts[rank] = peer, host
+            if fault:  # told before this process may end
+                peer.send({"welcome": _GREETING, "fault": fault})
             self.fault = self.fault or fault
             self.changed.notify_all()
-        return fault
 
     def _find_itself(self, seconds: float, deadline: float) -> None:
         try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-_PIP = "'ray[train]>=2.51'"
+_PIP = "'ray[default,train]>=2.51'"
 
 
 def train_on_ray(args: TrainArgs, train: Callable[[dict[str, Any]], None], config: dict[str, Any]) -> None:
@@ -42,7 +42,7 @@ def train_on_ray(args: TrainArgs, train: Callable[[dict[str, Any]], None], confi
     trainers = require("ray.train.torch", "use_ray", _PIP)
     began = not ray.is_initialized()
     if began:
-        ray.init(**{"include_dashboard": False, **init_settings(args)} if _is_here(args) else init_settings(args))
+        ray.init(**init_settings(args))
     try:
         each = _resources(ray.cluster_resources(), args)
         _check_room(ray.cluster_resources(), each, args)
@@ -65,18 +65,12 @@ def train_on_ray(args: TrainArgs, train: Callable[[dict[str, Any]], None], confi
         )
         try:
             trainer.fit()
-        except trainers_error(ray) as error:
+        except ray.train.TrainingFailedError as error:
             _report(ray.get(notes.first.remote()), error)
         _report(ray.get(notes.mistake.remote()), None)
     finally:
         if began:
             ray.shutdown()
-
-
-def trainers_error(ray: Any) -> type[Exception]:
-    """The error of Ray Train's ``fit``."""
-    error: type[Exception] = ray.train.TrainingFailedError
-    return error
 
 
 def _is_here(args: TrainArgs) -> bool:
