@@ -13,6 +13,10 @@ import os
 import sys
 import warnings
 
+TYPE_CHECKING = False  # as typing has it, which `version` need not import
+if TYPE_CHECKING:
+    from .extras.line import Line, Place
+
 # Typing names and dataclasses are left out here on purpose: `version` and `help` pass through this file.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("llamafactory.train.tuner:run_exp", "fine-tune a model, evaluate it, or write predictions"),
@@ -29,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "look at every row: broken, repeated, too long",
     ),
     "plan": ("llamafactory.train.commands.plan:run_plan", "say what memory a run needs and whether it fits"),
+    "doctor": ("llamafactory.train.doctor.doctor:run_doctor", "look at machines and network before a run"),
     "api": ("llamafactory.api.app:run_api", "serve a model over an OpenAI-compatible interface"),
     "eval": ("llamafactory.eval.evaluator:run_eval", "run benchmarks"),
     "webchat": ("llamafactory.webui.interface:run_web_demo", "talk to a model in the browser"),
@@ -47,7 +52,7 @@ _QUIET = {
     "ACCELERATE_LOG_LEVEL": "error",
     "TQDM_DELAY": "2",  # seconds before a bar is drawn
 }
-ERROR_DIR = "LLAMAFACTORY_ERROR_DIR"
+NODES_TIMEOUT = ("NODES_TIMEOUT", 600)  # variable, seconds: how long machines wait for each other
 SHAPES_KEPT = 64  # more than a step of a dense model has
 
 
@@ -163,7 +168,7 @@ def _wants_torchrun(command: str) -> bool:
         if get_data_args().messages is not None:  # it writes a conversation out, and needs no model
             return False
     args = get_train_args()
-    if command != "train":
+    if command != "train" or args.ray.use_ray:
         return False
     several_nodes = os.environ.get("NNODES", "1") not in ("", "1") or bool(os.environ.get("RDZV_ID"))
     if several_nodes or is_env_enabled("FORCE_TORCHRUN"):
@@ -178,32 +183,72 @@ def _wants_torchrun(command: str) -> bool:
 def run_torchrun(words: list[str]) -> int:
     """Start torchrun for ``words`` (the command and its arguments), wait for it, and report the first failure.
 
+    Several machines meet first, compare what they are to do, and stop together when one of them fails; those of an
+    elastic job come and go, and do not.
+
     Returns:
         torchrun's exit code, or the failing worker's when it was a configuration error.
     """
+    from .extras import launching
+
+    if os.environ.get("RDZV_ID"):
+        return _run_workers(launching.torchrun_argv(words, os.environ), None)
+    place = launching.read_place(os.environ)
+    argv = launching.torchrun_argv(words, os.environ, place)
+    if place.nodes == 1:
+        launching.require_free_port(place)
+        return _run_workers(argv, None)
+    with _meet(place) as line:
+        return _run_workers(argv, line)
+
+
+def _meet(place: Place) -> Line:
+    """Wait for the other machines and compare what all are to do.
+
+    Raises:
+        ConfigError: They do not come together, or do not agree; the same line on each.
+    """
+    from .extras.environment import Environment
+    from .extras.errors import ConfigError
+    from .extras.meeting import meet
+    from .hparams import get_train_args
+    from .hparams.roll_call import call_roll
+    from .train.doctor.machine import stoppers
+
+    args = get_train_args()
+    line = meet(place, Environment(os.environ).number(*NODES_TIMEOUT, 1, 86_400))
+    faults = call_roll(args, line, stoppers(args))
+    if faults:
+        more = f" (and {len(faults) - 1} more; see llamafactory-cli doctor)" if len(faults) > 1 else ""
+        raise ConfigError(f"{faults[0]}{more}")
+    line.offsets(10.0)
+    return line
+
+
+def _run_workers(argv: list[str], line: Line | None) -> int:
     import subprocess
     import tempfile
 
     from .extras import launching, parents
 
     with tempfile.TemporaryDirectory(prefix="llamafactory-errors-") as folder:
-        environment = {**os.environ, **launching.worker_environment(os.environ), ERROR_DIR: folder}
-        argv = launching.torchrun_argv(words, os.environ)
+        environment = {**os.environ, **launching.worker_environment(os.environ), launching.ERROR_DIR: folder}
+        if line is not None:
+            environment |= launching.ways_to_others(os.environ, line.own_address())
         # A session of its own: a Ctrl-C in the terminal reaches the workers once, through the parent.
         child = subprocess.Popen(
             argv, env=environment, start_new_session=True, preexec_fn=parents.ask_to_end_with_parent
         )
+        if line is not None:
+            line.watch(lambda: launching.stop(child))
         received = launching.wait_passing_signals(child)
         code = 128 - child.returncode if child.returncode < 0 else child.returncode
-        if received is not None:
-            print("interrupted", file=sys.stderr)
-            return 128 + received
-        return launching.report_failure(folder, code) if code else 0
+        return launching.report_end(folder, code, received, line)
 
 
 def worker() -> None:
     """Entry of one process under torchrun: run the command and leave the reason of a failure in the error folder."""
-    from .extras.launching import record_failures
+    from .extras.launching import ERROR_DIR, record_failures
 
     prepare_environment()
     record_failures(os.environ[ERROR_DIR])

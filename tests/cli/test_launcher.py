@@ -16,7 +16,7 @@ from llamafactory.extras.errors import ConfigError
 from llamafactory.extras.launching import torchrun_argv, worker_environment
 
 WORDS = ["train", "a folder/c.yaml", 'fsdp_config={"a": 1}']
-RUN = [sys.executable, "-m", "torch.distributed.run"]
+RUN = [sys.executable, "-m", "llamafactory.extras.torchrun"]
 TAIL = ["--module", "llamafactory.launcher", *WORDS]
 
 
@@ -219,7 +219,8 @@ def test_a_killed_worker_gets_a_hint(start):
     child = run("kill")
     _, errors = child.communicate(timeout=120)
     assert child.returncode == 1
-    assert errors.rstrip().splitlines()[-1].startswith("rank 1 ended without a Python error: killed from outside.")
+    last = errors.rstrip().splitlines()[-1]
+    assert last.startswith("rank 1 ended without a Python error: killed from outside (SIGKILL).")
 
 
 def test_sigterm_is_handed_on_and_waited_for(start):

@@ -4,55 +4,82 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+import psutil
+
 from .environment import MOST_PORT, MOST_PROCESSES, Environment, is_env_enabled, rank_number
 from .errors import ConfigError, shown
 from .files import write_json
+from .line import Cause, Line, Outcome, Place
 from .logging import end_bars
+from .meeting import holder
 from .parents import end_with_parent
 from .secrets import mask
 from .threads import SHARED, usable_cores
 
+ERROR_DIR = "LLAMAFACTORY_ERROR_DIR"
+PACE_SECONDS = 60.0  # by which machines may be apart once they have met; looking for accelerators takes a while
+EXITS = "exits.json"  # what torchrun saw, beside the notes of the workers
+_OTHERS_SECONDS = 45.0  # to hear how the others ended: torchrun gives its workers 30
+_STOP_SECONDS = 8.0
 _DEFAULT_PORT = 29500  # several nodes cannot agree on a free port, so they share torchrun's usual one
 
 
-def torchrun_argv(words: list[str], env: Mapping[str, str]) -> list[str]:
+def read_place(env: Mapping[str, str]) -> Place:
+    """Return where NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT put this machine.
+
+    Raises:
+        ConfigError: A variable that shall be a number is not one, or NODE_RANK is too high.
+    """
+    nodes = _number(env, "NNODES", 1, least=1)
+    rank = _number(env, "NODE_RANK", 0, least=0)
+    if rank >= nodes:
+        raise ConfigError(f"NODE_RANK: expected less than NNODES ({nodes}), got {rank}")
+    assumed = tuple(name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not env.get(name))
+    return Place(rank, nodes, env.get("MASTER_ADDR") or "127.0.0.1", _port(env, nodes), assumed)
+
+
+def torchrun_argv(words: list[str], env: Mapping[str, str], place: Place | None = None) -> list[str]:
     """Return the argument list that starts ``words`` under torchrun, as the environment variables ask.
 
     Read are NNODES, NODE_RANK, NPROC_PER_NODE, MASTER_ADDR, MASTER_PORT; with RDZV_ID the launch is elastic and
     MIN_NNODES, MAX_NNODES and MAX_RESTARTS count too.
 
+    Args:
+        words: The command and its arguments.
+        env: The variables.
+        place: What :func:`read_place` made of them, if that was asked before: a free port is chosen once.
+
     Raises:
         ConfigError: A variable that shall be a number is not one.
     """
-    nodes = _number(env, "NNODES", 1, least=1)
-    workers = processes_per_node(env)
-    address = env.get("MASTER_ADDR") or "127.0.0.1"
-    argv = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(workers)]
+    argv = [sys.executable, "-m", "llamafactory.extras.torchrun", "--nproc-per-node", str(processes_per_node(env))]
     if env.get("RDZV_ID"):
+        nodes = _number(env, "NNODES", 1, least=1)
         least = _number(env, "MIN_NNODES", nodes, least=1)
         most = _number(env, "MAX_NNODES", max(nodes, least), least=least)
         argv += ["--nnodes", f"{least}:{most}", "--rdzv-id", env["RDZV_ID"], "--rdzv-backend", "c10d"]
-        argv += ["--rdzv-endpoint", f"{address}:{_port(env, most)}"]
+        argv += ["--rdzv-endpoint", f"{env.get('MASTER_ADDR') or '127.0.0.1'}:{_port(env, most)}"]
         argv += ["--max-restarts", str(_number(env, "MAX_RESTARTS", 0, least=0))]
     else:
-        rank = _number(env, "NODE_RANK", 0, least=0)
-        if rank >= nodes:
-            raise ConfigError(f"NODE_RANK: expected less than NNODES ({nodes}), got {rank}")
-        argv += ["--nnodes", str(nodes), "--node-rank", str(rank)]
-        argv += ["--master-addr", address, "--master-port", str(_port(env, nodes))]
+        place = place or read_place(env)
+        argv += ["--nnodes", str(place.nodes), "--node-rank", str(place.rank)]
+        argv += ["--master-addr", place.address, "--master-port", str(place.port)]
     return [*argv, "--module", "llamafactory.launcher", *words]
 
 
@@ -77,6 +104,36 @@ def worker_environment(env: Mapping[str, str]) -> dict[str, str]:
     if is_env_enabled("OPTIM_TORCH", "1", env):
         added |= {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_AVOID_RECORD_STREAMS": "1"}
     return {name: value for name, value in added.items() if name not in env}
+
+
+def ways_to_others(env: Mapping[str, str], address: str) -> dict[str, str]:
+    """Return variables that make gloo and NCCL use the network device with one of this machine's addresses.
+
+    gloo looks its own host name up, which many an /etc/hosts gives as 127.0.0.1; then it would listen to nobody else.
+    """
+    if address.startswith(("127.", "::1", "::ffff:127.")):
+        return {}
+    address = address.removeprefix("::ffff:")
+    devices = [name for name, its in psutil.net_if_addrs().items() if any(one.address == address for one in its)]
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    return {name: devices[0] for name in names if devices and name not in env}
+
+
+def require_free_port(place: Place) -> None:
+    """Raises:
+    ConfigError: Another program listens where the processes of this machine, the only one, shall meet.
+    """
+    if "MASTER_PORT" in place.assumed:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", place.port))
+            probe.listen()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(f"MASTER_PORT: {place.port} is taken on this machine{holder(place.port)}") from None
+            raise ConfigError(f"MASTER_PORT: cannot listen at {place.port}: {error.strerror}") from None
 
 
 def ending_signals() -> list[int]:
@@ -105,6 +162,22 @@ def wait_passing_signals(child: subprocess.Popen[Any]) -> int | None:
         for number, previous in before.items():
             signal.signal(number, previous)
     return received[0] if received else None
+
+
+def stop(child: subprocess.Popen[Any]) -> None:
+    """End torchrun because another machine failed: its workers, which may wait for that one, get little time."""
+    child.terminate()
+    timer = threading.Timer(_STOP_SECONDS, _kill, [child])
+    timer.daemon = True
+    timer.start()
+
+
+def _kill(child: subprocess.Popen[Any]) -> None:
+    """Kill torchrun and its workers, which would otherwise write their last words below ours."""
+    with suppress(psutil.Error):
+        for process in psutil.Process(child.pid).children(recursive=True):
+            process.kill()
+    child.kill()
 
 
 def record_failures(folder: str) -> None:
@@ -144,34 +217,75 @@ def record_failures(folder: str) -> None:
     atexit.register(lambda: None if note["ended"] else write(ended=True))
 
 
-def report_failure(folder: str, code: int) -> int:
-    """Print why the workers failed, as the last thing: the earliest traceback of the last attempt, and a hint.
+def report_end(folder: str, code: int, received: int | None, line: Line | None) -> int:
+    """Print, as the last thing, why the workers failed: those of this machine, or of the one that failed first.
 
     Args:
-        folder: Where the workers left their notes.
+        folder: Where the workers and torchrun left their notes.
         code: torchrun's exit code.
+        received: The signal that ended this machine's part.
+        line: To the other machines.
 
     Returns:
         The exit code to end with.
     """
+    text, mine = read_failure(folder, code) if code else ("", Outcome(0))
+    if received is not None:
+        text, mine = "interrupted", Outcome(128 + received, "interrupted", time.time())
+    sys.stdout.flush()
+    if line is not None:
+        first, outcome = line.end(mine, _OTHERS_SECONDS)
+        if first != line.place.rank:
+            text, mine = f"error: {line.name(first)}: {outcome.text}", outcome
+    if text:
+        print(text, file=sys.stderr)
+    return mine.code
+
+
+def read_failure(folder: str, code: int) -> tuple[str, Outcome]:
+    """Find out why the workers of this machine failed: the earliest error of the last attempt.
+
+    Args:
+        folder: Where the workers and torchrun left their notes.
+        code: torchrun's exit code.
+
+    Returns:
+        All that is to be said, and it in one line.
+    """
     notes = [json.loads(path.read_text("utf-8")) for path in Path(folder).glob("attempt*.json")]
     last = max((note["attempt"] for note in notes), default=0)
     notes = sorted((note for note in notes if note["attempt"] == last), key=lambda note: note["time"])
+    exits = _exits(Path(folder))
     failed = [note for note in notes if "text" in note]
-    silent = [str(note["rank"]) for note in notes if not note["ended"]]
-    sys.stdout.flush()
     if failed and failed[0]["user"]:
-        print(failed[0]["text"], file=sys.stderr)
-        return failed[0]["code"]
+        text = failed[0]["text"]
+        return text, Outcome(failed[0]["code"], text.removeprefix("error: "), failed[0]["time"], Cause.MISTAKE)
+    silent = [note["rank"] for note in notes if not note["ended"]]
+    said = [f"\nrank {failed[0]['rank']} failed first:\n{failed[0]['text'].rstrip()}"] if failed else []
+    said += [_silence(rank, exits.get(str(rank))) for rank in silent]
     if failed:
-        print(f"\nrank {failed[0]['rank']} failed first:\n{failed[0]['text'].rstrip()}", file=sys.stderr)
+        line = f"rank {failed[0]['rank']}: {failed[0]['text'].rstrip().splitlines()[-1]}"
+        return "\n".join(said), Outcome(code, line, failed[0]["time"])
     if silent:
-        print(
-            f"rank {', '.join(silent)} ended without a Python error: killed from outside. Exit code -9 "
-            "mostly means that the host ran out of memory (see dmesg): use fewer processes or a smaller model.",
-            file=sys.stderr,
-        )
-    return code
+        return "\n".join(said), Outcome(code, said[0], time.time(), Cause.KILLED)
+    names = ", ".join(f"rank {rank} (exit code {exit})" for rank, exit in exits.items())
+    line = f"{names} ended before it could say why; what it said itself stands above" if names else ""
+    return line, Outcome(code, line or f"torchrun ended with exit code {code}", time.time())
+
+
+def _exits(folder: Path) -> dict[str, int]:
+    path = folder / EXITS
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def _silence(rank: int, code: int | None) -> str:
+    if code is not None and code >= 0:
+        return f"rank {rank} ended with exit code {code} and without a Python error: something in it left on its own"
+    by = "" if code is None else f" ({signal.Signals(-code).name})"
+    return (
+        f"rank {rank} ended without a Python error: killed from outside{by}. SIGKILL mostly means that the host ran "
+        "out of memory (see dmesg): use fewer processes or a smaller model."
+    )
 
 
 def _number(env: Mapping[str, str], name: str, default: int, *, least: int, most: int = MOST_PROCESSES) -> int:

@@ -22,7 +22,7 @@ NAME = "run_manifest.json"
 PACKAGES = (
     "llamafactory", "torch", "transformers", "tokenizers", "peft", "accelerate", "datasets", "safetensors", "numpy",
     "pyarrow", "deepspeed", "bitsandbytes", "torchao", "hqq", "optimum-quanto",
-    "flash-attn", "liger-kernel", "trl", "gguf", "vllm", "sglang",
+    "flash-attn", "liger-kernel", "trl", "gguf", "vllm", "sglang", "ray",
 )  # fmt: skip
 
 

@@ -14,7 +14,21 @@ from .ranges import AT_LEAST_0, AT_LEAST_1, Range
 class RayArguments:
     """Ray workers."""
 
+    use_ray: bool | None = arg(None, "Train in Ray's workers; unset = as the variable USE_RAY says.")
     ray_num_workers: int = arg(1, "Number of Ray workers that train.", within=AT_LEAST_1)
+    resources_per_worker: dict | str | None = arg(
+        None, "What each Ray worker gets (mapping or JSON); unset = {GPU: 1}, or {CPU: 1} where there is none."
+    )
+    placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = arg(
+        "PACK", "Ray workers on few machines or on many."
+    )
+    ray_run_name: str | None = arg(None, "Name of the run in Ray's own notes; unset = Ray's choice.")
+    ray_storage_path: str | None = arg(
+        None, "Folder or address of Ray's own notes, shared by its machines; unset = <output_dir>/.ray."
+    )
+    ray_max_failures: int = arg(
+        3, "How often Ray's workers start again from the newest checkpoint after a failure.", within=AT_LEAST_0
+    )
     ray_init_kwargs: dict | str | None = arg(None, "Settings of ray.init (mapping or JSON).")
     master_addr: str | None = arg(None, "Host where the processes meet.")
     master_port: str | None = arg(None, "Port where the processes meet.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..extras.device import Device
+from ..extras.environment import is_env_enabled
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from .args import InferArgs, TrainArgs
@@ -42,6 +43,8 @@ def derive_training(flat: Flat) -> dict[str, Any]:
     if values.get("stage", "sft") in PAIRED and coerce("packing", values.get("packing"), bool | None):
         logger.warning_once(f"packing: left out, stage {values['stage']} has no packs")
         values["packing"] = None
+    if values.get("use_ray") is None:
+        values["use_ray"] = is_env_enabled("USE_RAY")
     if values.get("output_dir") is None:
         values["output_dir"] = default_output_dir(values)
     values["output_dir"] = str(Path(str(values["output_dir"])).expanduser())

@@ -63,7 +63,6 @@ SECTIONS: dict[str, str] = {
     "kt": "KTransformers",
     "profiler": "the profiler",
     "megatron": "Megatron Bridge training",
-    "ray": "training with Ray",
 }
 
 # Switches of speed alone: a run without them is right, only slower, so they are said and not refused.
@@ -80,6 +79,8 @@ DONE_ANYWAY: dict[str, str] = {
     "local_rank": "the variable LOCAL_RANK says it",
     "logging_nan_inf_filter": "no loss is left out of the mean; on_nonfinite says what happens at NaN",
     "remove_unused_columns": "the collator takes the columns it needs",
+    "master_addr": "Ray says where its workers meet",
+    "master_port": "Ray says where its workers meet",
     "restore_callback_states_from_checkpoint": "a resumed run restores its callbacks",
     "upcast_lmhead_output": "the softmax is taken in float32",
 }
@@ -88,7 +89,6 @@ DONE_ANYWAY: dict[str, str] = {
 ENVIRONMENT: dict[str, str] = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "parallel dimensions of a model",
-    "USE_RAY": "training with Ray",
     "USE_KT": "KTransformers",
     "USE_MCA": "Megatron-core training",
     "USE_MEGATRON_BRIDGE": "Megatron Bridge training",
@@ -111,8 +111,8 @@ NO_EFFECT: dict[str, str] = {
     "ACCELERATE_MIXED_PRECISION": "bf16, fp16 and pure_bf16 say it",
     "FP8_BACKEND": "fp8_backend says it",
     "FP8_ENABLE_FSDP_FLOAT8_ALL_GATHER": "float8 weights of sharded training are not built yet",
-    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "training with Ray is not built yet",
-    "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES": "training with Ray is not built yet",
+    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "Ray Train numbers the devices of its workers",
+    "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES": "Ray Train numbers the devices of its workers",
     "LLAMAFACTORY_MUON_DIAG": "it belonged to the v1 engine",
     "FORCE_V1_CPU": "it belonged to the v1 engine; see use_cpu",
     "HF_REVISION": "it belonged to the v1 engine; see model_revision",

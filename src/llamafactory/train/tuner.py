@@ -22,11 +22,18 @@ def run_exp(args: Source = None, callbacks: list[TrainerCallback] | None = None)
     Raises:
         ConfigError: Anything the user can mend; one line.
     """
+    from ..hparams import get_train_args, read_args
+
+    train_args = get_train_args(args)
+    if train_args.ray.use_ray:
+        from .ray.launch import train_on_ray
+
+        return train_on_ray(train_args, _training_function, {"args": read_args(args), "callbacks": callbacks})
     _training_function({"args": args, "callbacks": callbacks})
 
 
 def _training_function(config: dict[str, Any]) -> None:
-    """Train in this process.
+    """Train in this process, one of Ray's workers or not.
 
     Args:
         config: ``args`` and ``callbacks``, as for :func:`run_exp`.

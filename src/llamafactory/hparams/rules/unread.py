@@ -48,6 +48,7 @@ SWITCHES: dict[str, tuple[str, ...]] = {
     "use_apollo": ("apollo_",),
     "use_badam": ("badam_",),
     "fp8": ("fp8_",),
+    "use_ray": ("ray_", "resources_per_worker", "placement_strategy"),
 }
 
 # Keys that tune a feature and ask for none; every other key of a part that is not chosen is refused.
@@ -61,6 +62,8 @@ TUNING = frozenset((
     "galore_scale", "galore_proj_type", "apollo_target", "apollo_rank", "apollo_update_interval", "apollo_scale",
     "apollo_proj", "apollo_proj_type", "apollo_scale_type", "badam_mode", "badam_start_block", "badam_switch_mode",
     "badam_switch_interval", "badam_update_ratio", "badam_mask_mode", "badam_verbose", "fp8_backend", "qat_group_size",
+    "ray_num_workers", "ray_init_kwargs", "ray_run_name", "ray_storage_path", "ray_max_failures",
+    "resources_per_worker", "placement_strategy",
 ))  # fmt: skip
 
 
@@ -125,6 +128,7 @@ def _of_quantization(args: TrainArgs) -> dict[str, str]:
 def _of_switches(args: TrainArgs) -> dict[str, str]:
     """Return the keys of features whose switch is off."""
     switched = {**vars(args.finetuning), **vars(args.galore), **vars(args.apollo), **vars(args.badam), **vars(args.fp8)}
+    switched |= vars(args.ray)
     return {
         key: f"needs {switch}: true, which is not given"
         for switch, beginnings in SWITCHES.items()

@@ -26,7 +26,7 @@ PATHS = (
     "swanlab_logdir", "offload_folder", "cache_dir", "dataset_dir", "media_dir", "task_dir", "messages",
     "new_special_tokens_config", "resume_from_checkpoint", "rollout_tools", "generation_config", "hyper_parallel_args",
     "fsdp_config", "deepspeed", "accelerator_config", "extra_config", "kt_weight_path", "kt_non_expert_weight_path",
-    "kt_expert_checkpoint_path", "megatron_pretrained_checkpoint", "lr_scheduler_kwargs",
+    "kt_expert_checkpoint_path", "megatron_pretrained_checkpoint", "lr_scheduler_kwargs", "ray_storage_path",
 )  # fmt: skip
 # Keys that hold a path or something else: it is one if it looks like one.
 PERHAPS = ("template", "export_quantization_dataset", "reward_funcs", "parallelism_config")
