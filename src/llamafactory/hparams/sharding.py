@@ -49,7 +49,7 @@ _NO_EFFECT = (
 # What they ask for, unless it is nothing.
 _NOT_BUILT = ("xla", "xla_fsdp_v2", "xla_fsdp_settings", "xla_fsdp_grad_ckpt", "ignored_modules",
               "activation_checkpointing_offload", "mixed_precision_policy")  # fmt: skip
-_NOTHING = (None, "", False, "false", "False", "none", "None", {}, [])
+_NOTHING: tuple[Any, ...] = (None, "", False, "false", "False", "none", "None", {}, [])
 # Of a file of `accelerate config`: they are for `accelerate launch`, or said by other keys.
 _OF_LAUNCHER = (
     "compute_environment", "debug", "distributed_type", "downcast_bf16", "enable_cpu_affinity", "gpu_ids",
@@ -180,8 +180,9 @@ def _read(name: str) -> dict[str, Any]:
     unknown = sorted(set(content) - set(_OF_LAUNCHER))
     require(not unknown, f"fsdp_config: {path}: {', '.join(unknown)}: not read here; leave it out")
     settings = content.get("fsdp_config")
-    require(isinstance(settings, dict), f"fsdp_config: {path} has no mapping fsdp_config")
-    return dict(settings)
+    if not isinstance(settings, dict):
+        raise ConfigError(f"fsdp_config: {path} has no mapping fsdp_config")
+    return settings
 
 
 def _strategy(word: str | None, config: Mapping[str, Any]) -> tuple[bool, bool]:

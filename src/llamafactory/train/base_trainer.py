@@ -27,8 +27,8 @@ from .batching.batches import Batches
 from .batching.loaders import count_step, eval_batches, order_seed, train_batches
 from .batching.stream_batches import StreamBatches
 from .batching.stream_run import StreamRun
-from .distributed.parts import has_parts, load_optimizer, load_weights, save_optimizer, save_weights
-from .distributed.whole import gather, load_adapter_weights
+from .distributed.parts import has_parts, load_optimizer, save_optimizer
+from .distributed.whole import gather, load_parts, save_parts
 from .metrics.token_meter import TokenMeter
 from .optim import create_optimizer
 from .optim.averaging import averaged, take_average
@@ -232,7 +232,7 @@ class BaseTrainer(transformers.Trainer):
         if self.sharding is None:
             super()._load_best_model()
         else:
-            self._load_parts(Path(str(self.state.best_model_checkpoint)))
+            load_parts(self.model, Path(str(self.state.best_model_checkpoint)))
 
     def _write_checkpoint(self) -> None:
         args, state = self.args, self.state
@@ -240,7 +240,10 @@ class BaseTrainer(transformers.Trainer):
         self.store_flos()
         with checkpoints.staged_checkpoint(args, state.global_step) as folder:
             if self.saves_parts and not args.save_only_model:
-                self._save_parts(folder)
+                with _cache_in_config(self.model):
+                    save_parts(self.model, folder, self.args.should_save)
+                if self.args.should_save:
+                    self.save_texts(folder)
             else:
                 self.save_model(str(folder), _internal_call=True)
             if not args.save_only_model:
@@ -285,24 +288,6 @@ class BaseTrainer(transformers.Trainer):
         """Whether the weights of a checkpoint are written in parts; an adapter is small, and whole on each machine."""
         return self.sharding is not None and not hasattr(self.model, "peft_config")
 
-    def _save_parts(self, folder: Path) -> None:
-        """Write each process's part of the weights, and beside them what makes a model of them."""
-        save_weights(self.model, folder)
-        if self.args.should_save:
-            model: Any = self.model
-            with _cache_in_config(model):
-                model.config.architectures = [type(model).__name__.removeprefix("FSDP")]
-                model.config.save_pretrained(folder)
-            if getattr(model, "generation_config", None) is not None:
-                model.generation_config.save_pretrained(folder)
-            self.save_texts(folder)
-
-    def _load_parts(self, folder: Path) -> None:
-        if hasattr(self.model, "peft_config"):
-            load_adapter_weights(self.model, folder)
-        else:
-            load_weights(self.model, folder)
-
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.sharding is None:
             super()._save_optimizer_and_scheduler(output_dir)
@@ -325,7 +310,7 @@ class BaseTrainer(transformers.Trainer):
         if self.sharding is None:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            self._load_parts(folder)
+            load_parts(self.model, folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.is_deepspeed_enabled:
@@ -343,14 +328,11 @@ class BaseTrainer(transformers.Trainer):
             if self.sharding is None:
                 super()._load_optimizer_and_scheduler(checkpoint)
             else:
-                self._load_sharded_state(Path(checkpoint))
+                if not isinstance(self.optimizer, optimizer_state.Unread):
+                    load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint))
+                self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
         self.optimizer, self.lr_scheduler = optimizer, scheduler
         made.put_back(self.state.global_step, new_schedule)
-
-    def _load_sharded_state(self, folder: Path) -> None:
-        if not isinstance(self.optimizer, optimizer_state.Unread):
-            load_optimizer(self.model, self.optimizer.optimizer, folder)
-        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
 
     @contextmanager
     def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
