@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 LAUNCHED = "ACCELERATE_USE_FSDP"
+_VARIABLES = (
+    "FSDP_VERSION", "FSDP_SHARDING_STRATEGY", "FSDP_RESHARD_AFTER_FORWARD", "FSDP_OFFLOAD_PARAMS",
+    "FSDP_MIN_NUM_PARAMS", "FSDP_AUTO_WRAP_POLICY", "FSDP_TRANSFORMER_CLS_TO_WRAP", "FSDP_BACKWARD_PREFETCH",
+    "FSDP_STATE_DICT_TYPE", "FSDP_FORWARD_PREFETCH", "FSDP_USE_ORIG_PARAMS", "FSDP_CPU_RAM_EFFICIENT_LOADING",
+    "FSDP_SYNC_MODULE_STATES", "FSDP_ACTIVATION_CHECKPOINTING", "FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD",
+    "FSDP_IGNORED_MODULES",
+)  # fmt: skip
 # Word -> whether weights are given back after the forward pass, whether there are replicas of the shards.
 _STRATEGIES = {
     "full_shard": (True, False),
@@ -49,7 +56,7 @@ _NO_EFFECT = (
 # What they ask for, unless it is nothing.
 _NOT_BUILT = ("xla", "xla_fsdp_v2", "xla_fsdp_settings", "xla_fsdp_grad_ckpt", "ignored_modules",
               "activation_checkpointing_offload", "mixed_precision_policy")  # fmt: skip
-_NOTHING = (None, "", False, "false", "False", "none", "None", {}, [])
+_NOTHING: tuple[Any, ...] = (None, "", False, "false", "False", "none", "None", {}, [])
 # Of a file of `accelerate config`: they are for `accelerate launch`, or said by other keys.
 _OF_LAUNCHER = (
     "compute_environment", "debug", "distributed_type", "downcast_bf16", "enable_cpu_affinity", "gpu_ids",
@@ -84,7 +91,7 @@ def from_environment(variables: Mapping[str, str] = os.environ) -> dict[str, Any
     """Return the keys that ``accelerate launch`` hands on in variables; nothing if it was not asked to shard."""
     if not is_env_enabled(LAUNCHED, variables=variables):
         return {}
-    said = {name[5:].lower(): value for name, value in variables.items() if name.startswith("FSDP_")}
+    said = {name[5:].lower(): variables[name] for name in _VARIABLES if name in variables}
     # It always sets both of these, one to its default.
     if said.get("version") == "2" or said.get("reshard_after_forward", "true") not in ("true", "false"):
         said.pop("sharding_strategy", None)
@@ -180,8 +187,9 @@ def _read(name: str) -> dict[str, Any]:
     unknown = sorted(set(content) - set(_OF_LAUNCHER))
     require(not unknown, f"fsdp_config: {path}: {', '.join(unknown)}: not read here; leave it out")
     settings = content.get("fsdp_config")
-    require(isinstance(settings, dict), f"fsdp_config: {path} has no mapping fsdp_config")
-    return dict(settings)
+    if not isinstance(settings, dict):
+        raise ConfigError(f"fsdp_config: {path} has no mapping fsdp_config")
+    return settings
 
 
 def _strategy(word: str | None, config: Mapping[str, Any]) -> tuple[bool, bool]:

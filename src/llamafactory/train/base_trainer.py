@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,9 @@ from .batching.batches import Batches
 from .batching.loaders import count_step, eval_batches, order_seed, train_batches
 from .batching.stream_batches import StreamBatches
 from .batching.stream_run import StreamRun
-from .distributed.parts import has_parts, load_optimizer, load_weights, save_optimizer, save_weights
-from .distributed.whole import gather, load_adapter_weights
+from .distributed.checkpoints import deferring, load_parts, require_kind, save_parts
+from .distributed.parts import load_optimizer, save_optimizer
+from .distributed.whole import gather
 from .metrics.token_meter import TokenMeter
 from .optim import create_optimizer
 from .optim.averaging import averaged, take_average
@@ -232,7 +233,7 @@ class BaseTrainer(transformers.Trainer):
         if self.sharding is None:
             super()._load_best_model()
         else:
-            self._load_parts(Path(str(self.state.best_model_checkpoint)))
+            load_parts(self.model, Path(str(self.state.best_model_checkpoint)))
 
     def _write_checkpoint(self) -> None:
         args, state = self.args, self.state
@@ -240,7 +241,10 @@ class BaseTrainer(transformers.Trainer):
         self.store_flos()
         with checkpoints.staged_checkpoint(args, state.global_step) as folder:
             if self.saves_parts and not args.save_only_model:
-                self._save_parts(folder)
+                with _cache_in_config(self.model):
+                    save_parts(self.model, folder)
+                if args.should_save:
+                    self.save_texts(folder)
             else:
                 self.save_model(str(folder), _internal_call=True)
             if not args.save_only_model:
@@ -285,24 +289,6 @@ class BaseTrainer(transformers.Trainer):
         """Whether the weights of a checkpoint are written in parts; an adapter is small, and whole on each machine."""
         return self.sharding is not None and not hasattr(self.model, "peft_config")
 
-    def _save_parts(self, folder: Path) -> None:
-        """Write each process's part of the weights, and beside them what makes a model of them."""
-        save_weights(self.model, folder)
-        if self.args.should_save:
-            model: Any = self.model
-            with _cache_in_config(model):
-                model.config.architectures = [type(model).__name__.removeprefix("FSDP")]
-                model.config.save_pretrained(folder)
-            if getattr(model, "generation_config", None) is not None:
-                model.generation_config.save_pretrained(folder)
-            self.save_texts(folder)
-
-    def _load_parts(self, folder: Path) -> None:
-        if hasattr(self.model, "peft_config"):
-            load_adapter_weights(self.model, folder)
-        else:
-            load_weights(self.model, folder)
-
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.sharding is None:
             super()._save_optimizer_and_scheduler(output_dir)
@@ -313,19 +299,14 @@ class BaseTrainer(transformers.Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
-        if has_parts(folder) != (self.sharding is not None):
-            was = "with" if has_parts(folder) else "without"
-            raise ConfigError(
-                f"resume_from_checkpoint: {folder} was saved by a run {was} fsdp, and its optimizer's state is only "
-                f"read {was} it"
-            )
+        require_kind(folder, self.sharding is not None)
         for part in self.callback_handler.callbacks:
             if hasattr(part, "before_weights"):
                 part.before_weights(folder)
         if self.sharding is None:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            self._load_parts(folder)
+            load_parts(self.model, folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.is_deepspeed_enabled:
@@ -352,15 +333,8 @@ class BaseTrainer(transformers.Trainer):
             load_optimizer(self.model, self.optimizer.optimizer, folder)
         self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
 
-    @contextmanager
-    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
-        """Of micro-batches before the last only replicas wait: whole gradients would need the memory that was saved."""
-        core: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        core.set_requires_all_reduce(False)
-        try:
-            yield
-        finally:
-            core.set_requires_all_reduce(True)
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        return deferring(self.model)
 
     def _without_state(self, folder: Path) -> bool:
         """Whether a checkpoint of weights alone may do: when no step is left, or by the user's word.
