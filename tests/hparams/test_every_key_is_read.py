@@ -18,6 +18,7 @@ from llamafactory.hparams.schema import Key, keys_of, plugin_sections
 # Read in a way that the walk over the sources does not see.
 ALLOWED = {
     "save_steps": "DefaultFlowCallback reads it through TrainerState.compute_steps, getattr(args, f'{name}_steps')",
+    "fsdp": "hparams/sharding.py reads it with fsdp_config, see test_sharding.py",
     "tf32": "TrainingArguments sets torch's switch when it is made",
     "torch_compile": "TrainingArguments makes torch_compile_backend of it when it is made, which the trainer reads",
 }

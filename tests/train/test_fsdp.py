@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from llamafactory.extras.errors import ConfigError
+
 from .conftest import Keys
-from .pairs import pair_set
-from .running import curve, train, train_elsewhere, weights_of
+from .pairs import judged_set, pair_set
+from .rollouts import GRPO, PPO, prompt_set
+from .running import curve, log_of, train, train_elsewhere, weights_of
 
 HYBRID = {"fsdp": "hybrid_shard", "fsdp_config": {"dp_replicate_size": 2}}
 FULL = {"fsdp": "full_shard auto_wrap"}
@@ -50,10 +53,9 @@ def run(given: dict[str, Any], ranks: int, place: Path, **env: str) -> Path:
 
 
 def _cells() -> list[Any]:
-    """The core is always tried: one row of each tuner."""
-    quick = {("full_shard", "lora", "sft"), ("full_shard", "full", "dpo")}
+    """One cell is always tried."""
     return [
-        pytest.param(*cell, marks=[] if cell in quick else pytest.mark.slow, id="-".join(cell))
+        pytest.param(*cell, marks=[] if cell == ("full_shard", "lora", "sft") else pytest.mark.slow, id="-".join(cell))
         for cell in ((s, k, t) for s in ("full_shard", "hybrid") for k in ("full", "lora") for t in ("sft", "dpo"))
     ]
 
@@ -61,9 +63,95 @@ def _cells() -> list[Any]:
 @pytest.mark.parametrize(("sharding", "kind", "stage"), _cells())
 def test_parts_train_as_one_process(keys: Keys, tmp_path: Path, sharding: str, kind: str, stage: str) -> None:
     data: dict[str, Any] = {"packing": True} if stage == "sft" else pair_set(tmp_path)
-    given = keys(finetuning_type=kind, stage=stage, **data)
+    given = keys(finetuning_type=kind, stage=stage, learning_rate=2e-4, **data)
     one = train(given | {"output_dir": str(tmp_path / "one")})
     ranks, words = (2, FULL) if sharding == "full_shard" else (4, HYBRID)
     other = run(given | words, ranks, tmp_path / "parts", PARTS=str(tmp_path / "held"))
     assert_same(one, other)
     assert_cut(tmp_path / "held", ranks, 2)
+
+
+def _stage_keys(stage: str, folder: Path) -> dict[str, Any]:
+    if stage in ("grpo", "ppo"):
+        return {**(GRPO if stage == "grpo" else PPO), **prompt_set(folder)}
+    return {"rm": pair_set, "kto": judged_set}.get(stage, lambda _: {})(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["pt", "rm", "kto", "grpo", "ppo"])
+def test_every_stage(keys: Keys, tmp_path: Path, stage: str) -> None:
+    more = {"finetuning_type": "lora", "max_steps": 3, "learning_rate": 2e-4}
+    given = keys(**{"stage": stage, **_stage_keys(stage, tmp_path), **more})
+    assert_same(train(given | {"output_dir": str(tmp_path / "one")}), run(given | FULL, 2, tmp_path / "parts"))
+
+
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+    "kept after forward": ({}, {"fsdp": "shard_grad_op"}, 2),
+    "host memory": ({}, {"fsdp": "full_shard offload"}, 2),
+    "one group": ({}, {"fsdp_config": {"auto_wrap_policy": "NO_WRAP"}}, 2),
+    "freeze": ({"finetuning_type": "freeze", "freeze_trainable_layers": 1}, FULL, 2),
+    "loraplus": ({"loraplus_lr_ratio": 4.0}, FULL, 2),
+    "whole modules": ({"additional_target": "norm,lm_head"}, FULL, 2),
+    "new tokens": ({"add_tokens": "<a>,<b>", "resize_vocab": True}, FULL, 2),
+    "accumulation": ({"finetuning_type": "full", "gradient_accumulation_steps": 3}, HYBRID, 4),
+    "recomputed": ({"finetuning_type": "full"}, {"fsdp_config": {"activation_checkpointing": True}}, 2),
+    "evaluation": (
+        {"val_size": 5, "do_train": True, "do_eval": True, "predict_with_generate": True, "max_new_tokens": 4}, FULL, 2
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_goes_with_it(keys: Keys, tmp_path: Path, name: str) -> None:
+    more, words, ranks = VARIANTS[name]
+    given = keys(**{"max_steps": 3, "learning_rate": 2e-4, **more})
+    one, other = train(given | {"output_dir": str(tmp_path / "one")}), run(given | words, ranks, tmp_path / "parts")
+    assert_same(one, other)
+    if "val_size" in more:
+        ours, theirs = ([row["eval_loss"] for row in log_of(run) if "eval_loss" in row] for run in (one, other))
+        assert ours and ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_killed_and_resumed_on_other_numbers_of_ranks(keys: Keys, tmp_path: Path, kind: str) -> None:
+    """Four ranks, kill -9, two ranks, kill -9, four ranks: the run of one process, rows in the same order."""
+    given = keys(finetuning_type=kind, max_steps=10, learning_rate=2e-4, save_strategy="steps", save_steps=2)
+    one = train(given | {"output_dir": str(tmp_path / "one")})
+    for ranks, kill in ((4, "5"), (2, "7")):
+        batch = {"per_device_train_batch_size": 4 // ranks, "output_dir": str(tmp_path / "parts")}
+        result = train_elsewhere(given | FULL | batch, ranks=ranks, restarts=0, KILL_AT=kill, KILL_RANK="1")
+        assert result.returncode
+    other = run(given | FULL, 4, tmp_path / "parts")
+    assert_same(one, other)
+    saved = other / "checkpoint-10"
+    assert not [*saved.rglob("optimizer.pt"), *saved.rglob(".metadata"), *saved.rglob("*.distcp")]
+    if kind == "lora":
+        size = (saved / "adapter_model.safetensors").stat().st_size
+        weights = [path.stat().st_size for path in saved.rglob("*.safetensors")]
+        assert sum(weights) < 4 * size
+
+
+@pytest.mark.slow
+def test_a_checkpoint_in_parts_is_exported(keys: Keys, tmp_path: Path) -> None:
+    """Bit for bit what the run itself leaves."""
+    from safetensors.torch import load_file
+
+    from llamafactory.train.tuner import export_model
+
+    given = keys(finetuning_type="full", max_steps=2, save_strategy="steps", save_steps=2)
+    left = load_file(run(given | FULL, 2, tmp_path / "parts") / "model.safetensors")
+    place = {"model_name_or_path": str(tmp_path / "parts" / "checkpoint-2"), "export_dir": str(tmp_path / "whole")}
+    export_model({**place, "template": "chatml", "finetuning_type": "full"})
+    exported = load_file(tmp_path / "whole" / "model.safetensors")
+    assert exported.keys() == left.keys()
+    assert all(torch.equal(exported[name], left[name]) for name in left)
+
+
+@pytest.mark.slow
+def test_the_state_of_another_kind_of_run_is_refused(keys: Keys, tmp_path: Path) -> None:
+    given = keys(max_steps=2, save_strategy="steps", save_steps=1)
+    run(given | FULL, 2, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"was saved by a run with fsdp, and its state is only read with it"):
+        train(given | {"max_steps": 3, "output_dir": str(tmp_path / "run")})

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 LAUNCHED = "ACCELERATE_USE_FSDP"
+_VARIABLES = (
+    "FSDP_VERSION", "FSDP_SHARDING_STRATEGY", "FSDP_RESHARD_AFTER_FORWARD", "FSDP_OFFLOAD_PARAMS",
+    "FSDP_MIN_NUM_PARAMS", "FSDP_AUTO_WRAP_POLICY", "FSDP_TRANSFORMER_CLS_TO_WRAP", "FSDP_BACKWARD_PREFETCH",
+    "FSDP_STATE_DICT_TYPE", "FSDP_FORWARD_PREFETCH", "FSDP_USE_ORIG_PARAMS", "FSDP_CPU_RAM_EFFICIENT_LOADING",
+    "FSDP_SYNC_MODULE_STATES", "FSDP_ACTIVATION_CHECKPOINTING", "FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD",
+    "FSDP_IGNORED_MODULES",
+)  # fmt: skip
 # Word -> whether weights are given back after the forward pass, whether there are replicas of the shards.
 _STRATEGIES = {
     "full_shard": (True, False),
@@ -84,7 +91,7 @@ def from_environment(variables: Mapping[str, str] = os.environ) -> dict[str, Any
     """Return the keys that ``accelerate launch`` hands on in variables; nothing if it was not asked to shard."""
     if not is_env_enabled(LAUNCHED, variables=variables):
         return {}
-    said = {name[5:].lower(): value for name, value in variables.items() if name.startswith("FSDP_")}
+    said = {name[5:].lower(): variables[name] for name in _VARIABLES if name in variables}
     # It always sets both of these, one to its default.
     if said.get("version") == "2" or said.get("reshard_after_forward", "true") not in ("true", "false"):
         said.pop("sharding_strategy", None)

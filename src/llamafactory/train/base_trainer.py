@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,9 @@ from .batching.batches import Batches
 from .batching.loaders import count_step, eval_batches, order_seed, train_batches
 from .batching.stream_batches import StreamBatches
 from .batching.stream_run import StreamRun
-from .distributed.parts import has_parts, load_optimizer, save_optimizer
-from .distributed.whole import gather, load_parts, save_parts
+from .distributed.checkpoints import deferring, load_parts, require_kind, save_parts
+from .distributed.parts import load_optimizer, save_optimizer
+from .distributed.whole import gather
 from .metrics.token_meter import TokenMeter
 from .optim import create_optimizer
 from .optim.averaging import averaged, take_average
@@ -241,8 +242,8 @@ class BaseTrainer(transformers.Trainer):
         with checkpoints.staged_checkpoint(args, state.global_step) as folder:
             if self.saves_parts and not args.save_only_model:
                 with _cache_in_config(self.model):
-                    save_parts(self.model, folder, self.args.should_save)
-                if self.args.should_save:
+                    save_parts(self.model, folder)
+                if args.should_save:
                     self.save_texts(folder)
             else:
                 self.save_model(str(folder), _internal_call=True)
@@ -298,12 +299,7 @@ class BaseTrainer(transformers.Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
-        if has_parts(folder) != (self.sharding is not None):
-            was = "with" if has_parts(folder) else "without"
-            raise ConfigError(
-                f"resume_from_checkpoint: {folder} was saved by a run {was} fsdp, and its optimizer's state is only "
-                f"read {was} it"
-            )
+        require_kind(folder, self.sharding is not None)
         for part in self.callback_handler.callbacks:
             if hasattr(part, "before_weights"):
                 part.before_weights(folder)
@@ -328,21 +324,17 @@ class BaseTrainer(transformers.Trainer):
             if self.sharding is None:
                 super()._load_optimizer_and_scheduler(checkpoint)
             else:
-                if not isinstance(self.optimizer, optimizer_state.Unread):
-                    load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint))
-                self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+                self._load_sharded_state(Path(checkpoint))
         self.optimizer, self.lr_scheduler = optimizer, scheduler
         made.put_back(self.state.global_step, new_schedule)
 
-    @contextmanager
-    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
-        """Of micro-batches before the last only replicas wait: whole gradients would need the memory that was saved."""
-        core: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        core.set_requires_all_reduce(False)
-        try:
-            yield
-        finally:
-            core.set_requires_all_reduce(True)
+    def _load_sharded_state(self, folder: Path) -> None:
+        if not isinstance(self.optimizer, optimizer_state.Unread):
+            load_optimizer(self.model, self.optimizer.optimizer, folder)
+        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        return deferring(self.model)
 
     def _without_state(self, folder: Path) -> bool:
         """Whether a checkpoint of weights alone may do: when no step is left, or by the user's word.

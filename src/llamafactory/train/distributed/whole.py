@@ -15,7 +15,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ...extras.errors import ConfigError, in_one_line
 from ...hparams.sharding import sharding_of
 from ...model.sharding.shard import shard
-from .parts import load_weights, save_weights
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -51,35 +50,6 @@ def gather(model: nn.Module) -> dict[str, Tensor]:
         if whole is not None:
             found[name] = whole
     return found
-
-
-def save_parts(model: Any, folder: Path, describes: bool) -> None:
-    """Write each process's part of the weights, and beside them what makes a model of them.
-
-    Args:
-        model: Without adapters.
-        folder: Of the checkpoint.
-        describes: Whether this process writes the configuration.
-    """
-    save_weights(model, folder)
-    if not describes:
-        return
-    model.config.architectures = [type(model).__name__.removeprefix("FSDP")]
-    model.config.save_pretrained(folder)
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config.save_pretrained(folder)
-
-
-def load_parts(model: Any, folder: Path) -> None:
-    """Put this process's part of a checkpoint's weights, or adapter, into a model.
-
-    Raises:
-        ConfigError: The files cannot be read, or are of another model.
-    """
-    if hasattr(model, "peft_config"):
-        load_adapter_weights(model, folder)
-    else:
-        load_weights(model, folder)
 
 
 def load_adapter_weights(model: Any, folder: Path) -> None:
