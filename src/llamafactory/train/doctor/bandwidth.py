@@ -37,7 +37,11 @@ def measure(
     """
     children = []
     for local in range(workers[place.rank]):
-        ranks = {"RANK": sum(workers[: place.rank]) + local, "LOCAL_RANK": local, "WORLD_SIZE": sum(workers)}
+        ranks: dict[str, object] = {
+            "RANK": sum(workers[: place.rank]) + local,
+            "LOCAL_RANK": local,
+            "WORLD_SIZE": sum(workers),
+        }
         ranks |= {"LOCAL_WORLD_SIZE": workers[place.rank], "MASTER_ADDR": place.address, "MASTER_PORT": place.port}
         variables = {**environment, **{name: str(value) for name, value in ranks.items()}}
         argv = [sys.executable, "-m", "llamafactory.train.doctor.bandwidth", str(int(use_cpu)), str(seconds)]
