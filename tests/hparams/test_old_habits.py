@@ -37,7 +37,7 @@ OLD_VALUES = [
     ({"flash_attn": "off"}, "model", "flash_attn", "disabled", "flash_attn: off is now called disabled"),
     ({"stage": "dpo", "packing": True}, "data", "packing", None, "packing: left out, stage dpo has no packs"),
     ({"stage": "kto", "packing": "true"}, "data", "packing", None, "packing: left out, stage kto has no packs"),
-    ({"ray_run_name": "x"}, "training", "run_name", None, "ray_run_name: has no effect any more"),
+    ({"ray_scope": "x"}, "training", "run_name", None, "ray_scope: has no effect any more"),
     ({"visual_inputs": True}, "media", "video_fps", 2.0, "visual_inputs: has no effect any more"),
     ({"train_mm_proj_only": False}, "finetuning", "freeze_language_model", False, "train_mm_proj_only: off is the"),
 ]

@@ -246,8 +246,8 @@ def test_parts_not_built_say_so(keys):
 
 
 def test_switches_of_the_environment_that_are_not_built(monkeypatch):
-    monkeypatch.setenv("USE_RAY", "1")
-    with pytest.raises(UsageError, match=r"^USE_RAY: asks for training with Ray, which is not built yet"):
+    monkeypatch.setenv("USE_KT", "1")
+    with pytest.raises(UsageError, match=r"^USE_KT: asks for KTransformers, which is not built yet"):
         train()
     get_infer_args(BASE)
 

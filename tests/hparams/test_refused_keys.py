@@ -54,10 +54,6 @@ REFUSED = [
     ({"tensor_model_parallel_size": 2}, "Megatron Bridge training"),
     ({"use_distributed_optimizer": False}, "Megatron Bridge training"),
     ({"mixed_precision": "fp16"}, "Megatron Bridge training"),
-    ({"ray_num_workers": 4}, "training with Ray"),
-    ({"ray_init_kwargs": {"num_cpus": 4}}, "training with Ray"),
-    ({"master_addr": "host"}, "training with Ray"),
-    ({"master_port": "1234"}, "training with Ray"),
 ]
 
 
@@ -112,6 +108,8 @@ SAID = [
     {"include_for_metrics": ["inputs"]},
     {"local_rank": 0},
     {"logging_nan_inf_filter": False},
+    {"master_addr": "10.0.0.1"},
+    {"master_port": "1234"},
     {"remove_unused_columns": False},
     {"restore_callback_states_from_checkpoint": True},
     {"upcast_lmhead_output": True},

@@ -94,8 +94,7 @@ def _greet(place: Place, hello: dict[str, Any]) -> tuple[Peer, Any]:
         ConfigError: Node 0 refused this machine.
     """
     found = within(lambda: socket.getaddrinfo(place.address, place.port, type=socket.SOCK_STREAM), 2 * ATTEMPT_SECONDS)
-    host, port = found[0][4][:2]
-    peer = Peer(socket.create_connection((str(host), int(port)), ATTEMPT_SECONDS))
+    peer = Peer(socket.create_connection((str(found[0][4][0]), place.port), ATTEMPT_SECONDS))
     try:
         peer.send(hello)
         welcome = peer.receive(time.monotonic() + ATTEMPT_SECONDS)

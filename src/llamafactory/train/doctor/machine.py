@@ -75,7 +75,7 @@ def _shared_memory(_: TrainArgs) -> str:
 def _model(args: TrainArgs) -> str:
     name = args.model.model_name_or_path
     places: dict[str, list[str]] = {
-        "model_name_or_path": [str(name)],
+        "model_name_or_path": [str(name or "")],
         "adapter_name_or_path": split_list(args.model.adapter_name_or_path),
     }
     for key, paths in places.items():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...extras.errors import ConfigError, first_line
 from ...extras.logging import end_bars, get_logger
 from ...extras.packages import require
-from ...hparams.rules.ray import init_settings, resources
+from ...hparams.rules.ray import amounts, mapping
 from .notes import Notes
 from .worker import train_in_worker
 
@@ -42,7 +42,7 @@ def train_on_ray(args: TrainArgs, train: Callable[[dict[str, Any]], None], confi
     trainers = require("ray.train.torch", "use_ray", _PIP)
     began = not ray.is_initialized()
     if began:
-        ray.init(**init_settings(args))
+        ray.init(**mapping("ray_init_kwargs", args.ray.ray_init_kwargs))
     try:
         each = _resources(ray.cluster_resources(), args)
         _check_room(ray.cluster_resources(), each, args)
@@ -75,12 +75,12 @@ def train_on_ray(args: TrainArgs, train: Callable[[dict[str, Any]], None], confi
 
 def _is_here(args: TrainArgs) -> bool:
     """Whether Ray is started for this run, rather than found."""
-    return not (os.environ.get("RAY_ADDRESS") or init_settings(args).get("address"))
+    return not (os.environ.get("RAY_ADDRESS") or mapping("ray_init_kwargs", args.ray.ray_init_kwargs).get("address"))
 
 
 def _resources(cluster: Mapping[str, float], args: TrainArgs) -> dict[str, float]:
     """What each worker gets: as asked for, else an accelerator if the cluster has any, else a core."""
-    asked = resources(args)
+    asked = amounts(args.ray.resources_per_worker)
     if asked:
         return asked
     return {"GPU": 1} if cluster.get("GPU") and not args.training.use_cpu else {"CPU": 1}
