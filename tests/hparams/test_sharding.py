@@ -102,7 +102,7 @@ REFUSED = [
     ({"fsdp": True, "use_dora": True}, "fsdp: not with use_dora"),
     (
         {"fsdp_config": {"activation_checkpointing": True}, "activation_checkpointing": False},
-        "fsdp_config: activation_checkpointing: True contradicts the key activation_checkpointing",
+        "fsdp_config: activation_checkpointing: true contradicts the key activation_checkpointing",
     ),
 ]
 

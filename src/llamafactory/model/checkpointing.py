@@ -95,7 +95,7 @@ def wanted_checkpointing(args: TrainArgs) -> bool | None:
     needed = offload_place(args) != "none" or args.model.activation_keep != "none"
     sharding = sharding_of(args)
     asked = checkpointing_asked(args)
-    return True if needed else sharding.checkpointing if asked is None and sharding is not None else asked
+    return True if needed or (sharding is not None and sharding.checkpointing) else asked
 
 
 def offload_place(args: TrainArgs) -> str:
