@@ -18,7 +18,7 @@ FILES = {
     for folder in FOLDERS
     for path in sorted((REPOSITORY / "examples" / folder).rglob("*.yaml"))
 }
-# Rewards are no losses: those stages have tests of their own, and so has Ray. The others name models that lie elsewhere.
+# Rewards are no losses: those stages have tests of their own, and so has Ray. The others name models of elsewhere.
 HERE = [
     name
     for name, keys in FILES.items()
