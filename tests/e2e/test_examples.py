@@ -18,11 +18,14 @@ FILES = {
     for folder in FOLDERS
     for path in sorted((REPOSITORY / "examples" / folder).rglob("*.yaml"))
 }
-# Rewards are no losses: those stages have tests of their own. The others name models that lie elsewhere.
+# Rewards are no losses: those stages have tests of their own, and so has Ray. The others name models of elsewhere.
 HERE = [
     name
     for name, keys in FILES.items()
-    if keys.get("do_train") and keys["stage"] not in ("ppo", "grpo") and keys["model_name_or_path"].startswith("pkg://")
+    if keys.get("do_train")
+    and not keys.get("use_ray")
+    and keys["stage"] not in ("ppo", "grpo")
+    and keys["model_name_or_path"].startswith("pkg://")
 ]
 
 LEFT_OUT = ("warmup_ratio", "val_size", "eval_strategy", "eval_steps")  # nothing can be held out of four rows
