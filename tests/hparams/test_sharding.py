@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run is sharded, in the words of transformers' and accelerate's users; what contradicts or cannot be is one line."""
+"""How a run is sharded, in the words of transformers' and accelerate's users; what cannot be is one line."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ REFUSED = [
     ({"fsdp": True, "use_dora": True}, "fsdp: not with use_dora"),
     (
         {"fsdp_config": {"activation_checkpointing": True}, "activation_checkpointing": False},
-        "fsdp_config: activation_checkpointing: True contradicts the key activation_checkpointing",
+        "fsdp_config: activation_checkpointing: true contradicts the key activation_checkpointing",
     ),
 ]
 

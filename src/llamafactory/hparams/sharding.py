@@ -76,7 +76,7 @@ class Sharding:
         offload: Keep weights, gradients and the optimizer's state in host memory.
         layers: Names of the classes whose modules are gathered one at a time; () = as the model says.
         wraps: False = the whole model is gathered at once.
-        checkpointing: Whether activations are computed again; None = other keys say it.
+        checkpointing: Compute activations again; else other keys say whether.
     """
 
     reshard: bool = True
@@ -84,7 +84,7 @@ class Sharding:
     offload: bool = False
     layers: tuple[str, ...] = ()
     wraps: bool = True
-    checkpointing: bool | None = None
+    checkpointing: bool = False
 
 
 def from_environment(variables: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def sharding_of(args: TrainArgs) -> Sharding | None:
         offload="offload" in words or _flag(config, "cpu_offload"),
         layers=_names(config.get("transformer_layer_cls_to_wrap")),
         wraps=policy != "NO_WRAP",
-        checkpointing=_flag(config, "activation_checkpointing") if "activation_checkpointing" in config else None,
+        checkpointing=_flag(config, "activation_checkpointing"),
     )
 
 
