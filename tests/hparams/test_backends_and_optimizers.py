@@ -21,10 +21,6 @@ SHARDED = [
     {"deepspeed": "ds_z3.json"},
     {"deepspeed": {"zero_optimization": {"stage": 3}}, "pure_bf16": True},
     {"deepspeed": "absent.json", "predict_with_generate": True},
-    {"fsdp": True},
-    {"fsdp": "full_shard auto_wrap"},
-    {"fsdp_config": "fsdp.json"},
-    {"fsdp_config": {"version": 2}},
 ]
 
 
@@ -41,7 +37,7 @@ def test_sharding_that_is_switched_off_is_no_wish(keys):
     assert get_train_args({**BASE, **keys})
 
 
-@pytest.mark.parametrize("name", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_PARALLELISM_CONFIG", "ACCELERATE_USE_DEEPSPEED"])
 def test_sharding_that_accelerate_launch_asks_for_is_refused(name, monkeypatch):
     monkeypatch.setenv(name, "true")
     with pytest.raises(UsageError, match=rf"^{name}: asks for .*, which is not built yet in this version$"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run is sharded, in the words of transformers' and accelerate's users; a contradiction is one line."""
+"""How a run is sharded, in the words of transformers' and accelerate's users; what cannot be is one line."""
 
 from __future__ import annotations
 

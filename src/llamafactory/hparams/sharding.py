@@ -76,8 +76,7 @@ class Sharding:
         offload: Keep weights, gradients and the optimizer's state in host memory.
         layers: Names of the classes whose modules are gathered one at a time; () = as the model says.
         wraps: False = the whole model is gathered at once.
-        checkpointing: Whether activations are computed again; False, which files of accelerate always say, leaves it to
-            other keys.
+        checkpointing: Compute activations again; else other keys say whether.
     """
 
     reshard: bool = True

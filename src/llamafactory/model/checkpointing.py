@@ -94,8 +94,7 @@ def wanted_checkpointing(args: TrainArgs) -> bool | None:
     """Return whether the user wants it, also by what needs it; None = it is left to the run."""
     needed = offload_place(args) != "none" or args.model.activation_keep != "none"
     sharding = sharding_of(args)
-    asked = checkpointing_asked(args)
-    return True if needed or (sharding is not None and sharding.checkpointing) else asked
+    return True if needed or (sharding is not None and sharding.checkpointing) else checkpointing_asked(args)
 
 
 def offload_place(args: TrainArgs) -> str:

@@ -35,8 +35,8 @@ def check_training(args: TrainArgs) -> None:
     )
     asked = checkpointing_asked(args)
     require(
-        not sharding.checkpointing or asked is not False,
-        "fsdp_config: activation_checkpointing: true contradicts the key activation_checkpointing",
+        asked is not False or not sharding.checkpointing,
+        "fsdp_config: activation_checkpointing: true contradicts the key activation_checkpointing, which is false",
     )
     refused = {
         "qat": args.qat.qat != "none",
