@@ -14,7 +14,18 @@ import pytest
 
 from llamafactory.jobs import Job, JobStore
 from llamafactory.jobs.log_file import RotatedLog, as_shown, old_of, read_end
-from llamafactory.jobs.progress import Cursor, Curve, curves, difference, overlay, progress, read_log, tail, thin
+from llamafactory.jobs.progress import (
+    Cursor,
+    Curve,
+    curves,
+    difference,
+    overlay,
+    progress,
+    read_log,
+    seconds_a_step,
+    tail,
+    thin,
+)
 
 
 @pytest.fixture
@@ -199,3 +210,14 @@ def test_output_is_shown_as_a_terminal_would(store: JobStore) -> None:
     assert tail(job) == ""
     (job.folder / "output.log").write_text("x" * 50_000 + "\nbar 1%\rbar 9%\nend\n")
     assert tail(job, 20) == "xxxxxxxx\nbar 9%\nend\n" and len(tail(job)) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "step", "each"),
+    [("0:01:40", 10, 10.0), ("1 day, 1:00:00", 100, 900.0), ("2 days, 0:00:00", 48, 3600.0), ("soon", 3, 0.0)],
+)
+def test_how_long_the_steps_of_a_run_take(store, elapsed, step, each):
+    job = begun(store)
+    assert seconds_a_step(progress(job)) == 0
+    log_of(job).write_text(line(step, elapsed_time=elapsed))
+    assert seconds_a_step(progress(job)) == each

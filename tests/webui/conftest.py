@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from scripted_engine import until
 
 from llamafactory.chat.hf_engine import HuggingfaceEngine
 from llamafactory.hparams import InferArgs, get_infer_args
-from llamafactory.webui.interface import make_app, make_process, take_address
+from llamafactory.webui.interface import make_app, make_process, mount, take_address
 from llamafactory.webui.serving.settings import WebSettings
 
 from .board import BoardServer, launch_chromium, make_workspace
@@ -30,11 +30,11 @@ collect_ignore_glob = [] if find_spec("gradio") else ["test_*.py"]
 
 
 @contextmanager
-def running(engine: Any, args: InferArgs, **settings: Any) -> Iterator[str]:
-    """Serve the page at a free port of this machine; gives its address."""
+def serving(make: Callable[[WebSettings], Any], **settings: Any) -> Iterator[str]:
+    """Serve what ``make`` gives at a free port of this machine, in a thread; gives its address."""
     chosen = WebSettings(port=0, **settings)
     listener = take_address(chosen)
-    process = make_process(make_app(engine, args, chosen))
+    process = make_process(make(chosen))
     thread = threading.Thread(target=process.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     until(lambda: process.started)
@@ -43,6 +43,16 @@ def running(engine: Any, args: InferArgs, **settings: Any) -> Iterator[str]:
     finally:
         process.handle_exit(signal.SIGTERM, None)
         thread.join(timeout=30)
+
+
+def running(engine: Any, args: InferArgs, **settings: Any) -> AbstractContextManager[str]:
+    """Serve the page of a model."""
+    return serving(lambda chosen: make_app(engine, args, chosen), **settings)
+
+
+def serve_page(page: Any) -> AbstractContextManager[str]:
+    """Serve a board."""
+    return serving(lambda chosen: mount(page.queue(max_size=chosen.max_waiting), chosen, chosen.max_upload))
 
 
 @pytest.fixture(scope="session")

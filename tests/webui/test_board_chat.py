@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +23,10 @@ from llamafactory.jobs.store import JobStore
 from llamafactory.webui import interface
 from llamafactory.webui.chatting import chatter as room
 from llamafactory.webui.chatting.chatter import Chatter
-from llamafactory.webui.serving.settings import WebSettings
 
 from .board_client import PageClient
+from .conftest import serve_page
 from .test_side_by_side import make_adapter
-
-
-@contextmanager
-def served(page: Any) -> Iterator[str]:
-    """Serve a board at a free port of this machine; gives its address."""
-    settings = WebSettings(port=0)
-    listener = interface.take_address(settings)
-    app = interface.mount(page.queue(max_size=settings.max_waiting), settings, settings.max_upload)
-    process = interface.make_process(app)
-    thread = threading.Thread(target=process.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    end = time.monotonic() + 30
-    while not process.started and time.monotonic() < end:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        process.handle_exit(signal.SIGTERM, None)
-        thread.join(timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +42,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def site(workspace: Path) -> Iterator[tuple[str, Chatter]]:
     """A board's address, and what holds its model."""
     page = interface.create_ui()
-    with served(page) as url:
+    with serve_page(page) as url:
         yield url, page.board.chatter
     page.board.close()
 
@@ -253,7 +233,7 @@ def test_a_demonstration_holds_its_own_model(
     page.board.chatter.load(interface.demo_model({"DEMO_MODEL": str(tiny_llama), "DEMO_TEMPLATE": "qwen"}))
     gate.set()
     assert page.board.chatter.settle(30)
-    with served(page) as url:
+    with serve_page(page) as url:
         client = opened(url)
         assert shown(client, "chat-box") is True and say(client, "Hi") == ["Hi", "ab"]
         client.press("infer-unload_btn")

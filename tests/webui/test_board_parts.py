@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
@@ -228,3 +229,32 @@ def test_memory_of_devices_is_asked_of_their_driver(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(device_memory, "_last", (float("-inf"), ""))
     assert device_memory.device_memory() == ""
+
+
+def test_a_list_of_checkpoints_that_is_open_does_not_move(tmp_path, monkeypatch):
+    """What is new stands at its end until the list is closed; nothing is sent that the page has, and never a choice."""
+    from llamafactory.webui.components.top import offer_checkpoints
+
+    def save(run: str) -> None:
+        folder = tmp_path / "saves" / "mine" / "lora" / run
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}")
+        os.utime(folder, (clock := next(clocks), clock))
+
+    def offer(offered, opened, path="mine"):
+        update, kept = offer_checkpoints(None, path, "lora", offered, opened=opened)
+        assert "value" not in update
+        return [name for name, _ in update.get("choices", [])], kept
+
+    monkeypatch.chdir(tmp_path)
+    clocks = iter(range(1_000_000_000, 1_000_000_100))
+    save("first")
+    names, offered = offer([], opened=True)
+    assert names == ["first"]
+    assert offer(offered, opened=True)[0] == []
+    save("second")
+    names, offered = offer(offered, opened=True)
+    assert names == ["first", "second"]
+    names, offered = offer(offered, opened=False)
+    assert names == ["second", "first"]
+    assert offer(offered, opened=True, path="another")[1] == []

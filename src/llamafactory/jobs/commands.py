@@ -9,7 +9,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from .database import FILE_NAME as STORE_NAME
 from .follow import follow
 from .job import CACHE, COMMANDS, STOPPING, UNFINISHED, Job
 from .keeper import GRACE
-from .progress import difference, progress, tail
+from .progress import clock, difference, moment, progress, tail
 from .runner import ensure_runner
 from .store import JobStore
 
@@ -115,12 +114,8 @@ def _row(job: Job, place: int | None) -> tuple[str, ...]:
     seen = progress(job)
     state = f"{job.state} ({place}.)" if place else job.state
     done = "" if seen.step is None else f"{seen.step}/{seen.total}"
-    took = "" if seen.seconds is None else _clock(seen.seconds)
+    took = "" if seen.seconds is None else clock(seen.seconds)
     return str(job.id), state, done, took, job.devices or "all", job.command, job.name
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
 
 
 def _show(words: Sequence[str]) -> None:
@@ -141,9 +136,9 @@ def _show(words: Sequence[str]) -> None:
         "exit code": job.exit_code,
         "command": shlex.join(["llamafactory-cli", job.command, str(job.config_path.relative_to(job.workspace))]),
         "devices": job.devices or "all",
-        "submitted": _date(job.created),
-        "started": _date(job.started),
-        "ended": _date(job.ended),
+        "submitted": moment(job.created),
+        "started": moment(job.started),
+        "ended": moment(job.ended),
         **figures,
         "results": job.output_dir,
         "output": job.folder / "output.log",
@@ -153,10 +148,6 @@ def _show(words: Sequence[str]) -> None:
         if value is not None:
             print(f"{name + ':':<12}{value}")
     print("\n" + yaml.safe_dump(job.config, allow_unicode=True, sort_keys=False), end="")
-
-
-def _date(seconds: float | None) -> str | None:
-    return None if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def _log(words: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ from ..extras.secrets import mask
 from .job import DEVICE_VARIABLES, STEERING, STOPPING, Job
 from .log_file import FILE_NAME, RotatedLog, as_shown, read_end
 from .processes import began, rest_of_group
+from .progress import progress, seconds_a_step
 from .store import JobStore
 
 EXIT_FILE = "exit.json"
@@ -35,6 +36,7 @@ TICK = 0.5  # seconds between looks at the store and at the run
 _AFTER_OUTPUT = 0.1
 GRACE = "LLAMABOARD_SAVE_SECONDS"
 _GRACE_SECONDS = 8  # and a second or so for the rest, so that all are gone within ten
+_GRACE_STEPS = 3  # as many of the run's own steps, where that is longer
 _SAVING_SECONDS = 600.0  # for a run that is seen to write its checkpoint
 _LINGERING_SECONDS = 2.0  # what a run has started may need this long to end after it
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -60,7 +62,8 @@ class Keeper:
             signal.signal(number, self._on_signal)
         try:
             environment = run_environment(self._job, os.environ)
-            self._grace = Environment(environment).number(GRACE, _GRACE_SECONDS, 0, 86_400)
+            self._grace: float = Environment(environment).number(GRACE, _GRACE_SECONDS, 0, 86_400)
+            self._by_its_steps = not environment.get(GRACE)  # what is given is obeyed
             child = self._start(environment)
         except (OSError, ConfigError) as error:
             self._log.write(f"error: {error}\n".encode())
@@ -157,6 +160,8 @@ class Keeper:
             return
         if self._asked_at is None:
             self._asked_at = now
+            if self._by_its_steps:
+                self._grace = max(self._grace, _GRACE_STEPS * seconds_a_step(progress(job)))
             child.send_signal(signal.SIGTERM)  # to the run alone: it asks its own processes, once
         waited = now - self._asked_at
         late = waited >= self._grace and not (waited < _SAVING_SECONDS and self._is_saving())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -85,6 +86,26 @@ class Progress:
     lr: float | None = None
     epoch: float | None = None
     seconds: float | None = None
+
+
+def moment(seconds: float | None) -> str | None:
+    """A point in time, by the clock of this machine; None of none."""
+    return None if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def clock(seconds: float) -> str:
+    """A span of time as h:mm:ss."""
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+
+
+def seconds_a_step(seen: Progress) -> float:
+    """How long the steps of a run have taken so far, each; 0 where it has logged none."""
+    found = re.fullmatch(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d)", seen.elapsed or "")
+    if found is None or not seen.step:
+        return 0.0
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return (((days * 24 + hours) * 60 + minutes) * 60 + seconds) / seen.step
 
 
 _FIELDS = {

@@ -205,13 +205,9 @@ class Runner:
         import gradio as gr
 
         self.refuse_in_demo(asked)
-        first = max(0, int(asked.state.get("rows_from") or 0) + move * PREVIEWED)
-        _, config = self.config(asked)
-        found = ask_rows(config, first + PREVIEWED)[first:]
-        if not found and first:
-            first = max(0, first - PREVIEWED)
-            return {f"{asked.tab}.rows_from": first}
-        shown = reports.rows(found, asked.text("watch.trained"), asked.text("watch.context"), first + 1)
+        first, shown = preview_page(asked, self.config(asked)[1], move)
+        if shown is None:
+            return {}
         return {
             f"{asked.tab}.rows": gr.update(value=shown),
             f"{asked.tab}.rows_box": gr.update(visible=True, open=True),
@@ -362,6 +358,21 @@ class Runner:
         """
         if self.demo_mode:
             raise ConfigError(asked.text("alert.demo"))
+
+
+def preview_page(asked: Asked, config: Mapping[str, Any], move: int) -> tuple[int, str | None]:
+    """The number of the first row of a page of the data's preview, and the page; none beyond the last row.
+
+    Args:
+        asked: ``rows_from`` of its state is the page that is shown.
+        config: Keys of the data and the model.
+        move: Pages to turn on, or back.
+    """
+    first = max(0, int(asked.state.get("rows_from") or 0) + move * PREVIEWED)
+    found = ask_rows(config, first + PREVIEWED)[first:]
+    if not found and first:
+        return first, None
+    return first, reports.rows(found, asked.text("watch.trained"), asked.text("watch.context"), first + 1)
 
 
 def _name_run(asked: Asked) -> Changes:

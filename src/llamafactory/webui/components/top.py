@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...model.catalogue.catalogue import load
 from ..common import language, save_config
-from ..fields.choices import list_checkpoints, mark_of
+from ..fields.choices import list_checkpoints
 from ..fields.configuration import save_folder
 from ..texts.texts import LANGUAGES, parts
 from .widgets import QUICK, make_fields
@@ -47,9 +48,9 @@ def _connect(gr: Any, elems: dict[str, Any], remember: bool) -> None:
     name, path, hub, template = (elems[part] for part in ("model_name", "model_path", "hub_name", "template"))
     tuner, checkpoint, lang = elems["finetuning_type"], elems["checkpoint_path"], elems["lang"]
     named = elems["named"] = gr.State(name.value)  # whose path and template were filled in
-    offered = elems["offered"] = gr.State(None)  # what the list of checkpoints has
+    offered = elems["offered"] = gr.State([])  # what the list of checkpoints has
     checkpoint.choices = list_checkpoints(save_folder({}))
-    offered.value = mark_of(checkpoint.choices)
+    offered.value = checkpoint.choices
     filled = [path, template, named]
 
     def fill(chosen: str | None, hub: str | None, lang: str) -> dict[Any, Any]:
@@ -66,13 +67,14 @@ def _connect(gr: Any, elems: dict[str, Any], remember: bool) -> None:
     def other_checkpoints(chosen: str | None, place: str | None, tuner: str | None) -> dict[Any, Any]:
         """Another model, or tuner, has other checkpoints: what was chosen of the last one's does not stay."""
         found = list_checkpoints(_folder(chosen, place, tuner))
-        return {checkpoint: gr.update(choices=found, value=[]), offered: mark_of(found)}
+        return {checkpoint: gr.update(choices=found, value=[]), offered: found}
 
     name.input(choose, [name, hub, lang, named, path, tuner], [*filled, checkpoint, offered], **QUICK)
     hub.input(fill, [name, hub, lang], filled, **QUICK)
     tuner.input(other_checkpoints, [name, path, tuner], [checkpoint, offered], **QUICK)
     # "named", not the list of all names: the browser copies every entry of a list that a handler takes.
-    checkpoint.focus(offer_checkpoints, [named, path, tuner, offered], [checkpoint, offered], **QUICK)
+    for event, opened in ((checkpoint.focus, True), (checkpoint.blur, False)):
+        event(partial(offer_checkpoints, opened=opened), [named, path, tuner, offered], [checkpoint, offered], **QUICK)
     if remember:
         lang.input(remember_model, [lang, name, hub], None, **QUICK)
 
@@ -98,13 +100,22 @@ def remember_model(lang: str, name: str | None, hub: str | None) -> None:
     save_config(lang, hub, model.name if model else None, path)
 
 
-def offer_checkpoints(name: str | None, path: str | None, tuner: str | None, offered: int | None) -> tuple[Any, Any]:
+def offer_checkpoints(
+    name: str | None, path: str | None, tuner: str | None, offered: list[tuple[str, str]], opened: bool
+) -> tuple[Any, Any]:
     """What earlier runs of this model left, unless the page has it already.
 
-    The list alone: this answer may come when something of it is chosen already.
+    The list alone: this answer may come when something of it is chosen already. While it is open nothing that it had
+    moves, or a click would meet another entry than it was meant for: what is new stands at its end until it is closed.
     """
     import gradio as gr
 
     found = list_checkpoints(_folder(name, path, tuner))
-    mark = mark_of(found)
-    return (gr.skip(), gr.skip()) if mark == offered else (gr.update(choices=found), mark)
+    if opened and offered and found and _same_folder(offered, found):
+        found = offered + [one for one in found if one not in set(offered)]
+    return (gr.skip(), gr.skip()) if found == offered else (gr.update(choices=found), found)
+
+
+def _same_folder(one: list[tuple[str, str]], other: list[tuple[str, str]]) -> bool:
+    (first, place), (second, beside) = one[0], other[0]
+    return place.removesuffix(first) == beside.removesuffix(second)

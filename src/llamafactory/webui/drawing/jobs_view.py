@@ -12,11 +12,11 @@ from typing import Any
 from ...extras.secrets import mask_values
 from ...jobs import Job, JobStore
 from ...jobs.job import ACTIVE, QUEUED, UNFINISHED
-from ...jobs.progress import difference, progress
+from ...jobs.progress import clock, difference, moment, progress
 from ..texts.texts import text
 from .reports import table
 from .reports import text as html
-from .watching import MARKS, bar, clock
+from .watching import MARKS, bar
 
 PAGE = 25  # jobs on one
 _MOST = 5000
@@ -68,8 +68,8 @@ def details(job: Job, language: str) -> str:
     """All that is known of one job, its configuration and output apart."""
     facts = [
         ("jobs.command", f"llamafactory-cli {job.command}"),
-        ("jobs.started", _moment(job.started)),
-        ("jobs.ended", _moment(job.ended)),
+        ("jobs.started", moment(job.started)),
+        ("jobs.ended", moment(job.ended)),
         ("jobs.exit_code", job.exit_code),
         ("jobs.devices", job.devices),
         ("jobs.folder", _relative(job)),
@@ -96,10 +96,6 @@ def differences(one: Job, other: Job, language: str) -> str:
 
 def _shown(value: Any) -> str:
     return "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _moment(seconds: float | None) -> str | None:
-    return None if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def _relative(job: Job) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from ...jobs.job import ACTIVE, Job
-from ...jobs.progress import Curve, Curves, Points, Progress, overlay, progress, thin
+from ...jobs.progress import Curve, Curves, Points, Progress, clock, overlay, progress, thin
 from ..texts.texts import text
 from .chart import Series, chart, charts
 from .reports import text as html
@@ -126,9 +126,3 @@ def bar(job: Job, language: str, found: Progress | None = None) -> str:
         f'<div class="track" role="progressbar" aria-label="{label}" aria-valuenow="{share:.0f}">'
         f'<i style="width:{share:.1f}%"></i></div><p class="facts">{shown}</p>{message}</div>'
     )
-
-
-def clock(seconds: float) -> str:
-    """A span of time as h:mm:ss."""
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

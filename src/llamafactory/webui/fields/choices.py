@@ -47,11 +47,6 @@ def list_checkpoints(folder: str | Path) -> list[tuple[str, str]]:
     return [(name, os.path.join(folder, name)) for name in found[:_MOST]]
 
 
-def mark_of(found: list[tuple[str, str]]) -> int:
-    """What tells two lists of this server apart."""
-    return hash(tuple(found))
-
-
 def new_run(kind: str = "train") -> str:
     """A name for a run that nothing has yet, as the reference of such pages writes it."""
     return time.strftime(f"{kind}_%Y-%m-%d-%H-%M-%S")

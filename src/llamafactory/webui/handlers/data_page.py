@@ -13,15 +13,15 @@ from ...extras.files import read_json
 from ..drawing import reports
 from ..fields import configuration
 from ..fields.choices import list_datasets
+from ..runner import preview_page
 from ..workspace import CACHE, relative, workspace
 from .datasets import PARTS, TAGS, Found, entry_of, look_at, make_entry, mapping_of, register, take_upload
-from .side_commands import ask_rows, run_side_command
+from .side_commands import run_side_command
 
 if TYPE_CHECKING:
     from ..runner import Asked
 
 Changes = dict[str, Any]
-PREVIEWED = 4  # rows at once
 _NAME = "this_set"  # of a set that has no entry yet
 _REPORT = "check_data.json"
 _FIGURES = ("rows", "bad", "duplicates", "dropped", "longest", "trained", "reasoning", "tools")
@@ -72,11 +72,9 @@ def preview(asked: Asked, move: int = 0) -> Changes:
     """Show rows as the model will see them, the trained tokens coloured."""
     import gradio as gr
 
-    first = max(0, int(asked.state.get("rows_from") or 0) + move * PREVIEWED)
-    found = ask_rows(_config(asked), first + PREVIEWED)[first:]
-    if not found and first:
+    first, shown = preview_page(asked, _config(asked), move)
+    if shown is None:
         return {}
-    shown = reports.rows(found, asked.text("watch.trained"), asked.text("watch.context"), first + 1)
     return {"data.rows": gr.update(value=shown, visible=True), "data.rows_from": first} | _no_problems()
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
-from ..fields.choices import list_checkpoints, mark_of
+from ..fields.choices import list_checkpoints
 from ..fields.configuration import list_presets, load_example, load_preset, save_folder, save_preset, to_values
 from ..fields.fields import COMMON, fields_on
 from ..fields.set_keys import show_set
@@ -61,5 +61,5 @@ def show(tab: str, values: dict[str, Any]) -> Changes:
     if "top.model_path" in values:
         found = list_checkpoints(save_folder(values))
         chosen = values.get("top.checkpoint_path") or []
-        changes |= {"top.checkpoint_path": gr.update(choices=found, value=chosen), "top.offered": mark_of(found)}
+        changes |= {"top.checkpoint_path": gr.update(choices=found, value=chosen), "top.offered": found}
     return changes | {f"{tab}.more": more, f"{tab}.more_set": show_set(more, tab)}
