@@ -61,12 +61,11 @@ CASES = [
     Broken("unknown choice", ("overlong", "cut", "truncate"), {"overlong": "cut"}),
     Broken("unknown stage", ("stage", "sfft", "sft"), {"stage": "sfft"}),
     Broken("part not built", ("mixture_of_depths", "convert", "not built"), {"mixture_of_depths": "convert"}, code=2),
-    Broken("sharding not built", ("fsdp", "full_shard", "not built"), {"fsdp": "full_shard"}, code=2),
+    Broken("sharding alone", ("fsdp", "several processes", "NPROC_PER_NODE"), {"fsdp": "full_shard"}),
     Broken("towers not trained", ("freeze_vision_tower", "not built"), {"freeze_vision_tower": False}, code=2),
     Broken(
         "key of a part that is off", ("profiler_repeat", "the profiler", "not built"), {"profiler_repeat": 4}, code=2
     ),
-    Broken("Ray not built", ("ray_num_workers", "Ray", "not built"), {"ray_num_workers": 4}, code=2),
     Broken("order of batches", ("dataloader_in_order", "not built"), {"dataloader_in_order": False}, code=2),
     Broken("nothing to reward answers", ("reward_model", "reward_funcs"), {"stage": "ppo"}),
     Broken("unknown tuner", ("finetuning_type", "lra", "lora"), {"finetuning_type": "lra"}),

@@ -186,10 +186,10 @@ def test_what_depends_on_a_field_without_effect_has_none(tuner):
     assert "quantization_method" not in config or config["quantization_bit"] == 4
 
 
-@pytest.mark.parametrize("path", [path.as_posix() for path in sorted((REPOSITORY / "examples").rglob("*.yaml"))])
+@pytest.mark.parametrize("path", presets.example_files())
 def test_an_example_opened_in_the_page_is_the_same_run(path):
     """Every key of the file is obeyed: what stands on the page gives the arguments that the file gives."""
-    _, keys = presets.load_example(Path(path).relative_to(REPOSITORY / "examples").as_posix())
+    _, keys = presets.load_example(path)
     again = build("train", to_values(keys, "train")) | {"output_dir": "out"}
     original = dict(keys) | {"output_dir": "out"}
     read = get_train_args if "dataset" in keys and "task" not in keys else get_infer_args

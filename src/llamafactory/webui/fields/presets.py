@@ -69,11 +69,16 @@ def load_preset(name: str) -> dict[str, Any]:
 
 
 def example_files() -> list[str]:
-    """The example files that come with a checkout, relative to it; none where there is no checkout."""
+    """The example files that come with a checkout, relative to it; none where there is no checkout.
+
+    Those of accelerate are no runs: a run names them.
+    """
     folder = _examples()
     if folder is None:
         return []
-    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
+    found = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml") if path.parent.name != "accelerate"
+    )
     return sorted(found, key=lambda name: (name.count("/"), name))
 
 
