@@ -15,7 +15,7 @@ from llamafactory.webui.chatting import chatter as room
 from llamafactory.webui.chatting.chatter import Chatter
 from llamafactory.webui.texts.texts import text
 
-from .test_board_chat import served
+from .conftest import serve_page
 from .test_browser import browser, pytestmark, wide
 from .test_side_by_side import make_adapter
 
@@ -27,7 +27,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
     """Address of a board in a workspace of its own, and what holds its model."""
     monkeypatch.chdir(tmp_path)
     page = interface.create_ui()
-    with served(page) as url:
+    with serve_page(page) as url:
         yield url, page.board.chatter
     page.board.close()
 

@@ -131,6 +131,11 @@ def test_kinds_of_evaluation():
     assert config["save_dir"].endswith("lora/bench") and not {"eval_dataset", "output_dir", "cutoff_len"} & set(config)
 
 
+def test_a_benchmark_without_a_name_is_still_one():
+    config = build("eval", {"eval.kind": "benchmark", "eval.task": "", "eval.batch_size": 2})
+    assert "task" not in config and build("eval", to_values(config, "eval")) == config
+
+
 def test_a_model_that_is_chosen_fills_path_and_template():
     assert of_model("Qwen3-8B-Base") == {"top.model_path": "Qwen/Qwen3-8B-Base", "top.template": "qwen3"}
     assert of_model("Gemma-2B", "modelscope")["top.model_path"] == "AI-ModelScope/gemma-2b"

@@ -52,7 +52,10 @@ def start_detached(words: list[str], log: Path, cwd: Path) -> None:
     # -P: a file of the workspace that is called like a module of ours or of Python is not imported.
     argv = [sys.executable, "-P", "-m", "llamafactory.jobs", *words]
     with writing(log), log.open("ab") as file:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=cwd, check=False)
+        # A session of its own from the start: who kills our process group just after this returns does not reach it.
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=cwd, check=False, start_new_session=True
+        )
     if done.returncode:
         raise ConfigError(f"jobs: a process of their own cannot be started; {log} says why")
 

@@ -228,7 +228,7 @@ def _composed(tab: str, left: dict[str, Any]) -> dict[str, Any]:
     if tab == "eval":
         kind = (
             "benchmark"
-            if "task" in left
+            if "task" in left or "batch_size" in left
             else next((name for name, keys in _KINDS.items() if _take(left, keys)), "predict")
         )
         if kind == "benchmark" and "save_dir" in left:
