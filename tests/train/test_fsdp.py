@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from .pairs import judged_set, pair_set
 from .rollouts import GRPO, PPO, prompt_set
 from .running import curve, log_of, train, train_elsewhere, weights_of
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "accelerate" / "fsdp_config.yaml"
 HYBRID = {"fsdp": "hybrid_shard", "fsdp_config": {"dp_replicate_size": 2}}
 FULL = {"fsdp": "full_shard auto_wrap"}
 
@@ -94,6 +98,9 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "whole modules": ({"additional_target": "norm,lm_head"}, FULL, 2),
     "new tokens": ({"add_tokens": "<a>,<b>", "resize_vocab": True}, FULL, 2),
     "accumulation": ({"finetuning_type": "full", "gradient_accumulation_steps": 3}, HYBRID, 4),
+    "sgd": ({"finetuning_type": "full", "optim": "sgd"}, FULL, 2),
+    "rmsprop": ({"finetuning_type": "full", "optim": "rmsprop"}, FULL, 2),
+    "adagrad": ({"finetuning_type": "full", "optim": "adagrad"}, FULL, 2),
     "recomputed": ({"finetuning_type": "full"}, {"fsdp_config": {"activation_checkpointing": True}}, 2),
     "evaluation": (
         {"val_size": 5, "do_train": True, "do_eval": True, "predict_with_generate": True, "max_new_tokens": 4}, FULL, 2
@@ -115,6 +122,14 @@ def test_what_goes_with_it(keys: Keys, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora"])
+def test_experts_whose_file_has_them_one_by_one(keys: Keys, make_tiny_model: Any, tmp_path: Path, kind: str) -> None:
+    model = make_tiny_model("qwen3_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
+    given = keys(model_name_or_path=str(model), finetuning_type=kind, max_steps=3, learning_rate=2e-4)
+    assert_same(train(given | {"output_dir": str(tmp_path / "one")}), run(given | FULL, 2, tmp_path / "parts"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "lora"])
 def test_killed_and_resumed_on_other_numbers_of_ranks(keys: Keys, tmp_path: Path, kind: str) -> None:
     """Four ranks, kill -9, two ranks, kill -9, four ranks: the run of one process, rows in the same order."""
     given = keys(finetuning_type=kind, max_steps=10, learning_rate=2e-4, save_strategy="steps", save_steps=2)
@@ -131,6 +146,23 @@ def test_killed_and_resumed_on_other_numbers_of_ranks(keys: Keys, tmp_path: Path
         size = (saved / "adapter_model.safetensors").stat().st_size
         weights = [path.stat().st_size for path in saved.rglob("*.safetensors")]
         assert sum(weights) < 4 * size
+
+
+@pytest.mark.slow
+def test_accelerate_launches_it(keys: Keys, tmp_path: Path) -> None:
+    """The example file says bf16, which is for the run's own keys to say."""
+    given = keys(max_steps=3, learning_rate=2e-4, output_dir=str(tmp_path / "one"))
+    one = train(given)
+    file = tmp_path / "run.yaml"
+    parts = {"output_dir": str(tmp_path / "parts"), "per_device_train_batch_size": 2, "use_cpu": True}
+    file.write_text(json.dumps(given | parts))
+    launcher = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(EXAMPLE)]
+    words = [sys.executable, *launcher, "-m", "llamafactory", "train", str(file)]
+    done = subprocess.run(
+        words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same(one, tmp_path / "parts")
 
 
 @pytest.mark.slow

@@ -110,7 +110,8 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
 
 
 def _take_over(args: TrainArgs) -> None:
-    """Keep transformers and accelerate from sharding, or loading, by the variables of ``accelerate launch``."""
+    """Keep transformers and accelerate from sharding, loading or rounding by the variables of ``accelerate launch``."""
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # transformers sets it as it is told
     if sharding_of(args) is None:
         return
     if not _is_distributed():
