@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_broken_setups import TWO, A, B, Site, free_port, last, site  # noqa: F401
+from machines import TWO, A, B, Site, free_port, last
 
 from llamafactory.extras.errors import ConfigError
 from llamafactory.extras.launching import ways_to_others
@@ -26,7 +26,7 @@ def faults(output: str) -> list[str]:
     return [line.removeprefix("fault: ") for line in output.splitlines() if line.startswith("fault: ")]
 
 
-def examine(site: Site, machines: list[dict[str, str]], *words: str, cwds: tuple[str, ...] = ("", "")) -> list:  # noqa: F811
+def examine(site: Site, machines: list[dict[str, str]], *words: str, cwds: tuple[str, ...] = ("", "")) -> list:
     port = free_port()
     for machine, cwd in zip(machines, cwds, strict=False):
         site.start({"MASTER_PORT": port, **TWO, **machine}, list(words), "doctor", cwd)
@@ -34,7 +34,7 @@ def examine(site: Site, machines: list[dict[str, str]], *words: str, cwds: tuple
     return site.ends()
 
 
-def test_what_is_missing_on_this_machine(site: Site) -> None:  # noqa: F811
+def test_what_is_missing_on_this_machine(site: Site) -> None:
     """Model, data and a package at once, without torch."""
     (site.folder / "plant" / "sitecustomize.py").open("a").write("\nsys.modules['torch'] = None\n")
     site.start(
@@ -50,7 +50,7 @@ def test_what_is_missing_on_this_machine(site: Site) -> None:  # noqa: F811
 
 
 @pytest.mark.slow
-def test_two_machines_that_are_well(site: Site) -> None:  # noqa: F811
+def test_two_machines_that_are_well(site: Site) -> None:
     ends = examine(site, [A | {"NPROC_PER_NODE": "2"}, B | {"NPROC_PER_NODE": "2"}])
     for code, output in ends:
         assert code == 0, output
@@ -63,7 +63,7 @@ def test_two_machines_that_are_well(site: Site) -> None:  # noqa: F811
 
 
 @pytest.mark.slow
-def test_everything_at_once(site: Site) -> None:  # noqa: F811
+def test_everything_at_once(site: Site) -> None:
     """Settings, versions, clocks, storage, data and number of processes: all faults are named on both machines."""
     other = site.folder / "other" / "peft-9.9.9.dist-info"
     other.mkdir(parents=True)
@@ -90,7 +90,7 @@ def test_everything_at_once(site: Site) -> None:  # noqa: F811
 
 
 @pytest.mark.slow
-def test_a_machine_that_does_not_come(site: Site) -> None:  # noqa: F811
+def test_a_machine_that_does_not_come(site: Site) -> None:
     [(code, output)] = examine(site, [A])
     assert code == 1
     assert re.fullmatch(r"node 1 of 2 did not come to 127.0.0.1:\d+ .*within 20 s", faults(output)[0]), output
@@ -205,7 +205,7 @@ def on_hosts(folder: Path, address: str, *words: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.slow
-def test_two_hosts(hosts: None, site: Site) -> None:  # noqa: F811
+def test_two_hosts(hosts: None, site: Site) -> None:
     """The name of this host leads to 127.0.0.1, which would be another host's own: gloo is told the device."""
     for code, output in on_hosts(site.folder, HOSTS["da"][0]):
         assert code == 0, output
@@ -216,7 +216,7 @@ def test_two_hosts(hosts: None, site: Site) -> None:  # noqa: F811
 
 
 @pytest.mark.slow
-def test_little_shared_memory(site: Site) -> None:  # noqa: F811
+def test_little_shared_memory(site: Site) -> None:
     """What a container has whom nobody gave more: 64 MiB."""
     mount = "mount -t tmpfs -o size=64m tmpfs /dev/shm && exec"
     if subprocess.run(["unshare", "-m", "sh", "-c", f"{mount} true"], check=False).returncode:

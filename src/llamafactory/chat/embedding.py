@@ -10,6 +10,7 @@ import torch
 
 from ..extras.errors import ConfigError
 from ..model.whole import require_finite
+from ..model.wrapping import beneath_adapters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ def embed_texts(
             raise ConfigError(f"text {place + 1} has {len(tokens)} tokens, the model takes {context}")
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         raise ConfigError("embeddings are of texts alone, without the trained prompt of adapter_name_or_path")
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    core = beneath_adapters(model)
     order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
     vectors: dict[int, list[float]] = {}
     for start in range(0, len(order), _ROWS):

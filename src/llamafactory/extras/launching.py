@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import atexit
-import errno
 import json
 import os
 import signal
@@ -27,7 +26,7 @@ from .errors import ConfigError, shown
 from .files import write_json
 from .line import Cause, Line, Outcome, Place
 from .logging import end_bars
-from .meeting import holder
+from .meeting import refused_port
 from .parents import end_with_parent
 from .secrets import mask
 from .threads import SHARED, usable_cores
@@ -131,9 +130,7 @@ def require_free_port(place: Place) -> None:
             probe.bind(("", place.port))
             probe.listen()
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise ConfigError(f"MASTER_PORT: {place.port} is taken on this machine{holder(place.port)}") from None
-            raise ConfigError(f"MASTER_PORT: cannot listen at {place.port}: {error.strerror}") from None
+            raise refused_port(place.port, error) from None
 
 
 def ending_signals() -> list[int]:

@@ -191,12 +191,13 @@ class _Host:
                 return socket.create_server(address, family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
             return socket.create_server(("", self.place.port), backlog=128)
         except OSError as error:
+            fault = refused_port(self.place.port, error)
             if error.errno != errno.EADDRINUSE:
-                raise ConfigError(f"MASTER_PORT: cannot listen at {self.place.port}: {error.strerror}") from None
+                raise fault from None
         for _ in range(2):  # a refusal by another node 0 is the better line; it may be busy
             with suppress(OSError):
                 _greet(self.place, self.hello)
-        raise ConfigError(f"MASTER_PORT: {self.place.port} is taken on this machine{holder(self.place.port)}")
+        raise fault
 
     def _wait(self, deadline: float) -> None:
         """Wait for all, or after a fault for some seconds for those who should hear of it."""
@@ -270,7 +271,14 @@ class _Host:
             self.changed.notify_all()
 
 
-def holder(port: int) -> str:
+def refused_port(port: int, error: OSError) -> ConfigError:
+    """Return the line about a port of this machine where nothing of ours can listen."""
+    if error.errno == errno.EADDRINUSE:
+        return ConfigError(f"MASTER_PORT: {port} is taken on this machine{_holder(port)}")
+    return ConfigError(f"MASTER_PORT: cannot listen at {port}: {error.strerror}")
+
+
+def _holder(port: int) -> str:
     """Name the program that listens at a port of this machine, where the system tells."""
     with suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from . import shifted_attention, small_sequence_attention, varlen_attention
 from .shared_prefix import unshare
+from .wrapping import beneath_adapters
 
 ISOLATED = "isolated"
 ISOLATING = frozenset({ISOLATED, "flash_attention_2", "flash_attention_3", "flash_attention_4"})
@@ -291,7 +292,7 @@ def _transformers_model(model: nn.Module) -> Any:
     """The transformers model inside PEFT, DDP or an accelerate wrapper."""
     while hasattr(model, "module") and isinstance(model.module, nn.Module):
         model = model.module
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return beneath_adapters(model)
 
 
 def _config(model: nn.Module) -> Any:

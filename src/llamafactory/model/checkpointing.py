@@ -23,6 +23,7 @@ from ..hparams.sharding import sharding_of
 from .attention import implementation
 from .config import attention_width, largest
 from .offloading import DiskStore
+from .wrapping import beneath_adapters
 
 logger = get_logger(__name__)
 
@@ -77,9 +78,9 @@ def choose_checkpointing(
     """
     wanted, place = wanted_checkpointing(args), offload_place(args)
     key = "activation_offload" if place != "none" else "activation_keep" if args.model.activation_keep != "none" else ""
-    if key and not _core(model).supports_gradient_checkpointing:
-        raise ConfigError(f"{key}: {_core(model).config.model_type} models have no checkpointing")
-    if wanted is False or not _core(model).supports_gradient_checkpointing:
+    if key and not beneath_adapters(model).supports_gradient_checkpointing:
+        raise ConfigError(f"{key}: {beneath_adapters(model).config.model_type} models have no checkpointing")
+    if wanted is False or not beneath_adapters(model).supports_gradient_checkpointing:
         return False
     if wanted is None:
         tokens = batch_tokens or args.training.per_device_train_batch_size * args.data.cutoff_len
@@ -123,7 +124,7 @@ def _turn_on(model: Any, args: TrainArgs, device: Device, place: str) -> None:
     )
     if place == "disk":
         keep = partial(DiskStore(Path(str(training.output_dir))).checkpoint, **options)
-        _core(model)._set_gradient_checkpointing(gradient_checkpointing_func=keep, every_n_layers=layers)
+        beneath_adapters(model)._set_gradient_checkpointing(gradient_checkpointing_func=keep, every_n_layers=layers)
 
 
 def keeping(args: TrainArgs) -> dict[str, Any]:
@@ -173,12 +174,8 @@ def _is_needed(activations: int | None, tokens: int, model: nn.Module, device: D
     return needed > free
 
 
-def _core(model: nn.Module) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def _text_config(model: nn.Module) -> Any:
-    return _core(model).config.get_text_config(decoder=True)
+    return beneath_adapters(model).config.get_text_config(decoder=True)
 
 
 def _free_bytes(device: Device) -> int:

@@ -19,6 +19,7 @@ from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from .config import read_config
 from .grid import IntGrid, nearest
+from .wrapping import beneath_adapters
 
 if TYPE_CHECKING:
     from ..hparams import TrainArgs
@@ -95,7 +96,7 @@ def round_weights(model: Any, args: TrainArgs) -> int:
     Raises:
         ConfigError: The groups do not divide a layer, or the model keeps its experts in one tensor.
     """
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    core = beneath_adapters(model)
     prefix, blocks = _blocks(core)
     adapted = args.finetuning.finetuning_type == "lora"
     rounding = Rounding(int(args.qat.qat.removeprefix("int")), args.qat.qat_group_size, _exported(core, args, adapted))

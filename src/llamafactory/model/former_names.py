@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .wrapping import beneath_adapters
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -26,7 +28,7 @@ def find_former_names(model: nn.Module, tensors: Collection[str]) -> dict[str, s
     Returns:
         Former name → today's, of every module and parameter; empty if the adapter has today's names.
     """
-    core: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    core = beneath_adapters(model)
     today = [name for name, _ in core.named_modules() if name] + [name for name, _ in core.named_parameters()]
     forms = [{name: name for name in today}, *_former(core, today)]
     unknown = [sum(_unknown(name.removeprefix(PREFIX), form) for name in tensors) for form in forms]

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
+from .wrapping import beneath_adapters
 
 if TYPE_CHECKING:
     from torch import nn
@@ -167,7 +168,7 @@ def _names(model: nn.Module, parameters: Iterable[str]) -> list[str]:
     """Modules and parameters that an adapter can name, without those of adapters that are there already."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    core: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    core = beneath_adapters(model)
     inside = tuple(f"{name}." for name, module in core.named_modules() if isinstance(module, BaseTunerLayer))
     modules = [name for name, _ in core.named_modules() if name]
     tensors = [name for name, value in core.named_parameters() if value.ndim == 3]

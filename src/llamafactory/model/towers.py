@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from .config import media_class
+from .wrapping import beneath_adapters
 
 
 def outside_language(model: Any) -> str | None:
@@ -23,7 +24,7 @@ def outside_language(model: Any) -> str | None:
 
 def freeze_towers(model: nn.Module) -> None:
     """Take what images, videos and sound go through out of training: text gives it no gradient."""
-    core: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    core = beneath_adapters(model)
     outside = outside_language(core)
     if outside is None:
         return

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ..extras.errors import ConfigError
+from ..model.sharding.shard import is_sharded
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -101,12 +101,11 @@ class NonFiniteGuard:
         if rank not in ranks:
             return f"stopped with rank {ranks[0]}, whose loss is not finite"
         suspects = bad or watched
-        alone = not any(isinstance(weight, DTensor) for weight in model.parameters())
         rows = sorted({row for one in suspects for row in one.rows})
         where = (
-            _bad_module(model, [one.inputs for one in suspects], loss_of)
-            if alone  # else the other ranks would have to compute it too
-            else "the module cannot be told of a sharded model"
+            "the module cannot be told of a sharded model"  # which all ranks would have to compute
+            if is_sharded(model)
+            else _bad_module(model, [one.inputs for one in suspects], loss_of)
         )
         what = f"loss is {float(bad[0].loss)}" if bad else f"gradient norm is {float(grad_norm)}"
         return (

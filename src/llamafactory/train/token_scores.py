@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..extras.heap import give_back_gaps
+from ..model.wrapping import beneath_adapters
 from .losses.linear_log_probs import (
     Anchor,
     LogitTransform,
@@ -85,7 +86,7 @@ def attach(model: nn.Module, transform: LogitTransform | None = None) -> nn.Modu
     ``value_head`` (d -> 1) on the language model gives ``values``. With ``shared_prefix`` (see
     ``data/collators/completions.py``) the inputs are shorter than the labels.
     """
-    causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal_lm = beneath_adapters(model)
     if getattr(causal_lm.forward, "scores_tokens", False):
         return model
     forward = causal_lm.forward

@@ -22,6 +22,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ..towers import outside_language
+from ..wrapping import beneath_adapters
 
 Dense = Callable[[Any, torch.dtype], Tensor]  # (layer, type) -> its weight [out, in]
 
@@ -98,7 +99,7 @@ def quantized_layers(model: nn.Module) -> Iterator[tuple[str, Quantized]]:
 
 def is_quantized(model: nn.Module) -> bool:
     """Whether weights of the model are held in few bits, in layers of ours or of a library's."""
-    core: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    core = beneath_adapters(model)
     return bool(getattr(core, "is_quantized", False)) or any(True for _ in quantized_layers(core))
 
 

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from ...extras.errors import ConfigError, first_names
+from ..wrapping import beneath_adapters
 from .mesh import mesh_of
 from .slices import Slice
 
@@ -33,7 +34,7 @@ def shard(model: nn.Module, sharding: Sharding, device_type: str) -> nn.Module:
     Raises:
         ConfigError: Trained weights are of several types, or a class to wrap is not there.
     """
-    core: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    core = beneath_adapters(model)
     _require_one_type(model)
     mesh = mesh_of(sharding, device_type)
     shards = _take_out_slices(core)

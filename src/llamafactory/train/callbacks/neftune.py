@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from ...model.wrapping import beneath_adapters
+
 
 class NoiseCallback(TrainerCallback):
     """Adds noise of the paper's size: uniform up to ``alpha / sqrt(L d)``, L tokens in the sequence, d wide embeddings.
@@ -27,7 +29,7 @@ class NoiseCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Listen to the model for what its batches hold, and to its embedding."""
-        core = model.get_base_model() if hasattr(model, "get_base_model") else model
+        core = beneath_adapters(model)
         self._hooks = [
             model.register_forward_pre_hook(self._note, with_kwargs=True),
             core.get_input_embeddings().register_forward_hook(self._add),

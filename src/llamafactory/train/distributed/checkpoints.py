@@ -11,6 +11,7 @@ from typing import Any
 import torch.distributed as dist
 
 from ...extras.errors import ConfigError
+from ...model.wrapping import beneath_adapters
 from .parts import has_parts, load_weights, save_weights
 from .whole import load_adapter_weights
 
@@ -49,7 +50,7 @@ def require_kind(folder: Path, sharded: bool) -> None:
 @contextmanager
 def deferring(model: Any) -> Iterator[None]:
     """Of micro-batches before the last only replicas wait: whole gradients would need the memory that was saved."""
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    core = beneath_adapters(model)
     core.set_requires_all_reduce(False)
     try:
         yield

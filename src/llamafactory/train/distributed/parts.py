@@ -121,6 +121,7 @@ def _read(tensors: dict[str, Any], folder: Path) -> None:
 
 @contextmanager
 def _in_one_line(folder: Path) -> Iterator[None]:
+    """As ``extras.errors.in_one_line``, which cannot see a CheckpointException: it is no Exception."""
     try:
         yield
     except (CheckpointException, OSError, ValueError, KeyError, RuntimeError) as error:

@@ -14,8 +14,7 @@ from datetime import timedelta
 from ...extras.errors import ConfigError, first_line
 from ...extras.line import Place
 
-_BYTES = {"cpu": 8 << 20}
-_BYTES_OF_ACCELERATORS = 128 << 20
+_BYTES, _BYTES_OF_ACCELERATORS = 8 << 20, 128 << 20
 _ROUNDS = 4
 SLOW = 0.1e9  # bytes a second: an Ethernet of 1 Gbit/s
 
@@ -45,8 +44,9 @@ def measure(
         ranks |= {"LOCAL_WORLD_SIZE": workers[place.rank], "MASTER_ADDR": place.address, "MASTER_PORT": place.port}
         variables = {**environment, **{name: str(value) for name, value in ranks.items()}}
         argv = [sys.executable, "-m", "llamafactory.train.doctor.bandwidth", str(int(use_cpu)), str(seconds)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        children.append(subprocess.Popen(argv, env=variables, **pipes))  # type: ignore[call-overload]
+        children.append(
+            subprocess.Popen(argv, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        )
     try:
         return _collect(children, seconds)
     finally:
@@ -98,7 +98,7 @@ def _all_reduce(use_cpu: bool, limit: float) -> dict[str, float | str]:
         torch.accelerator.set_device_index(device.index)
     backend = dist.get_default_backend_for_device(kind)
     dist.init_process_group(backend, timeout=timedelta(seconds=limit))
-    size = _BYTES.get(kind, _BYTES_OF_ACCELERATORS)
+    size = _BYTES if accelerator is None else _BYTES_OF_ACCELERATORS
     tensor = torch.ones(size // 4, device=device)
     dist.all_reduce(tensor)  # connections are made at the first one
     if tensor[0].item() != dist.get_world_size():

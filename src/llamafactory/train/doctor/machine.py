@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_SHARED = 512 << 20  # a container has 64 MiB when nobody asked for more
-GIB = 1 << 30
 _NEEDED = [name for name in PACKAGES if name not in ("llamafactory", "deepspeed")]
 
 
@@ -69,7 +68,7 @@ def _shared_memory(_: TrainArgs) -> str:
             f"{SHARED_MEMORY}: {free >> 20} MiB are free, workers of the data and NCCL need {LEAST_SHARED >> 20} MiB; "
             "of a container, docker run --shm-size=16g (Kubernetes: an emptyDir in Memory mounted there)"
         )
-    return f"{free / GIB:.1f} GiB free"
+    return f"{free / 2**30:.1f} GiB free"
 
 
 def _model(args: TrainArgs) -> str:

@@ -45,12 +45,11 @@ def prompt_sets(template: Template, tokenizer: Any, args: TrainArgs) -> dict[str
 def prompt_batches(rows: Any, args: TrainingArguments) -> list[list[int]]:
     """Return the numbers of this rank's prompts, a batch each.
 
-    All ranks have as many batches, for a sharded model generates on all at once: ``~0`` is the first prompt, whose
-    response is not wanted here.
+    All ranks have as many batches, for a sharded model generates on all at once; one without prompts is empty.
     """
     size, most = args.per_device_eval_batch_size, -(-len(rows) // args.world_size)
     mine = list(range(args.process_index, len(rows), args.world_size))
-    return [mine[start : start + size] or [~0] for start in range(0, most, size)]
+    return [mine[start : start + size] for start in range(0, most, size)]
 
 
 @torch.no_grad()
@@ -81,17 +80,18 @@ def generate(
     with eval_mode(model), generation_attention(model), torch.random.fork_rng():
         torch.manual_seed(seed)
         for indices in batches:
-            batch = [rows[index if index >= 0 else ~index] for index in indices]
+            batch = [rows[index] for index in indices or [0]]
             inputs = {name: tensor.to(model.device) for name, tensor in collate(batch).items()}
             with autocast():
                 types = prompt_types(model, inputs["input_ids"])
                 output = model.generate(**inputs, **types, generation_config=config)
             decode = tokenizer.batch_decode
             texts = decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=skip_special_tokens)
+            if not indices:  # nobody asked: the other ranks generate
+                continue
             prompts = decode([row["input_ids"] for row in batch], skip_special_tokens=skip_special_tokens)
             for index, row, prompt, text in zip(indices, batch, prompts, texts, strict=True):
-                if index >= 0:
-                    yield Response(index, prompt, text, row["reference"])
+                yield Response(index, prompt, text, row["reference"])
 
 
 def generation_config(args: TrainArgs, tokenizer: Any, template: Template) -> GenerationConfig:

@@ -20,6 +20,7 @@ from ...hparams import resolve_dtypes
 from ...model.checkpointing import keeping
 from ...model.empty import empty_model, planned_config, with_layers
 from ...model.reference import lies_below
+from ...model.wrapping import beneath_adapters
 from ...plugins import resolve
 from ..losses.linear_log_probs import LogitTransform
 from ..optim import create_optimizer
@@ -203,7 +204,7 @@ def _length(args: TrainArgs) -> int:
 
 def _logits(model: nn.Module, args: TrainArgs, device: str) -> int:
     """Bytes of a chunk of logits as the head makes them, in float32, and of their log-probabilities."""
-    head = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_output_embeddings()
+    head = beneath_adapters(model).get_output_embeddings()
     vocabulary = head.weight.shape[0]
     rows = min(chunk_rows(vocabulary, torch.device(device)), args.training.per_device_train_batch_size * _length(args))
     return rows * vocabulary * (head.weight.element_size() + 8)

@@ -7,13 +7,14 @@ The file and its names are those LLaMA-Factory's users have, so either program r
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ...extras.errors import ConfigError
 from ...model.value_head import FILE, read_value_head
+from ...model.wrapping import beneath_adapters
 from ..distributed.whole import copy_part
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _NAMES = {"weight": "v_head.summary.weight", "bias": "v_head.summary.bias"}
 
 def add_value_head(model: nn.Module) -> nn.Module:
     """Give the language model inside ``model`` a ``value_head`` that is 0 everywhere until it has learnt."""
-    causal_lm = _causal_lm(model)
+    causal_lm = beneath_adapters(model)
     hidden = causal_lm.get_output_embeddings().weight
     head = nn.Linear(hidden.shape[1], 1, device=hidden.device, dtype=torch.float32)
     nn.init.zeros_(head.weight)
@@ -44,7 +45,7 @@ def save_value_head(model: nn.Module, folder: Path, state_dict: dict[str, Tensor
     from safetensors.torch import save_file
 
     if state_dict is None:
-        head = _causal_lm(model).value_head
+        head = beneath_adapters(model).value_head
         tensors = {name: getattr(head, part).detach().cpu() for part, name in _NAMES.items()}
     else:
         found = {name.rpartition(".")[2]: value for name, value in state_dict.items() if "value_head." in name}
@@ -61,10 +62,6 @@ def load_value_head(model: nn.Module, folder: Path, args: ModelArguments) -> Non
     head = read_value_head(str(folder), args)
     if head is None:
         raise ConfigError(f"resume_from_checkpoint: {folder} has no {FILE}; it is not a checkpoint of stage ppo")
-    ours = _causal_lm(model).value_head
+    ours = beneath_adapters(model).value_head
     for part, value in head._asdict().items():
         copy_part(getattr(ours, part), value)
-
-
-def _causal_lm(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...model.wrapping import beneath_adapters
+
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen", "shared_prefix")
 
 
@@ -22,7 +24,7 @@ def attach_rewards(model: nn.Module) -> nn.Module:
     Args:
         model: Sequence classification with one label, or a PeftModel around it. The same object is returned.
     """
-    classifier: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    classifier = beneath_adapters(model)
     forward = classifier.forward
 
     @functools.wraps(forward)

@@ -19,6 +19,7 @@ from ....extras.errors import ConfigError
 from ....extras.packages import require
 from ....model.paths import resolve_model_path
 from ....model.vllm_length import vllm_length
+from ....model.wrapping import beneath_adapters
 from .rollout import Request, Sampling, seed_of
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def policy_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     Args:
         model: A language model, or a PeftModel around one with LoRA adapters.
     """
-    plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    plain = beneath_adapters(model)
     layers = {
         # layers around fused experts stand one in another, each for one parameter
         f"{name.replace('.base_layer', '')}.{getattr(module, 'parameter_name', 'weight')}": module
