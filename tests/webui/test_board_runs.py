@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from safetensors import safe_open
@@ -17,6 +18,11 @@ def points(page: Page, place: str, figure: str) -> int:
     """How many points a curve has."""
     drawn = page.tab.locator(f"#{place} figure", has_text=figure).first
     return int(drawn.locator("polyline").last.get_attribute("points").count(","))
+
+
+def left_below(log: Any) -> float:
+    """How much of a log lies below what is seen of it."""
+    return float(log.evaluate("box => box.scrollHeight - box.clientHeight - box.scrollTop"))
 
 
 def ended(board: BoardServer, number: int, state: str) -> bool:
@@ -44,7 +50,14 @@ def test_from_opening_to_an_exported_model(chromium, board):
         page.tab.locator("#train-progress").get_by_text("third").wait_for()
         page.tab.locator("#train-progress .progress.done").wait_for()
         assert points(page, "train-curves", text("en", "figure.loss")) == 12
-        assert "train_loss" in page.box("train-output").input_value() or page.box("train-output").input_value()
+        log = page.box("train-output")
+        assert "train_loss" in log.input_value()
+        wait_until(lambda: left_below(log) < 4 or page.tab.wait_for_timeout(50))
+        log.evaluate("box => { box.scrollTop = 5; box.value += '\\nmore' }")
+        page.tab.wait_for_timeout(700)
+        assert left_below(log) > 20, "somebody scrolled up: it stays there"
+        log.evaluate("box => { box.scrollTop = box.scrollHeight; box.value += '\\nmore\\nand more' }")
+        wait_until(lambda: left_below(log) < 4 or page.tab.wait_for_timeout(50))
 
         page.open_tab("jobs")
         page.tab.locator("#jobs-list label", has_text=f"#{second.id} ").click()

@@ -37,7 +37,7 @@ VARIABLES = "GRADIO_SERVER_NAME, GRADIO_SERVER_PORT"
 TABS = ("train", "eval", "infer", "export", "data", "jobs")
 PORTS = range(7860, 7960)  # where gradio looks for a free one
 DRAIN_SECONDS = 3
-BOARD_STYLE = Path(__file__).with_name("board.css")
+BOARD_STYLE, BOARD_SCRIPT = (Path(__file__).with_name(name) for name in ("board.css", "board.js"))
 
 
 def run_web_demo(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -> None:
@@ -239,6 +239,7 @@ def mount(page: Any, settings: WebSettings, max_upload: int) -> Guard:
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
+        head=f"<script>{BOARD_SCRIPT.read_text('utf-8')}</script>",
         css=f"{STYLE}\n{BOARD_STYLE.read_text('utf-8')}",
         # gradio's own themes fetch their letters from another host.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),

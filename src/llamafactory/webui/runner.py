@@ -16,7 +16,7 @@ from ..jobs.job import UNFINISHED
 from ..jobs.progress import tail
 from .drawing import reports
 from .drawing.jobs_view import proof
-from .drawing.watching import Curvebook, bar, draw
+from .drawing.watching import Curvebook, bar, draw, log
 from .fields import configuration
 from .fields.applicability import reasons_off
 from .fields.choices import is_new_run, new_run
@@ -101,6 +101,7 @@ class Runner:
     def checked_outputs(self, tab: str) -> list[Block]:
         """The elements that a look at the fields of a tab may change."""
         names = [f"{tab}.{part}" for part in ("marks", "problems", "command", "yaml")]
+        names += ["train.above"] if tab == "train" else []
         return [*self.manager.get_fields("top", tab), *(self.manager.get_elem_by_id(name) for name in names)]
 
     def inputs(self, tab: str) -> set[Block]:
@@ -162,6 +163,8 @@ class Runner:
 
         command, config, problems = self.checked(asked)
         changes = self.mark(asked, problems)
+        if asked.tab == "train":  # which hears of the fields above the tabs
+            changes["train.above"] = str({name: value for name, value in asked.values.items() if "top." in name})
         if asked.state.get("previewed") and config:
             line, file = configuration.to_command(command, config), configuration.to_yaml(config)
             changes[f"{asked.tab}.command"] = gr.update(value=line, visible=True)
@@ -298,7 +301,7 @@ class Runner:
         places = {"bar": "progress_bar", "log": "output_box", "curves": "loss_viewer"}
         marks = {name: hash(value) for name, value in new.items()}
         changes: Changes = {
-            f"{tab}.{places[name]}": gr.update(value=value, visible=True)
+            f"{tab}.{places[name]}": log(job, value) if name == "log" else gr.update(value=value, visible=True)
             for name, value in new.items()
             if marks[name] != seen.get(name)
         }

@@ -28,7 +28,7 @@ def create_eval_tab(engine: Engine) -> dict[str, Block]:
     language = engine.language
     tab: Any = gr.context.Context.block
     elems: dict[str, Any] = create_form(engine, "eval")
-    elems |= _results(gr, language)
+    elems |= {"above": gr.State(None)} | _results(gr, language)
     engine.manager.add_elems("eval", elems)
     _connect(gr, engine, elems, tab)
     return elems
@@ -68,7 +68,10 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any], tab: Any) -> None:
     check, marked = runner.handle("eval", runner.check), runner.checked_outputs("eval")
     fields = [changed(elem) for name, elem in manager.named("eval") if name in COMMON]
     gr.on(fields, check, inputs, marked, trigger_mode="always_last", **QUICK)
-    tab.select(check, inputs, marked, **QUICK)
+    # Nor whenever the tab is opened: a handler of so many fields costs the browser as much as drawing them does.
+    above = manager.get_elem_by_id("train.above")
+    tab.select(lambda now: now, above, elems["above"], **QUICK)
+    elems["above"].change(check, inputs, marked, **QUICK)
     elems["dataset"].focus(
         lambda folder: gr.update(choices=list_datasets(folder)), elems["dataset_dir"], elems["dataset"], **QUICK
     )

@@ -21,10 +21,12 @@ def create_form(engine: Engine, tab: str) -> dict[str, Block]:
     import gradio as gr
 
     language = engine.language
-    elems: dict[str, Any] = {"marks": gr.State({})}
+    marks = engine.runner.first_marks(tab, language)
+    off = {name: reason for name, (_, reason) in marks.items()}
+    elems: dict[str, Any] = {"marks": gr.State(marks)}
     for group in dict.fromkeys(field.group for field in fields_of(tab)):
         with gr.Row(elem_classes=["fields"]):
-            elems |= make_fields(tab, language, group)
+            elems |= make_fields(tab, language, group, off)
     elems |= create_more_keys(engine, tab, elems)
     with gr.Row(elem_classes=["buttons"]):
         elems["cmd_preview_btn"] = button(language, f"{tab}.cmd_preview_btn")

@@ -44,8 +44,8 @@ def create_jobs_tab(engine: Engine) -> dict[str, Block]:
     elems["details"] = html(elem_id="jobs-details")
     elems["curves"] = html(elem_id="jobs-curves")
     elems["output_box"] = gr.Textbox(
-        lines=10, max_lines=10, interactive=False, visible=False, buttons=["copy"], elem_id="jobs-output",
-        elem_classes=["log"], **parts(language, "jobs.output_box"),
+        lines=10, max_lines=10, interactive=False, autoscroll=False, visible=False, buttons=["copy"],
+        elem_id="jobs-output", elem_classes=["log"], **parts(language, "jobs.output_box"),
     )  # fmt: skip
     elems["yaml"] = gr.Code(
         language="yaml", interactive=False, visible=False, lines=4, max_lines=24, elem_id="jobs-yaml",

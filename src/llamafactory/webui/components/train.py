@@ -32,7 +32,7 @@ def create_train_tab(engine: Engine) -> dict[str, Block]:
     language = engine.language
     marks = engine.runner.first_marks("train", language)
     off = {name: reason for name, (_, reason) in marks.items()}
-    elems: dict[str, Any] = {"marks": gr.State(marks), "rows_from": gr.State(0)}
+    elems: dict[str, Any] = {"marks": gr.State(marks), "rows_from": gr.State(0), "above": gr.State(None)}
     groups = list(dict.fromkeys(field.group for field in fields_of("train")))
     for group in groups:
         if group in _IN_FRONT:

@@ -19,7 +19,7 @@ def create_watch(tab: str, language: str) -> dict[str, Block]:
     progress = html(elem_id=f"{tab}-progress")
     curves = html(elem_id=f"{tab}-curves")
     output = gr.Textbox(
-        lines=12, max_lines=12, interactive=False, autoscroll=True, visible=False, buttons=["copy"],
+        lines=12, max_lines=12, interactive=False, autoscroll=False, visible=False, buttons=["copy"],
         elem_id=f"{tab}-output", elem_classes=["log"], **parts(language, f"{tab}.output_box"),
     )  # fmt: skip
     return {"job": job, "seen": seen, "progress_bar": progress, "loss_viewer": curves, "output_box": output}

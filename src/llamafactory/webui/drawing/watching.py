@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from ...jobs.job import ACTIVE, Job
 from ...jobs.progress import Curve, Curves, Points, Progress, clock, overlay, progress, thin
@@ -42,6 +43,13 @@ class Curvebook:
             curve.job = job
             curve.update()
             return {name: thin(points, _MOST_POINTS) for name, points in curve.series.items()}
+
+
+def log(job: Job, shown: str) -> Any:
+    """The end of a job's output in its box, whose class tells the browser whose it is (``board.js``)."""
+    import gradio as gr
+
+    return gr.update(value=shown, visible=True, elem_classes=["log", f"of-{job.id}"])
 
 
 def figure_of(name: str) -> str:

@@ -12,7 +12,7 @@ from ...jobs.job import UNFINISHED
 from ...jobs.progress import tail
 from ..drawing import jobs_view
 from ..drawing.reports import text as html
-from ..drawing.watching import draw, draw_overlay
+from ..drawing.watching import draw, draw_overlay, log
 from ..fields.configuration import to_values, to_yaml
 from ..runner import Asked, told
 from .presets_page import show
@@ -122,7 +122,7 @@ class JobsPage:
         changes: Changes = {
             "jobs.details": shown,
             "jobs.curves": curves,
-            "jobs.output_box": gr.update(value=tail(one) if one else "", visible=one is not None),
+            "jobs.output_box": log(one, tail(one)) if one else gr.update(value="", visible=False),
             "jobs.yaml": gr.update(value=to_yaml(one.config) if one else "", visible=one is not None),
             "jobs.problems": gr.update(value="", visible=False),
         }
