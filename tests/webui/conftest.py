@@ -50,9 +50,13 @@ def running(engine: Any, args: InferArgs, **settings: Any) -> AbstractContextMan
     return serving(lambda chosen: make_app(engine, args, chosen), **settings)
 
 
-def serve_page(page: Any) -> AbstractContextManager[str]:
+def serve_page(page: Any, **settings: Any) -> AbstractContextManager[str]:
     """Serve a board."""
-    return serving(lambda chosen: mount(page.queue(max_size=chosen.max_waiting), chosen, chosen.max_upload))
+
+    def make(chosen: WebSettings) -> Any:
+        return mount(page.queue(max_size=chosen.max_waiting), chosen, chosen.max_upload)
+
+    return serving(make, **settings)
 
 
 @pytest.fixture(scope="session")

@@ -7,15 +7,17 @@ import http.client
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import pytest
 
+from llamafactory.webui.interface import create_ui
 from llamafactory.webui.texts.texts import LANGUAGES, text
 
-from .board import BoardServer, Page, opened, wait_until
+from .board import Page, opened, wait_until
+from .conftest import serve_page
 
 TABS = ("train", "eval", "infer", "export", "data", "jobs")
 
@@ -109,13 +111,12 @@ def test_a_key_is_found_set_previewed_saved_and_loaded_again(chromium, board):
         page.box("train-preset").fill("mine")
         page.box("train-preset").press("Enter")
         page.press("train-arg_save_btn")
+        page.tab.get_by_text("mine.yaml").first.wait_for()
         saved = board.workspace / "llamaboard_config" / "mine.yaml"
-        wait_until(lambda: saved.exists() or page.tab.wait_for_timeout(50))
-    with opened(chromium, board.url) as page:
+        page.load_preset()  # the one without what was set
         page.choose("train-preset", "mine")
         page.press("train-arg_load_btn")
         wait_until(lambda: page.box("train-learning_rate").input_value() == "7e-4" or page.tab.wait_for_timeout(50))
-        page.unfold(text("en", "more_box"))
         page.tab.locator("#train-set").get_by_text("weight_decay: 0.125").wait_for()
     saved.unlink()
 
@@ -185,14 +186,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def behind_proxy(board) -> Iterator[str]:
-    proxy = Proxy("/some/board")
-    server = BoardServer(board.workspace, GRADIO_ROOT_PATH="/some/board")
-    proxy.target = urlsplit(server.url).netloc
-    yield f"http://127.0.0.1:{proxy.server_port}/some/board/"
-    server.kill()
-    proxy.shutdown()
-    proxy.server_close()
+def behind_proxy(board, monkeypatch) -> Iterator[str]:
+    monkeypatch.chdir(board.workspace)
+    proxy, page = Proxy("/some/board"), create_ui()
+    with serve_page(page, root_path="/some/board") as url, closing(page.board):
+        proxy.target = urlsplit(url).netloc
+        yield f"http://127.0.0.1:{proxy.server_port}/some/board/"
+        proxy.shutdown()
+        proxy.server_close()
 
 
 def test_behind_a_proxy_with_a_prefix(chromium, behind_proxy):

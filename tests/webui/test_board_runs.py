@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from llamafactory.jobs import Job
 from llamafactory.webui.texts.texts import text
 
 from .board import BoardServer, Page, opened, wait_until
@@ -39,58 +40,71 @@ def test_from_opening_to_an_exported_model(chromium, board):
         second = page.start_run(board, "second")
         page.choose_many("train-dataset", ["tiny"], instead_of=["broken"])
         page.fill("train-learning_rate", "1e-2")
-        third = page.start_run(board, "third")
-        page.fill("train-output_dir", "")
+        page.unfold(text("en", "group.extra"))
+        page.fill("train-logging_steps", "20")
+        page.unfold(text("en", "more_box"))
+        page.box("train-search").fill("max_steps")
+        page.fill("train-max_steps", "100000")
+        page.tab.locator("#train-set").get_by_text("max_steps: 100000").wait_for()
+        third = page.start_run(board, "endless")
         assert board.jobs.get(third.id).state in ("queued", "running")
     # The page is closed; nobody looks while they go on.
     wait_until(lambda: ended(board, first.id, "done"))
     wait_until(lambda: ended(board, second.id, "failed"))
     wait_until(lambda: board.jobs.get(third.id).state != "queued")
     with opened(chromium, board.url) as page:
-        page.tab.locator("#train-progress").get_by_text("third").wait_for()
-        page.tab.locator("#train-progress .progress.done").wait_for()
-        assert points(page, "train-curves", text("en", "figure.loss")) == 12
-        log = page.box("train-output")
-        assert "train_loss" in log.input_value()
-        wait_until(lambda: left_below(log) < 4 or page.tab.wait_for_timeout(50))
-        log.evaluate("box => { box.scrollTop = 5; box.value += '\\nmore' }")
-        page.tab.wait_for_timeout(700)
-        assert left_below(log) > 20, "somebody scrolled up: it stays there"
-        log.evaluate("box => { box.scrollTop = box.scrollHeight; box.value += '\\nmore\\nand more' }")
-        wait_until(lambda: left_below(log) < 4 or page.tab.wait_for_timeout(50))
-
-        page.open_tab("jobs")
-        page.tab.locator("#jobs-list label", has_text=f"#{second.id} ").click()
-        page.tab.locator("#jobs-details .reason").wait_for()
-        page.tab.locator("#jobs-list label", has_text=f"#{second.id} ").click()
-        for job in (first, third):
-            page.tab.locator("#jobs-list label", has_text=f"#{job.id} ").click()
-        page.tab.locator("#jobs-details .differences").get_by_text("learning_rate").wait_for()
-        overlaid = page.tab.locator("#jobs-curves figure").first
-        assert [key.strip() for key in overlaid.locator(".key").all_inner_texts()] == [
-            f"#{job.id} {job.name}" for job in (first, third)
-        ]
-        abort_a_run(page, board)
+        page.tab.locator("#train-progress").get_by_text("endless").wait_for()
+        page.tab.locator("#train-curves figure").first.wait_for()
+        page.press("train-stop_btn")
+        page.tab.locator("#train-progress .progress.cancelled").wait_for()
+        aborted(page, board.jobs.get(third.id))
+        follow_the_log(page)
+        look_at_jobs(page, first, second, third)
         talk(page)
         export(page, board)
 
 
-def abort_a_run(page: Page, board: BoardServer) -> None:
-    page.open_tab("train")
-    page.load_preset()
-    page.unfold(text("en", "more_box"))
-    page.box("train-search").fill("max_steps")
-    page.fill("train-max_steps", "100000")
-    page.tab.locator("#train-set").get_by_text("max_steps: 100000").wait_for()
-    job = page.start_run(board, "endless")
-    page.tab.locator("#train-progress").get_by_text("endless").wait_for()
-    page.tab.locator("#train-curves figure").first.wait_for()
-    page.press("train-stop_btn")
-    page.tab.locator("#train-progress .progress.cancelled").wait_for()
-    assert ended(board, job.id, "cancelled")
+def aborted(page: Page, job: Job) -> None:
+    """It has saved what it had, and the page has every point of its curve, those from before it was opened too."""
+    assert job.state == "cancelled"
     saved = sorted(job.output_dir.glob("checkpoint-*/adapter_model.safetensors"))
     with safe_open(saved[-1], "pt") as file:
         assert list(file.keys())
+    rows = [json.loads(line) for line in (job.output_dir / "trainer_log.jsonl").read_text().splitlines()]
+    logged = sum("learning_rate" in row or "lr" in row for row in rows)
+    assert points(page, "train-curves", text("en", "figure.learning_rate")) == logged > 1
+
+
+def follow_the_log(page: Page) -> None:
+    """It is shown from its end, and stays where somebody scrolled to."""
+    log = page.box("train-output")
+    wait_until(lambda: left_below(log) < 4 or page.tab.wait_for_timeout(50))
+    log.evaluate("box => { box.scrollTop = 5; box.value += '\\nmore' }")
+    page.tab.wait_for_timeout(700)
+    assert left_below(log) > 20
+    log.evaluate("box => { box.scrollTop = box.scrollHeight; box.value += '\\nmore\\nand more' }")
+    wait_until(lambda: left_below(log) < 4 or page.tab.wait_for_timeout(50))
+
+
+def look_at_jobs(page: Page, first: Job, second: Job, third: Job) -> None:
+    """The one that failed says why; the whole curve of one that nobody watched; two laid over each other."""
+
+    def choose(job: Job) -> None:
+        page.tab.locator("#jobs-list label", has_text=f"#{job.id} ").click()
+
+    page.open_tab("jobs")
+    choose(second)
+    page.tab.locator("#jobs-details .reason").wait_for()
+    choose(second)
+    choose(first)
+    page.tab.locator("#jobs-curves figure", has_text=text("en", "figure.loss")).wait_for()
+    assert points(page, "jobs-curves", text("en", "figure.loss")) == 12
+    choose(third)
+    page.tab.locator("#jobs-details .differences").get_by_text("learning_rate").wait_for()
+    overlaid = page.tab.locator("#jobs-curves figure").first
+    assert [key.strip() for key in overlaid.locator(".key").all_inner_texts()] == [
+        f"#{job.id} {job.name}" for job in (first, third)
+    ]
 
 
 def talk(page: Page) -> None:

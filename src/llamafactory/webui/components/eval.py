@@ -27,7 +27,7 @@ def create_eval_tab(engine: Engine) -> dict[str, Block]:
 
     language = engine.language
     tab: Any = gr.context.Context.block
-    elems: dict[str, Any] = create_form(engine, "eval")
+    elems: dict[str, Any] = create_form(engine, "eval", marked=True)
     elems |= {"above": gr.State(None)} | _results(gr, language)
     engine.manager.add_elems("eval", elems)
     _connect(gr, engine, elems, tab)

@@ -16,12 +16,18 @@ if TYPE_CHECKING:
     from ..engine import Engine
 
 
-def create_form(engine: Engine, tab: str) -> dict[str, Block]:
-    """Build fields, buttons and the place of the run of a tab whose groups of fields are rows; elements by name."""
+def create_form(engine: Engine, tab: str, marked: bool = False) -> dict[str, Block]:
+    """Build fields, buttons and the place of the run of a tab whose groups of fields are rows; elements by name.
+
+    Args:
+        engine: What is behind the page.
+        tab: The tab.
+        marked: Fields that have no effect are greyed out; the tab looks at them again when one is changed.
+    """
     import gradio as gr
 
     language = engine.language
-    marks = engine.runner.first_marks(tab, language)
+    marks = engine.runner.first_marks(tab, language) if marked else {}
     off = {name: reason for name, (_, reason) in marks.items()}
     elems: dict[str, Any] = {"marks": gr.State(marks)}
     for group in dict.fromkeys(field.group for field in fields_of(tab)):
