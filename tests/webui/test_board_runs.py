@@ -108,6 +108,8 @@ def look_at_jobs(page: Page, first: Job, second: Job, third: Job) -> None:
 
 
 def talk(page: Page) -> None:
+    page.open_tab("train")
+    page.load_preset()
     page.choose_many("top-checkpoint_path", ["first"])
     page.open_tab("infer")
     page.press("infer-load_btn")
