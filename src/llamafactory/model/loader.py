@@ -68,6 +68,7 @@ def load_model(
     from ..hparams import TrainArgs, resolve_dtypes
     from ..plugins import resolve
     from . import liger
+    from .towers import settle_parts
 
     assert head in (None, "reward"), head
     training = args.training if isinstance(args, TrainArgs) else None
@@ -84,6 +85,8 @@ def load_model(
         )
     if isinstance(args, TrainArgs) and (trainable or beside_training) and liger.wants_liger(args):
         liger.use_liger(model, args, device)
+    if trainable:
+        settle_parts(model, args.finetuning)
     new_rows = _fit_to_run(model, tokenizer, args, trainable, head)
     tuned: nn.Module = tuner.create(model, args, dtypes, trainable=trainable, new_rows=new_rows)
     if not trainable:
@@ -123,9 +126,9 @@ def _ready_to_train(
     from .fake_quantization import round_weights
     from .float8 import convert_to_float8
     from .quantizers.layers import keep_from_broadcast
-    from .towers import freeze_towers
+    from .towers import freeze_parts, part_lines
 
-    freeze_towers(tuned)
+    freeze_parts(tuned)
     if args.model.upcast_layernorm:
         embeddings.upcast_norms(tuned)
     if args.fp8.fp8:
@@ -136,6 +139,8 @@ def _ready_to_train(
     keep_from_broadcast(tuned)
     tuned.train()
     logger.info_rank0(report.trainable_line(tuned))
+    for line in part_lines(tuned):
+        logger.info_rank0(line)
     if args.model.print_param_status:
         logger.info_rank0(report.parameter_table(tuned))
     return tuned

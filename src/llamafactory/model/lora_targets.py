@@ -12,7 +12,7 @@ from torch import nn
 
 from ..extras.errors import ConfigError, first_line
 from ..extras.logging import get_logger
-from .towers import outside_language
+from .towers import frozen_modules
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -117,8 +117,8 @@ def _head(model: Any) -> Any:
 
 
 def _outside(model: Any) -> re.Pattern[str]:
-    """Names of modules that are no part of the language model."""
-    return re.compile(outside_language(model) or "(?!)")
+    """Names of modules in parts that stay as they are."""
+    return re.compile(frozen_modules(model) or "(?!)")
 
 
 def _linear(model: Any) -> set[str]:

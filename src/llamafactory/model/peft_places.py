@@ -15,7 +15,7 @@ from ..hparams.field import split_list
 from .lora_targets import find_targets, require_known
 from .patterns import resolve_patterns
 from .peft_fields import config_class
-from .towers import outside_language
+from .towers import frozen_modules
 
 logger = get_logger(__name__)
 
@@ -56,7 +56,7 @@ def find_places(model: Any, kind: str, tuner: Any, new_rows: Sequence[int]) -> d
     places: dict[str, Any] = {}
     if targets is None:
         places = _OWN.get(kind, _linear)(model, split_list(tuner.lora_target))
-        places |= _without_towers(model, kind, places["target_modules"])
+        places |= _without_frozen(model, kind, places["target_modules"])
     if additional:
         if not _has_field(kind, "modules_to_save"):
             raise ConfigError(f"additional_target: {kind} trains no whole modules")
@@ -76,9 +76,9 @@ def _has_field(kind: str, field: str) -> bool:
     return field in config_class(kind).__dataclass_fields__
 
 
-def _without_towers(model: Any, kind: str, targets: list[str]) -> dict[str, Any]:
-    """Leave out what images, videos and sound go through; a method without ``exclude_modules`` gets whole names."""
-    outside = outside_language(model)
+def _without_frozen(model: Any, kind: str, targets: list[str]) -> dict[str, Any]:
+    """Leave out parts that stay as they are; a method without ``exclude_modules`` gets whole names."""
+    outside = frozen_modules(model)
     if outside is None:
         return {}
     if _has_field(kind, "exclude_modules"):

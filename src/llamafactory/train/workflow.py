@@ -33,6 +33,7 @@ from ..model.families.family import reads_prefix_both_ways
 from ..plugins import resolve
 from .batching.batches import largest_batch
 from .batching.packing import settle_packing
+from .callbacks.frozen import FrozenCallback
 from .callbacks.log import LogCallback
 from .callbacks.neftune import NoiseCallback
 from .callbacks.plan import PlanCallback
@@ -149,6 +150,7 @@ def build_trainer(
         LogCallback(),
         SignalCallback(),
         ThreadsCallback(),
+        FrozenCallback(),
         PlanCallback(args, dataset, stage.generates),
         ProgressCallback(bars=not args.training.disable_tqdm),
     ]

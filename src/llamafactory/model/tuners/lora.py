@@ -209,7 +209,7 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
 
     from ..lora_targets import find_targets, require_known
     from ..peft_places import require_targets
-    from ..towers import outside_language
+    from ..towers import frozen_modules
 
     additional = split_list(tuner.additional_target)
     modules = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name}
@@ -233,7 +233,7 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
     fields = {
         "target_modules": targets.modules,
         "target_parameters": None if given.get("target_modules") else targets.parameters or None,
-        "exclude_modules": outside_language(model),
+        "exclude_modules": frozen_modules(model),
         **given,
         **_options_of_start(tuner),
     }
