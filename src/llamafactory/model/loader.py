@@ -68,6 +68,8 @@ def load_model(
     from ..hparams import TrainArgs, resolve_dtypes
     from ..plugins import resolve
     from . import liger
+    from .attention import is_isolating
+    from .media_inputs import shield_towers
     from .towers import settle_parts
 
     assert head in (None, "reward"), head
@@ -87,6 +89,8 @@ def load_model(
         liger.use_liger(model, args, device)
     if trainable:
         settle_parts(model, args.finetuning)
+    if (trainable or beside_training) and is_isolating(model):
+        shield_towers(model)
     new_rows = _fit_to_run(model, tokenizer, args, trainable, head)
     tuned: nn.Module = tuner.create(model, args, dtypes, trainable=trainable, new_rows=new_rows)
     if not trainable:

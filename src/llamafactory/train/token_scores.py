@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..extras.heap import give_back_gaps
+from ..model.media_inputs import packed_inputs
 from ..model.wrapping import beneath_adapters
 from .losses.linear_log_probs import (
     Anchor,
@@ -124,7 +125,7 @@ def _score(
     inputs = {name: value for name, value in inputs.items() if value is not None}
     balance = getattr(causal_lm.config.get_text_config(), "output_router_logits", False)
     outputs = getattr(causal_lm, causal_lm.base_model_prefix)(
-        **inputs, use_cache=False, return_dict=True, **({"output_router_logits": True} if balance else {})
+        **packed_inputs(causal_lm, inputs), use_cache=False, return_dict=True, **({"output_router_logits": True} if balance else {})
     )
     if positions is None:
         positions = trained_positions(labels)
