@@ -20,12 +20,6 @@ from .wrapping import beneath_adapters
 if TYPE_CHECKING:
     from ..hparams.finetuning_args import FinetuningArguments
 
-_KEYS: dict[str, Part] = {
-    "freeze_vision_tower": "vision tower",
-    "freeze_multi_modal_projector": "projector",
-    "freeze_language_model": "language model",
-}
-_RATES: dict[str, Part] = {"vision_tower_lr": "vision tower", "projector_lr": "projector"}
 _TRAINED_WHOLE = ".modules_to_save."  # a copy that additional_target asks for, by name
 
 
@@ -68,32 +62,46 @@ def _frozen(model: Any) -> set[Part]:
     return frozen
 
 
-def settle_parts(model: Any, finetuning: FinetuningArguments) -> None:
+def _switches(asked: FinetuningArguments) -> dict[str, tuple[Part, bool, bool]]:
+    """Key → the part it is about, whether that is frozen, and what is so by default."""
+    return {
+        "freeze_vision_tower": ("vision tower", asked.freeze_vision_tower, True),
+        "freeze_multi_modal_projector": ("projector", asked.freeze_multi_modal_projector, True),
+        "freeze_language_model": ("language model", asked.freeze_language_model, False),
+    }
+
+
+def _rates(asked: FinetuningArguments) -> dict[str, tuple[Part, float]]:
+    """Keys of learning rates that are given → the part they are about, and the rate."""
+    rates: dict[str, tuple[Part, float | None]] = {
+        "vision_tower_lr": ("vision tower", asked.vision_tower_lr),
+        "projector_lr": ("projector", asked.projector_lr),
+    }
+    return {key: (part, rate) for key, (part, rate) in rates.items() if rate is not None}
+
+
+def settle_parts(model: Any, asked: FinetuningArguments) -> None:
     """Note on a base model which of its parts stay as they are.
 
     Raises:
         ConfigError: A key is about a part that this model does not have, or none is left to train.
     """
-    frozen = {part for key, part in _KEYS.items() if getattr(finetuning, key)}
-    asked = [key for key in _KEYS if getattr(finetuning, key) != getattr(type(finetuning)(), key)]
-    asked += [key for key in _RATES if getattr(finetuning, key) is not None]
-    if not asked:
+    switches, rates = _switches(asked), _rates(asked)
+    keys = [key for key, (_, value, default) in switches.items() if value != default] + [*rates]
+    if not keys:
         return
     name = model.config.model_type
     if media_class(model.config) is None:
-        raise ConfigError(f"{asked[0]}: models of type {name} take text alone; leave it out")
+        raise ConfigError(f"{keys[0]}: models of type {name} take text alone; leave it out")
     if known_layout(model.config) is None:
-        raise ConfigError(f"{asked[0]}: which modules of a {name} model are its towers and projector is not known here")
-    if frozen == set(PARTS):
-        raise ConfigError(f"{', '.join(_KEYS)}: all true leaves nothing to train")
-    for key, part in _RATES.items():
-        if getattr(finetuning, key) is not None and part in frozen:
-            raise ConfigError(f"{key}: the {part} is frozen; set {_key_of(part)}: false, or leave {key} out")
-    model.frozen_parts = frozen
-
-
-def _key_of(part: Part) -> str:
-    return next(key for key, one in _KEYS.items() if one == part)
+        raise ConfigError(f"{keys[0]}: which modules of a {name} model are its towers and projector is not known here")
+    frozen = {part: key for key, (part, value, _) in switches.items() if value}
+    if len(frozen) == len(PARTS):
+        raise ConfigError(f"{', '.join(switches)}: all true leaves nothing to train")
+    for key, (part, _) in rates.items():
+        if part in frozen:
+            raise ConfigError(f"{key}: the {part} is frozen; set {frozen[part]}: false, or leave {key} out")
+    model.frozen_parts = set(frozen)
 
 
 def by_part(model: nn.Module) -> dict[Part, dict[str, nn.Parameter]]:
@@ -150,13 +158,11 @@ def _stay_still(module: nn.Module, mode: bool = True) -> nn.Module:
     return nn.Module.train(module, False)
 
 
-def rates_of_parts(model: nn.Module, finetuning: FinetuningArguments) -> dict[float, list[nn.Parameter]]:
+def rates_of_parts(model: nn.Module, asked: FinetuningArguments) -> dict[float, list[nn.Parameter]]:
     """Which trained weights have a learning rate of their own."""
-    given = {part: getattr(finetuning, key) for key, part in _RATES.items() if getattr(finetuning, key) is not None}
-    parts = by_part(model) if given else {}
     rates: dict[float, list[nn.Parameter]] = {}
-    for part, rate in given.items():
-        rates.setdefault(rate, []).extend(one for one in parts[part].values() if one.requires_grad)
+    for part, rate in _rates(asked).values():
+        rates.setdefault(rate, []).extend(one for one in by_part(model)[part].values() if one.requires_grad)
     return rates
 
 

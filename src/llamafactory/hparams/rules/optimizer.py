@@ -74,10 +74,9 @@ def _check_rounding(args: TrainArgs) -> None:
 
 def _check_rates_of_parts(args: TrainArgs, chosen: Collection[str]) -> None:
     """Towers and projector get groups of their own in an optimizer that keeps its weights in groups."""
-    for key in ("vision_tower_lr", "projector_lr"):
-        if getattr(args.finetuning, key) is None:
-            continue
-        own = chosen_optimizer(args)
+    own = chosen_optimizer(args)
+    rates = {"vision_tower_lr": args.finetuning.vision_tower_lr, "projector_lr": args.finetuning.projector_lr}
+    for key in (key for key, rate in rates.items() if rate is not None):
         others = [one for one in chosen if one not in ("loraplus_lr_ratio", "stochastic_rounding")]
         require(not others and own in (None, "loraplus"), f"{key}: not with {(others or [f'optim: {own}'])[0]}")
         require(args.training.learning_rate > 0, f"{key}: needs a learning_rate above 0, which it is measured by")
