@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from media_models import FAMILIES, build
+from media_models import FAMILIES, MORE_FAMILIES, build
 from media_rows import Official, in_one_line, loss_sum, rows_of
 
 from llamafactory.hparams import get_train_args
@@ -19,8 +19,8 @@ from llamafactory.model.families.family import media_packing
 from llamafactory.train.token_scores import attach
 
 ALWAYS = ("qwen2_vl", "gemma3", "llava")
-PADDED = {"qwen2_audio"}
-ROWS = [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in FAMILIES]
+PADDED = {"gemma4", "qwen2_audio", "qwen3_5"}
+ROWS = [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in FAMILIES | MORE_FAMILIES]
 
 
 @pytest.fixture(scope="module")

@@ -64,10 +64,12 @@ _SEES_ITSELF = {"gemma3"}
 # Rows with media that are laid end to end are computed as each alone (tested: loss and every gradient). Others are padded.
 _PACKS_MEDIA = {
     "gemma3",
+    "glm4v",
     "idefics3",
     "internvl",
     "llava",
     "llava_next",
+    "mistral3",
     "qwen2_5_vl",
     "qwen2_vl",
     "qwen3_vl",
