@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,17 @@ from llamafactory.train.token_scores import attach
 
 ALWAYS = ("qwen2_vl", "gemma3", "llava")
 PADDED = {"gemma4", "qwen2_audio", "qwen3_5"}
-ROWS = [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in FAMILIES | MORE_FAMILIES]
+NEEDS_TORCHVISION = {"mistral3"}
+
+
+def _row(family: str) -> Any:
+    marks = [] if family in ALWAYS else [pytest.mark.slow]
+    if family in NEEDS_TORCHVISION:
+        marks.append(pytest.mark.skipif(find_spec("torchvision") is None, reason="its processor needs torchvision"))
+    return pytest.param(family, marks=marks)
+
+
+ROWS = [_row(family) for family in FAMILIES | MORE_FAMILIES]
 
 
 @pytest.fixture(scope="module")

@@ -166,6 +166,16 @@ def rates_of_parts(model: nn.Module, asked: FinetuningArguments) -> dict[float, 
     return rates
 
 
+def nothing_of_idle_parts(core: nn.Module) -> Tensor | None:
+    """Zero, with a gradient of zeros for each trained weight of towers and projector; ``None``: there is none.
+
+    Processes that hold parts of a model add up gradients of all weights together, those of one that had no media too.
+    """
+    parts = by_part(core)
+    trained = [one for part in ("vision tower", "projector") for one in parts.get(part, {}).values() if one.requires_grad]
+    return sum((one.sum() for one in trained), start=torch.zeros((), device=trained[0].device)) * 0 if trained else None
+
+
 def part_lines(model: nn.Module) -> list[str]:
     """What is trained of each part, a line each: ``vision tower: 0 of 1,234 parameters are trained (frozen)``."""
     lines = []
