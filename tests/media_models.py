@@ -88,7 +88,9 @@ def config_of(family: str) -> Any:
     if family not in FAMILIES | MORE_FAMILIES:
         return None
     text = TEXT | {"vocab_size": 128, "eos_token_id": 1, "pad_token_id": 0}
-    return AutoConfig.for_model(family, **(FAMILIES | MORE_FAMILIES)[family][3](text, lambda token: 2 + hash(token) % 100))
+    return AutoConfig.for_model(
+        family, **(FAMILIES | MORE_FAMILIES)[family][3](text, lambda token: 2 + hash(token) % 100)
+    )
 
 
 def _qwen2_vl(text: dict, id_of: Callable[[str], int]) -> dict:
@@ -287,7 +289,11 @@ def _glm4v(text: dict, id_of: Callable[[str], int]) -> dict:
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
     vision = {"depth": 2, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 64}
     names = ("image", "video", "image_start", "image_end", "video_start", "video_end")
-    tokens = ("<|image|>", "<|video|>", *(f"<|{way}_of_{kind}|>" for kind in ("image", "video") for way in ("begin", "end")))
+    tokens = (
+        "<|image|>",
+        "<|video|>",
+        *(f"<|{way}_of_{kind}|>" for kind in ("image", "video") for way in ("begin", "end")),
+    )
     return {
         "text_config": text | {"rope_parameters": rope},
         "vision_config": vision | {"patch_size": 14, "image_size": 56},
@@ -307,7 +313,12 @@ def _glm4v_processor(tokenizer: Any) -> Any:
 
 def _qwen3_5(text: dict, id_of: Callable[[str], int]) -> dict:
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "mrope_interleaved": True, "rope_theta": 10000.0}
-    linear = {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4}
+    linear = {
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    }
     layers = {"layer_types": ["linear_attention", "full_attention"], "head_dim": 8, "partial_rotary_factor": 1.0}
     config = _qwen3_vl(text, id_of)
     vision = {key: value for key, value in config["vision_config"].items() if key != "deepstack_visual_indexes"}

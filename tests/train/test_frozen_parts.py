@@ -131,9 +131,9 @@ def test_keys_of_parts_are_refused_where_they_mean_nothing(tiny_llama: Path, fol
     for key in ({"freeze_vision_tower": False}, {"freeze_language_model": True}, {"vision_tower_lr": 1e-5}):
         with pytest.raises(ConfigError, match=f"^{next(iter(key))}: models of type llama take text alone; leave it"):
             loaded(tiny_llama, **key)
-    with pytest.raises(ConfigError, match="^projector_lr: the projector is frozen; set freeze_multi_modal_projector"):
+    with pytest.raises(ConfigError, match=r"^projector_lr: the projector is frozen; set freeze_multi_modal_projector"):
         loaded(folder_of("llava"), projector_lr=1e-4)
-    with pytest.raises(ConfigError, match="^vision_tower_lr: not with use_badam"):
+    with pytest.raises(ConfigError, match=r"^vision_tower_lr: not with use_badam"):
         loaded(folder_of("llava"), vision_tower_lr=1e-4, use_badam=True, finetuning_type="full")
 
 
@@ -143,13 +143,19 @@ def test_parts_have_rates_of_their_own(folder_of: Callable[[str], Path]) -> None
 
     keys = {"vision_tower_lr": 1e-5, "projector_lr": 3e-4, "learning_rate": 1e-4}
     keys |= {"freeze_vision_tower": False, "freeze_multi_modal_projector": False}
-    args = get_train_args({"model_name_or_path": str(folder_of("qwen2_vl")), "dataset": "none", "output_dir": "o"} | keys)
+    args = get_train_args(
+        {"model_name_or_path": str(folder_of("qwen2_vl")), "dataset": "none", "output_dir": "o"} | keys
+    )
     model = loaded(folder_of("qwen2_vl"), finetuning_type="full", **keys)
     names = {one: name for name, one in model.named_parameters()}
     halves = [[one for one in names if (one.ndim > 1) is wide] for wide in (True, False)]
-    optimizer = torch.optim.AdamW([{"params": halves[0], "weight_decay": 0.1}, {"params": halves[1], "lr": 2e-4}], lr=1e-4)
+    optimizer = torch.optim.AdamW(
+        [{"params": halves[0], "weight_decay": 0.1}, {"params": halves[1], "lr": 2e-4}], lr=1e-4
+    )
     set_rates(optimizer, rates_of_parts(model, args.finetuning), 1e-4)
-    found = {names[one]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for one in group["params"]}
+    found = {
+        names[one]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for one in group["params"]
+    }
     own = {KEYS[0]: 1e-5, KEYS[1]: 3e-4, KEYS[2]: 1e-4}
     assert found.keys() == set(names.values())
     for name, (rate, decay) in found.items():

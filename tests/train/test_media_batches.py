@@ -77,4 +77,6 @@ def test_loss_and_gradients_are_those_of_each_conversation_alone(family: str, fo
         found = gradients(model)
         assert found.keys() == wanted.keys()
         for name, value in wanted.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+            torch.testing.assert_close(
+                found[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+            )

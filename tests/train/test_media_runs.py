@@ -132,7 +132,9 @@ def test_a_resumed_run_is_bit_equal(family: str, folder_of: Callable[[str], Path
     more = {**data, "max_steps": 6, "save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 2}
     keys = run_keys(folder_of(family), family, tmp_path / "whole", **more, finetuning_type="lora", lora_dropout=0.1)
     whole = train(keys)
-    first = train(keys | {"output_dir": str(tmp_path / "half"), "num_train_epochs": 2, "stop_at": None} | {}) if 0 else None
+    first = (
+        train(keys | {"output_dir": str(tmp_path / "half"), "num_train_epochs": 2, "stop_at": None} | {}) if 0 else None
+    )
     assert first is None
     from .running import first_half
 

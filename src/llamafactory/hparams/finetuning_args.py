@@ -44,9 +44,7 @@ class FinetuningArguments:
     vision_tower_lr: float | None = arg(
         None, "Learning rate of the encoders of images, videos and sound; unset = learning_rate.", within=AT_LEAST_0
     )
-    projector_lr: float | None = arg(
-        None, "Learning rate of the projector; unset = learning_rate.", within=AT_LEAST_0
-    )
+    projector_lr: float | None = arg(None, "Learning rate of the projector; unset = learning_rate.", within=AT_LEAST_0)
 
     # Other methods and loops.
     use_llama_pro: bool = arg(False, "LLaMA-Pro: train the inserted blocks only.")

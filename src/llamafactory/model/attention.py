@@ -191,8 +191,8 @@ def _isolated_with_media(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Any, block
         if options.window is not None:
             places = torch.arange(end - start, device=q.device)
             mask = mask & (places > places[:, None] - options.window)
-        row = (x[:, :, start:end] for x in (q, k, v))
-        pieces.append(_attend(*row, mask[None, None], options))
+        query, key, value = (x[:, :, start:end] for x in (q, k, v))
+        pieces.append(_attend(query, key, value, mask[None, None], options))
     return torch.cat(pieces, dim=2).transpose(1, 2)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ def packed_inputs(causal_lm: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 def _positions(decoder: Any, inputs: dict[str, Any]) -> Tensor:
     """Positions [3, 1, T] by the model's own function, which is given each sequence as a row."""
     bounds = inputs["cu_seqlens"].tolist()
-    lengths = [end - start for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    lengths = [end - start for start, end in pairwise(bounds)]
     mask = _rows(inputs["input_ids"].new_ones(bounds[-1]), lengths)
     asked = inspect.signature(decoder.get_rope_index).parameters
     given = {name: value for name, value in inputs.items() if name in asked}

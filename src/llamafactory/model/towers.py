@@ -134,7 +134,7 @@ def freeze_parts(model: nn.Module) -> None:
                 if _TRAINED_WHOLE not in name:
                     parameter.requires_grad_(False)
     for module in _still_modules(core):
-        module.train = MethodType(_stay_still, module)  # type: ignore[method-assign]
+        module.train = MethodType(_stay_still, module)
         module.eval()
 
 
@@ -172,7 +172,9 @@ def nothing_of_idle_parts(core: nn.Module) -> Tensor | None:
     Processes that hold parts of a model add up gradients of all weights together, those of one that had no media too.
     """
     parts = by_part(core)
-    trained = [one for part in ("vision tower", "projector") for one in parts.get(part, {}).values() if one.requires_grad]
+    trained = [
+        one for part in ("vision tower", "projector") for one in parts.get(part, {}).values() if one.requires_grad
+    ]
     return sum((one.sum() for one in trained), start=torch.zeros((), device=trained[0].device)) * 0 if trained else None
 
 

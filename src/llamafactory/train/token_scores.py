@@ -127,7 +127,10 @@ def _score(
     inputs = {name: value for name, value in inputs.items() if value is not None}
     balance = getattr(causal_lm.config.get_text_config(), "output_router_logits", False)
     outputs = getattr(causal_lm, causal_lm.base_model_prefix)(
-        **packed_inputs(causal_lm, inputs), use_cache=False, return_dict=True, **({"output_router_logits": True} if balance else {})
+        **packed_inputs(causal_lm, inputs),
+        use_cache=False,
+        return_dict=True,
+        **({"output_router_logits": True} if balance else {}),
     )
     if positions is None:
         positions = trained_positions(labels)

@@ -61,7 +61,9 @@ _LAYOUTS: dict[str, Layout] = {
         tuple(
             f"embed_tokens_extend.{name}"
             for name in ("image_embed.img_projection_up", "image_embed.img_projection_down")
-            + tuple(f"audio_embed.{way}_proj_for_{what}" for way in ("up", "down") for what in ("speech", "vision_speech"))
+            + tuple(
+                f"audio_embed.{way}_proj_for_{what}" for way in ("up", "down") for what in ("speech", "vision_speech")
+            )
         ),
     ),
     "qwen2_5_omni_thinker": Layout(("visual", "audio_tower"), ("visual.merger", "audio_tower.proj")),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -33,7 +33,7 @@ def by_decay(model: nn.Module, weights: dict[str, nn.Parameter], decay: float, *
     return [{**group, **settings} for group in groups if group["params"]]
 
 
-def set_rates(optimizer: Any, rates: dict[float, Collection[nn.Parameter]], base: float) -> None:
+def set_rates(optimizer: Any, rates: Mapping[float, Collection[nn.Parameter]], base: float) -> None:
     """Give weights learning rates of their own: groups are split, and what a group's rate is to the base's stays.
 
     Args:
