@@ -61,7 +61,8 @@ _PREFIX_LM = {"paligemma"}
 # The tokens of a picture see each other in every layer; ``token_type_ids`` are 1 there.
 _SEES_ITSELF = {"gemma3"}
 
-# Rows with media that are laid end to end are computed as each alone (tested: loss and every gradient). Others are padded.
+# Rows with media that are laid end to end are computed as each alone (tested: loss and every gradient); others are
+# padded.
 _PACKS_MEDIA = {
     "gemma3",
     "glm4v",

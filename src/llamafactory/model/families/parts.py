@@ -34,9 +34,30 @@ _MINICPM = Layout(("vision_tower",), ("vision_tower.vit_merger", "merger"))
 
 _LAYOUTS: dict[str, Layout] = {
     **dict.fromkeys(
-        ("aria", "aya_vision", "cohere2_vision", "gemma3", "got_ocr2", "internvl", "lfm2_vl", "lfm3_vl", "llava")
-        + ("llava_next", "llava_next_video", "llava_onevision", "minimax_m3_vl", "mistral3", "mistral_large4")
-        + ("molmo2", "paligemma", "pp_chart2table", "qianfan_ocr", "shieldgemma2", "unlimited_ocr", "vipllava"),
+        (
+            "aria",
+            "aya_vision",
+            "cohere2_vision",
+            "gemma3",
+            "got_ocr2",
+            "internvl",
+            "lfm2_vl",
+            "lfm3_vl",
+            "llava",
+            "llava_next",
+            "llava_next_video",
+            "llava_onevision",
+            "minimax_m3_vl",
+            "mistral3",
+            "mistral_large4",
+            "molmo2",
+            "paligemma",
+            "pp_chart2table",
+            "qianfan_ocr",
+            "shieldgemma2",
+            "unlimited_ocr",
+            "vipllava",
+        ),
         _LLAVA,
     ),
     **dict.fromkeys(
@@ -60,9 +81,14 @@ _LAYOUTS: dict[str, Layout] = {
         ("embed_tokens_extend",),
         tuple(
             f"embed_tokens_extend.{name}"
-            for name in ("image_embed.img_projection_up", "image_embed.img_projection_down")
-            + tuple(
-                f"audio_embed.{way}_proj_for_{what}" for way in ("up", "down") for what in ("speech", "vision_speech")
+            for name in (
+                "image_embed.img_projection_up",
+                "image_embed.img_projection_down",
+                *tuple(
+                    f"audio_embed.{way}_proj_for_{what}"
+                    for way in ("up", "down")
+                    for what in ("speech", "vision_speech")
+                ),
             )
         ),
     ),
