@@ -29,7 +29,8 @@ from ..extras.seeds import set_seed
 from ..hparams import to_dict
 from ..hparams.rules.packages import require_packages
 from ..model import can_share_prefixes, is_isolating, load_model, load_tokenizer
-from ..model.families.family import reads_prefix_both_ways
+from ..model.families.family import media_packing, reads_prefix_both_ways
+from ..model.wrapping import beneath_adapters
 from ..plugins import resolve
 from .batching.batches import largest_batch
 from .batching.packing import settle_packing
@@ -206,7 +207,8 @@ def choose_collator(stage: Stage, model: Any, tokenizer: Any, dataset: DatasetMo
         ConfigError: Packed rows and an attention that would let their sequences see each other; rows of several answers
             and one that lets these see themselves.
     """
-    padding_free = is_isolating(model) and args.data.padding_free is not False
+    obstacle = _obstacle(model, dataset, args)
+    padding_free = obstacle is None
     padded = PaddedCollator(tokenizer, prefix_types=reads_prefix_both_ways(model.config))
     if padded.prefix_types and not (dataset.train is None or isinstance(dataset.train, StreamRows)):
         padded.check(dataset.train)  # not in the middle of the training
@@ -214,14 +216,32 @@ def choose_collator(stage: Stage, model: Any, tokenizer: Any, dataset: DatasetMo
         single = PaddingFreeCollator(tokenizer) if padding_free else padded
         collator = stage.collator(single)
         if isinstance(collator, PairCollator):
-            collator.least_shared = _least_shared(model, padding_free, args)
+            collator.least_shared = _least_shared(model, padding_free and not holds_media(dataset), args)
         return collator
     if padding_free:
         return PaddingFreeCollator(tokenizer)
     if _is_packed(dataset.train):
-        why = "padding_free is false" if is_isolating(model) else "this model's attention cannot keep sequences apart"
-        raise ConfigError(f"packing: packed rows need isolating attention, but {why}; set packing: false")
+        raise ConfigError(f"packing: packed rows need isolating attention, but {obstacle}; set packing: false")
     return padded
+
+
+def holds_media(dataset: DatasetModule) -> bool:
+    """Whether some rows hold images, videos or sound."""
+    sets = [rows for rows in (dataset.train, *dataset.eval.values()) if rows is not None]
+    return any("media" in rows.column_names for rows in sets if not isinstance(rows, StreamRows))
+
+
+def _obstacle(model: Any, dataset: DatasetModule, args: TrainArgs) -> str | None:
+    """What keeps sequences from being laid end to end, if anything does."""
+    if not is_isolating(model):
+        return "this model's attention cannot keep sequences apart"
+    if args.data.padding_free is False:
+        return "padding_free is false"
+    can = media_packing(beneath_adapters(model).config)
+    if not can.works and holds_media(dataset):
+        logger.info_rank0("Sequences are padded, not packed end to end: %s", can.reason)
+        return can.reason
+    return None
 
 
 def _is_packed(rows: Dataset | StreamRows | None) -> bool:
@@ -239,7 +259,7 @@ def _least_shared(model: Any, padding_free: bool, args: TrainArgs) -> float | No
     can, wanted = padding_free and can_share_prefixes(model), args.rlhf.share_prompt
     if wanted and not can:
         raise ConfigError(
-            "share_prompt: this model's attention, or padding_free: false, does not allow it; leave it out"
+            "share_prompt: this model's attention, padding_free: false or rows with media do not allow it; leave it out"
         )
     if wanted or (wanted is None and can):
         return 0.0 if wanted else LEAST_SHARED
