@@ -40,11 +40,13 @@ class Segment(NamedTuple):
         ids: Token ids.
         weight: Factor of these tokens' loss; 0 is context.
         message: Index into ``sample.messages``; -1 is glue that belongs to no message (BOS, tool list).
+        medium: Number of the image, video or sound of the conversation whose tokens these are, all of them; -1 = text.
     """
 
     ids: list[int]
     weight: float
     message: int
+    medium: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,11 @@ class Message:
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
         return message
+
+
+def has_media(messages: Sequence[Message]) -> bool:
+    """Whether a conversation holds an image, a video or a sound."""
+    return any(part.type != "text" for message in messages for part in message.parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from ...extras.errors import ConfigError
 from ..messages import Message, Part
 from ..template.base import Piece
 from .families import KINDS, MediaFamily
@@ -69,8 +71,9 @@ def mark_media(messages: Sequence[Message], family: MediaFamily, strip: Collecti
 
 def place(pieces: Sequence[Piece], marks: Marks) -> list[Piece]:
     """Write the placeholders in place of their marks; they are the template's, not data."""
+    numbers = itertools.count()
     return [
-        piece._replace(text=text, literal=piece.literal or marked)
+        piece._replace(text=text, literal=piece.literal or marked, medium=next(numbers) if marked else piece.medium)
         for piece in pieces
         for text, marked in marks.split(piece.text)
     ]
@@ -96,3 +99,31 @@ def hide_special(pieces: Sequence[Piece], special: re.Pattern[str]) -> MediaText
         for piece in pieces
     ]
     return MediaText("".join(texts), marks)
+
+
+def expand(pieces: Sequence[Piece], tokens: Sequence[str], expansions: Sequence[str]) -> list[Piece]:
+    """Write what stands for each medium in place of its placeholder.
+
+    Args:
+        pieces: A rendered conversation.
+        tokens: What the processor expands.
+        expansions: In order.
+
+    Returns:
+        Pieces of media know which medium they stand for.
+
+    Raises:
+        ConfigError: There are more or fewer placeholders than media.
+    """
+    pattern = re.compile(f"({'|'.join(map(re.escape, sorted(tokens, key=len, reverse=True)))})")
+    texts = iter(enumerate(expansions))
+    out: list[Piece] = []
+    for piece in pieces:
+        parts = pattern.split(piece.text) if piece.literal else [piece.text]
+        for place, part in enumerate(parts):
+            medium, text = next(texts, (-1, part)) if place % 2 else (piece.medium, part)
+            out.append(piece._replace(text=text, medium=medium))
+    written = sum(len(pattern.findall(piece.text)) for piece in pieces if piece.literal)
+    if written != len(expansions):
+        raise ConfigError(f"template: {written} placeholders {' '.join(tokens)} for {len(expansions)} media")
+    return out

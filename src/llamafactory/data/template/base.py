@@ -29,6 +29,7 @@ class Piece(NamedTuple):
         trained: The assistant wrote it.
         literal: The template wrote it, so special tokens in it are meant; else it is data, and they are mere text.
         is_call: It belongs to the calls of its turn, or comes after them.
+        medium: Number of the image, video or sound of the conversation that it stands for; -1 = none.
     """
 
     text: str
@@ -36,6 +37,7 @@ class Piece(NamedTuple):
     trained: bool
     literal: bool
     is_call: bool = False
+    medium: int = -1
 
 
 class TextSpan(NamedTuple):
@@ -47,12 +49,14 @@ class TextSpan(NamedTuple):
         message: Index of the message it belongs to, or ``GLUE``.
         begins: A trained answer begins with it. No token reaches across that border: the model is asked with the tokens
             of the prompt alone.
+        medium: As that of :class:`Piece`.
     """
 
     text: str
     weight: float
     message: int
     begins: bool = False
+    medium: int = -1
 
 
 class Options(NamedTuple):
@@ -137,6 +141,7 @@ class Template(ABC):
         openings: What may stand before an assistant turn's text, in this order.
         trains_turn_break: The line break behind a trained turn is trained with it.
         parses_special: Special tokens that the text of a training row spells are those tokens.
+        media: What expands the images, videos and sound of training rows; ``None``: only text is taken.
     """
 
     name: str
@@ -150,6 +155,7 @@ class Template(ABC):
     openings: tuple[str, ...]
     trains_turn_break: bool = False
     parses_special: bool = False
+    media: MediaEncoder | None = None
 
     @abstractmethod
     def pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:
