@@ -103,7 +103,7 @@ _OPENAI = ("image", "video", "audio", "image_url", "video_url", "audio_url", "in
 
 def refusal(kind: str) -> str:
     """Why a row with media is not taken: training without them would be silently wrong."""
-    return f"the row has {kind}; only infer takes images, videos and audio so far"
+    return f"the row has {kind}, and only text is taken: this model, or this command, takes no images, videos or audio"
 
 
 def locate(value: Any, attr: DatasetAttr, where: str) -> Any:

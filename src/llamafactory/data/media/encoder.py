@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...extras.errors import ConfigError, in_one_line
@@ -59,16 +60,17 @@ class MediaEncoder:
         processor: The model's processor.
         family: Where media stand in its text.
         limits: Bounds of what is read.
+        store: Folder of the media of training rows that hold bytes in place of a path; ``None`` = these are refused.
 
     Attributes:
         kinds: The kinds of media that both the family and the processor, as installed, take.
         tokens: What the processor expands, by kind.
     """
 
-    def __init__(self, processor: Any, family: MediaFamily, limits: MediaLimits) -> None:
+    def __init__(self, processor: Any, family: MediaFamily, limits: MediaLimits, store: Path | None = None) -> None:
         found = {kind: getattr(processor, f"{kind}_token", None) for kind in KINDS}
         self.tokens = {kind: token for kind, token in found.items() if isinstance(token, str)}
-        self.processor, self.family, self.limits = processor, family, limits
+        self.processor, self.family, self.limits, self.store = processor, family, limits, store
         self.kinds = tuple(kind for kind in KINDS if getattr(family, kind) is not None and _reads(processor, kind))
 
     @property

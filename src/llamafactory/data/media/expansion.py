@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from ..messages import Medium
 from .placement import expand
+from .references import refer_to
 from .shapes import Shape, blank, shape_of
 
 if TYPE_CHECKING:
@@ -22,26 +24,18 @@ BORDER = "\ue0f4"
 _KEPT = 256  # texts that are remembered: of some media they are long
 
 
-class Expansion(NamedTuple):
-    """The text that stands for a medium, and how many tokens it takes."""
-
-    text: str
-    tokens: int
-
-
 class Expander:
     """Finds what stands for media.
 
     Args:
         encoder: What the model makes of media.
-        count: Tokens of a text that the processor wrote.
     """
 
-    def __init__(self, encoder: MediaEncoder, count: Callable[[str], int]) -> None:
-        self.encoder, self._count = encoder, count
-        self._known: OrderedDict[tuple[Shape, ...], list[Expansion]] = OrderedDict()
+    def __init__(self, encoder: MediaEncoder) -> None:
+        self.encoder = encoder
+        self._known: OrderedDict[tuple[Shape, ...], list[str]] = OrderedDict()
 
-    def expansions(self, parts: Sequence[Part]) -> list[Expansion]:
+    def expansions(self, parts: Sequence[Part]) -> list[str]:
         """Measure the media of a conversation and find what stands for each.
 
         Raises:
@@ -54,7 +48,7 @@ class Expander:
             media = [(shape.kind, blank(shape)) for shape in shapes]
             texts = Capture(self.encoder.processor.tokenizer)
             self.encoder.process([self.placeholders([shape.kind for shape in shapes])], [media], texts)
-            found = [Expansion(text, self._count(text)) for text in self.split(texts.seen[0], len(shapes))]
+            found = self.split(texts.seen[0], len(shapes))
             self._known[shapes] = found
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
@@ -71,13 +65,23 @@ class Expander:
             parts[-1] = parts[-1].removesuffix(self.encoder.processor.tokenizer.bos_token)
         return parts
 
-    def write(self, pieces: Sequence[Piece], expansions: Sequence[Expansion]) -> list[Piece]:
-        """Put expansions into a rendered conversation, which holds one placeholder for each.
+    def write(self, pieces: Sequence[Piece], parts: Sequence[Part], place: str) -> list[Piece]:
+        """Write what stands for media into a rendered conversation, which holds one placeholder for each.
+
+        Args:
+            pieces: The conversation.
+            parts: Its media, in order.
+            place: File and row that name them.
 
         Raises:
-            ConfigError: It holds more or fewer.
+            ConfigError: It holds more or fewer; or a medium cannot be read.
         """
-        return expand(pieces, list(self.encoder.tokens.values()), [expansion.text for expansion in expansions])
+        texts = self.expansions(parts)
+        media = [
+            Medium(number, part.type, refer_to(part.value, part.type, self.encoder.store), place)
+            for number, part in enumerate(parts)
+        ]
+        return expand(pieces, list(self.encoder.tokens.values()), list(zip(media, texts, strict=True)))
 
 
 class Capture:

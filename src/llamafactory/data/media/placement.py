@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import secrets
 from collections.abc import Collection, Iterator, Sequence
@@ -11,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ...extras.errors import ConfigError
-from ..messages import Message, Part
+from ..messages import Medium, Message, Part
 from ..template.base import Piece
 from .families import KINDS, MediaFamily
 
@@ -71,9 +70,8 @@ def mark_media(messages: Sequence[Message], family: MediaFamily, strip: Collecti
 
 def place(pieces: Sequence[Piece], marks: Marks) -> list[Piece]:
     """Write the placeholders in place of their marks; they are the template's, not data."""
-    numbers = itertools.count()
     return [
-        piece._replace(text=text, literal=piece.literal or marked, medium=next(numbers) if marked else piece.medium)
+        piece._replace(text=text, literal=piece.literal or marked)
         for piece in pieces
         for text, marked in marks.split(piece.text)
     ]
@@ -101,13 +99,13 @@ def hide_special(pieces: Sequence[Piece], special: re.Pattern[str]) -> MediaText
     return MediaText("".join(texts), marks)
 
 
-def expand(pieces: Sequence[Piece], tokens: Sequence[str], expansions: Sequence[str]) -> list[Piece]:
+def expand(pieces: Sequence[Piece], tokens: Sequence[str], expansions: Sequence[tuple[Medium, str]]) -> list[Piece]:
     """Write what stands for each medium in place of its placeholder.
 
     Args:
         pieces: A rendered conversation.
         tokens: What the processor expands.
-        expansions: In order.
+        expansions: Media and their texts, in order.
 
     Returns:
         Pieces of media know which medium they stand for.
@@ -116,12 +114,12 @@ def expand(pieces: Sequence[Piece], tokens: Sequence[str], expansions: Sequence[
         ConfigError: There are more or fewer placeholders than media.
     """
     pattern = re.compile(f"({'|'.join(map(re.escape, sorted(tokens, key=len, reverse=True)))})")
-    texts = iter(enumerate(expansions))
+    texts = iter(expansions)
     out: list[Piece] = []
     for piece in pieces:
         parts = pattern.split(piece.text) if piece.literal else [piece.text]
         for place, part in enumerate(parts):
-            medium, text = next(texts, (-1, part)) if place % 2 else (piece.medium, part)
+            medium, text = next(texts, (None, part)) if place % 2 else (None, part)
             out.append(piece._replace(text=text, medium=medium))
     written = sum(len(pattern.findall(piece.text)) for piece in pieces if piece.literal)
     if written != len(expansions):

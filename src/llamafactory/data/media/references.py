@@ -17,7 +17,7 @@ from .pictures import pillow
 from .source import MediaError, unpack
 
 
-def refer_to(value: Any, kind: str, store: Path) -> str:
+def refer_to(value: Any, kind: str, store: Path | None) -> str:
     """Return what a prepared row holds of a medium: an absolute path, of frames JSON of a list of them.
 
     Args:
@@ -52,7 +52,9 @@ def referred(source: str) -> str | list[str]:
     return source
 
 
-def _kept(content: bytes, store: Path) -> str:
+def _kept(content: bytes, store: Path | None) -> str:
+    if store is None:
+        raise MediaError("media in a row must have files here")
     name = hashlib.blake2b(content, digest_size=20).hexdigest()
     path = store / name[:2] / name
     if not path.is_file() or path.stat().st_size != len(content):

@@ -32,7 +32,7 @@ class BatchMedia:
 
     def __init__(self, encoder: MediaEncoder, count: Callable[[str], int]) -> None:
         self.encoder, self._count = encoder, count
-        self._expander = Expander(encoder, count)
+        self._expander = Expander(encoder)
 
     def __call__(
         self, rows: Sequence[Sequence[int]], media: Sequence[Sequence[Medium]], left: bool = False

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from ..media.encoder import MediaEncoder, MediaPrompt
     from ..media.families import MediaFamily
-    from ..messages import Message, Sample, Segment, ToolCall
+    from ..media.tensors import BatchMedia
+    from ..messages import Medium, Message, Sample, Segment, ToolCall
 
 GLUE = -1
 
@@ -29,7 +30,7 @@ class Piece(NamedTuple):
         trained: The assistant wrote it.
         literal: The template wrote it, so special tokens in it are meant; else it is data, and they are mere text.
         is_call: It belongs to the calls of its turn, or comes after them.
-        medium: Number of the image, video or sound of the conversation that it stands for; -1 = none.
+        medium: The image, video or sound that it stands for, as tokens of the family's processor; ``None`` = text.
     """
 
     text: str
@@ -37,7 +38,7 @@ class Piece(NamedTuple):
     trained: bool
     literal: bool
     is_call: bool = False
-    medium: int = -1
+    medium: Medium | None = None
 
 
 class TextSpan(NamedTuple):
@@ -56,7 +57,7 @@ class TextSpan(NamedTuple):
     weight: float
     message: int
     begins: bool = False
-    medium: int = -1
+    medium: Medium | None = None
 
 
 class Options(NamedTuple):
@@ -227,6 +228,10 @@ class Template(ABC):
         Raises:
             ConfigError: The model takes no such media, or one cannot be read.
         """
+
+    @abstractmethod
+    def batch_media(self) -> BatchMedia:
+        """What makes the tensors of the media of batches; only with :attr:`media`."""
 
     @abstractmethod
     def encode_after(self, messages: Sequence[Message], answer: int, tools: Sequence[dict[str, Any]] = ()) -> list[int]:

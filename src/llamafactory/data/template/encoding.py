@@ -18,6 +18,7 @@ from ...extras.errors import ConfigError
 from ...extras.surrogates import refuse_lone_in_text
 from ..media.expansion import Expander
 from ..media.placement import hide_special
+from ..media.tensors import BatchMedia
 from ..messages import Message, Role, Sample, Segment, has_media
 from .base import GLUE, Options, Piece, Template, TextSpan
 from .shape_cache import ShapeCache
@@ -108,9 +109,14 @@ class EncodingTemplate(Template):
     def take_media(self, media: MediaEncoder) -> None:
         """Let training rows have media. Placeholders that data spells stay text, as special tokens do."""
         self.media = media
-        self._expander = Expander(media, self.count_tokens)
+        self._expander = Expander(media)
         words = [word for word in media.tokens.values() if not self._special.fullmatch(word)]
         self._special = re.compile("|".join([*map(re.escape, words), self._special.pattern]))
+
+    def batch_media(self) -> BatchMedia:
+        """What makes the tensors of the media of batches; only with :attr:`media`."""
+        assert self.media is not None
+        return BatchMedia(self.media, self.count_tokens)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text that the template, or a processor, wrote."""
@@ -191,10 +197,10 @@ class EncodingTemplate(Template):
 
     def _media_pieces(self, sample: Sample, media: MediaEncoder) -> list[Piece]:
         """The same for a conversation with media, each expanded to what it takes."""
-        expansions = self._expander.expansions(media.collect(sample.messages))
+        parts = media.collect(sample.messages)
         options = self.options._replace(for_training=True)
         pieces = self._whole(self.media_pieces(sample.messages, sample.tools, options, media.family))
-        pieces = self._expander.write(pieces, expansions)
+        pieces = self._expander.write(pieces, parts, str(sample.origin))
         if self.parses_special:
             pieces = [piece._replace(literal=True) for piece in pieces]
         return with_turn_breaks(pieces) if self.trains_turn_break else pieces

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
-from ..messages import Message, Segment
+from ..messages import Medium, Message, Segment
 from .base import GLUE, Piece, TextSpan
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def weigh(
     for weights in (trained, calls, untrained):
         weights.append(context)  # GLUE == -1
     return [
-        (piece, 0.0 if piece.medium >= 0 else kinds[piece.message])
+        (piece, 0.0 if piece.medium else kinds[piece.message])
         for piece in pieces
         for kinds in [untrained if not piece.trained else calls if piece.is_call else trained]
     ]
@@ -93,7 +93,7 @@ def join(pieces: Iterable[tuple[Piece, float]], begun: set[int] | None = None) -
         begun: Messages whose answers began in earlier pieces; those that begin in these are added.
     """
     begun = set() if begun is None else begun
-    spans: list[tuple[list[str], float, int, bool, int]] = []
+    spans: list[tuple[list[str], float, int, bool, Medium | None]] = []
     for piece, weight in pieces:
         if not piece.text:
             continue
@@ -115,7 +115,9 @@ def merge(segments: list[Segment]) -> list[Segment]:
 
 def to_segments(found: Iterable[list[int]], spans: Sequence[TextSpan]) -> list[Segment]:
     """The tokens of spans as segments; spans without a token of their own are left out."""
-    return merge([Segment(ids, span.weight, span.message, span.medium) for ids, span in zip(found, spans, strict=True) if ids])
+    return merge(
+        [Segment(ids, span.weight, span.message, span.medium) for ids, span in zip(found, spans, strict=True) if ids]
+    )
 
 
 def cut_apart(cut: Cut, spans: Sequence[TextSpan], starts: Sequence[int]) -> list[list[int]]:
