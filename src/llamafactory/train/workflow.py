@@ -215,7 +215,7 @@ def choose_collator(stage: Stage, model: Any, template: Template, dataset: Datas
         single = PaddingFreeCollator(tokenizer, media) if padding_free else padded
         collator = stage.collator(single)
         if isinstance(collator, PairCollator):
-            collator.least_shared = _least_shared(model, padding_free, args)
+            collator.least_shared = _least_shared(model, padding_free and media is None, args)
         return collator
     if padding_free:
         return PaddingFreeCollator(tokenizer, media)

@@ -192,7 +192,7 @@ class Processor(ABC, Generic[Tokens]):
         self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments
     ) -> Encoded:
         """Encode a batch of samples."""
-        names = self.columns if template.media is None else (*self.columns, "media")
+        names = self.columns if getattr(template, "media", None) is None else (*self.columns, "media")
         columns: dict[str, list[Any]] = {name: [] for name in names}
         tally = Tally()
         tokenized = self.tokenize(samples, template, tokenizer, args)

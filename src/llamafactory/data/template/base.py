@@ -230,6 +230,14 @@ class Template(ABC):
         """
 
     @abstractmethod
+    def encode_running(self, sample: Sample) -> list[Segment]:
+        """Running text with media: no turns, only what stands for each medium among the text; all text is trained.
+
+        Raises:
+            ConfigError: The model takes no such media, or one cannot be read; names the file and the row.
+        """
+
+    @abstractmethod
     def batch_media(self) -> BatchMedia:
         """What makes the tensors of the media of batches; only with :attr:`media`."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ...extras.errors import ConfigError
 from ...extras.surrogates import refuse_lone_in_text
 from ..media.expansion import Expander
-from ..media.placement import hide_special
+from ..media.placement import Marks, hide_special, mark_media
 from ..media.tensors import BatchMedia
 from ..messages import Message, Role, Sample, Segment, has_media
 from .base import GLUE, Options, Piece, Template, TextSpan
@@ -112,6 +113,27 @@ class EncodingTemplate(Template):
         self._expander = Expander(media)
         words = [word for word in media.tokens.values() if not self._special.fullmatch(word)]
         self._special = re.compile("|".join([*map(re.escape, words), self._special.pattern]))
+
+    def encode_running(self, sample: Sample) -> list[Segment]:
+        media = self._media_of(sample)
+        marks, messages = Marks(), list(sample.messages)
+        family = replace(media.family, leading="never", join="", strip_parts=False)
+        text = "\n".join(message.text for message in mark_media(messages, family, (), marks))
+        try:
+            pieces = [Piece(part, 0, True, marked) for part, marked in marks.split(text)]
+            pieces = self._expander.write(pieces, media.collect(messages), str(sample.origin))
+        except ConfigError as error:
+            raise ConfigError(f"{sample.origin}: {error}") from None
+        # Running text may spell special tokens: the tokenizer alone reads it.
+        begin = self.tokenizer("\n")["input_ids"][:1]
+        bos = [Segment(begin, 1.0, GLUE)] if begin == [self.tokenizer.bos_token_id] else []
+        weighed = [(piece._replace(literal=True), 0.0 if piece.medium else 1.0) for piece in pieces]
+        return [*bos, *self._encode([weighed])[0]]
+
+    def _media_of(self, sample: Sample) -> MediaEncoder:
+        if self.media is None:
+            raise ConfigError(f"{sample.origin}: the row has media, and this model takes text alone")
+        return self.media
 
     def batch_media(self) -> BatchMedia:
         """What makes the tensors of the media of batches; only with :attr:`media`."""
