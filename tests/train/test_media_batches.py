@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,6 +119,8 @@ def test_rows_with_media_are_padded_where_they_would_not_stay_apart(tiny_llama: 
     from datasets import Dataset
 
     from llamafactory.data.collators import PaddedCollator, PaddingFreeCollator
+    from llamafactory.data.loader import DatasetModule
+    from llamafactory.data.template_loader import get_template, take_media
     from llamafactory.plugins import resolve
     from llamafactory.train.workflow import choose_collator
 
@@ -132,8 +133,10 @@ def test_rows_with_media_are_padded_where_they_would_not_stay_apart(tiny_llama: 
         model = ours(folder, official.tokenizer)
         model.config.model_type = family  # all else of the two is alike
         args = get_train_args({"model_name_or_path": str(folder), "dataset": "none", "output_dir": "none"})
+        template = get_template(official.tokenizer, args.data)
+        take_media(template, official.processor, args.media)
         chosen = {
-            name: choose_collator(stage, model, official.tokenizer, SimpleNamespace(train=one, eval={}), args)
+            name: choose_collator(stage, model, template, DatasetModule(one, {}, None), args)
             for name, one in sets.items()
         }
         assert type(chosen["text"]) is PaddingFreeCollator and type(chosen["media"]) is wanted

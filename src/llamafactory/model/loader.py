@@ -13,7 +13,7 @@ from ..extras.errors import ConfigError, in_one_line
 from ..extras.heap import returning_memory
 from ..extras.logging import get_logger
 from ..hparams.sharding import sharding_of
-from .config import has_talker, language_class, read_config, refuse_untrainable
+from .config import has_talker, language_class, media_class, read_config, refuse_untrainable
 from .paths import resolve_model_path
 from .quantizers.choice import choose_quantizer
 from .tokenizer import hub_options
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..hparams import Dtypes, InferArgs, TrainArgs
     from ..hparams.model_args import ModelArguments
     from ..hparams.sharding import Sharding
+    from .families.family import Capability
 
 logger = get_logger(__name__)
 
@@ -257,6 +258,15 @@ def will_isolate(args: ModelArguments) -> bool:
     config = read_config(args)
     config = config.thinker_config if has_talker(config) else config
     return _attention_of(config, args.flash_attn, trainable=True) in ISOLATING
+
+
+def may_pack_media(args: ModelArguments) -> Capability:
+    """Whether rows of a model may be packed if some hold media; a model of text has none."""
+    from .families.family import Capability, media_packing
+
+    config = read_config(args)
+    config = config.thinker_config if has_talker(config) else config
+    return Capability(True) if media_class(config) is None else media_packing(config)
 
 
 def _attention_of(config: Any, flash_attn: str, trainable: bool) -> str:
