@@ -58,7 +58,7 @@ def build(family: str, folder: Path, tokenizer_folder: Path, **shape: Any) -> Pa
         tokenizer_folder: Has the ChatML tokenizer of the other tiny models.
         shape: Keys of the language model's configuration, over :data:`TEXT`.
     """
-    template, tokens, named, make_config, make_processor = FAMILIES[family]
+    template, tokens, named, make_config, make_processor = (FAMILIES | MORE_FAMILIES)[family]
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     tokenizer.add_special_tokens({"extra_special_tokens": list(tokens)}, replace_extra_special_tokens=False)
     for name, token in named.items():
@@ -81,6 +81,16 @@ def build(family: str, folder: Path, tokenizer_folder: Path, **shape: Any) -> Pa
     make_processor(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def config_of(family: str) -> Any:
+    """The configuration of a tiny model whose tokens are numbered somehow; ``None``: the family is no row here."""
+    if family not in FAMILIES | MORE_FAMILIES:
+        return None
+    text = TEXT | {"vocab_size": 128, "eos_token_id": 1, "pad_token_id": 0}
+    return AutoConfig.for_model(
+        family, **(FAMILIES | MORE_FAMILIES)[family][3](text, lambda token: 2 + hash(token) % 100)
+    )
 
 
 def _qwen2_vl(text: dict, id_of: Callable[[str], int]) -> dict:
@@ -257,6 +267,89 @@ def _qwen2_audio_processor(tokenizer: Any) -> Any:
     return Qwen2AudioProcessor(sound, tokenizer)
 
 
+def _mistral3(text: dict, id_of: Callable[[str], int]) -> dict:
+    vision = TOWER | {"model_type": "pixtral", "image_size": 56, "patch_size": 7, "head_dim": 16}
+    return {
+        "text_config": text | {"model_type": "mistral", "head_dim": 8, "sliding_window": None},
+        "vision_config": vision,
+        "image_token_index": id_of("[IMG]"),
+        "spatial_merge_size": 2,
+        "tie_word_embeddings": False,
+    }
+
+
+def _mistral3_processor(tokenizer: Any) -> Any:
+    from transformers import PixtralImageProcessorPil
+
+    images = PixtralImageProcessorPil(size={"longest_edge": 56}, patch_size={"height": 7, "width": 7})
+    return _Files(images, {"processor_class": "PixtralProcessor", "patch_size": 7, "spatial_merge_size": 2})
+
+
+def _glm4v(text: dict, id_of: Callable[[str], int]) -> dict:
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    vision = {"depth": 2, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 64}
+    names = ("image", "video", "image_start", "image_end", "video_start", "video_end")
+    tokens = (
+        "<|image|>",
+        "<|video|>",
+        *(f"<|{way}_of_{kind}|>" for kind in ("image", "video") for way in ("begin", "end")),
+    )
+    return {
+        "text_config": text | {"rope_parameters": rope},
+        "vision_config": vision | {"patch_size": 14, "image_size": 56},
+        "tie_word_embeddings": False,
+        **{f"{name}_token_id": id_of(token) for name, token in zip(names, tokens, strict=True)},
+    }
+
+
+def _glm4v_processor(tokenizer: Any) -> Any:
+    from transformers import Glm4vImageProcessorPil
+
+    return _Files(
+        Glm4vImageProcessorPil(size={"shortest_edge": 28 * 28 * 2, "longest_edge": 28 * 28 * 40}),
+        {"processor_class": "Glm4vProcessor"},
+    )
+
+
+def _qwen3_5(text: dict, id_of: Callable[[str], int]) -> dict:
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "mrope_interleaved": True, "rope_theta": 10000.0}
+    linear = {
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    }
+    layers = {"layer_types": ["linear_attention", "full_attention"], "head_dim": 8, "partial_rotary_factor": 1.0}
+    config = _qwen3_vl(text, id_of)
+    vision = {key: value for key, value in config["vision_config"].items() if key != "deepstack_visual_indexes"}
+    return config | {
+        "text_config": text | linear | layers | {"rope_parameters": rope | {"partial_rotary_factor": 1.0}},
+        "vision_config": vision,
+    }
+
+
+def _gemma4(text: dict, id_of: Callable[[str], int]) -> dict:
+    layers = ["sliding_attention", "full_attention"]
+    own = {"head_dim": 8, "global_head_dim": 8, "sliding_window": 16, "layer_types": layers, "num_kv_shared_layers": 0}
+    own |= {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": text["vocab_size"]}
+    own |= {"use_bidirectional_attention": "vision"}
+    vision = TOWER | {"head_dim": 16, "patch_size": 4, "pooling_kernel_size": 2, "position_embedding_size": 64}
+    tokens = {"image": "<|image|>", "video": "<|video|>", "audio": "<|audio|>"}
+    return {
+        "text_config": text | own,
+        "vision_config": vision | {"num_key_value_heads": 2},
+        "audio_config": None,
+        **{f"{kind}_token_id": id_of(token) for kind, token in tokens.items()},
+    }
+
+
+def _gemma4_processor(tokenizer: Any) -> Any:
+    from transformers import Gemma4ImageProcessorPil
+
+    images = Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=70, pooling_kernel_size=2)
+    return _Files(images, {"processor_class": "Gemma4Processor", "image_seq_length": 70})
+
+
 _GEMMA_TOKENS = {
     "boi_token": "<start_of_image>",
     "eoi_token": "<end_of_image>",
@@ -301,5 +394,35 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], dict[str, str], Any, Any]] = {
         {},
         _qwen2_audio,
         _qwen2_audio_processor,
+    ),
+}
+
+
+_GLM_TOKENS = (
+    *("<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"),
+)
+_GEMMA4_TOKENS = {
+    **{"image_token": "<|image|>", "video_token": "<|video|>", "audio_token": "<|audio|>"},
+    **{"boi_token": "<|image>", "eoi_token": "<image|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"},
+}
+_QWEN_GLM = QWEN.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|begin_of_image|><|image|><|end_of_image|>")
+
+# Further families, for tests that are about training on media alone.
+MORE_FAMILIES: dict[str, tuple[str, tuple[str, ...], dict[str, str], Any, Any]] = {
+    "mistral3": (
+        OTHER.replace("{image}", "[IMG]"),
+        ("[IMG]", "[IMG_BREAK]", "[IMG_END]"),
+        {},
+        _mistral3,
+        _mistral3_processor,
+    ),
+    "glm4v": (_QWEN_GLM, _GLM_TOKENS, {}, _glm4v, _glm4v_processor),
+    "qwen3_5": (QWEN, _QWEN_TOKENS, {}, _qwen3_5, _qwen3_vl_processor),
+    "gemma4": (
+        OTHER.replace("{image}", "<|image|>"),
+        tuple(_GEMMA4_TOKENS.values()),
+        _GEMMA4_TOKENS,
+        _gemma4,
+        _gemma4_processor,
     ),
 }

@@ -62,7 +62,7 @@ CASES = [
     Broken("unknown stage", ("stage", "sfft", "sft"), {"stage": "sfft"}),
     Broken("part not built", ("mixture_of_depths", "convert", "not built"), {"mixture_of_depths": "convert"}, code=2),
     Broken("sharding alone", ("fsdp", "several processes", "NPROC_PER_NODE"), {"fsdp": "full_shard"}),
-    Broken("towers not trained", ("freeze_vision_tower", "not built"), {"freeze_vision_tower": False}, code=2),
+    Broken("towers of a text model", ("freeze_vision_tower", "text alone"), {"freeze_vision_tower": False}),
     Broken(
         "key of a part that is off", ("profiler_repeat", "the profiler", "not built"), {"profiler_repeat": 4}, code=2
     ),

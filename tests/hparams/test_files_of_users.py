@@ -188,7 +188,7 @@ def test_the_files_hold_every_line_stage_and_template() -> None:
 
 def test_what_is_not_built_is_said_and_not_read_away() -> None:
     base = {"model_name_or_path": "m", "dataset": "identity", "output_dir": "o"}
-    with pytest.raises(UsageError, match=r"^freeze_language_model: True asks for"):
-        get_train_args({**base, "train_mm_proj_only": True})
+    with pytest.raises(UsageError, match=r"^use_mca: True asks for"):
+        get_train_args({**base, "use_mca": True})
     with pytest.raises(ConfigError, match=r"^use_unsloth: its loader puts forwards of its own"):
         get_train_args({**base, "use_unsloth": "true"})

@@ -57,9 +57,10 @@ def test_packing_stays_where_rows_can_be_packed() -> None:
         train(stage="dpo", neat_packing=True)
 
 
-def test_training_the_projector_alone_is_refused_as_what_it_asks_for() -> None:
-    with pytest.raises(UsageError, match=r"^freeze_language_model: True asks for training parts of multimodal models"):
-        train(train_mm_proj_only=True)
+def test_training_the_projector_alone_is_read_as_what_it_asks_for() -> None:
+    finetuning = train(train_mm_proj_only=True).finetuning
+    assert finetuning.freeze_language_model and finetuning.freeze_vision_tower
+    assert not finetuning.freeze_multi_modal_projector
 
 
 def test_a_key_left_empty_means_its_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

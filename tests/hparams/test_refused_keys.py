@@ -28,8 +28,6 @@ REFUSED = [
     ({"parallelism_config": {"tp_size": 2}}, "parallel dimensions of a model"),
     ({"accelerator_config": {"split_batches": True}}, "Accelerate's own handling of batches"),
     ({"average_tokens_across_devices": False}, "a loss that each device weighs by itself"),
-    ({"freeze_vision_tower": False}, "training parts of multimodal models"),
-    ({"freeze_multi_modal_projector": False}, "training parts of multimodal models"),
     ({"ignore_pad_token_for_loss": False}, "a loss on padding"),
     ({"bf16_full_eval": True}, "another number format in evaluation"),
     ({"fp16_full_eval": True}, "another number format in evaluation"),

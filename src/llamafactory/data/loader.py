@@ -23,8 +23,9 @@ from .prepare.prepared import CURE, MANIFEST, find_fault, is_prepared, load, pre
 from .prepare.report import DatasetReport, SourceReport
 from .prepare.shards import Encoder
 from .processor import Processor
-from .sources.dataset_info import DatasetAttr, check_columns, find_datasets
+from .sources.dataset_info import DatasetAttr, check_columns, find_datasets, find_media_datasets
 from .streaming.loader import encode_held, make_stream, open_sets, split_sets, stream_identity
+from .streaming.rows import StreamRows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from ..hparams import TrainArgs
     from ..hparams.data_args import DataArguments
-    from .streaming.rows import StreamRows
     from .template.base import Template
 
 
@@ -55,6 +55,14 @@ class DatasetModule:
     folder: Path | None = None
     channels: list[str] = field(default_factory=list)
     fingerprint: str = ""
+
+    @property
+    def has_media(self) -> bool:
+        """Whether rows have images, videos or sound; of rows yet to be encoded: whether they may."""
+        if isinstance(self.train, StreamRows):
+            return self.train.encoder.template.media is not None
+        sets = self.eval.values() if self.train is None else [self.train, *self.eval.values()]
+        return any("media" in rows.column_names for rows in sets)
 
 
 def get_dataset(
@@ -97,6 +105,13 @@ def get_dataset(
         check_identity(str(folder), (read_manifest(folder) or {})["identity"], identity)
     job.clear_shards()
     return _open(final)
+
+
+def sets_for(template: Template, names: list[str], data: DataArguments) -> list[DatasetAttr]:
+    """Look up data sets; rows with media are refused where the template does not take any."""
+    if template.media is None:
+        return find_datasets(names, data.dataset_dir, data.columns)
+    return find_media_datasets(names, data.dataset_dir, data.media_dir, data.columns)
 
 
 def tokenized_folder(data: DataArguments) -> Path | None:
@@ -217,14 +232,14 @@ class _Job:
         self.shares: list[float] | None = None
         self.sources: list[SourceReport] = []
         self.shards: list[str] = []
-        self.weighted = 0
+        self.weighted = self.media = 0
 
     def find(self) -> None:
         """Look up the sets by name."""
         # Prompts of held-out rows come out of the training sets; else prompts need the evaluation sets alone.
         train_names = [] if self.prompts and not self.data.val_size else split_list(self.data.dataset)
-        self.train_sets = find_datasets(train_names, self.data.dataset_dir, self.data.columns)
-        self.eval_sets = find_datasets(split_list(self.data.eval_dataset), self.data.dataset_dir, self.data.columns)
+        self.train_sets = sets_for(self.encoder.template, train_names, self.data)
+        self.eval_sets = sets_for(self.encoder.template, split_list(self.data.eval_dataset), self.data)
         self.sets = [*self.train_sets, *self.eval_sets]
         check_columns(self.data.columns, self.sets)
         if not self.sets:
@@ -326,6 +341,7 @@ class _Job:
             )
             self.sources.append(SourceReport.of(attr, part, done.tally, self.data.cutoff_len))
             self.weighted += done.tally.weighted
+            self.media += done.tally.media
             self.shards += done.shards
             encoded.append(done)
         return encoded
@@ -341,4 +357,4 @@ class _Job:
     ) -> Dataset:
         if not len(order):
             raise ConfigError("val_size: no row is left on one of the two sides")
-        return write_rows(sets, order, str(path), capacity, self.weighted > 0, channels)
+        return write_rows(sets, order, str(path), capacity, self.weighted > 0, channels, self.media > 0)

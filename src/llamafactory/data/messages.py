@@ -33,6 +33,22 @@ _ROLES = {
 }
 
 
+class Medium(NamedTuple):
+    """An image, a video or a sound of a row, as its tokens remember it.
+
+    Attributes:
+        number: Which of the conversation it is, from 0.
+        type: ``"image"``, ``"video"`` or ``"audio"``.
+        source: Where it is read from when a batch is made: a path, or JSON of a list of frames' paths.
+        place: File and row that name it, for errors.
+    """
+
+    number: int
+    type: PartType
+    source: str
+    place: str
+
+
 class Segment(NamedTuple):
     """Neighbouring tokens that are trained alike.
 
@@ -40,11 +56,13 @@ class Segment(NamedTuple):
         ids: Token ids.
         weight: Factor of these tokens' loss; 0 is context.
         message: Index into ``sample.messages``; -1 is glue that belongs to no message (BOS, tool list).
+        medium: The image, video or sound whose tokens these are, all of them; ``None`` = text.
     """
 
     ids: list[int]
     weight: float
     message: int
+    medium: Medium | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +200,11 @@ class Message:
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
         return message
+
+
+def has_media(messages: Sequence[Message]) -> bool:
+    """Whether a conversation holds an image, a video or a sound."""
+    return any(part.type != "text" for message in messages for part in message.parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras.errors import ConfigError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ..hparams.data_args import DataArguments
+    from ..hparams.inference_args import ProcessorArguments
     from .template.base import Template
 
 _logger = logging.getLogger(__name__)
@@ -66,6 +68,32 @@ def get_template(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Tem
         )
     template.trains_turn_break, template.parses_special = args.train_on_turn_break, args.parse_special_tokens
     return template
+
+
+def take_media(template: Template, processor: Any, limits: ProcessorArguments) -> None:
+    """Let the rows that a template encodes have images, videos and sound.
+
+    Args:
+        template: From :func:`get_template`.
+        processor: The model's; ``None`` = it takes text alone, and so does the template.
+        limits: Keys such as ``image_max_pixels``.
+    """
+    if processor is None:
+        return
+    import datasets.config
+
+    from .media.decode import MediaLimits
+    from .media.encoder import MediaEncoder
+    from .template.encoding import EncodingTemplate
+
+    assert isinstance(template, EncodingTemplate)
+    try:
+        family = template.media_family(processor)
+    except ConfigError as error:
+        _logger.warning("only text is taken, no media: %s", error)
+        return
+    store = Path(datasets.config.HF_DATASETS_CACHE, "llamafactory", "media")
+    template.take_media(MediaEncoder(processor, family, MediaLimits.of(limits), store))
 
 
 def _bind(tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> Template:

@@ -38,9 +38,13 @@ class FinetuningArguments:
     eaft_alpha: float = arg(1.0, "Exponent of EAFT's entropy.", within=AT_LEAST_0)
 
     # Parts of multimodal models.
-    freeze_vision_tower: bool = arg(True, "Leave the vision encoder as it is.")
+    freeze_vision_tower: bool = arg(True, "Leave the encoders of images, videos and sound as they are.")
     freeze_multi_modal_projector: bool = arg(True, "Leave the projector as it is.")
     freeze_language_model: bool = arg(False, "Leave the language model as it is.")
+    vision_tower_lr: float | None = arg(
+        None, "Learning rate of the encoders of images, videos and sound; unset = learning_rate.", within=AT_LEAST_0
+    )
+    projector_lr: float | None = arg(None, "Learning rate of the projector; unset = learning_rate.", within=AT_LEAST_0)
 
     # Other methods and loops.
     use_llama_pro: bool = arg(False, "LLaMA-Pro: train the inserted blocks only.")

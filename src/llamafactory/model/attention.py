@@ -116,6 +116,7 @@ def isolated_attention(
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
     shared_prefix: dict[str, Tensor] | None = None,
+    media_blocks: Tensor | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
@@ -137,6 +138,8 @@ def isolated_attention(
         max_seqlen: Longest sequence.
         shared_prefix: Sequences have tokens of the row in common: which ones stand at the places that ``cu_seqlens``
             bounds (see :mod:`.shared_prefix`).
+        media_blocks: Number ``[T]`` of the medium that each token of the row is of, -1 for text: a medium sees all of
+            itself, within the window.
         sliding_window: How many tokens back a token sees, itself included.
         softcap: ``softcap * tanh(scores / softcap)`` (Gemma 2).
         s_aux: One extra logit per head that takes probability and gives no value (GPT-OSS), ``[H]``.
@@ -155,6 +158,8 @@ def isolated_attention(
         assert attend is _isolated, "shifted attention is for batches without padding"
         return _attend(query, key, value, attention_mask, options).transpose(1, 2), None
     assert query.shape[0] == 1, "cu_seqlens describes one packed row"
+    if media_blocks is not None and causal:
+        return _isolated_with_media(query, key, value, cu_seqlens, media_blocks, options), None
     if shared_prefix is None:
         return attend(query, key, value, cu_seqlens, max_seqlen, options), None
     query, key, value = (unshare(x, shared_prefix) for x in (query, key, value))
@@ -173,6 +178,21 @@ def _isolated(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Any, longest: int | N
             groups = zip(*(varlen_attention.spread(x, where) for x in (q, k, v)), strict=True)
             return varlen_attention.gather([_attend(q, k, v, None, options) for q, k, v in groups], where)
     pieces = [_attend(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], None, options) for a, b in pairwise(bounds) if b > a]
+    return torch.cat(pieces, dim=2).transpose(1, 2)
+
+
+def _isolated_with_media(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Any, blocks: Tensor, options: _Options) -> Tensor:
+    """As :func:`_isolated`, but the tokens of a medium see each other, later ones too."""
+    bounds = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens
+    pieces = []
+    for start, end in pairwise(bounds):
+        block = blocks[start:end]
+        mask = _window_mask(end - start, None, True, q.device) | ((block[:, None] == block) & (block >= 0))
+        if options.window is not None:
+            places = torch.arange(end - start, device=q.device)
+            mask = mask & (places > places[:, None] - options.window)
+        query, key, value = (x[:, :, start:end] for x in (q, k, v))
+        pieces.append(_attend(query, key, value, mask[None, None], options))
     return torch.cat(pieces, dim=2).transpose(1, 2)
 
 

@@ -17,7 +17,7 @@ from .config import language_class
 from .layer_sampling import LayerSampling
 from .loader import base_config, choose_attention
 from .quantizers.layers import linear_to_quantize, settle_layers
-from .towers import freeze_towers
+from .towers import freeze_parts, settle_parts
 
 if TYPE_CHECKING:
     from ..hparams import Dtypes, TrainArgs
@@ -68,8 +68,9 @@ def empty_model(args: TrainArgs, config: Any, dtypes: Dtypes, reward: bool = Fal
     dtype = getattr(torch, dtypes.trainable if whole else dtypes.frozen)
     with torch.device("meta"):
         model = _base(args, config, dtype, reward)
+        settle_parts(model, args.finetuning)
         tuned: nn.Module = resolve("tuners", args.finetuning.finetuning_type).create(model, _fresh(args), dtypes)
-    freeze_towers(tuned)
+    freeze_parts(tuned)
     if sampled := getattr(args.tuner, "lisa_activated_layers", None):
         LayerSampling(tuned, sampled, 1).activate([*range(sampled)])  # the first ones: all activations are kept
     return tuned.train()

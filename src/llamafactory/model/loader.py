@@ -13,7 +13,7 @@ from ..extras.errors import ConfigError, in_one_line
 from ..extras.heap import returning_memory
 from ..extras.logging import get_logger
 from ..hparams.sharding import sharding_of
-from .config import has_talker, language_class, read_config, refuse_untrainable
+from .config import has_talker, language_class, media_class, read_config, refuse_untrainable
 from .paths import resolve_model_path
 from .quantizers.choice import choose_quantizer
 from .tokenizer import hub_options
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..hparams import Dtypes, InferArgs, TrainArgs
     from ..hparams.model_args import ModelArguments
     from ..hparams.sharding import Sharding
+    from .families.family import Capability
 
 logger = get_logger(__name__)
 
@@ -68,6 +69,9 @@ def load_model(
     from ..hparams import TrainArgs, resolve_dtypes
     from ..plugins import resolve
     from . import liger
+    from .attention import is_isolating
+    from .media_inputs import shield_towers
+    from .towers import settle_parts
 
     assert head in (None, "reward"), head
     training = args.training if isinstance(args, TrainArgs) else None
@@ -84,6 +88,10 @@ def load_model(
         )
     if isinstance(args, TrainArgs) and (trainable or beside_training) and liger.wants_liger(args):
         liger.use_liger(model, args, device)
+    if trainable:
+        settle_parts(model, args.finetuning)
+    if (trainable or beside_training) and is_isolating(model):
+        shield_towers(model)
     new_rows = _fit_to_run(model, tokenizer, args, trainable, head)
     tuned: nn.Module = tuner.create(model, args, dtypes, trainable=trainable, new_rows=new_rows)
     if not trainable:
@@ -123,9 +131,9 @@ def _ready_to_train(
     from .fake_quantization import round_weights
     from .float8 import convert_to_float8
     from .quantizers.layers import keep_from_broadcast
-    from .towers import freeze_towers
+    from .towers import freeze_parts, part_lines
 
-    freeze_towers(tuned)
+    freeze_parts(tuned)
     if args.model.upcast_layernorm:
         embeddings.upcast_norms(tuned)
     if args.fp8.fp8:
@@ -136,6 +144,8 @@ def _ready_to_train(
     keep_from_broadcast(tuned)
     tuned.train()
     logger.info_rank0(report.trainable_line(tuned))
+    for line in part_lines(tuned):
+        logger.info_rank0(line)
     if args.model.print_param_status:
         logger.info_rank0(report.parameter_table(tuned))
     return tuned
@@ -248,6 +258,15 @@ def will_isolate(args: ModelArguments) -> bool:
     config = read_config(args)
     config = config.thinker_config if has_talker(config) else config
     return _attention_of(config, args.flash_attn, trainable=True) in ISOLATING
+
+
+def may_pack_media(args: ModelArguments) -> Capability:
+    """Whether rows of a model may be packed if some hold media; a model of text has none."""
+    from .families.family import Capability, media_packing
+
+    config = read_config(args)
+    config = config.thinker_config if has_talker(config) else config
+    return Capability(True) if media_class(config) is None else media_packing(config)
 
 
 def _attention_of(config: Any, flash_attn: str, trainable: bool) -> str:

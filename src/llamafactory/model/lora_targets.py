@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..extras.errors import ConfigError, first_line
 from ..extras.logging import get_logger
-from .towers import outside_language
+from .towers import frozen_modules
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -54,6 +55,18 @@ def find_targets(model: PreTrainedModel, names: list[str], with_experts: bool) -
             "nor use_dora nor pissa_init"
         )
     return Targets(_kept_by_peft(model, targets.modules) if targets.parameters else targets.modules, targets.parameters)
+
+
+def excluded(model: PreTrainedModel, names: list[str]) -> str | None:
+    """A regular expression of modules that are left alone although their names fit; ``None``: there are none.
+
+    Frozen parts, and where ``lora_target`` says ``all``, the patch embeddings of towers, which are no linear layers.
+    """
+    frozen = frozen_modules(model)
+    if frozen is None or names != ["all"]:
+        return frozen
+    convolutions = [name for name, module in model.named_modules() if isinstance(module, _ConvNd)]
+    return "|".join([frozen, *map(re.escape, convolutions)])
 
 
 # The two copies of a module that additional_target names (PEFT adds a tied head by itself).
@@ -117,18 +130,24 @@ def _head(model: Any) -> Any:
 
 
 def _outside(model: Any) -> re.Pattern[str]:
-    """Names of modules that are no part of the language model."""
-    return re.compile(outside_language(model) or "(?!)")
+    """Names of modules in parts that stay as they are."""
+    return re.compile(frozen_modules(model) or "(?!)")
 
 
 def _linear(model: Any) -> set[str]:
     head = _head(model)
     outside = _outside(model)
     return {
-        name.rsplit(".", 1)[-1]
+        _leaf(name)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head and not outside.fullmatch(name)
     }
+
+
+def _leaf(name: str) -> str:
+    """The last word of a name; numbers of a sequence come with the word before, for blocks are numbered too."""
+    found = re.search(r"[^.]*?[^.\d][^.]*(\.\d+)*$", name)
+    return found.group() if found else name
 
 
 def _experts(model: Any) -> list[str]:

@@ -12,10 +12,9 @@ from torch import nn
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..hparams.field import split_list
-from .lora_targets import find_targets, require_known
+from .lora_targets import excluded, find_targets, require_known
 from .patterns import resolve_patterns
 from .peft_fields import config_class
-from .towers import outside_language
 
 logger = get_logger(__name__)
 
@@ -56,7 +55,7 @@ def find_places(model: Any, kind: str, tuner: Any, new_rows: Sequence[int]) -> d
     places: dict[str, Any] = {}
     if targets is None:
         places = _OWN.get(kind, _linear)(model, split_list(tuner.lora_target))
-        places |= _without_towers(model, kind, places["target_modules"])
+        places |= _without_frozen(model, kind, split_list(tuner.lora_target), places["target_modules"])
     if additional:
         if not _has_field(kind, "modules_to_save"):
             raise ConfigError(f"additional_target: {kind} trains no whole modules")
@@ -76,9 +75,9 @@ def _has_field(kind: str, field: str) -> bool:
     return field in config_class(kind).__dataclass_fields__
 
 
-def _without_towers(model: Any, kind: str, targets: list[str]) -> dict[str, Any]:
-    """Leave out what images, videos and sound go through; a method without ``exclude_modules`` gets whole names."""
-    outside = outside_language(model)
+def _without_frozen(model: Any, kind: str, asked: list[str], targets: list[str]) -> dict[str, Any]:
+    """Leave out parts that stay as they are; a method without ``exclude_modules`` gets whole names."""
+    outside = excluded(model, asked)
     if outside is None:
         return {}
     if _has_field(kind, "exclude_modules"):

@@ -23,6 +23,7 @@ from ..extras.logging import get_logger
 from ..hparams.sharding import sharding_of
 from ..model.older_readers import add_older_names
 from ..model.processor import copy_processor
+from ..model.towers import rates_of_parts
 from .batching.batches import Batches
 from .batching.loaders import count_step, eval_batches, order_seed, train_batches
 from .batching.stream_batches import StreamBatches
@@ -33,6 +34,7 @@ from .distributed.whole import gather
 from .metrics.token_meter import TokenMeter
 from .optim import create_optimizer
 from .optim.averaging import averaged, take_average
+from .optim.groups import set_rates
 from .saving import checkpoints, optimizer_state
 from .saving.run_config import Start, write_run_config
 from .saving.upload import upload_checkpoint
@@ -210,7 +212,9 @@ class BaseTrainer(transformers.Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             self.optimizer = create_optimizer(self.model if model is None else model, self.run_args, self.args)
-        return super().create_optimizer(model)
+        made = super().create_optimizer(model)
+        set_rates(made, rates_of_parts(self.model, self.run_args.finetuning), self.args.learning_rate)
+        return made
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.args.lr_scheduler_type == "warmup_stable_decay" and not self.args.lr_scheduler_kwargs:

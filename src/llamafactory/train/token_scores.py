@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..extras.heap import give_back_gaps
+from ..model.media_inputs import packed_inputs
+from ..model.sharding.shard import is_sharded
+from ..model.towers import nothing_of_idle_parts
 from ..model.wrapping import beneath_adapters
 from .losses.linear_log_probs import (
     Anchor,
@@ -124,14 +127,21 @@ def _score(
     inputs = {name: value for name, value in inputs.items() if value is not None}
     balance = getattr(causal_lm.config.get_text_config(), "output_router_logits", False)
     outputs = getattr(causal_lm, causal_lm.base_model_prefix)(
-        **inputs, use_cache=False, return_dict=True, **({"output_router_logits": True} if balance else {})
+        **packed_inputs(causal_lm, inputs),
+        use_cache=False,
+        return_dict=True,
+        **({"output_router_logits": True} if balance else {}),
     )
     if positions is None:
         positions = trained_positions(labels)
     before = positions - 1
     if "shared_prefix" in inputs:
         before = inputs["shared_prefix"]["rows"].index_select(0, before)
-    hidden = outputs.last_hidden_state.flatten(0, 1).index_select(0, before)
+    states = outputs.last_hidden_state
+    if is_sharded(causal_lm) and torch.is_grad_enabled():
+        idle = nothing_of_idle_parts(causal_lm)
+        states = states if idle is None else states + idle.to(states.dtype)
+    hidden = states.flatten(0, 1).index_select(0, before)
     targets = labels.flatten().index_select(0, positions)
     chosen = torch.ones_like(targets, dtype=torch.float32)
     if weights is not None:

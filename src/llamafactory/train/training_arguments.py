@@ -76,8 +76,10 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "fp16": dtypes.compute == "float16",
         "use_cpu": on_cpu,
         "ddp_backend": training.ddp_backend or ("gloo" if on_cpu else None) if _is_distributed() else None,
-        # Blocks that LISA has frozen give no gradient that the others could wait for.
-        "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters) or _samples_layers(args),
+        # Blocks that LISA has frozen give no gradient that the others could wait for; nor do towers, without media.
+        "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters)
+        or _samples_layers(args)
+        or _trains_senses(args),
         "fsdp": None,  # accelerate would wrap the model itself; see model/sharding
         "fsdp_config": None,
         "dataloader_pin_memory": training.dataloader_pin_memory and not on_cpu,
@@ -124,6 +126,13 @@ def _take_over(args: TrainArgs) -> None:
 
 def _samples_layers(args: TrainArgs) -> bool:
     return getattr(args.tuner, "lisa_activated_layers", None) is not None
+
+
+def _trains_senses(args: TrainArgs) -> bool:
+    """Whether parts may be trained that some batches have nothing for."""
+    finetuning = args.finetuning
+    frozen = finetuning.freeze_vision_tower and finetuning.freeze_multi_modal_projector
+    return not frozen or bool(getattr(args.tuner, "additional_target", None))
 
 
 def _optimizer(args: TrainArgs) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ..data.loader import get_dataset, resolve_stage, tokenized_folder
 from ..data.prepare.prepared import is_prepared
 from ..data.streaming.rows import StreamRows
 from ..data.template.thinking import resolve_thinking
-from ..data.template_loader import get_template
+from ..data.template_loader import get_template, take_media
 from ..extras.device import probe
 from ..extras.errors import ConfigError, writing
 from ..extras.hub import require_hub
@@ -28,11 +28,13 @@ from ..extras.plotting import plot_loss
 from ..extras.seeds import set_seed
 from ..hparams import to_dict
 from ..hparams.rules.packages import require_packages
-from ..model import can_share_prefixes, is_isolating, load_model, load_tokenizer
-from ..model.families.family import reads_prefix_both_ways
+from ..model import can_share_prefixes, is_isolating, load_model, load_processor, load_tokenizer
+from ..model.families.family import media_packing, reads_prefix_both_ways
+from ..model.wrapping import beneath_adapters
 from ..plugins import resolve
 from .batching.batches import largest_batch
 from .batching.packing import settle_packing
+from .callbacks.frozen import FrozenCallback
 from .callbacks.log import LogCallback
 from .callbacks.neftune import NoiseCallback
 from .callbacks.plan import PlanCallback
@@ -90,7 +92,9 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     set_seed(args.training.seed, args.training.full_determinism)
     args = settle_packing(stage.processor, replace(args, data=resolve_thinking(args.data)))
     tokenizer = load_tokenizer(args.model)
+    processor = load_processor(args.model, tokenizer)
     template = get_template(tokenizer, args.data)
+    take_media(template, processor, args.media)
     only_prepares = _only_prepares(args)
     dataset = get_dataset(stage.processor, template, tokenizer, args)
     if only_prepares:
@@ -149,6 +153,7 @@ def build_trainer(
         LogCallback(),
         SignalCallback(),
         ThreadsCallback(),
+        FrozenCallback(),
         PlanCallback(args, dataset, stage.generates),
         ProgressCallback(bars=not args.training.disable_tqdm),
     ]
@@ -171,7 +176,7 @@ def build_trainer(
         tokenizer=tokenizer,
         train=dataset.train if args.training.do_train else None,
         evaluate=dataset.eval,
-        collator=choose_collator(stage, model, tokenizer, dataset, args),
+        collator=choose_collator(stage, model, template, dataset, args),
         callbacks=extra,
         channels=dataset.channels if logs_channels(args) else (),
     )
@@ -197,29 +202,43 @@ def logs_channels(args: TrainArgs) -> bool:
     return args.finetuning.stage in ("pt", "sft") and args.data.channel_loss is not False
 
 
-def choose_collator(stage: Stage, model: Any, tokenizer: Any, dataset: DatasetModule, args: TrainArgs) -> Any:
+def choose_collator(stage: Stage, model: Any, template: Template, dataset: DatasetModule, args: TrainArgs) -> Any:
     """Return padding-free batches where the model keeps sequences apart, padded ones elsewhere.
 
     Raises:
         ConfigError: Packed rows and an attention that would let their sequences see each other; rows of several answers
             and one that lets these see themselves.
     """
-    padding_free = is_isolating(model) and args.data.padding_free is not False
-    padded = PaddedCollator(tokenizer, prefix_types=reads_prefix_both_ways(model.config))
+    tokenizer, media = template.tokenizer, template.batch_media() if dataset.has_media else None
+    obstacle = _obstacle(model, dataset, args)
+    padding_free = obstacle is None
+    padded = PaddedCollator(tokenizer, prefix_types=reads_prefix_both_ways(model.config), media=media)
     if padded.prefix_types and not (dataset.train is None or isinstance(dataset.train, StreamRows)):
         padded.check(dataset.train)  # not in the middle of the training
     if stage.collator is not None:
-        single = PaddingFreeCollator(tokenizer) if padding_free else padded
+        single = PaddingFreeCollator(tokenizer, media) if padding_free else padded
         collator = stage.collator(single)
         if isinstance(collator, PairCollator):
-            collator.least_shared = _least_shared(model, padding_free, args)
+            collator.least_shared = _least_shared(model, padding_free and media is None, args)
         return collator
     if padding_free:
-        return PaddingFreeCollator(tokenizer)
+        return PaddingFreeCollator(tokenizer, media)
     if _is_packed(dataset.train):
-        why = "padding_free is false" if is_isolating(model) else "this model's attention cannot keep sequences apart"
-        raise ConfigError(f"packing: packed rows need isolating attention, but {why}; set packing: false")
+        raise ConfigError(f"packing: packed rows need isolating attention, but {obstacle}; set packing: false")
     return padded
+
+
+def _obstacle(model: Any, dataset: DatasetModule, args: TrainArgs) -> str | None:
+    """What keeps sequences from being laid end to end, if anything does."""
+    if not is_isolating(model):
+        return "this model's attention cannot keep sequences apart"
+    if args.data.padding_free is False:
+        return "padding_free is false"
+    can = media_packing(beneath_adapters(model).config)
+    if not can.works and dataset.has_media:
+        logger.info_rank0("Sequences are padded, not packed end to end: %s", can.reason)
+        return can.reason
+    return None
 
 
 def _is_packed(rows: Dataset | StreamRows | None) -> bool:
@@ -237,7 +256,7 @@ def _least_shared(model: Any, padding_free: bool, args: TrainArgs) -> float | No
     can, wanted = padding_free and can_share_prefixes(model), args.rlhf.share_prompt
     if wanted and not can:
         raise ConfigError(
-            "share_prompt: this model's attention, or padding_free: false, does not allow it; leave it out"
+            "share_prompt: this model's attention, padding_free: false or rows with media do not allow it; leave it out"
         )
     if wanted or (wanted is None and can):
         return 0.0 if wanted else LEAST_SHARED

@@ -89,6 +89,7 @@ def split_row(feature: dict[str, Any]) -> list[dict[str, Any]]:
     rows, start = [], 0
     for length in feature["seq_lens"]:
         part = slice(start, start + length)
-        rows.append({name: feature[name][part] for name in ("input_ids", "labels")} | {"seq_lens": [length]})
+        row = {name: feature[name][part] for name in ("input_ids", "labels")} | {"seq_lens": [length]}
+        rows.append(row | ({"media": [feature["media"][len(rows)]]} if "media" in feature else {}))
         start += length
     return rows

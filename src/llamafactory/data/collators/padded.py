@@ -14,6 +14,8 @@ from ...extras.errors import ConfigError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ..media.tensors import BatchMedia
+
 IGNORED = -100
 
 
@@ -24,29 +26,36 @@ class PaddedCollator:
         tokenizer: Of the model.
         padding_side: Where rows are filled.
         prefix_types: The model reads the text before the first answer in both directions, and is told where it ends.
+        media: Makes the tensors of images, videos and sound; ``None`` = there are none.
     """
 
     def __init__(
-        self, tokenizer: Any, padding_side: Literal["left", "right"] = "right", prefix_types: bool = False
+        self,
+        tokenizer: Any,
+        padding_side: Literal["left", "right"] = "right",
+        prefix_types: bool = False,
+        media: BatchMedia | None = None,
     ) -> None:
         self.pad_token_id: int = tokenizer.pad_token_id
         self.left = padding_side == "left"
         self.prefix_types = prefix_types
+        self.media = media
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Pad features.
 
         Args:
-            features: Rows with ``input_ids``, ``labels``, ``seq_lens`` and perhaps ``weights``.
+            features: Rows with ``input_ids``, ``labels``, ``seq_lens`` and perhaps ``weights`` and ``media``.
 
         Returns:
             ``input_ids``, ``attention_mask`` (1 = token), ``labels`` (-100 = padding or context): ``[B, L]`` int64;
             ``weights``: ``[B, L]`` float32, if any row has them; with ``prefix_types`` ``token_type_ids``: ``[B, L]``,
-            0 before a row's first label and 1 from there on, so that no label is seen by what stands before it.
+            0 before a row's first label and 1 from there on, so that no label is seen by what stands before it; and
+            what the processor makes of the media of all rows in order.
 
         Raises:
             ValueError: A row holds several packed sequences, which this attention would let see each other.
-            ConfigError: With ``prefix_types``, a row that trains several answers.
+            ConfigError: With ``prefix_types``, a row that trains several answers; or a medium cannot be read.
         """
         if any(len(feature["seq_lens"]) != 1 for feature in features):
             raise ValueError(
@@ -60,6 +69,8 @@ class PaddedCollator:
         }
         if any("weights" in feature for feature in features):
             batch["weights"] = pad([feature["weights"] for feature in features], 0.0, self.left, np.float32)
+        if self.media is not None:
+            batch |= self.media(rows, media_of(features), self.left)
         if self.prefix_types:
             batch["token_type_ids"] = _types_behind_the_prompt(batch["labels"] != IGNORED)
         return batch
@@ -110,6 +121,11 @@ def _require_one_answer(trained: np.ndarray) -> None:
             "this model reads the text before an answer in both directions, so a row can train one answer, and here is "
             "one that trains several; set mask_history: true (the last answer), or make a row of each"
         )
+
+
+def media_of(features: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The media of each sequence of some rows."""
+    return [some for one in features for some in one.get("media") or [[]] * len(one["seq_lens"])]
 
 
 def pad(rows: Sequence[Sequence[float]], value: float, left: bool, dtype: Any = np.int64) -> torch.Tensor:

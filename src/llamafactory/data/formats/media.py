@@ -103,7 +103,7 @@ _OPENAI = ("image", "video", "audio", "image_url", "video_url", "audio_url", "in
 
 def refusal(kind: str) -> str:
     """Why a row with media is not taken: training without them would be silently wrong."""
-    return f"the row has {kind}; only infer takes images, videos and audio so far"
+    return f"the row has {kind}, and only text is taken: this model, or this command, takes no images, videos or audio"
 
 
 def locate(value: Any, attr: DatasetAttr, where: str) -> Any:
@@ -123,6 +123,8 @@ def locate(value: Any, attr: DatasetAttr, where: str) -> Any:
             return read_data_url(value)
         except MediaError as error:
             raise ConfigError(f"{where}: {error}") from None
+    if value.startswith(("http://", "https://")):
+        raise ConfigError(f"{where}: no such file: {value[:300]!r} is an address, and rows of data name files alone")
     path = os.path.join(attr.media_dir or "", os.path.expanduser(value))
     if "\0" in path or not os.path.isfile(path):
         raise ConfigError(f"{where}: no such file: {path[:300]!r}; relative paths begin at media_dir")

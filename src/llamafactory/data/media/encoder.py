@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...extras.errors import ConfigError, in_one_line
@@ -32,7 +33,7 @@ _IMAGE_OPTIONS = (
     ("Gemma3Processor", "do_pan_and_scan", "image_do_pan_and_scan"),
     ("InternVLProcessor", "crop_to_patches", "crop_to_patches"),
 )
-_NO_INPUTS = ("input_ids", "attention_mask", "labels")
+NO_INPUTS = ("input_ids", "attention_mask", "labels")
 
 
 class MediaPrompt(NamedTuple):
@@ -59,16 +60,17 @@ class MediaEncoder:
         processor: The model's processor.
         family: Where media stand in its text.
         limits: Bounds of what is read.
+        store: Folder of the media of training rows that hold bytes in place of a path; ``None`` = these are refused.
 
     Attributes:
         kinds: The kinds of media that both the family and the processor, as installed, take.
         tokens: What the processor expands, by kind.
     """
 
-    def __init__(self, processor: Any, family: MediaFamily, limits: MediaLimits) -> None:
+    def __init__(self, processor: Any, family: MediaFamily, limits: MediaLimits, store: Path | None = None) -> None:
         found = {kind: getattr(processor, f"{kind}_token", None) for kind in KINDS}
         self.tokens = {kind: token for kind, token in found.items() if isinstance(token, str)}
-        self.processor, self.family, self.limits = processor, family, limits
+        self.processor, self.family, self.limits, self.store = processor, family, limits, store
         self.kinds = tuple(kind for kind in KINDS if getattr(family, kind) is not None and _reads(processor, kind))
 
     @property
@@ -112,18 +114,33 @@ class MediaEncoder:
             return MediaPrompt(short_ids, {}, short_ids, {})
         if self.family.bare:
             text = text.removeprefix(self.processor.tokenizer.bos_token).removesuffix("\n")
-        media = self._read(parts)
-        arguments = self._arguments(media)
-        processor = copy.copy(self.processor)
-        processor.tokenizer = _Tokenizer(self.processor.tokenizer, tokenize)
-        with in_one_line("media: the processor of this model (preprocessor_config.json) says"):
-            out = processor(text=[text], return_tensors="pt", **arguments)
-        inputs = {key: value for key, value in out.items() if key not in _NO_INPUTS}
-        if arguments.get("load_audio_from_video"):
+        media = self.read(parts)
+        out = self.process([text], [media], _Tokenizer(self.processor.tokenizer, tokenize))
+        inputs = {key: value for key, value in out.items() if key not in NO_INPUTS}
+        if any(kind == "video" and one.sound is not None for kind, one in media):
             inputs["use_audio_in_video"] = True  # Omni models count positions otherwise
         return MediaPrompt(out["input_ids"][0].tolist(), inputs, short_ids, _by_kind(media))
 
-    def _read(self, parts: Sequence[Part]) -> list[tuple[str, Any]]:
+    def process(self, texts: list[str], media: Sequence[Sequence[tuple[str, Any]]], tokenizer: Any) -> Any:
+        """What the processor makes of texts with placeholders and the decoded media of each.
+
+        Args:
+            texts: One for each row.
+            media: Kind and decoded medium, in the order of the row's placeholders.
+            tokenizer: Stands in for the processor's own.
+        """
+        processor = copy.copy(self.processor)
+        processor.tokenizer = tokenizer
+        arguments = self._arguments(media)
+        with in_one_line("media: the processor of this model (preprocessor_config.json) says"):
+            return processor(text=texts, return_tensors="pt", **arguments)
+
+    def read(self, parts: Sequence[Part]) -> list[tuple[str, Any]]:
+        """Decode the media of a conversation: kind and what the processor takes.
+
+        Raises:
+            MediaError: One cannot be read within the limits.
+        """
         from .decode import MediaError, read_audio, read_image, read_video
 
         read: dict[str, Callable[[Any, MediaLimits], Any]]
@@ -136,15 +153,16 @@ class MediaEncoder:
             media.append((part.type, read[part.type](part.value, self.limits)))
         return media
 
-    def _arguments(self, media: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        """The media as keywords of the processor."""
+    def _arguments(self, rows: Sequence[Sequence[tuple[str, Any]]]) -> dict[str, Any]:
+        """The media of rows as keywords of the processor."""
+        media = [one for row in rows for one in row]
         objects = _by_kind(media)
         out: dict[str, Any] = {}
-        if images := objects.get("image"):
-            out["images"] = [images]
+        if "image" in objects:  # nested, for some processors refuse a flat list where a row has none
+            out["images"] = [_by_kind(row).get("image", []) for row in rows]
             out |= {"images_kwargs": self.image_options} if self.image_options else {}
         if videos := objects.get("video"):
-            out |= _video_arguments(videos)
+            out |= _video_arguments([_by_kind(row).get("video", []) for row in rows])
         if any(video.sound is not None for video in videos or ()):
             if not hasattr(self.processor, "load_audio_from_video"):
                 raise ConfigError("use_audio_in_video: True: this model does not take the sound of a video")
@@ -163,23 +181,27 @@ def _by_kind(media: Sequence[tuple[str, Any]]) -> dict[str, list[Any]]:
     return objects
 
 
-def _video_arguments(videos: Sequence[Video]) -> dict[str, Any]:
+def _video_arguments(rows: Sequence[Sequence[Video]]) -> dict[str, Any]:
     """Frames that are chosen already, with the times at which they are shown."""
     import numpy as np
     from transformers.video_utils import VideoMetadata
 
+    rows = [videos for videos in rows if videos]
     metadata = [
-        VideoMetadata(
-            total_num_frames=len(video.frames),
-            fps=video.fps,
-            duration=len(video.frames) / video.fps,
-            frames_indices=list(range(len(video.frames))),
-        )
-        for video in videos
+        [
+            VideoMetadata(
+                total_num_frames=len(video.frames),
+                fps=video.fps,
+                duration=len(video.frames) / video.fps,
+                frames_indices=list(range(len(video.frames))),
+            )
+            for video in videos
+        ]
+        for videos in rows
     ]
-    frames = [np.stack([np.asarray(frame) for frame in video.frames]) for video in videos]
+    frames = [[np.stack([np.asarray(frame) for frame in video.frames]) for video in videos] for videos in rows]
     # Omni models know one rate for all videos, the others one of each.
-    return {"videos": [frames], "video_metadata": [metadata], "fps": videos[0].fps, "do_sample_frames": False}
+    return {"videos": frames, "video_metadata": metadata, "fps": rows[0][0].fps, "do_sample_frames": False}
 
 
 def _sound_of_videos(media: Sequence[tuple[str, Any]]) -> dict[str, Any]:

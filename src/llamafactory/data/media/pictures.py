@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import struct
 import warnings
 import zlib
@@ -32,6 +33,9 @@ _DAMAGE = (
     struct.error,
     zlib.error,
 )
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_TRAILING = 64  # bytes that programs write behind the end
+_SIDEWAYS = (2, 4, 5, 6)  # Pillow's numbers of the turns that swap width and height
 _MOVING = ("GIF", "WEBP", "PNG", "AVIF")
 _MOMENT = 100  # milliseconds a frame stands whose file says 0, as browsers have it
 _ORIENTATION = 0x0112  # EXIF
@@ -85,14 +89,64 @@ def fit(picture: Image, most: int, least: int) -> Image:
     if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255 instead of scaling them
         picture = picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     picture = _on_white(picture).convert("RGB")
+    for size in _sizes(picture.size, most, least):
+        picture = picture.resize(size)
+    return picture if turn is None else picture.transpose(image.Transpose(turn))
+
+
+def fitted_size(size: tuple[int, int], most: int, least: int) -> tuple[int, int]:
+    """The size that :func:`fit` gives an image of a size."""
+    return (size, *_sizes(size, most, least))[-1]
+
+
+def _sizes(size: tuple[int, int], most: int, least: int) -> Iterator[tuple[int, int]]:
+    """The sizes that an image goes through until its pixels are within bounds."""
     for wrong, bound in ((lambda pixels: pixels > most, most), (lambda pixels: pixels < least, least)):
-        pixels = picture.width * picture.height
+        pixels = size[0] * size[1]
         if wrong(pixels):
             factor = math.sqrt(bound / pixels)
-            width, height = (max(1, int(side * factor)) for side in picture.size)
+            width, height = (max(1, int(side * factor)) for side in size)
             height = min(height, bound // min(width, bound))  # a line of pixels keeps its one: only its length shrinks
-            picture = picture.resize((min(width, bound // height), height))
-    return picture if turn is None else picture.transpose(image.Transpose(turn))
+            size = (min(width, bound // height), height)
+            yield size
+
+
+def measure(source: Source, limits: MediaLimits) -> tuple[int, int]:
+    """Read how large an image is that stands upright; what cannot be seen to be whole is decoded.
+
+    Raises:
+        MediaError: As :func:`open_picture`.
+    """
+    with open_picture(source, limits) as picture:
+        turn, size = _turn(picture), picture.size
+        if not _ends_whole(source, picture.format):
+            picture.load()
+    swapped = turn in _SIDEWAYS
+    return (size[1], size[0]) if swapped else size
+
+
+def is_animated(source: Source, limits: MediaLimits) -> bool:
+    """Whether the file is an image, moving or still, and no video; it is read from its start afterwards.
+
+    Raises:
+        UnknownFormatError: It is no image.
+    """
+    with open_picture(source, limits):
+        pass
+    source.seek(0)
+    return True
+
+
+def _ends_whole(source: Source, form: str | None) -> bool:
+    """Whether the last bytes of a file are those that end one of its format, so that it is not cut off."""
+    end = _ENDS.get(form or "")
+    if end is None:
+        return False
+    place = source.tell()
+    source.seek(-min(len(end) + _TRAILING, source.seek(0, os.SEEK_END)), os.SEEK_END)
+    last = source.read()
+    source.seek(place)
+    return end in last
 
 
 def _on_white(picture: Image) -> Image:

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..messages import Message, Part
+from ...extras.errors import ConfigError
+from ..messages import Medium, Message, Part
 from ..template.base import Piece
 from .families import KINDS, MediaFamily
 
@@ -96,3 +97,31 @@ def hide_special(pieces: Sequence[Piece], special: re.Pattern[str]) -> MediaText
         for piece in pieces
     ]
     return MediaText("".join(texts), marks)
+
+
+def expand(pieces: Sequence[Piece], tokens: Sequence[str], expansions: Sequence[tuple[Medium, str]]) -> list[Piece]:
+    """Write what stands for each medium in place of its placeholder.
+
+    Args:
+        pieces: A rendered conversation.
+        tokens: What the processor expands.
+        expansions: Media and their texts, in order.
+
+    Returns:
+        Pieces of media know which medium they stand for.
+
+    Raises:
+        ConfigError: There are more or fewer placeholders than media.
+    """
+    pattern = re.compile(f"({'|'.join(map(re.escape, sorted(tokens, key=len, reverse=True)))})")
+    texts = iter(expansions)
+    out: list[Piece] = []
+    for piece in pieces:
+        parts = pattern.split(piece.text) if piece.literal else [piece.text]
+        for place, part in enumerate(parts):
+            medium, text = next(texts, (None, part)) if place % 2 else (None, part)
+            out.append(piece._replace(text=text, medium=medium))
+    written = sum(len(pattern.findall(piece.text)) for piece in pieces if piece.literal)
+    if written != len(expansions):
+        raise ConfigError(f"template: {written} placeholders {' '.join(tokens)} for {len(expansions)} media")
+    return out

@@ -75,11 +75,7 @@ def film(source: Source, limits: MediaLimits) -> tuple[list[Image], float, bool]
     Raises:
         MediaError: As :func:`open_recording`; or it has no picture, or its frames are too large.
     """
-    with open_recording(source, limits) as container:
-        if not _decodable(container.streams.video):
-            raise source.error("has no picture that can be read")
-        count, seconds = _survey(container, source, limits)
-        sound = _decodable(container.streams.audio)
+    count, seconds, sound = _look_through(source, limits)
     wanted = evenly(count, seconds, limits)
     frames, found = _take(source, wanted, limits)
     if len(frames) < len(wanted) and found:  # some packets, such as those of VP8's reference frames, show nothing
@@ -87,6 +83,34 @@ def film(source: Source, limits: MediaLimits) -> tuple[list[Image], float, bool]
     if not frames:
         raise source.error("damaged or cut off")
     return frames, seconds, sound
+
+
+def measure_film(source: Source, limits: MediaLimits) -> tuple[tuple[int, int], int, float, bool]:
+    """Count and measure the frames that :func:`film` reads, of which only what tells their size is decoded.
+
+    Returns:
+        Width and height of a frame, the number of frames, the seconds that the video lasts, and whether it has sound.
+
+    Raises:
+        MediaError: As :func:`film`.
+    """
+    count, seconds, sound = _look_through(source, limits)
+    wanted = evenly(count, seconds, limits)
+    if len(wanted) < count // 2:  # frames that show nothing are few: there are as many others
+        frames, _ = _take(source, wanted[:1], limits)
+        if frames:
+            return frames[0].size, len(wanted), seconds, sound
+    frames, seconds, sound = film(source, limits)
+    return frames[0].size, len(frames), seconds, sound
+
+
+def _look_through(source: Source, limits: MediaLimits) -> tuple[int, float, bool]:
+    """Frames and seconds of a video, and whether it has sound, without decoding."""
+    with open_recording(source, limits) as container:
+        if not _decodable(container.streams.video):
+            raise source.error("has no picture that can be read")
+        count, seconds = _survey(container, source, limits)
+        return count, seconds, _decodable(container.streams.audio)
 
 
 def _decodable(streams: Any) -> bool:

@@ -31,6 +31,7 @@ class ArrowFile:
             "source": text,
             "reference": text,
             "rollout": text,
+            "media": media_type(),
         }
         self.sink = pa.OSFile(self.path, "wb")
         self.stream: Any = None
@@ -50,6 +51,14 @@ class ArrowFile:
         if self.stream is not None:
             self.stream.close()
         self.sink.close()
+
+
+def media_type() -> Any:
+    """Of the column ``media``: for each sequence of a row its images, videos and sounds in order."""
+    import pyarrow as pa
+
+    text = pa.string()
+    return pa.list_(pa.list_(pa.struct({"type": text, "source": text, "tokens": pa.int32(), "place": text})))
 
 
 def _to_array(column: Any, kind: Any) -> Any:

@@ -80,6 +80,7 @@ def write_rows(
     capacity: int | None,
     weighted: bool,
     channels: Sequence[str] = (),
+    media: bool = False,
 ) -> Dataset:
     """Write chosen rows of sets joined end to end, packed if asked.
 
@@ -90,6 +91,7 @@ def write_rows(
         capacity: Tokens of a packed row; None = rows stay as they are.
         weighted: Whether any row has weights; rows without get ones, and without any the column is left out.
         channels: Names of sets; given, the column ``channels`` numbers the set of each sequence among them.
+        media: Whether any row has media; without any the column is left out.
     """
     from datasets import Dataset, concatenate_datasets
 
@@ -97,12 +99,12 @@ def write_rows(
     with ArrowFile(path) as file:
         if capacity is None:
             for start in range(0, len(order), _ROWS):
-                file.write(feature_columns(rows[_indices(order[start : start + _ROWS])], weighted, channels))
+                file.write(feature_columns(rows[_indices(order[start : start + _ROWS])], weighted, channels, media))
         else:
             lengths = np.concatenate([row_lengths(rows_of_set) for rows_of_set in sets])[order]
             groups: Iterator[Sequence[int]] = (order[group].tolist() for group in pack(lengths, capacity))
             while some := list(islice(groups, _GROUPS)):
-                columns = feature_columns(rows[[index for group in some for index in group]], weighted, channels)
+                columns = feature_columns(rows[[index for group in some for index in group]], weighted, channels, media)
                 file.write(join_groups(columns, [len(group) for group in some]))
     return Dataset.from_file(path)
 
@@ -122,17 +124,19 @@ def row_lengths(rows: Dataset) -> np.ndarray:
     return pc.list_value_length(rows.with_format("arrow")["input_ids"]).to_numpy()
 
 
-def feature_columns(table: Any, weighted: bool, channels: Sequence[str] = ()) -> dict[str, Any]:
+def feature_columns(table: Any, weighted: bool, channels: Sequence[str] = (), media: bool = False) -> dict[str, Any]:
     """The feature columns of an Arrow table, each one array; rows without weights get ones, if any row has some.
 
     Args:
         table: Of encoded rows.
         weighted: As for :func:`write_rows`.
         channels: As for :func:`write_rows`.
+        media: As for :func:`write_rows`.
     """
     import pyarrow as pa
 
-    names = [name for name in table.column_names if name != "sample" and (weighted or name != "weights")]
+    left_out = {"sample", *([] if weighted else ["weights"]), *([] if media else ["media"])}
+    names = [name for name in table.column_names if name not in left_out]
     columns = {name: table.column(name).combine_chunks() for name in names}
     if "weights" in columns:
         lengths = columns["input_ids"].value_lengths().to_pylist()

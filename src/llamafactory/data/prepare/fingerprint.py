@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from ...hparams import TrainArgs
     from ...hparams.data_args import DataArguments
+    from ..media.encoder import MediaEncoder
     from ..processor import Processor
     from ..template.base import Template
 
@@ -71,6 +73,7 @@ def identify(
         "dataset": data.dataset,
         "eval_dataset": data.eval_dataset,
         "files": {attr.name: _set_hash(attr) for attr in sets},
+        **({"media": _media(template.media)} if template.media else {}),
     }
 
 
@@ -146,7 +149,17 @@ def _set_hash(attr: DatasetAttr) -> str:
 
 
 def _layout(attr: DatasetAttr) -> dict[str, Any]:
-    return {key: value for key, value in asdict(attr).items() if key not in ("location", "listed", "media_dir")}
+    settings = {key: value for key, value in asdict(attr).items() if key not in ("location", "listed", "media_dir")}
+    return settings if attr.media_dir is None else {**settings, "media_dir": os.path.abspath(attr.media_dir)}
+
+
+def _media(encoder: MediaEncoder) -> dict[str, Any]:
+    """What decides how many tokens a medium takes, and which."""
+    return {
+        "family": asdict(encoder.family),
+        "limits": asdict(encoder.limits),
+        "processor": _hash(encoder.processor.to_json_string().encode()),
+    }
 
 
 def _hash(data: bytes) -> str:

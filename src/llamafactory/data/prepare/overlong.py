@@ -4,16 +4,17 @@
 ``truncate`` cuts, ``drop`` leaves the row out, ``error`` stops, ``split`` makes several rows at the borders of turns
 (of running text: at every ``cutoff_len`` tokens). A turn is everything up to and with a response. A response that
 must be cut loses its tail *with* its end-of-turn token, so the model never learns to stop where the cut fell.
+A row in which the cut would go through an image, a video or a sound is left out.
 ``keep_start`` and ``keep_end`` cut wherever the limit falls, as other tools do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from ...extras.errors import ConfigError
-from ..messages import Message, Origin, Segment
+from ..messages import Medium, Message, Origin, Segment
 
 Rule = Literal["truncate", "drop", "error", "split", "keep_start", "keep_end"]
 # With fewer tokens left, a further turn is not begun: headers alone would fill them.
@@ -59,6 +60,13 @@ def fit(segments: list[Segment], messages: Sequence[Message], cutoff: int, rule:
         return Fitted([], total)
     if rule == "error":
         raise too_long(origin, total, cutoff)
+    found = _cut(segments, messages, cutoff, rule, total)
+    sizes = _media_sizes(segments)
+    rows = [row for row in found.rows if count(row) <= cutoff and _has_whole_media(row, sizes)]
+    return found if len(rows) == len(found.rows) else Fitted(rows, max(1, total - sum(map(count, rows))))
+
+
+def _cut(segments: list[Segment], messages: Sequence[Message], cutoff: int, rule: Rule, total: int) -> Fitted:
     if rule in ("keep_start", "keep_end"):
         return Fitted([_keep(segments, cutoff, rule)], total - cutoff)
     head, turns = _turns(segments, messages)
@@ -66,6 +74,38 @@ def fit(segments: list[Segment], messages: Sequence[Message], cutoff: int, rule:
         return _split(head, turns, cutoff, total)
     row = _truncate(head, turns, cutoff)
     return Fitted([row], total - count(row))
+
+
+def _media_sizes(segments: Sequence[Segment]) -> dict[Medium, int]:
+    return {segment.medium: len(segment.ids) for segment in segments if segment.medium}
+
+
+def _has_whole_media(row: Sequence[Segment], sizes: Mapping[Medium, int]) -> bool:
+    """Whether every medium of a row has all of its tokens."""
+    return all(size == sizes[medium] for medium, size in _media_sizes(row).items())
+
+
+def fit_running(segments: list[Segment], cutoff: int, rule: Rule, origin: Origin | None) -> Fitted:
+    """Make running text with media fit; rows end before a medium that has no room left in them."""
+    total = count(segments)
+    if total <= cutoff or rule in ("drop", "error"):
+        return fit(segments, (), cutoff, rule, origin)
+    if rule != "split":
+        row = _keep(segments, cutoff, "keep_end" if rule == "keep_end" else "keep_start")
+        return Fitted([row], total - cutoff) if _has_whole_media(row, _media_sizes(segments)) else Fitted([], total)
+    rows: list[list[Segment]] = [[]]
+    for segment in segments:
+        size, start = len(segment.ids), 0
+        if segment.medium and size > cutoff:
+            continue
+        while start < size:
+            room = cutoff - count(rows[-1])
+            if room == 0 or (segment.medium and size > room):
+                rows.append([])
+                continue
+            rows[-1].append(segment._replace(ids=segment.ids[start : start + room]))
+            start += room
+    return Fitted(rows, total - sum(map(count, rows)))
 
 
 def fit_text(ids: list[int], cutoff: int, rule: Rule, origin: Origin | None) -> tuple[list[list[int]], int]:
@@ -204,8 +244,9 @@ def _keep(segments: list[Segment], cutoff: int, rule: Rule) -> list[Segment]:
 
 
 def _shrink(segments: list[Segment], room: int) -> list[Segment]:
-    """Cut the longest segments to one common length, out of their middles, until all fit."""
-    sizes = sorted(len(segment.ids) for segment in segments)
+    """Cut the longest segments of text to one common length, out of their middles, until all fit beside the media."""
+    room = max(0, room - count([segment for segment in segments if segment.medium]))
+    sizes = sorted(len(segment.ids) for segment in segments if not segment.medium)
     level, left = room, room
     for rank, size in enumerate(sizes):
         level = left // (len(sizes) - rank)
@@ -214,7 +255,7 @@ def _shrink(segments: list[Segment], room: int) -> list[Segment]:
         left -= size
     else:
         return segments
-    return [segment._replace(ids=cut_middle(segment.ids, level)) for segment in segments]
+    return [segment if segment.medium else segment._replace(ids=cut_middle(segment.ids, level)) for segment in segments]
 
 
 def _first_trained(turns: Sequence[_Turn]) -> int:
@@ -249,15 +290,23 @@ def fit_completions(
     if rule == "error":
         raise too_long(origin, longest, cutoff)
     if rule in ("keep_start", "keep_end"):
-        rows = [_keep(segments, cutoff, rule) for segments in sequences]
-        return Fitted(rows, total - sum(map(count, rows)))
+        return _if_whole([_keep(segments, cutoff, rule) for segments in sequences], sequences, cutoff)
     starts = [_completion_start(segments, len(history)) for segments in sequences]
     prompt = sequences[0][: starts[0]]
     completions = [segments[start:] for segments, start in zip(sequences, starts, strict=True)]
     room = min(max(map(count, completions)), max(cutoff - count(prompt), (cutoff + 1) // 2))
     prompt = _latest(prompt, history, cutoff - room)
-    rows = [[*prompt, *_first(completion, room)] for completion in completions]
-    return Fitted(rows, total - sum(map(count, rows)))
+    return _if_whole([[*prompt, *_first(completion, room)] for completion in completions], sequences, cutoff)
+
+
+def _if_whole(rows: list[list[Segment]], sequences: Sequence[list[Segment]], cutoff: int) -> Fitted:
+    """Cut sequences, or none of them where a medium would be in pieces."""
+    total = sum(map(count, sequences))
+    whole = [
+        count(row) <= cutoff and _has_whole_media(row, _media_sizes(before))
+        for row, before in zip(rows, sequences, strict=True)
+    ]
+    return Fitted(rows, total - sum(map(count, rows))) if all(whole) else Fitted([], total)
 
 
 def _completion_start(segments: list[Segment], history: int) -> int:

@@ -75,7 +75,8 @@ class SourceReport:
         """Sum up a set's count."""
         counts = tally.to_dict()
         lengths = np.asarray(counts.pop("lengths"), dtype=np.int64)
-        counts.pop("weighted")
+        for name in ("weighted", "media"):
+            counts.pop(name)
         unread = counts.pop("unread").get(attr.name, [])
         longest = int(lengths.max(initial=0))
         steps = length_steps(longest, cutoff)

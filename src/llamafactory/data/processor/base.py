@@ -66,6 +66,7 @@ class Tally:
         trained: Trained tokens in them.
         lost: Tokens that are in no row.
         weighted: Rows whose trained tokens do not all have weight 1.
+        media: Rows with images, videos or sound.
         rewritten: Answers that the whole text shows otherwise than when they were asked for (``thoughts``).
         lengths: Tokens of each sample before anything was cut.
         unread: For each set, columns and keys of turns that hold something and are not read.
@@ -83,6 +84,7 @@ class Tally:
     trained: int = 0
     lost: int = 0
     weighted: int = 0
+    media: int = 0
     rewritten: int = 0
     lengths: array[int] = field(default_factory=lambda: array("i"))
     unread: dict[str, set[str]] = field(default_factory=dict)
@@ -138,6 +140,7 @@ class Tally:
             self.tokens_out += len(row.features["input_ids"])
             self.trained += row.trained
             self.weighted += row.features.get("weights") is not None
+            self.media += any(row.features.get("media", ()))
 
 
 @dataclass
@@ -189,7 +192,8 @@ class Processor(ABC, Generic[Tokens]):
         self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments
     ) -> Encoded:
         """Encode a batch of samples."""
-        columns: dict[str, list[Any]] = {name: [] for name in self.columns}
+        names = self.columns if getattr(template, "media", None) is None else (*self.columns, "media")
+        columns: dict[str, list[Any]] = {name: [] for name in names}
         tally = Tally()
         tokenized = self.tokenize(samples, template, tokenizer, args)
         for number, (sample, tokens) in enumerate(zip(samples, tokenized, strict=True)):

@@ -75,7 +75,8 @@ class CompletionsProcessor(Processor[list[list[Segment]]]):
         parts = [row.features for row in usable]
         if self.must_differ and parts[0]["input_ids"] == parts[1]["input_ids"]:
             return []
-        joined = {name: [item for part in parts for item in part[name]] for name in ("input_ids", "labels", "seq_lens")}
+        names = ("input_ids", "labels", "seq_lens", "media")
+        joined = {name: [item for part in parts for item in part[name]] for name in names}
         return [Row({**joined, "weights": None, **self.extra(sample)}, sum(row.trained for row in usable))]
 
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..messages import Message, Segment, ToolCall
-from ..prepare.overlong import Rule, fit_text
+from ..messages import Message, Segment, ToolCall, has_media
+from ..prepare.overlong import Rule, count, fit_running, fit_text
 from .base import Outcome, Processor
 from .rows import sequence_rows
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..template.base import Template
 
 
-class PretrainProcessor(Processor[list[int]]):
+class PretrainProcessor(Processor[list[Segment]]):
     """The texts of a sample's messages are joined by line breaks, without a template, and end with EOS.
 
     Calls of tools are text too: each is a line of JSON, as rows write them.
@@ -33,18 +33,29 @@ class PretrainProcessor(Processor[list[int]]):
 
     def tokenize(
         self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments
-    ) -> Iterator[list[int]]:
+    ) -> Iterator[list[Segment]]:
         """An empty text has no tokens, not even EOS."""
-        texts = ["\n".join(line for message in sample.messages for line in _lines(message)) for sample in samples]
+        plain = [sample for sample in samples if not has_media(sample.messages)]
+        texts = ["\n".join(line for message in sample.messages for line in _lines(message)) for sample in plain]
+        encoded = zip(texts, tokenizer(texts, verbose=False)["input_ids"] if texts else [], strict=True)
         end = tokenizer.eos_token_id
-        for text, ids in zip(texts, tokenizer(texts, verbose=False)["input_ids"] if texts else [], strict=True):
-            yield [*ids, end] if text and end is not None and ids[-1:] != [end] else ids
+        for sample in samples:
+            if has_media(sample.messages):
+                segments = template.encode_running(sample)
+                yield segments if end is None else [*segments, Segment([end], 1.0, 0)]
+                continue
+            text, ids = next(encoded)
+            yield [Segment([*ids, end] if text and end is not None and ids[-1:] != [end] else ids, 1.0, 0)]
 
     def fit(self, sample: Sample, tokens: list[int], args: DataArguments) -> Outcome:
         """A text beyond ``cutoff_len`` becomes several rows unless ``overlong`` says otherwise."""
-        length = len(tokens)
-        texts, lost = fit_text(tokens, args.cutoff_len, args.overlong, sample.origin)
-        rows = sequence_rows([[Segment(ids, 1.0, 0)] for ids in texts])
+        length = count(tokens)
+        if any(segment.medium for segment in tokens):
+            texts, lost = fit_running(tokens, args.cutoff_len, args.overlong, sample.origin)
+        else:
+            plain, lost = fit_text(tokens[0].ids, args.cutoff_len, args.overlong, sample.origin)
+            texts = [[Segment(ids, 1.0, 0)] for ids in plain]
+        rows = sequence_rows(texts)
         return Outcome(rows, length, lost if rows else length, too_long=args.overlong == "drop" and lost > 0)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...extras.errors import ConfigError
+from ..messages import has_media
 from ..prepare.overlong import cut_middle, too_long
 from .base import Outcome, Processor, Row
 
@@ -55,6 +56,10 @@ class PromptProcessor(Processor[Prompt]):
         for sample in samples:
             messages, reference = split_completion(sample)
             self.check(messages, sample)
+            if has_media(messages):
+                raise ConfigError(
+                    f"{sample.origin}: the row has media; do_predict, predict_with_generate, ppo and grpo take text"
+                )
             try:
                 ids = template.encode_prompt(messages, sample.tools)
             except ConfigError as error:

@@ -30,7 +30,13 @@ def sequence_row(segments: Sequence[Segment]) -> Row | None:
         return None
     weighted = any(segment.weight not in (0, 1) for segment in segments)
     weights = [segment.weight for segment in segments for _ in segment.ids] if weighted else None
-    return Row({"input_ids": ids, "labels": labels, "seq_lens": [len(ids)], "weights": weights}, trained)
+    media = [
+        {"type": one.type, "source": one.source, "tokens": len(segment.ids), "place": one.place}
+        for segment in segments
+        if (one := segment.medium) is not None
+    ]
+    row = {"input_ids": ids, "labels": labels, "seq_lens": [len(ids)], "weights": weights, "media": [media]}
+    return Row(row, trained)
 
 
 def is_trained(message: Message, default: float = 1.0) -> bool:

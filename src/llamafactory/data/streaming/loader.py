@@ -110,7 +110,8 @@ def encode_held(
         if not tally.rows_out:
             raise ConfigError("val_size: no held-out row is left to evaluate on")
         rows = Dataset.from_file(path)
-        rows = write_rows([rows], np.arange(len(rows)), str(staging / "final.arrow"), None, tally.weighted > 0)
+        final, order = str(staging / "final.arrow"), np.arange(len(rows))
+        rows = write_rows([rows], order, final, None, tally.weighted > 0, media=tally.media > 0)
         save(staging, None, {"": rows}, {"identity": identity})
         os.unlink(path)
         os.unlink(staging / "final.arrow")

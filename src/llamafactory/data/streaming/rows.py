@@ -19,6 +19,7 @@ import numpy as np
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ..formats.unread import Unread
+from ..prepare.arrow_file import media_type
 from ..prepare.assembly import feature_columns, join_groups, mixed_order
 from ..prepare.packing import pack
 from ..prepare.report import say_unread
@@ -182,7 +183,7 @@ class StreamRows:
             encoded = self.encoder(some)
             tables.append(_as_table(encoded, some, numbers[tally.rows :]))
             tally.add(encoded.tally)
-        return Block(self._joined(tables, tally.weighted > 0), tally)
+        return Block(self._joined(tables, tally.weighted > 0, tally.media > 0), tally)
 
     def _samples(self, numbers: np.ndarray, tally: Tally) -> list[Sample]:
         """Read rows set by set, and put them back in order; ``tally`` learns what is not read of them."""
@@ -198,7 +199,7 @@ class StreamRows:
             tally.unread.setdefault(one.attr.name, set()).update(unread.names)
         return samples
 
-    def _joined(self, tables: list[pa.Table], weighted: bool) -> pa.Table:
+    def _joined(self, tables: list[pa.Table], weighted: bool, media: bool) -> pa.Table:
         import pyarrow as pa
 
         table = pa.concat_tables(tables)
@@ -209,7 +210,8 @@ class StreamRows:
             lengths = table.column("input_ids").combine_chunks().value_lengths().to_numpy()
             groups = pack(lengths, self.encoder.args.cutoff_len)
             table = table.take([number for group in groups for number in group])
-        return pa.table(join_groups(feature_columns(table, weighted, self.channels), [len(group) for group in groups]))
+        columns = feature_columns(table, weighted, self.channels, media)
+        return pa.table(join_groups(columns, [len(group) for group in groups]))
 
 
 def _as_table(encoded: Encoded, samples: Sequence[Sample], numbers: np.ndarray) -> pa.Table:
@@ -220,6 +222,7 @@ def _as_table(encoded: Encoded, samples: Sequence[Sample], numbers: np.ndarray) 
     columns["source"] = [samples[number].origin.source for number in made_of]
     columns["rows"] = [[int(numbers[number])] for number in made_of]
     types = {"source": pa.string(), "weights": pa.list_(pa.float32()), "rows": pa.list_(pa.int64())}
+    types["media"] = media_type()
     return pa.table(columns, schema=pa.schema([(name, types.get(name, ids)) for name in columns]))
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from ..media.encoder import MediaEncoder, MediaPrompt
     from ..media.families import MediaFamily
-    from ..messages import Message, Sample, Segment, ToolCall
+    from ..media.tensors import BatchMedia
+    from ..messages import Medium, Message, Sample, Segment, ToolCall
 
 GLUE = -1
 
@@ -29,6 +30,7 @@ class Piece(NamedTuple):
         trained: The assistant wrote it.
         literal: The template wrote it, so special tokens in it are meant; else it is data, and they are mere text.
         is_call: It belongs to the calls of its turn, or comes after them.
+        medium: The image, video or sound that it stands for, as tokens of the family's processor; ``None`` = text.
     """
 
     text: str
@@ -36,6 +38,7 @@ class Piece(NamedTuple):
     trained: bool
     literal: bool
     is_call: bool = False
+    medium: Medium | None = None
 
 
 class TextSpan(NamedTuple):
@@ -47,12 +50,14 @@ class TextSpan(NamedTuple):
         message: Index of the message it belongs to, or ``GLUE``.
         begins: A trained answer begins with it. No token reaches across that border: the model is asked with the tokens
             of the prompt alone.
+        medium: As that of :class:`Piece`.
     """
 
     text: str
     weight: float
     message: int
     begins: bool = False
+    medium: Medium | None = None
 
 
 class Options(NamedTuple):
@@ -137,6 +142,7 @@ class Template(ABC):
         openings: What may stand before an assistant turn's text, in this order.
         trains_turn_break: The line break behind a trained turn is trained with it.
         parses_special: Special tokens that the text of a training row spells are those tokens.
+        media: What expands the images, videos and sound of training rows; ``None``: only text is taken.
     """
 
     name: str
@@ -150,6 +156,7 @@ class Template(ABC):
     openings: tuple[str, ...]
     trains_turn_break: bool = False
     parses_special: bool = False
+    media: MediaEncoder | None = None
 
     @abstractmethod
     def pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: Options) -> list[Piece]:
@@ -221,6 +228,18 @@ class Template(ABC):
         Raises:
             ConfigError: The model takes no such media, or one cannot be read.
         """
+
+    @abstractmethod
+    def encode_running(self, sample: Sample) -> list[Segment]:
+        """Running text with media: no turns, only what stands for each medium among the text; all text is trained.
+
+        Raises:
+            ConfigError: The model takes no such media, or one cannot be read; names the file and the row.
+        """
+
+    @abstractmethod
+    def batch_media(self) -> BatchMedia:
+        """What makes the tensors of the media of batches; only with :attr:`media`."""
 
     @abstractmethod
     def encode_after(self, messages: Sequence[Message], answer: int, tools: Sequence[dict[str, Any]] = ()) -> list[int]:

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
 from ...extras.surrogates import refuse_lone_in_text
-from ..media.placement import hide_special
-from ..messages import Message, Role, Sample, Segment
+from ..media.expansion import Expander
+from ..media.placement import Marks, hide_special, mark_media
+from ..media.tensors import BatchMedia
+from ..messages import Message, Role, Sample, Segment, has_media
 from .base import GLUE, Options, Piece, Template, TextSpan
 from .shape_cache import ShapeCache
 from .text_spans import (
@@ -104,6 +107,44 @@ class EncodingTemplate(Template):
         options = self.options._replace(add_generation_prompt=True)
         return options if enable_thinking is None else options.switched(enable_thinking)
 
+    def take_media(self, media: MediaEncoder) -> None:
+        """Let training rows have media. Placeholders that data spells stay text, as special tokens do."""
+        self.media = media
+        self._expander = Expander(media)
+        words = [word for word in media.tokens.values() if not self._special.fullmatch(word)]
+        self._special = re.compile("|".join([*map(re.escape, words), self._special.pattern]))
+
+    def encode_running(self, sample: Sample) -> list[Segment]:
+        media = self._media_of(sample)
+        marks, messages = Marks(), list(sample.messages)
+        family = replace(media.family, leading="never", join="", strip_parts=False)
+        text = "\n".join(message.text for message in mark_media(messages, family, (), marks))
+        try:
+            pieces = [Piece(part, 0, True, marked) for part, marked in marks.split(text)]
+            pieces = self._expander.write(pieces, media.collect(messages), str(sample.origin))
+        except ConfigError as error:
+            raise ConfigError(f"{sample.origin}: {error}") from None
+        # Running text may spell special tokens: the tokenizer alone reads it.
+        begin = self.tokenizer("\n")["input_ids"][:1]
+        bos = [Segment(begin, 1.0, GLUE)] if begin == [self.tokenizer.bos_token_id] else []
+        weighed = [(piece._replace(literal=True), 0.0 if piece.medium else 1.0) for piece in pieces]
+        return [*bos, *self._encode([weighed])[0]]
+
+    def _media_of(self, sample: Sample) -> MediaEncoder:
+        if self.media is None:
+            raise ConfigError(f"{sample.origin}: the row has media, and this model takes text alone")
+        return self.media
+
+    def batch_media(self) -> BatchMedia:
+        """What makes the tensors of the media of batches; only with :attr:`media`."""
+        assert self.media is not None
+        return BatchMedia(self.media, self.count_tokens)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text that the template, or a processor, wrote."""
+        (segments,) = self._encode([[(Piece(text, GLUE, False, True), 0.0)]])
+        return sum(len(segment.ids) for segment in segments)
+
     def encode_after(self, messages: Sequence[Message], answer: int, tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         pieces = self.pieces(messages, tools, self.options._replace(add_generation_prompt=True))
         if not any(piece.trained for piece in pieces):  # Jinja templates mark turns of finished conversations only
@@ -172,6 +213,18 @@ class EncodingTemplate(Template):
 
     def _weighed_pieces(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[Piece]:
         pieces = self._whole(self._training_pieces(messages, tools))
+        if self.parses_special:
+            pieces = [piece._replace(literal=True) for piece in pieces]
+        return with_turn_breaks(pieces) if self.trains_turn_break else pieces
+
+    def _media_pieces(self, sample: Sample, media: MediaEncoder) -> list[Piece]:
+        """The same for a conversation with media, each expanded to what it takes."""
+        parts = media.collect(sample.messages)
+        options = self.options._replace(for_training=True)
+        pieces = self._whole(self.media_pieces(sample.messages, sample.tools, options, media.family))
+        pieces = self._expander.write(pieces, parts, str(sample.origin))
+        if self.parses_special:
+            pieces = [piece._replace(literal=True) for piece in pieces]
         return with_turn_breaks(pieces) if self.trains_turn_break else pieces
 
     def _whole(self, pieces: list[Piece]) -> list[Piece]:
@@ -196,11 +249,12 @@ class EncodingTemplate(Template):
         weighed = []
         for sample in samples:
             try:
-                pieces = self._weighed_pieces(sample.messages, sample.tools)
+                if self.media is not None and has_media(sample.messages):
+                    pieces = self._media_pieces(sample, self.media)
+                else:
+                    pieces = self._weighed_pieces(sample.messages, sample.tools)
             except ConfigError as error:
                 raise ConfigError(f"{sample.origin}: {error}" if sample.origin else str(error)) from None
-            if self.parses_special:
-                pieces = [piece._replace(literal=True) for piece in pieces]
             weighed.append(weigh(pieces, sample.messages, train_on_prompt, mask_history))
         return self._encode(weighed)
 

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
-from ..messages import Message, Segment
+from ..messages import Medium, Message, Segment
 from .base import GLUE, Piece, TextSpan
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ def weigh(
     for weights in (trained, calls, untrained):
         weights.append(context)  # GLUE == -1
     return [
-        (piece, (untrained if not piece.trained else calls if piece.is_call else trained)[piece.message])
+        (piece, 0.0 if piece.medium else kinds[piece.message])
         for piece in pieces
+        for kinds in [untrained if not piece.trained else calls if piece.is_call else trained]
     ]
 
 
@@ -92,29 +93,31 @@ def join(pieces: Iterable[tuple[Piece, float]], begun: set[int] | None = None) -
         begun: Messages whose answers began in earlier pieces; those that begin in these are added.
     """
     begun = set() if begun is None else begun
-    spans: list[tuple[list[str], float, int, bool]] = []
+    spans: list[tuple[list[str], float, int, bool, Medium | None]] = []
     for piece, weight in pieces:
         if not piece.text:
             continue
         begins = begins_answer(piece, weight, begun)
-        if spans and not begins and spans[-1][1:3] == (weight, piece.message):
+        if spans and not begins and spans[-1][1:3] == (weight, piece.message) and spans[-1][4] == piece.medium:
             spans[-1][0].append(piece.text)
         else:
-            spans.append(([piece.text], weight, piece.message, begins))
-    return [TextSpan("".join(texts), weight, message, begins) for texts, weight, message, begins in spans]
+            spans.append(([piece.text], weight, piece.message, begins, piece.medium))
+    return [TextSpan("".join(texts), *rest) for texts, *rest in spans]
 
 
 def merge(segments: list[Segment]) -> list[Segment]:
     """Join neighbouring segments of the same weight and message."""
     return [
-        Segment([token for segment in group for token in segment.ids], weight, message)
-        for (weight, message), group in groupby(segments, key=lambda segment: segment[1:])
+        Segment([token for segment in group for token in segment.ids], weight, message, medium)
+        for (weight, message, medium), group in groupby(segments, key=lambda segment: segment[1:])
     ]
 
 
 def to_segments(found: Iterable[list[int]], spans: Sequence[TextSpan]) -> list[Segment]:
     """The tokens of spans as segments; spans without a token of their own are left out."""
-    return merge([Segment(ids, span.weight, span.message) for ids, span in zip(found, spans, strict=True) if ids])
+    return merge(
+        [Segment(ids, span.weight, span.message, span.medium) for ids, span in zip(found, spans, strict=True) if ids]
+    )
 
 
 def cut_apart(cut: Cut, spans: Sequence[TextSpan], starts: Sequence[int]) -> list[list[int]]:

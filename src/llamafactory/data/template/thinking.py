@@ -12,7 +12,7 @@ from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...hparams import split_list
 from ..messages import Sample
-from ..sources.dataset_info import find_datasets
+from ..sources.dataset_info import find_media_datasets
 from ..sources.reading import open_set, to_samples
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def resolve_thinking(data: DataArguments) -> DataArguments:
 
 def _first_samples(data: DataArguments) -> list[Sample]:
     samples: list[Sample] = []
-    sets = find_datasets(split_list(data.dataset) or split_list(data.eval_dataset), data.dataset_dir, data.columns)
+    names = split_list(data.dataset) or split_list(data.eval_dataset)
+    sets = find_media_datasets(names, data.dataset_dir, data.media_dir, data.columns)
     if not sets:
         raise ConfigError("dataset is not given")
     for attr in sets:

@@ -48,6 +48,7 @@ def check_training(args: TrainArgs) -> None:
         chosen.append("loraplus_lr_ratio")
     require(len(chosen) < 2, f"{' and '.join(chosen)}: choose one")
     kind, training = args.finetuning.finetuning_type, args.training
+    _check_rates_of_parts(args, chosen)
     for key in chosen:
         whole = key in OF_WHOLE_WEIGHTS
         require(not whole or kind in ("full", "freeze"), f"{key}: not with finetuning_type {kind}; use full or freeze")
@@ -69,6 +70,16 @@ def require_optim(key: str, optim: str, expected: Collection[str] = ADAMW) -> No
 def _check_rounding(args: TrainArgs) -> None:
     require(args.finetuning.pure_bf16, "stochastic_rounding: needs pure_bf16: true, else trained weights are float32")
     require_optim("stochastic_rounding", args.training.optim, (*ADAMW, *ROUNDING_OPTIMIZERS))
+
+
+def _check_rates_of_parts(args: TrainArgs, chosen: Collection[str]) -> None:
+    """Towers and projector get groups of their own in an optimizer that keeps its weights in groups."""
+    own = chosen_optimizer(args)
+    rates = {"vision_tower_lr": args.finetuning.vision_tower_lr, "projector_lr": args.finetuning.projector_lr}
+    for key in (key for key, rate in rates.items() if rate is not None):
+        others = [one for one in chosen if one not in ("loraplus_lr_ratio", "stochastic_rounding")]
+        require(not others and own in (None, "loraplus"), f"{key}: not with {(others or [f'optim: {own}'])[0]}")
+        require(args.training.learning_rate > 0, f"{key}: needs a learning_rate above 0, which it is measured by")
 
 
 def _check_optim(name: str, modules: str | list[str] | None) -> None:

@@ -58,6 +58,25 @@ _CONTINUE_AS_TEXT = {
 # Without them the answer itself is read in both directions under sdpa, and nothing is in a padded row.
 _PREFIX_LM = {"paligemma"}
 
+# The tokens of a picture see each other in every layer; ``token_type_ids`` are 1 there.
+_SEES_ITSELF = {"gemma3"}
+
+# Rows with media that are laid end to end are computed as each alone (tested: loss and every gradient); others are
+# padded.
+_PACKS_MEDIA = {
+    "gemma3",
+    "glm4v",
+    "idefics3",
+    "internvl",
+    "llava",
+    "llava_next",
+    "mistral3",
+    "qwen2_5_vl",
+    "qwen2_vl",
+    "qwen3_vl",
+    "smolvlm",
+}
+
 _LAYERS_THAT_ISOLATE = {"full_attention", "sliding_attention"}
 
 
@@ -80,6 +99,18 @@ def continues_as_text(config: Any) -> bool:
 def reads_prefix_both_ways(config: Any) -> bool:
     """Whether such a model (whole configuration) must be told in ``token_type_ids`` where the prompt ends."""
     return config.model_type in _PREFIX_LM
+
+
+def media_sees_itself(config: Any) -> bool:
+    """Whether the tokens of one medium see each other in both directions (whole configuration)."""
+    return config.model_type in _SEES_ITSELF
+
+
+def media_packing(config: Any) -> Capability:
+    """Whether rows with media may be laid end to end (whole configuration), where rows of text may."""
+    if config.model_type in _PACKS_MEDIA:
+        return Capability(True)
+    return Capability(False, f"rows with media of {config.model_type} models are not known to stay apart")
 
 
 def prompt_types(model: Any, input_ids: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ own type, and only what is trained has gradients to scatter.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from ...extras.errors import ConfigError, first_names
+from ..towers import outside_language
 from ..wrapping import beneath_adapters
 from .mesh import mesh_of
 from .slices import Slice
@@ -70,7 +72,13 @@ def _layers(core: Any, sharding: Sharding) -> list[nn.Module]:
             f"fsdp_config: transformer_layer_cls_to_wrap: {', '.join(lacking)} not found; the model has "
             f"{first_names(sorted(there))}"
         )
-    found = [module for module in core.modules() if type(module).__name__ in names and module is not core]
+    # What sees and hears goes with the rest, which every process gathers: some have no media in a batch.
+    outside = re.compile(outside_language(core) or "(?!)")
+    found = [
+        module
+        for name, module in core.named_modules()
+        if type(module).__name__ in names and module is not core and not outside.fullmatch(name)
+    ]
     return found[::-1]
 
 

@@ -87,7 +87,7 @@ def create(
     """
     if not trainable:
         return model
-    trained = _trained_names(model, args)
+    trained = _trained_names(model, args) | _whole_parts(model)
 
     import torch
 
@@ -101,6 +101,16 @@ def create(
         key = "freeze_extra_modules" if args.tuner.freeze_trainable_pattern is None else "freeze_trainable_pattern"
         logger.warning_rank0(f"New tokens keep their first embedding: {key} does not name embed_tokens")
     return model
+
+
+def _whole_parts(model: PreTrainedModel) -> set[str]:
+    """Names of the weights of towers and projector that are not frozen: blocks are chosen in the language model."""
+    from ..towers import by_part, frozen_modules
+
+    frozen = re.compile(frozen_modules(model) or "(?!)")
+    parts = by_part(model)
+    beside = [name for part in ("vision tower", "projector") for name in parts.get(part, {})]
+    return {name for name in beside if not frozen.fullmatch(name)}
 
 
 def _trained_names(model: PreTrainedModel, args: TrainArgs | InferArgs) -> set[str]:

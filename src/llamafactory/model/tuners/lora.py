@@ -207,9 +207,8 @@ def callbacks(model: Any, args: TrainArgs) -> list[TrainerCallback]:
 def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -> LoraConfig:
     from peft import LoraConfig
 
-    from ..lora_targets import find_targets, require_known
+    from ..lora_targets import excluded, find_targets, require_known
     from ..peft_places import require_targets
-    from ..towers import outside_language
 
     additional = split_list(tuner.additional_target)
     modules = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name}
@@ -233,7 +232,7 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
     fields = {
         "target_modules": targets.modules,
         "target_parameters": None if given.get("target_modules") else targets.parameters or None,
-        "exclude_modules": outside_language(model),
+        "exclude_modules": excluded(model, split_list(tuner.lora_target)),
         **given,
         **_options_of_start(tuner),
     }

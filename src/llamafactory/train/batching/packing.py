@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
-from ...model import will_isolate
+from ...model.loader import may_pack_media, will_isolate
 
 if TYPE_CHECKING:
     from ...data.processor import Processor
@@ -31,6 +31,8 @@ def settle_packing(processor: Processor, args: TrainArgs) -> TrainArgs:
         why = "padding_free is false"
     elif not will_isolate(args.model):
         why = "this model's attention cannot keep sequences apart"
+    elif not asked and not (can := may_pack_media(args.model)).works:  # what rows hold is not known yet
+        why = f"{can.reason}; packing: true packs data of text alone"
     else:
         return args
     if asked:

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from ...data.checking import DataCheck, check_data
-from ...data.loader import resolve_stage
+from ...data.loader import resolve_stage, sets_for
 from ...data.prepare.report import unread_line
 from ...data.prepare.shards import Encoder
 from ...data.preview import show_lengths
-from ...data.sources.dataset_info import check_columns, find_datasets
+from ...data.sources.dataset_info import check_columns
 from ...data.template.thinking import resolve_thinking
-from ...data.template_loader import get_template
+from ...data.template_loader import get_template, take_media
 from ...extras.errors import ConfigError
 from ...extras.files import write_json
 from ...extras.plotting import plot_histograms
 from ...hparams import get_train_args, split_list
 from ...hparams.next_command import next_command
+from ...model.processor import load_processor
 from ...model.tokenizer import load_tokenizer
 from .preprocess import stage_processor
 
@@ -45,13 +46,14 @@ def run_check_data(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
     data = resolve_thinking(resolve_stage(processor, train_args))
     tokenizer = load_tokenizer(train_args.model)
     names = {"train": split_list(data.dataset), "eval": split_list(data.eval_dataset)}
-    sets = [
-        (part, attr) for part, some in names.items() for attr in find_datasets(some, data.dataset_dir, data.columns)
-    ]
+    processor_of_media = load_processor(train_args.model, tokenizer)
+    template = get_template(tokenizer, data)
+    take_media(template, processor_of_media, train_args.media)
+    sets = [(part, attr) for part, some in names.items() for attr in sets_for(template, some, data)]
     if not sets:
         raise ConfigError("dataset: missing; give dataset or eval_dataset")
     check_columns(data.columns, [attr for _, attr in sets])
-    found = check_data(sets, Encoder(processor, get_template(tokenizer, data), tokenizer, data))
+    found = check_data(sets, Encoder(processor, template, tokenizer, data))
     if found.bad == 1 and all(check.rows <= 1 for check in found.sets) and data.report_format == "text":
         raise ConfigError(_first_problem(found))  # an empty file: tables of nothing hide the line
     folder = Path(str(train_args.training.output_dir))

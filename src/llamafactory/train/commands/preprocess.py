@@ -19,10 +19,11 @@ from ...data.processor import (
     SupervisedProcessor,
 )
 from ...data.template.thinking import resolve_thinking
-from ...data.template_loader import get_template
+from ...data.template_loader import get_template, take_media
 from ...extras.errors import ConfigError
 from ...hparams import get_train_args
 from ...hparams.next_command import next_command
+from ...model.processor import load_processor
 from ...model.tokenizer import load_tokenizer
 from ..batching.packing import settle_packing
 
@@ -43,7 +44,9 @@ def run_preprocess(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
     processor = stage_processor(train_args.finetuning.stage)
     train_args = settle_packing(processor, train_args)
     tokenizer = load_tokenizer(train_args.model)
+    processor_of_media = load_processor(train_args.model, tokenizer)
     template = get_template(tokenizer, train_args.data)
+    take_media(template, processor_of_media, train_args.media)
     dataset = get_dataset(processor, template, tokenizer, train_args)
     splits = {"train": dataset.train, **{f"evaluation {name}".rstrip(): rows for name, rows in dataset.eval.items()}}
     counts = ", ".join(f"{name} {len(rows):,} rows" for name, rows in splits.items() if rows is not None)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -30,6 +31,24 @@ def by_decay(model: nn.Module, weights: dict[str, nn.Parameter], decay: float, *
         for decays, rate in ((True, decay), (False, 0.0))
     ]
     return [{**group, **settings} for group in groups if group["params"]]
+
+
+def set_rates(optimizer: Any, rates: Mapping[float, Collection[nn.Parameter]], base: float) -> None:
+    """Give weights learning rates of their own: groups are split, and what a group's rate is to the base's stays.
+
+    Args:
+        optimizer: Before its first step.
+        rates: The rate of some weights, in place of ``base``.
+        base: ``learning_rate``.
+    """
+    rate_of = {weight: rate for rate, weights in rates.items() for weight in weights}
+    groups = []
+    for group in optimizer.param_groups:
+        apart: dict[float, list[nn.Parameter]] = {}
+        for weight in group["params"]:
+            apart.setdefault(rate_of.get(weight, base), []).append(weight)
+        groups += [{**group, "params": weights, "lr": group["lr"] * rate / base} for rate, weights in apart.items()]
+    optimizer.param_groups[:] = groups
 
 
 def linear_weights(model: Any, key: str, names: list[str]) -> dict[str, nn.Parameter]:

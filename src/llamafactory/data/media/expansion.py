@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the processor writes for the media of training rows, found without their pixels: a blank of each one's shape."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..messages import Medium
+from .placement import expand
+from .references import refer_to
+from .shapes import Shape, blank, shape_of
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding
+
+    from ..messages import Part
+    from ..template.base import Piece
+    from .encoder import MediaEncoder
+
+# Stands between placeholders; no processor writes it.
+BORDER = "\ue0f4"
+_KEPT = 256  # texts that are remembered: of some media they are long
+
+
+class Expander:
+    """Finds what stands for media.
+
+    Args:
+        encoder: What the model makes of media.
+    """
+
+    def __init__(self, encoder: MediaEncoder) -> None:
+        self.encoder = encoder
+        self._known: OrderedDict[tuple[Shape, ...], list[str]] = OrderedDict()
+
+    def expansions(self, parts: Sequence[Part]) -> list[str]:
+        """Measure the media of a conversation and find what stands for each.
+
+        Raises:
+            ConfigError: One cannot be read, or is not taken.
+        """
+        # How many stand together may count: some processors cut only a single image into tiles.
+        shapes = tuple(shape_of(part.type, part.value, self.encoder.limits) for part in parts)
+        found = self._known.get(shapes)
+        if found is None:
+            media = [(shape.kind, blank(shape)) for shape in shapes]
+            texts = Capture(self.encoder.processor.tokenizer)
+            self.encoder.process([self.placeholders([shape.kind for shape in shapes])], [media], texts)
+            found = self.split(texts.seen[0], len(shapes))
+            self._known[shapes] = found
+            if len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        return found
+
+    def placeholders(self, kinds: Sequence[str]) -> str:
+        """A text of nothing but placeholders."""
+        return BORDER + "".join(self.encoder.tokens[kind] + BORDER for kind in kinds)
+
+    def split(self, text: str, number: int) -> list[str]:
+        """What became of each placeholder of such a text."""
+        parts = text.split(BORDER)[1 : number + 1]
+        if self.encoder.family.bare and parts:  # the processor writes BOS behind the last image
+            parts[-1] = parts[-1].removesuffix(self.encoder.processor.tokenizer.bos_token)
+        return parts
+
+    def write(self, pieces: Sequence[Piece], parts: Sequence[Part], place: str) -> list[Piece]:
+        """Write what stands for media into a rendered conversation, which holds one placeholder for each.
+
+        Args:
+            pieces: The conversation.
+            parts: Its media, in order.
+            place: File and row that name them.
+
+        Raises:
+            ConfigError: It holds more or fewer; or a medium cannot be read.
+        """
+        texts = self.expansions(parts)
+        media = [
+            Medium(number, part.type, refer_to(part.value, part.type, self.encoder.store), place)
+            for number, part in enumerate(parts)
+        ]
+        return expand(pieces, list(self.encoder.tokens.values()), list(zip(media, texts, strict=True)))
+
+
+class Capture:
+    """The tokenizer of a processor, which keeps what it is asked to tokenize."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.seen: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, text: str | list[str], **options: Any) -> BatchEncoding:
+        self.seen = [text] if isinstance(text, str) else list(text)
+        return self.answer(**options)
+
+    def answer(self, **options: Any) -> BatchEncoding:
+        """The tokens of what was seen."""
+        found: BatchEncoding = self._tokenizer(self.seen, add_special_tokens=False)
+        return found
