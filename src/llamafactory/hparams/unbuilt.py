@@ -41,7 +41,6 @@ TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("freeze_language_model", ANY, "training parts of multimodal models"),
     ("freeze_vision_tower", ANY, "training parts of multimodal models"),
     ("freeze_multi_modal_projector", ANY, "training parts of multimodal models"),
-    ("deepspeed", ANY, "DeepSpeed"),
     ("parallelism_config", ANY, "parallel dimensions of a model"),
     ("accelerator_config", ANY, "Accelerate's own handling of batches"),
     ("average_tokens_across_devices", ANY, "a loss that each device weighs by itself"),
@@ -87,7 +86,6 @@ DONE_ANYWAY: dict[str, str] = {
 
 # Environment switch -> what it asks for.
 ENVIRONMENT: dict[str, str] = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "parallel dimensions of a model",
     "USE_KT": "KTransformers",
     "USE_MCA": "Megatron-core training",
