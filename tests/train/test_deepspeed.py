@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ZeRO trains as one process trains: loss, gradient norm, weights; its checkpoints go on with other numbers of ranks."""
+"""ZeRO trains as one process trains: loss, gradient norm, weights; checkpoints go on with other numbers of ranks."""
 
 from __future__ import annotations
 

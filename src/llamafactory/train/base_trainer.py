@@ -294,8 +294,8 @@ class BaseTrainer(EngineLoop):
         return self.sharding is not None and not hasattr(self.model, "peft_config")
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.engine is not None:
-            save_state(self.model, self.engine, Path(output_dir))
+        if self.zero_engine is not None:
+            save_state(self.model, self.zero_engine, Path(output_dir))
         elif self.sharding is not None:
             save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir))
         else:
@@ -328,7 +328,7 @@ class BaseTrainer(EngineLoop):
         if unread:
             logger.warning_rank0("the optimizer begins anew: %s holds no state for it", checkpoint)
         with optimizer_state.readable(Path(checkpoint)):
-            if self.sharding is None and self.engine is None:
+            if self.sharding is None and self.zero_engine is None:
                 super()._load_optimizer_and_scheduler(checkpoint)
             else:
                 self._load_sharded_state(Path(checkpoint))
@@ -337,10 +337,10 @@ class BaseTrainer(EngineLoop):
 
     def _load_sharded_state(self, folder: Path) -> None:
         if not isinstance(self.optimizer, optimizer_state.Unread):
-            if self.engine is None:
+            if self.zero_engine is None:
                 load_optimizer(self.model, self.optimizer.optimizer, folder)
             else:
-                load_state(self.model, self.engine, folder)
+                load_state(self.model, self.zero_engine, folder)
         self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:

@@ -23,11 +23,11 @@ class EngineLoop(transformers.Trainer):
 
     Attributes:
         run_args: The whole resolved configuration; set before this is initialized.
-        engine: DeepSpeed's, from the first step on.
+        zero_engine: DeepSpeed's, from the first step on.
     """
 
     run_args: TrainArgs
-    engine: Any = None
+    zero_engine: Any = None
     optimizer: Any  # transformers sets it without saying what it is
 
     @cached_property
@@ -38,27 +38,27 @@ class EngineLoop(transformers.Trainer):
     def _wrap_model(self, model: nn.Module, *args: Any, **options: Any) -> Any:
         if self.zero is None:
             return super()._wrap_model(model, *args, **options)
-        if self.engine is None:
+        if self.zero_engine is None:
             bf16 = resolve_dtypes(self.run_args, probe(self.args.use_cpu)).compute == "bfloat16"
-            self.engine = start_engine(self.model, self.optimizer, self.zero, self.args, bf16)
-            self.optimizer = EngineOptimizer(self.engine)
-            self.accelerator.backward = self.engine.backward
-        return self.accelerator.prepare_model(self.engine, device_placement=False, evaluation_mode=True)
+            self.zero_engine = start_engine(self.model, self.optimizer, self.zero, self.args, bf16)
+            self.optimizer = EngineOptimizer(self.zero_engine)
+            self.accelerator.backward = self.zero_engine.backward
+        return self.accelerator.prepare_model(self.zero_engine, device_placement=False, evaluation_mode=True)
 
     def training_step(self, model: nn.Module, *args: Any, **options: Any) -> Tensor:
-        if self.engine is not None:
-            self.engine.set_gradient_accumulation_boundary(self.accelerator.sync_gradients)
+        if self.zero_engine is not None:
+            self.zero_engine.set_gradient_accumulation_boundary(self.accelerator.sync_gradients)
         loss: Tensor = super().training_step(model, *args, **options)
         return loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """With an engine, clipping is part of its step, and the norm is known after it."""
-        return super()._clip_grad_norm(model) if self.engine is None else None
+        return super()._clip_grad_norm(model) if self.zero_engine is None else None
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        return super()._get_grad_norm(model, grad_norm) if self.engine is None else None
+        return super()._get_grad_norm(model, grad_norm) if self.zero_engine is None else None
 
     def _maybe_log_save_evaluate(self, loss: Tensor, grad_norm: Any, *args: Any, **options: Any) -> None:
-        if self.engine is not None:
-            grad_norm = self.engine.get_global_grad_norm()
+        if self.zero_engine is not None:
+            grad_norm = self.zero_engine.get_global_grad_norm()
         super()._maybe_log_save_evaluate(loss, grad_norm, *args, **options)

@@ -65,18 +65,18 @@ class EngineOptimizer(torch.optim.Optimizer):
         self.defaults: dict[str, Any] = {}
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         """The optimizer's own, whose rates the schedule sets."""
         groups: list[dict[str, Any]] = self.engine.optimizer.param_groups
         return groups
 
     @property
-    def state(self) -> dict[Any, Any]:  # type: ignore[override]
+    def state(self) -> dict[Any, Any]:
         """By flat buffers, not by weights."""
         state: dict[Any, Any] = self.engine.optimizer.state
         return state
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:
         """Take the step, clipped by the engine."""
         self.engine.step()
 
