@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart webui test test-slow test-llamacpp test-vllm test-ray test-engines quality style audit sbom clean
+.PHONY: help quickstart webui test test-slow test-llamacpp test-vllm test-ray test-deepspeed test-engines quality style audit sbom clean
 
 help:
 	@echo "make quickstart   install, fine-tune a real 135M model on this machine and talk to it"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-engines    folders that we write, in eight other programs (.cache: 5 GB, installed first; 15 minutes)"
 	@echo "make test-vllm    the vLLM engine, in an environment of its own (.cache/vllm-env)"
 	@echo "make test-ray     training in Ray's workers, in an environment of its own (.cache/ray-env)"
+	@echo "make test-deepspeed   training by ZeRO, in an environment of its own (.cache/deepspeed-env)"
 	@echo "make quality      formatter, linter, type checker and the search for repeated code, without changing files"
 	@echo "make style        format the code and mend what the linter can mend"
 	@echo "make audit        look for known holes in the packages of constraints.txt (asks api.osv.dev)"
@@ -87,6 +88,15 @@ test-vllm: $(VENV)/bin/python
 
 test-ray: .cache/ray-env/.done
 	.cache/ray-env/bin/python -m pytest -m ray tests/ray
+
+.cache/deepspeed-env/.done: | $(VENV)/bin/python
+	$(PYTHON) -m venv .cache/deepspeed-env
+	.cache/deepspeed-env/bin/pip install --quiet --constraint constraints.txt --editable ".[torch,metrics,gguf]" pytest
+	.cache/deepspeed-env/bin/pip install --quiet --constraint constraints.txt "deepspeed==0.19.8"
+	touch $@
+
+test-deepspeed: .cache/deepspeed-env/.done
+	.cache/deepspeed-env/bin/python -m pytest -m deepspeed tests/train/test_deepspeed.py
 
 # Beside our own packages, each in a folder that goes in front of them.
 READER_transformers4 := transformers==4.57.6 huggingface-hub==0.36.0 tokenizers==0.22.1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DeepSpeed, FSDP and optimizers that cannot be had are refused in one line before anything is loaded."""
+"""Parallel dimensions and optimizers that cannot be had are refused in one line before anything is loaded."""
 
 from __future__ import annotations
 
@@ -17,19 +17,6 @@ from llamafactory.hparams import get_infer_args, get_train_args
 from llamafactory.hparams.rules.optimizer import PACKAGES, PROJECTING
 
 BASE = {"model_name_or_path": "org/tiny", "dataset": "identity"}
-SHARDED = [
-    {"deepspeed": "ds_z3.json"},
-    {"deepspeed": {"zero_optimization": {"stage": 3}}, "pure_bf16": True},
-    {"deepspeed": "absent.json", "predict_with_generate": True},
-]
-
-
-@pytest.mark.parametrize("keys", SHARDED, ids=str)
-def test_sharding_is_refused_in_training_alone(keys):
-    key = next(iter(keys))
-    with pytest.raises(UsageError, match=rf"^{key}: .* asks for .*, which is not built yet in this version$"):
-        get_train_args({**BASE, **keys})
-    assert get_infer_args({**BASE, **keys})
 
 
 @pytest.mark.parametrize("keys", [{"deepspeed": None}, {"fsdp": False}, {"fsdp": ""}, {"fsdp_config": {}}], ids=str)
@@ -37,7 +24,7 @@ def test_sharding_that_is_switched_off_is_no_wish(keys):
     assert get_train_args({**BASE, **keys})
 
 
-@pytest.mark.parametrize("name", ["ACCELERATE_USE_PARALLELISM_CONFIG", "ACCELERATE_USE_DEEPSPEED"])
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_PARALLELISM_CONFIG"])
 def test_sharding_that_accelerate_launch_asks_for_is_refused(name, monkeypatch):
     monkeypatch.setenv(name, "true")
     with pytest.raises(UsageError, match=rf"^{name}: asks for .*, which is not built yet in this version$"):

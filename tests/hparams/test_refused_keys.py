@@ -23,8 +23,6 @@ def train(**keys: Any) -> TrainArgs:
 
 
 REFUSED = [
-    ({"deepspeed": "ds_z3.json"}, "DeepSpeed"),
-    ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "DeepSpeed"),
     ({"parallelism_config": {"tp_size": 2}}, "parallel dimensions of a model"),
     ({"accelerator_config": {"split_batches": True}}, "Accelerate's own handling of batches"),
     ({"average_tokens_across_devices": False}, "a loss that each device weighs by itself"),
@@ -75,7 +73,7 @@ def test_serving_takes_a_file_of_any_training() -> None:
     assert get_infer_args({**BASE, **keys})
 
 
-@pytest.mark.parametrize("name", ["ACCELERATE_USE_PARALLELISM_CONFIG", "ACCELERATE_USE_DEEPSPEED"])
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_PARALLELISM_CONFIG"])
 def test_what_accelerate_launch_asks_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "false")
     assert train()

@@ -6,12 +6,16 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from .running import train
+
+# Those are for the environment that has DeepSpeed; elsewhere they are not there, rather than skipped.
+collect_ignore = [] if find_spec("deepspeed") else ["test_deepspeed.py"]
 
 _WORDS = "who are you what is the name of a river story star number fox rain world please write think answer".split()  # noqa: SIM905
 

@@ -159,7 +159,7 @@ def test_reasons_name_what_is_chosen():
     assert not {"train.use_galore", "train.galore_rank"} & set(reasons_off("train", on))
     assert "top.quantization_bit" in reasons_off("train", {"top.finetuning_type": "full"})
     assert reason_off(COMMON["top.quantization_method"], {"top.quantization_bit": "4"}) is None
-    assert "DeepSpeed" in reasons_off("train", {})["train.deepspeed"]
+    assert "KTransformers" in reasons_off("train", {})["train.kt_weight_path"]
     assert "train.image_max_pixels" in reasons_off("train", {})
     shown = reasons_off("train", {"top.model_name": "Qwen3-VL-2B-Instruct"})
     assert "train.image_max_pixels" not in shown

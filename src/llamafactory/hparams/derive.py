@@ -11,10 +11,10 @@ from ..extras.device import Device
 from ..extras.environment import is_env_enabled
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
+from . import deepspeed, sharding
 from .args import InferArgs, TrainArgs
 from .coercion import coerce
 from .reader import Flat
-from .sharding import LAUNCHED, from_environment
 
 logger = get_logger(__name__)
 
@@ -30,10 +30,12 @@ def derive_training(flat: Flat) -> dict[str, Any]:
     A run that only evaluates or predicts looks at what the same configuration has trained, as inference does.
     """
     values = dict(flat.values)
-    if launched := from_environment():
-        given = [key for key in launched if values.get(key)]
-        if given:
-            raise ConfigError(f"{LAUNCHED}: accelerate launch says how to shard, and so does {given[0]}; choose one")
+    for engine in (sharding, deepspeed):
+        launched = engine.from_environment()
+        if given := [key for key in launched if values.get(key)]:
+            raise ConfigError(
+                f"{engine.LAUNCHED}: accelerate launch says how to shard, and so does {given[0]}; choose one"
+            )
         values |= launched
     asked = [action for action in _ACTIONS if action in values and coerce(action, values[action], bool)]
     if not asked and "do_train" not in values:

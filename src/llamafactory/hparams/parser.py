@@ -20,7 +20,20 @@ from .backend_args import RayArguments
 from .data_args import DataArguments
 from .derive import derive_inference, derive_training
 from .reader import Flat, read_source
-from .rules import data, finetuning, inference, model, optimizer, places, ray, rlhf, sharding, training, unread
+from .rules import (
+    data,
+    deepspeed,
+    finetuning,
+    inference,
+    model,
+    optimizer,
+    places,
+    ray,
+    rlhf,
+    sharding,
+    training,
+    unread,
+)
 from .schema import declared_keys, keys_of, known_keys, nearest, tuner_arguments
 from .unbuilt import refuse_environment, refuse_unbuilt, refuse_v1
 
@@ -36,6 +49,7 @@ _TRAINING_CHECKS = (
     optimizer.check_training,
     training.check,
     sharding.check_training,
+    deepspeed.check_training,
     ray.check_training,
     data.check_training,
     unread.check_training,

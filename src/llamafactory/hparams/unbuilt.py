@@ -38,7 +38,6 @@ TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("use_hyper_parallel", ANY, "HyperParallel training"),
     ("hyper_parallel_args", ANY, "HyperParallel training"),
     ("hyper_parallel_cp_size", ANY, "HyperParallel training"),
-    ("deepspeed", ANY, "DeepSpeed"),
     ("parallelism_config", ANY, "parallel dimensions of a model"),
     ("accelerator_config", ANY, "Accelerate's own handling of batches"),
     ("average_tokens_across_devices", ANY, "a loss that each device weighs by itself"),
@@ -84,7 +83,6 @@ DONE_ANYWAY: dict[str, str] = {
 
 # Environment switch -> what it asks for.
 ENVIRONMENT: dict[str, str] = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "parallel dimensions of a model",
     "USE_KT": "KTransformers",
     "USE_MCA": "Megatron-core training",

@@ -12,6 +12,7 @@ from ..extras import threads
 from ..extras.errors import ConfigError, in_one_line
 from ..extras.heap import returning_memory
 from ..extras.logging import get_logger
+from ..hparams.deepspeed import zero_of
 from ..hparams.sharding import sharding_of
 from .config import has_talker, language_class, media_class, read_config, refuse_untrainable
 from .paths import resolve_model_path
@@ -195,6 +196,8 @@ def _load_base(
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
 
     quantizer = choose_quantizer(args, config, path, device, trainable)
+    zero = zero_of(args) if isinstance(args, TrainArgs) and in_training and trainable else None
+    parted = zero is not None and zero.stage == 3
     sharding = sharding_of(args) if isinstance(args, TrainArgs) and in_training else None
     full = args.finetuning.finetuning_type == "full"
     dtype = getattr(torch, dtypes.trainable if trainable and full else dtypes.frozen)
@@ -203,7 +206,7 @@ def _load_base(
         attention = _shifted(attention, config, args.data.cutoff_len)
     if args.model.train_from_scratch and trainable:
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
-        if sharding is not None:  # it is moved part by part
+        if sharding is not None or parted:  # it is moved part by part
             return model
         return model.to(f"{device.type}:{device.index}" if device.type != "cpu" else "cpu")
     _check_generation_config(path)
@@ -211,7 +214,7 @@ def _load_base(
     place: Any = args.quantization.quantization_device_map or _device_map(device, in_training)
     if sharding is not None and quantizer.quantizer is not None:
         raise ConfigError(f"fsdp: '{path}' holds packed weights, which cannot be sharded; leave fsdp out")
-    if sharding is not None and sharding.offload:
+    if parted or (sharding is not None and sharding.offload):
         place = None
     with returning_memory() if quantizes else nullcontext(), _slices(sharding, device) as make_slices:
         with in_one_line(f"model_name_or_path: '{path}' cannot be loaded as its config.json says"), quiet_report():

@@ -29,8 +29,10 @@ from .batching.loaders import count_step, eval_batches, order_seed, train_batche
 from .batching.stream_batches import StreamBatches
 from .batching.stream_run import StreamRun
 from .distributed.checkpoints import deferring, load_parts, require_kind, save_parts
+from .distributed.engine_loop import EngineLoop
 from .distributed.parts import load_optimizer, save_optimizer
 from .distributed.whole import gather
+from .distributed.zero import gathered, load_state, save_state
 from .metrics.token_meter import TokenMeter
 from .optim import create_optimizer
 from .optim.averaging import averaged, take_average
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 
-class BaseTrainer(transformers.Trainer):
+class BaseTrainer(EngineLoop):
     """One loop for every stage.
 
     Args:
@@ -283,10 +285,12 @@ class BaseTrainer(transformers.Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the whole model on the first process; all call this together."""
-        if self.sharding is None:
-            super().save_model(output_dir, _internal_call)
-        else:
+        if self.sharding is not None:
             self._save(output_dir, gather(self.model))
+        elif self.zero is not None and self.zero.stage == 3:
+            self._save(output_dir, gathered(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
 
     @property
     def saves_parts(self) -> bool:
@@ -294,16 +298,19 @@ class BaseTrainer(transformers.Trainer):
         return self.sharding is not None and not hasattr(self.model, "peft_config")
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.sharding is None:
+        if self.zero_engine is not None:
+            save_state(self.model, self.zero_engine, Path(output_dir))
+        elif self.sharding is not None:
+            save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir))
+        else:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir))
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
-        require_kind(folder, self.sharding is not None)
+        require_kind(folder, "fsdp" if self.sharding else "deepspeed" if self.zero else "")
         for part in self.callback_handler.callbacks:
             if hasattr(part, "before_weights"):
                 part.before_weights(folder)
@@ -313,7 +320,7 @@ class BaseTrainer(transformers.Trainer):
             load_parts(self.model, folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or self.is_deepspeed_enabled:
+        if checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         optimizer, scheduler = self.optimizer, self.lr_scheduler
@@ -325,7 +332,7 @@ class BaseTrainer(transformers.Trainer):
         if unread:
             logger.warning_rank0("the optimizer begins anew: %s holds no state for it", checkpoint)
         with optimizer_state.readable(Path(checkpoint)):
-            if self.sharding is None:
+            if self.sharding is None and self.zero_engine is None:
                 super()._load_optimizer_and_scheduler(checkpoint)
             else:
                 self._load_sharded_state(Path(checkpoint))
@@ -334,7 +341,10 @@ class BaseTrainer(transformers.Trainer):
 
     def _load_sharded_state(self, folder: Path) -> None:
         if not isinstance(self.optimizer, optimizer_state.Unread):
-            load_optimizer(self.model, self.optimizer.optimizer, folder)
+            if self.zero_engine is None:
+                load_optimizer(self.model, self.optimizer.optimizer, folder)
+            else:
+                load_state(self.model, self.zero_engine, folder)
         self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:

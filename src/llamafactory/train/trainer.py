@@ -135,7 +135,8 @@ class Trainer(BaseTrainer):
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         policy = self.accelerator.unwrap_model(self.model)
         # Gradients that are scaled may be infinite, and those that were used in the backward pass are gone.
-        by_loss = self.accelerator.scaler is not None or all(weight.grad is None for weight in policy.parameters())
+        by_loss = self.accelerator.scaler is not None or self.zero_engine is not None
+        by_loss = by_loss or all(weight.grad is None for weight in policy.parameters())
         self.guard.check(norm, policy, self.state.global_step + 1, partial(self._loss_of, policy), by_loss)
         give_back_gaps()  # what the backward pass freed would stay beside what the optimizer's step makes
         return norm

@@ -11,11 +11,12 @@ from transformers import Seq2SeqTrainingArguments
 
 from ..extras.device import probe
 from ..extras.errors import ConfigError
-from ..hparams import resolve_dtypes
+from ..hparams import deepspeed, resolve_dtypes, sharding
+from ..hparams.deepspeed import zero_of
 from ..hparams.derive import chosen_optimizer
 from ..hparams.inner_settings import optimizer_settings, schedule_settings
 from ..hparams.metrics import default_metric
-from ..hparams.sharding import LAUNCHED, sharding_of
+from ..hparams.sharding import sharding_of
 from .callbacks.reporters import trackers
 from .process_group import rejoin
 
@@ -59,7 +60,8 @@ def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
     rejoin(decided["ddp_backend"], args.training.ddp_timeout)
     try:
         made = _Arguments(**{**given, **decided})
-        made.shards = sharding_of(args) is not None
+        zero = zero_of(args)
+        made.shards = sharding_of(args) is not None or (zero is not None and zero.stage == 3)
         return made
     except ValueError as error:
         raise ConfigError(f"training arguments: {' '.join(str(error).split())}") from error
@@ -80,8 +82,9 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
         "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters)
         or _samples_layers(args)
         or _trains_senses(args),
-        "fsdp": None,  # accelerate would wrap the model itself; see model/sharding
+        "fsdp": None,  # accelerate would wrap the model itself; see model/sharding and distributed/zero.py
         "fsdp_config": None,
+        "deepspeed": None,
         "dataloader_pin_memory": training.dataloader_pin_memory and not on_cpu,
         "average_tokens_across_devices": True,
         "lr_scheduler_kwargs": schedule_settings(training),
@@ -114,14 +117,14 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
 def _take_over(args: TrainArgs) -> None:
     """Keep transformers and accelerate from sharding, loading or rounding by the variables of ``accelerate launch``."""
     os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # transformers sets it as it is told
-    if sharding_of(args) is None:
-        return
-    if not _is_distributed():
+    key = "fsdp" if sharding_of(args) else "deepspeed" if zero_of(args) else None
+    for variable in (sharding.LAUNCHED, deepspeed.LAUNCHED):
+        os.environ.pop(variable, None)
+    if key is not None and not _is_distributed():
         raise ConfigError(
-            "fsdp: shards a model over several processes, and this is one; start with FORCE_TORCHRUN=1 and "
-            "NPROC_PER_NODE=<number>, or leave fsdp out"
+            f"{key}: shards a model over several processes, and this is one; start with FORCE_TORCHRUN=1 and "
+            f"NPROC_PER_NODE=<number>, or leave {key} out"
         )
-    os.environ.pop(LAUNCHED, None)
 
 
 def _samples_layers(args: TrainArgs) -> bool:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from ...extras.errors import ConfigError
 from ...model.wrapping import beneath_adapters
-from .parts import has_parts, load_weights, save_weights
+from .parts import load_weights, save_weights, saved_by
 from .whole import load_adapter_weights
 
 
@@ -34,16 +34,21 @@ def load_parts(model: Any, folder: Path) -> None:
         load_weights(model, folder)
 
 
-def require_kind(folder: Path, sharded: bool) -> None:
-    """Refuse a checkpoint whose optimizer was cut by a run that is not.
+def require_kind(folder: Path, engine: str) -> None:
+    """Refuse a checkpoint whose optimizer was cut by another engine.
+
+    Args:
+        folder: The checkpoint.
+        engine: Key of the engine that goes on: ``fsdp``, ``deepspeed``, or empty for whole states.
 
     Raises:
-        ConfigError: It is so, or the other way round.
+        ConfigError: It is so.
     """
-    if has_parts(folder) != sharded:
-        was = "without" if sharded else "with"
+    was = saved_by(folder)
+    if was != engine:
+        says = f"by a run with {was}" if was else f"by a run without {engine}"
         raise ConfigError(
-            f"resume_from_checkpoint: {folder} was saved by a run {was} fsdp, and its state is only read {was} it"
+            f"resume_from_checkpoint: {folder} was saved {says}, and its state is only read by one like it"
         )
 
 

@@ -8,7 +8,7 @@ that nothing is pickled, and transformers reads a folder of such weights as a mo
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ...extras.errors import ConfigError, first_line
 from ...extras.files import read_json, write_json
 
 OPTIMIZER = "optimizer"
-_GROUPS = "groups.json"
+GROUPS = "groups.json"
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
@@ -36,7 +36,7 @@ def save_weights(model: nn.Module, folder: Path) -> None:
         # transformers looks for both names of a tied weight, and a file takes no memory twice.
         found[name] = weight.detach().clone() if id(weight) in seen else weight.detach()
         seen.add(id(weight))
-    _write(found, folder)
+    write_tensors(found, folder)
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -45,7 +45,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     Raises:
         ConfigError: They cannot be read, or are of another model.
     """
-    _read(dict(model.state_dict()), folder)
+    read_tensors(dict(model.state_dict()), folder)
 
 
 def save_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
@@ -57,10 +57,10 @@ def save_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
         for key, value in state.get(weight, {}).items()
         if isinstance(value, Tensor)
     }
-    _write(parts, folder / OPTIMIZER)
+    write_tensors(parts, folder / OPTIMIZER)
     if dist.get_rank() == 0:
         groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-        write_json(folder / OPTIMIZER / _GROUPS, {"groups": groups})
+        write_json(folder / OPTIMIZER / GROUPS, {"groups": groups})
 
 
 def load_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
@@ -73,9 +73,9 @@ def load_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
     """
     place = folder / OPTIMIZER
     weights = dict(model.named_parameters())
-    room = _room(weights, place)
-    _read(room, place)
-    groups = read_json(place / _GROUPS, dict, "resume_from_checkpoint").get("groups", [])
+    room = room_for(weights, place)
+    read_tensors(room, place)
+    groups = read_json(place / GROUPS, dict, "resume_from_checkpoint").get("groups", [])
     if len(groups) != len(optimizer.param_groups):
         raise ConfigError(f"resume_from_checkpoint: {place} is of another optimizer")
     for group, known in zip(optimizer.param_groups, groups, strict=True):
@@ -89,7 +89,7 @@ def load_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
                 optimizer.state[weights[name]][key] = moved
 
 
-def _room(weights: dict[str, nn.Parameter], place: Path) -> dict[str, Tensor]:
+def room_for(weights: Mapping[str, nn.Parameter], place: Path) -> dict[str, Tensor]:
     """Return empty tensors for a state: cut as their weights are where they have their shape (moments), else whole."""
     with _in_one_line(place):
         described = HuggingFaceStorageReader(str(place)).read_metadata().state_dict_metadata
@@ -104,17 +104,26 @@ def _room(weights: dict[str, nn.Parameter], place: Path) -> dict[str, Tensor]:
     return room
 
 
-def has_parts(folder: Path) -> bool:
-    """Whether a checkpoint was written by several processes, each of its part."""
-    return (folder / OPTIMIZER / _GROUPS).is_file() or any(folder.glob("shard-*-model-*.safetensors"))
+def saved_by(folder: Path) -> str:
+    """Return the key of the engine that wrote a checkpoint: ``fsdp``, ``deepspeed``, or empty."""
+    groups = folder / OPTIMIZER / GROUPS
+    if groups.is_file():
+        return str(read_json(groups, dict, "resume_from_checkpoint").get("engine", "fsdp"))
+    return "fsdp" if any(folder.glob("shard-*-model-*.safetensors")) else ""
 
 
-def _write(tensors: dict[str, Any], folder: Path) -> None:
+def write_tensors(tensors: dict[str, Any], folder: Path) -> None:
+    """Write what this process holds of tensors; all processes call this together."""
     with _quiet():
         dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
-def _read(tensors: dict[str, Any], folder: Path) -> None:
+def read_tensors(tensors: dict[str, Any], folder: Path) -> None:
+    """Read tensors in place; all processes call this together.
+
+    Raises:
+        ConfigError: They cannot be read, or are not there.
+    """
     with _in_one_line(folder), _quiet():
         dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)))
 

@@ -74,7 +74,9 @@ def reward_args(args: TrainArgs) -> TrainArgs:
         quantization=dataclasses.replace(args.quantization, quantization_bit=args.rlhf.reward_model_quantization_bit),
         finetuning=dataclasses.replace(args.finetuning, finetuning_type=tuner),
         tuner=resolve("tuners", tuner).Arguments(),
-        training=dataclasses.replace(args.training, fsdp=None, fsdp_config=None),  # each process scores its own
+        training=dataclasses.replace(
+            args.training, fsdp=None, fsdp_config=None, deepspeed=None
+        ),  # each process scores its own
     )
 
 
