@@ -58,7 +58,7 @@ class PromptProcessor(Processor[Prompt]):
             self.check(messages, sample)
             if has_media(messages):
                 raise ConfigError(
-                    f"{sample.origin}: the row has media; do_predict, predict_with_generate, ppo and grpo take text"
+                    f"{sample.origin}: the row has media; do_predict, predict_with_generate, ppo, grpo take text alone"
                 )
             try:
                 ids = template.encode_prompt(messages, sample.tools)
