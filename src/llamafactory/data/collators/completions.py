@@ -86,7 +86,8 @@ class FeedbackCollator:
 
 def split_row(feature: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the sequences of a row as rows of their own."""
-    rows, start = [], 0
+    rows: list[dict[str, Any]] = []
+    start = 0
     for length in feature["seq_lens"]:
         part = slice(start, start + length)
         row = {name: feature[name][part] for name in ("input_ids", "labels")} | {"seq_lens": [length]}

@@ -35,12 +35,12 @@ class BatchMedia:
         self._expander = Expander(encoder)
 
     def __call__(
-        self, rows: Sequence[Sequence[int]], media: Sequence[Sequence[Medium]], left: bool = False
+        self, rows: Sequence[Any], media: Sequence[Sequence[Medium]], left: bool = False
     ) -> dict[str, torch.Tensor]:
         """Decode the media of some sequences.
 
         Args:
-            rows: Tokens of each sequence, its media expanded.
+            rows: Tokens of each sequence, its media expanded: lists or arrays of integers.
             media: Those of each sequence, as the column ``media`` holds them.
             left: Fill shorter sequences on their left.
 
@@ -89,9 +89,7 @@ def along_tokens(name: str) -> bool:
 class _Given(Capture):
     """A tokenizer that answers with tokens that are known: the processor marks media in them."""
 
-    def __init__(
-        self, tokenizer: Any, rows: Sequence[Sequence[int]], left: bool, check: Callable[[list[str]], None]
-    ) -> None:
+    def __init__(self, tokenizer: Any, rows: Sequence[Any], left: bool, check: Callable[[list[str]], None]) -> None:
         super().__init__(tokenizer)
         self._rows, self._left, self._check = rows, left, check
 

@@ -47,7 +47,7 @@ class PretrainProcessor(Processor[list[Segment]]):
             text, ids = next(encoded)
             yield [Segment([*ids, end] if text and end is not None and ids[-1:] != [end] else ids, 1.0, 0)]
 
-    def fit(self, sample: Sample, tokens: list[int], args: DataArguments) -> Outcome:
+    def fit(self, sample: Sample, tokens: list[Segment], args: DataArguments) -> Outcome:
         """A text beyond ``cutoff_len`` becomes several rows unless ``overlong`` says otherwise."""
         length = count(tokens)
         if any(segment.medium for segment in tokens):

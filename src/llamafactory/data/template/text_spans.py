@@ -102,7 +102,9 @@ def join(pieces: Iterable[tuple[Piece, float]], begun: set[int] | None = None) -
             spans[-1][0].append(piece.text)
         else:
             spans.append(([piece.text], weight, piece.message, begins, piece.medium))
-    return [TextSpan("".join(texts), *rest) for texts, *rest in spans]
+    return [
+        TextSpan("".join(texts), weight, message, begins, medium) for texts, weight, message, begins, medium in spans
+    ]
 
 
 def merge(segments: list[Segment]) -> list[Segment]:
