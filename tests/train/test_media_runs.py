@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole runs on rows with pictures or sound: packed, resumed, on two ranks, in every stage, evaluated, exported and served."""
+"""Whole runs with pictures or sound: packed, resumed, on two ranks, in every stage, evaluated, exported, served."""
 
 from __future__ import annotations
 
