@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PreTrainedTokenizerBase
 
     from ..media.encoder import MediaEncoder, MediaPrompt
     from ..media.families import MediaFamily
-    from ..media.tensors import BatchMedia
     from ..messages import Medium, Message, Sample, Segment, ToolCall
 
 GLUE = -1
@@ -238,7 +239,7 @@ class Template(ABC):
         """
 
     @abstractmethod
-    def batch_media(self) -> BatchMedia:
+    def batch_media(self) -> Callable[..., dict[str, Any]]:
         """What makes the tensors of the media of batches; only with :attr:`media`."""
 
     @abstractmethod

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...data.loader import get_dataset
 from ...data.processor import (
@@ -27,6 +27,10 @@ from ...model.processor import load_processor
 from ...model.tokenizer import load_tokenizer
 from ..batching.packing import settle_packing
 
+if TYPE_CHECKING:
+    from ...data.template.base import Template
+    from ...hparams import TrainArgs
+
 
 def run_preprocess(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
     """Prepare the data of a training configuration; ``train`` with the same configuration then finds it.
@@ -43,10 +47,7 @@ def run_preprocess(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
     train_args = replace(train_args, data=replace(resolve_thinking(train_args.data), streaming=False))
     processor = stage_processor(train_args.finetuning.stage)
     train_args = settle_packing(processor, train_args)
-    tokenizer = load_tokenizer(train_args.model)
-    processor_of_media = load_processor(train_args.model, tokenizer)
-    template = get_template(tokenizer, train_args.data)
-    take_media(template, processor_of_media, train_args.media)
+    tokenizer, template = tokenizer_and_template(train_args)
     dataset = get_dataset(processor, template, tokenizer, train_args)
     splits = {"train": dataset.train, **{f"evaluation {name}".rstrip(): rows for name, rows in dataset.eval.items()}}
     counts = ", ".join(f"{name} {len(rows):,} rows" for name, rows in splits.items() if rows is not None)
@@ -71,3 +72,11 @@ def stage_processor(stage: str) -> Processor:
     if stage not in processors:
         raise ConfigError(f"stage: the data of {', '.join(processors)} can be prepared, not of {stage}")
     return processors[stage]
+
+
+def tokenizer_and_template(args: TrainArgs) -> tuple[Any, Template]:
+    """Load what rows are encoded with, media among them where the model takes any."""
+    tokenizer = load_tokenizer(args.model)
+    template = get_template(tokenizer, args.data)
+    take_media(template, load_processor(args.model, tokenizer), args.media)
+    return tokenizer, template

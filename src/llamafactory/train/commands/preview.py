@@ -14,17 +14,15 @@ from ...data.messages import Message
 from ...data.preview import CONTEXT, TRAINED, row_as_json, show_lengths, show_row
 from ...data.streaming.rows import StreamRows
 from ...data.template.thinking import resolve_thinking
-from ...data.template_loader import get_template, render, take_media, thinking_flags
+from ...data.template_loader import render, thinking_flags
 from ...extras.errors import ConfigError
 from ...extras.files import read_json
 from ...hparams import get_train_args
 from ...hparams.data_args import DataArguments
 from ...hparams.next_command import next_command
 from ...hparams.parser import get_data_args
-from ...model.processor import load_processor
-from ...model.tokenizer import load_tokenizer
 from ..batching.packing import settle_packing
-from .preprocess import stage_processor
+from .preprocess import stage_processor, tokenizer_and_template
 
 
 def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
@@ -51,10 +49,7 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
     train_args = replace(train_args, data=replace(resolve_thinking(train_args.data), streaming=False))
     processor = stage_processor(train_args.finetuning.stage)
     train_args = settle_packing(processor, train_args)
-    tokenizer = load_tokenizer(train_args.model)
-    processor_of_media = load_processor(train_args.model, tokenizer)
-    template = get_template(tokenizer, train_args.data)
-    take_media(template, processor_of_media, train_args.media)
+    tokenizer, template = tokenizer_and_template(train_args)
     dataset = get_dataset(processor, template, tokenizer, train_args)
     rows = dataset.train if dataset.train is not None else next(iter(dataset.eval.values()))
     assert not isinstance(rows, StreamRows)
