@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from ..media.encoder import MediaEncoder, MediaPrompt
     from ..media.families import MediaFamily
-    from ..media.tensors import BatchMedia
     from ..messages import Medium, Message, Sample, Segment, ToolCall
 
 GLUE = -1
@@ -238,8 +237,8 @@ class Template(ABC):
         """
 
     @abstractmethod
-    def batch_media(self) -> BatchMedia:
-        """What makes the tensors of the media of batches; only with :attr:`media`."""
+    def batch_media(self) -> Any:
+        """The ``media.tensors.BatchMedia`` that makes the tensors of batches; only with :attr:`media`."""
 
     @abstractmethod
     def encode_after(self, messages: Sequence[Message], answer: int, tools: Sequence[dict[str, Any]] = ()) -> list[int]:
