@@ -94,7 +94,7 @@ def _run(model: Path, family: str, folder: Path) -> Run:
             "dataset": "rows",
             "dataset_dir": str(folder),
             "output_dir": "none",
-        }  # fmt: skip
+        }
     )
     tokenizer, processor = load_tokenizer(args.model), SupervisedProcessor()
     media = load_processor(args.model, tokenizer)
