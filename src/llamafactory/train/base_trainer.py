@@ -214,9 +214,8 @@ class BaseTrainer(EngineLoop):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             self.optimizer = create_optimizer(self.model if model is None else model, self.run_args, self.args)
-        made = super().create_optimizer(model)
-        set_rates(made, rates_of_parts(self.model, self.run_args.finetuning), self.args.learning_rate)
-        return made
+        set_rates(self.optimizer, rates_of_parts(self.model, self.run_args.finetuning), self.args.learning_rate)
+        return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.args.lr_scheduler_type == "warmup_stable_decay" and not self.args.lr_scheduler_kwargs:
@@ -340,11 +339,12 @@ class BaseTrainer(EngineLoop):
         made.put_back(self.state.global_step, new_schedule)
 
     def _load_sharded_state(self, folder: Path) -> None:
-        if not isinstance(self.optimizer, optimizer_state.Unread):
-            if self.zero_engine is None:
-                load_optimizer(self.model, self.optimizer.optimizer, folder)
-            else:
-                load_state(self.model, self.zero_engine, folder)
+        if isinstance(self.optimizer, optimizer_state.Unread):
+            pass
+        elif self.zero_engine is None:
+            load_optimizer(self.model, self.optimizer.optimizer, folder)
+        else:
+            load_state(self.model, self.zero_engine, folder)
         self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:

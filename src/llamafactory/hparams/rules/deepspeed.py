@@ -32,6 +32,8 @@ def check_training(args: TrainArgs) -> None:
         f"optim: {', '.join(OPTIMIZERS)}",
     )
     refused = {
+        "freeze_vision_tower: false": not args.finetuning.freeze_vision_tower,
+        "freeze_multi_modal_projector: false": not args.finetuning.freeze_multi_modal_projector,
         "qat": args.qat.qat != "none",
         "fp8": args.fp8.fp8,
         "fp16": bool(training.fp16),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...extras.errors import ConfigError
 from ...extras.files import read_json, write_json
 from ...extras.packages import require_installed
+from ...model.families.parts import known_layout
 from .parts import GROUPS, OPTIMIZER, read_tensors, room_for, write_tensors
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ def start_engine(model: Any, optimizer: Any, zero: Zero, arguments: TrainingArgu
         bf16,
     )
     deepspeed.comm.init_distributed(dist.get_backend())
+    if zero.stage == 3 and known_layout(model.config) is not None:
+        raise ConfigError(
+            "deepspeed: in ZeRO stage 3 a process without media would not take part in gathering the towers; use stage 2"
+        )
     if zero.stage == 3:  # part by part from where the weights are; the engine would move all of them first
         if config["bf16"]["enabled"]:
             model.to(torch.bfloat16)
