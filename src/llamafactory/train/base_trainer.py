@@ -32,7 +32,7 @@ from .distributed.checkpoints import deferring, load_parts, require_kind, save_p
 from .distributed.engine_loop import EngineLoop
 from .distributed.parts import load_optimizer, save_optimizer
 from .distributed.whole import gather
-from .distributed.zero import gathered, load_state, save_state
+from .distributed.zero import load_state, save_state, whole
 from .metrics.token_meter import TokenMeter
 from .optim import create_optimizer
 from .optim.averaging import averaged, take_average
@@ -214,8 +214,9 @@ class BaseTrainer(EngineLoop):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             self.optimizer = create_optimizer(self.model if model is None else model, self.run_args, self.args)
-        set_rates(self.optimizer, rates_of_parts(self.model, self.run_args.finetuning), self.args.learning_rate)
-        return super().create_optimizer(model)
+        made = super().create_optimizer(model)
+        set_rates(made, rates_of_parts(self.model, self.run_args.finetuning), self.args.learning_rate)
+        return made
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.args.lr_scheduler_type == "warmup_stable_decay" and not self.args.lr_scheduler_kwargs:
@@ -284,10 +285,8 @@ class BaseTrainer(EngineLoop):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the whole model on the first process; all call this together."""
-        if self.sharding is not None:
-            self._save(output_dir, gather(self.model))
-        elif self.zero is not None and self.zero.stage == 3:
-            self._save(output_dir, gathered(self.model))
+        if self.sharding is not None or (self.zero is not None and self.zero.stage == 3):
+            self._save(output_dir, gather(self.model, whole if self.zero else None))
         else:
             super().save_model(output_dir, _internal_call)
 
@@ -339,12 +338,10 @@ class BaseTrainer(EngineLoop):
         made.put_back(self.state.global_step, new_schedule)
 
     def _load_sharded_state(self, folder: Path) -> None:
-        if isinstance(self.optimizer, optimizer_state.Unread):
-            pass
-        elif self.zero_engine is None:
-            load_optimizer(self.model, self.optimizer.optimizer, folder)
-        else:
+        if self.zero_engine is not None and not isinstance(self.optimizer, optimizer_state.Unread):
             load_state(self.model, self.zero_engine, folder)
+        elif not isinstance(self.optimizer, optimizer_state.Unread):
+            load_optimizer(self.model, self.optimizer.optimizer, folder)
         self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:

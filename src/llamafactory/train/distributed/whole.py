@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,17 @@ def sharded(model: nn.Module, args: TrainArgs, arguments: TrainingArguments) -> 
     return model if sharding is None else shard(model, sharding, arguments.device.type)
 
 
-def gather(model: nn.Module) -> dict[str, Tensor]:
+def gather(model: nn.Module, read: Callable[[Tensor], Tensor | None] | None = None) -> dict[str, Tensor]:
     """Return what a model is saved as, on the CPU of the first process; all call this together.
 
     Of a model with adapters it is what is trained, else all. The other processes hold one whole weight at a time, and
     get nothing.
+
+    Args:
+        model: Its weights in parts.
+        read: Makes a weight whole, on the first process; without it parts are DTensors.
     """
+    read = read or _whole
     only_trained = hasattr(model, "peft_config")
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     found: dict[str, Tensor] = {}
@@ -42,14 +48,17 @@ def gather(model: nn.Module) -> dict[str, Tensor]:
         if only_trained and name not in trained:
             continue
         if id(weight) not in known:
-            full = weight.detach()
-            full = full.full_tensor() if isinstance(full, DTensor) else full
-            known[id(weight)] = full.cpu() if dist.get_rank() == 0 else None
-            del full
+            known[id(weight)] = read(weight)
         whole = known[id(weight)]
         if whole is not None:
             found[name] = whole
     return found
+
+
+def _whole(weight: Tensor) -> Tensor | None:
+    full = weight.detach()
+    full = full.full_tensor() if isinstance(full, DTensor) else full
+    return full.cpu() if dist.get_rank() == 0 else None
 
 
 def load_adapter_weights(model: Any, folder: Path) -> None:

@@ -51,7 +51,7 @@ def start_engine(model: Any, optimizer: Any, zero: Zero, arguments: TrainingArgu
     deepspeed.comm.init_distributed(dist.get_backend())
     if zero.stage == 3 and known_layout(model.config) is not None:
         raise ConfigError(
-            "deepspeed: in ZeRO stage 3 a process without media would not take part in gathering the towers; use stage 2"
+            "deepspeed: in ZeRO stage 3 a process without media would not take part in gathering towers; use stage 2"
         )
     if zero.stage == 3:  # part by part from where the weights are; the engine would move all of them first
         if config["bf16"]["enabled"]:
@@ -96,24 +96,12 @@ class EngineOptimizer(torch.optim.Optimizer):
         """Nothing: see :func:`load_state`."""
 
 
-def gathered(model: nn.Module) -> dict[str, Tensor]:
-    """Return what a model is saved as, on the CPU of the first process; all call this together."""
+def whole(weight: Tensor) -> Tensor | None:
+    """Return a weight of stage 3 on the CPU of the first process; all call this together."""
     import deepspeed
 
-    only_trained = hasattr(model, "peft_config")
-    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    found: dict[str, Tensor] = {}
-    known: dict[int, Tensor | None] = {}  # a tied weight has two names
-    for name, weight in model.state_dict(keep_vars=True).items():
-        if only_trained and name not in trained:
-            continue
-        if id(weight) not in known:
-            with deepspeed.zero.GatheredParameters([weight]) if hasattr(weight, "ds_id") else nullcontext():
-                known[id(weight)] = weight.detach().cpu().clone() if dist.get_rank() == 0 else None
-        whole = known[id(weight)]
-        if whole is not None:
-            found[name] = whole
-    return found
+    with deepspeed.zero.GatheredParameters([weight]) if hasattr(weight, "ds_id") else nullcontext():
+        return weight.detach().cpu().clone() if dist.get_rank() == 0 else None
 
 
 def save_state(model: nn.Module, engine: Any, folder: Path) -> None:
