@@ -358,7 +358,10 @@ def test_borders_of_packs_are_read_wherever_they_stand(
         ({"seq_lengths": [2, 2]}, "row 1: seq_lengths add up to 4, input_ids has 5"),
         ({"attention_mask": [1, 1]}, "row 1: attention_mask is no list of 5 numbers"),
         ({"cu_seqlens": [0, 2, 5]}, "row 1: column 'cu_seqlens' is not read: borders of packs are read from seq_lens"),
-        ({"images": ["a.png"]}, "row 1: column 'images' is not read: training takes no media"),
+        (
+            {"images": ["a.png"]},
+            "row 1: column 'images' is not read: media are read from files while training; give the raw rows with dataset",
+        ),
         ({"input_ids": [5, 6, 7, 8, 99999]}, "row 1: token 99999 is none of the tokenizer's"),
     ],
 )

@@ -60,3 +60,13 @@ def train(model: Path, data: Path, **keys: Any) -> list[dict[str, Any]]:
 def test_pictures_train(qwen2_vl: Path, rows: Path) -> None:
     losses = train(qwen2_vl, rows)
     assert len(losses) == 2 and all(0 < entry["loss"] < 20 for entry in losses)
+
+
+def test_the_demo_set_trains(qwen2_vl: Path, tmp_path: Path) -> None:
+    data = Path(__file__).resolve().parents[2] / "data"
+    assert len(train(qwen2_vl, tmp_path, dataset="mllm_demo", dataset_dir=str(data), max_samples=4)) == 2
+
+
+def test_loading_processes_give_the_same_batches(qwen2_vl: Path, rows: Path) -> None:
+    losses = [[one["loss"] for one in train(qwen2_vl, rows, dataloader_num_workers=count)] for count in (0, 2)]
+    assert losses[0] == losses[1]

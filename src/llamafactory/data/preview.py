@@ -57,6 +57,9 @@ def show_row(row: dict[str, Any], number: int, tokenizer: PreTrainedTokenizerBas
     counts = f"{len(row['input_ids'])} tokens, {trained} trained{packed}"
     console.rule(f"row {number} · {row['source']} · {counts}", align="left", style="blue")
     console.print(row_as_text(row, tokenizer), soft_wrap=True)
+    for medium in (one for some in row.get("media") or () for one in some):
+        line = f"{medium['type']}, {medium['tokens']} tokens: {medium['source']}"
+        console.print(line, style=BORDER, soft_wrap=True, highlight=False, markup=False)
 
 
 def show_lengths(report: DatasetReport, console: Console) -> None:

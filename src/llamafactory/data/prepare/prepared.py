@@ -241,7 +241,10 @@ _BORDERS = (*_LENGTHS, "attention_mask", "position_ids")
 _MASKS = ("completion_mask", "assistant_masks")
 # What would change the training and is not read -> why.
 _REFUSED = {
-    **dict.fromkeys(("images", "videos", "audios", "pixel_values"), "training takes no media"),
+    **dict.fromkeys(
+        ("images", "videos", "audios", "pixel_values"),
+        "media are read from files while training; give the raw rows with dataset",
+    ),
     **dict.fromkeys(
         ("cu_seqlens", "cu_seq_lens", "cu_seq_lens_q", "sequence_lengths", "seqlens"),
         f"borders of packs are read from {', '.join(_BORDERS)}",
