@@ -52,9 +52,9 @@ def run_preview(args: Mapping[str, Any] | Sequence[str] | None = None) -> None:
     processor = stage_processor(train_args.finetuning.stage)
     train_args = settle_packing(processor, train_args)
     tokenizer = load_tokenizer(train_args.model)
-    processor_of_media = load_processor(train_args.model, tokenizer)
+    media = load_processor(train_args.model, tokenizer)  # first: the chat template may come with it
     template = get_template(tokenizer, train_args.data)
-    take_media(template, processor_of_media, train_args.media)
+    take_media(template, media, train_args.media)
     dataset = get_dataset(processor, template, tokenizer, train_args)
     rows = dataset.train if dataset.train is not None else next(iter(dataset.eval.values()))
     assert not isinstance(rows, StreamRows)
