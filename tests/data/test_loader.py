@@ -360,8 +360,7 @@ def test_borders_of_packs_are_read_wherever_they_stand(
         ({"cu_seqlens": [0, 2, 5]}, "row 1: column 'cu_seqlens' is not read: borders of packs are read from seq_lens"),
         (
             {"images": ["a.png"]},
-            "row 1: column 'images' is not read: media are read from files while training; "
-            "give the raw rows with dataset",
+            "row 1: column 'images' is not read: media are read from files in training; give the raw rows with dataset",
         ),
         ({"input_ids": [5, 6, 7, 8, 99999]}, "row 1: token 99999 is none of the tokenizer's"),
     ],

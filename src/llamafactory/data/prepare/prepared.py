@@ -243,7 +243,7 @@ _MASKS = ("completion_mask", "assistant_masks")
 _REFUSED = {
     **dict.fromkeys(
         ("images", "videos", "audios", "pixel_values"),
-        "media are read from files while training; give the raw rows with dataset",
+        "media are read from files in training; give the raw rows with dataset",
     ),
     **dict.fromkeys(
         ("cu_seqlens", "cu_seq_lens", "cu_seq_lens_q", "sequence_lengths", "seqlens"),

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from transformers import PreTrainedTokenizerBase
 
     from ..media.encoder import MediaEncoder, MediaPrompt
@@ -239,8 +237,8 @@ class Template(ABC):
         """
 
     @abstractmethod
-    def batch_media(self) -> Callable[..., dict[str, Any]]:
-        """What makes the tensors of the media of batches; only with :attr:`media`."""
+    def batch_media(self) -> Any:
+        """The ``media.tensors.BatchMedia`` that makes the tensors of batches; only with :attr:`media`."""
 
     @abstractmethod
     def encode_after(self, messages: Sequence[Message], answer: int, tools: Sequence[dict[str, Any]] = ()) -> list[int]:
