@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llamafactory.data.sources.dataset_info import find_datasets
+from llamafactory.data.sources.dataset_info import find_datasets, find_media_datasets
 from llamafactory.data.sources.reading import open_set, to_samples
 from llamafactory.extras.errors import ConfigError
 from llamafactory.webui.handlers import datasets
@@ -32,8 +32,8 @@ def test_the_layout_of_every_demo_set_is_that_of_its_entry(name):
     assert not found.problem and found.rows and found.said
     made = make_entry(found.path, found.formatting, found.ranking, found.columns, found.tags, "data")
     written, (sniffed,) = (
-        find_datasets([name], "data"),
-        find_datasets(["x"], {"x": {**made, "file_name": f"data/{made['file_name']}"}}),
+        find_media_datasets([name], "data", "data"),
+        find_media_datasets(["x"], {"x": {**made, "file_name": f"data/{made['file_name']}"}}, "data"),
     )
 
     def samples(attr):
