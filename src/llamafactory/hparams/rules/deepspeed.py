@@ -6,9 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..deepspeed import zero_of
-from ..derive import chosen_optimizer
 from ..field import require
-from .sharding import OPTIMIZERS, TUNERS
+from .sharding import require_shardable
 
 if TYPE_CHECKING:
     from ..args import TrainArgs
@@ -19,18 +18,8 @@ def check_training(args: TrainArgs) -> None:
     zero = zero_of(args)
     if zero is None:
         return
-    kind, training, rlhf = args.finetuning.finetuning_type, args.training, args.rlhf
-    require(kind in TUNERS, f"deepspeed: not with finetuning_type {kind}; use {', '.join(TUNERS)}")
-    bits = args.quantization.quantization_bit
-    require(
-        bits is None, f"deepspeed: not with quantization_bit: {bits}, packed weights cannot be sharded; leave one out"
-    )
-    own = chosen_optimizer(args)
-    require(
-        own in (None, "loraplus") and (own is not None or training.optim in OPTIMIZERS),
-        f"deepspeed: not with the optimizer {own or training.optim}, which looks at whole weights; use "
-        f"optim: {', '.join(OPTIMIZERS)}",
-    )
+    require_shardable("deepspeed", args)
+    training, rlhf = args.training, args.rlhf
     refused = {
         "freeze_vision_tower: false": not args.finetuning.freeze_vision_tower,
         "freeze_multi_modal_projector: false": not args.finetuning.freeze_multi_modal_projector,

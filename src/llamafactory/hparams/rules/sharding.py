@@ -17,6 +17,26 @@ TUNERS = ("full", "freeze", "lora")
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad")
 
 
+def require_shardable(engine: str, args: TrainArgs) -> None:
+    """Weights, gradients and the optimizer's state are such that a process may hold a part of each.
+
+    Args:
+        engine: Key of the engine that cuts them.
+        args: What the run is asked to do.
+    """
+    kind, bits = args.finetuning.finetuning_type, args.quantization.quantization_bit
+    require(kind in TUNERS, f"{engine}: not with finetuning_type {kind}; use {', '.join(TUNERS)}")
+    require(
+        bits is None, f"{engine}: not with quantization_bit: {bits}, packed weights cannot be sharded; leave one out"
+    )
+    own, optim = chosen_optimizer(args), args.training.optim
+    require(
+        own in (None, "loraplus") and (own is not None or optim in OPTIMIZERS),
+        f"{engine}: not with the optimizer {own or optim}, which looks at whole weights; use "
+        f"optim: {', '.join(OPTIMIZERS)}",
+    )
+
+
 def check_training(args: TrainArgs) -> None:
     """Nothing is asked for beside ``fsdp`` that needs a weight, or a gradient, as a whole."""
     sharding = sharding_of(args)
@@ -24,15 +44,7 @@ def check_training(args: TrainArgs) -> None:
         return
     kind, training, tuner = args.finetuning.finetuning_type, args.training, args.tuner
     require(not training.deepspeed, "fsdp and deepspeed: choose one")
-    require(kind in TUNERS, f"fsdp: not with finetuning_type {kind}; use {', '.join(TUNERS)}")
-    bits = args.quantization.quantization_bit
-    require(bits is None, f"fsdp: not with quantization_bit: {bits}, packed weights cannot be sharded; leave one out")
-    own = chosen_optimizer(args)
-    require(
-        own in (None, "loraplus") and (own is not None or training.optim in OPTIMIZERS),
-        f"fsdp: not with the optimizer {own or training.optim}, which looks at whole weights; use "
-        f"optim: {', '.join(OPTIMIZERS)}",
-    )
+    require_shardable("fsdp", args)
     asked = checkpointing_asked(args)
     require(
         asked is not False or not sharding.checkpointing,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,12 @@ from ...data.prepare.shards import Encoder
 from ...data.preview import show_lengths
 from ...data.sources.dataset_info import check_columns
 from ...data.template.thinking import resolve_thinking
-from ...data.template_loader import get_template, take_media
 from ...extras.errors import ConfigError
 from ...extras.files import write_json
 from ...extras.plotting import plot_histograms
 from ...hparams import get_train_args, split_list
 from ...hparams.next_command import next_command
-from ...model.processor import load_processor
-from ...model.tokenizer import load_tokenizer
-from .preprocess import stage_processor
+from .preprocess import stage_processor, tokenizer_and_template
 
 NAME = "check_data"
 
@@ -44,11 +42,8 @@ def run_check_data(args: Mapping[str, Any] | Sequence[str] | None = None) -> Non
     train_args = get_train_args(args)
     processor = stage_processor(train_args.finetuning.stage)
     data = resolve_thinking(resolve_stage(processor, train_args))
-    tokenizer = load_tokenizer(train_args.model)
+    tokenizer, template = tokenizer_and_template(replace(train_args, data=data))
     names = {"train": split_list(data.dataset), "eval": split_list(data.eval_dataset)}
-    processor_of_media = load_processor(train_args.model, tokenizer)
-    template = get_template(tokenizer, data)
-    take_media(template, processor_of_media, train_args.media)
     sets = [(part, attr) for part, some in names.items() for attr in sets_for(template, some, data)]
     if not sets:
         raise ConfigError("dataset: missing; give dataset or eval_dataset")

@@ -25,7 +25,7 @@ from ...extras.errors import ConfigError, first_line
 from ...extras.files import read_json, write_json
 
 OPTIMIZER = "optimizer"
-GROUPS = "groups.json"
+_GROUPS = "groups.json"
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
@@ -58,9 +58,7 @@ def save_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
         if isinstance(value, Tensor)
     }
     write_tensors(parts, folder / OPTIMIZER)
-    if dist.get_rank() == 0:
-        groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-        write_json(folder / OPTIMIZER / GROUPS, {"groups": groups})
+    write_groups(optimizer, folder / OPTIMIZER)
 
 
 def load_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
@@ -75,11 +73,8 @@ def load_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
     weights = dict(model.named_parameters())
     room = room_for(weights, place)
     read_tensors(room, place)
-    groups = read_json(place / GROUPS, dict, "resume_from_checkpoint").get("groups", [])
-    if len(groups) != len(optimizer.param_groups):
-        raise ConfigError(f"resume_from_checkpoint: {place} is of another optimizer")
-    for group, known in zip(optimizer.param_groups, groups, strict=True):
-        group.update({key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+    read_groups(optimizer, place)
+    for group in optimizer.param_groups:
         on_device = group.get("fused") or group.get("capturable")
         ours = {id(weight) for weight in group["params"]}
         for name, value in room.items():
@@ -87,6 +82,31 @@ def load_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
             if id(weights[name]) in ours:
                 moved = value.to(weights[name].device) if on_device else value
                 optimizer.state[weights[name]][key] = moved
+
+
+def write_groups(optimizer: Any, place: Path, **more: Any) -> None:
+    """Write the settings of an optimizer's groups, and what else its engine must know, on the first process."""
+    if dist.get_rank() == 0:
+        groups = [
+            {key: value for key, value in group.items() if key not in ("params", "param_names")}
+            for group in optimizer.param_groups
+        ]
+        write_json(place / _GROUPS, {"groups": groups, **more})
+
+
+def read_groups(optimizer: Any, place: Path) -> dict[str, Any]:
+    """Give an optimizer the settings that :func:`write_groups` wrote; return all that it wrote.
+
+    Raises:
+        ConfigError: They cannot be read, or are of another optimizer.
+    """
+    written: dict[str, Any] = read_json(place / _GROUPS, dict, "resume_from_checkpoint")
+    groups = written.get("groups", [])
+    if len(groups) != len(optimizer.param_groups):
+        raise ConfigError(f"resume_from_checkpoint: {place} is of another optimizer")
+    for group, known in zip(optimizer.param_groups, groups, strict=True):
+        group.update({key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+    return written
 
 
 def room_for(weights: Mapping[str, nn.Parameter], place: Path) -> dict[str, Tensor]:
@@ -106,7 +126,7 @@ def room_for(weights: Mapping[str, nn.Parameter], place: Path) -> dict[str, Tens
 
 def saved_by(folder: Path) -> str:
     """Return the key of the engine that wrote a checkpoint: ``fsdp``, ``deepspeed``, or empty."""
-    groups = folder / OPTIMIZER / GROUPS
+    groups = folder / OPTIMIZER / _GROUPS
     if groups.is_file():
         return str(read_json(groups, dict, "resume_from_checkpoint").get("engine", "fsdp"))
     return "fsdp" if any(folder.glob("shard-*-model-*.safetensors")) else ""

@@ -17,10 +17,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...extras.errors import ConfigError
-from ...extras.files import read_json, write_json
 from ...extras.packages import require_installed
 from ...model.families.parts import known_layout
-from .parts import GROUPS, OPTIMIZER, read_tensors, room_for, write_tensors
+from .parts import OPTIMIZER, read_groups, read_tensors, room_for, write_groups, write_tensors
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from ...hparams.deepspeed import Zero
 
 _MASTER = "master"  # float32 weights of an engine that trains bfloat16
-_OF_ENGINE = ("params", "param_names")
 
 
 def start_engine(model: Any, optimizer: Any, zero: Zero, arguments: TrainingArguments, bf16: bool) -> Any:
@@ -117,12 +115,7 @@ def save_state(model: nn.Module, engine: Any, folder: Path) -> None:
         if weight.dtype != torch.float32:
             ours |= _mine(number, f"{name}.{_MASTER}", safe_get_full_fp32_param(weight))
     write_tensors(ours, folder / OPTIMIZER)
-    if dist.get_rank() == 0:
-        groups = [
-            {key: value for key, value in group.items() if key not in _OF_ENGINE}
-            for group in engine.optimizer.param_groups
-        ]
-        write_json(folder / OPTIMIZER / GROUPS, {"groups": groups, "step": step, "engine": "deepspeed"})
+    write_groups(engine.optimizer, folder / OPTIMIZER, step=step, engine="deepspeed")
 
 
 def load_state(model: nn.Module, engine: Any, folder: Path) -> None:
@@ -132,14 +125,10 @@ def load_state(model: nn.Module, engine: Any, folder: Path) -> None:
         ConfigError: It cannot be read, or is of another optimizer.
     """
     optimizer, place = engine.optimizer, folder / OPTIMIZER
-    said = read_json(place / GROUPS, dict, "resume_from_checkpoint")
-    groups, weights = said.get("groups", []), dict(_trained(model))
+    weights = dict(_trained(model))
     room = room_for(weights, place)
-    if len(groups) != len(optimizer.param_groups):
-        raise ConfigError(f"resume_from_checkpoint: {place} is of another optimizer")
-    for group, known in zip(optimizer.param_groups, groups, strict=True):
-        group.update({key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
-    _make_room(optimizer, {name.rpartition(".")[2] for name in room} - {_MASTER}, said.get("step"))
+    step = read_groups(optimizer, place).get("step")
+    _make_room(optimizer, {name.rpartition(".")[2] for name in room} - {_MASTER}, step)
     for name, value in room.items():  # one at a time: whole states of all weights might not fit
         read_tensors({name: value}, place)
         weight, _, key = name.rpartition(".")
