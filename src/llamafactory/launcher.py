@@ -38,13 +38,21 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("llamafactory.eval.evaluator:run_eval", "run benchmarks"),
     "webchat": ("llamafactory.webui.interface:run_web_demo", "talk to a model in the browser"),
     "webui": ("llamafactory.webui.interface:run_web_ui", "train, evaluate, export and talk in the browser"),
+    "convert-config": (
+        "llamafactory.hparams.convert_config:run_convert_config",
+        "say a configuration of axolotl, ms-swift or the v1 engine in the keys of this program",
+    ),
+    "schema": ("llamafactory.hparams.json_schema:print_schema", "print the JSON schema of a configuration"),
     "jobs": ("llamafactory.jobs.commands:run_jobs", "queue runs that outlive the terminal: list, submit, log, cancel"),
     "env": ("llamafactory.extras.env:print_env", "print versions and hardware (--torch: ask torch too)"),
     "version": ("llamafactory.launcher:print_version", "print the version"),
     "help": ("llamafactory.launcher:print_help", "print this list"),
 }
 # Commands without a configuration file, and what they take instead.
-PLAIN = {"webui": "[--share]", "env": "[--torch]", "version": "", "help": ""}
+PLAIN = {"webui": "[--share]", "env": "[--torch]", "schema": "", "version": "", "help": ""}
+# Other names of commands -> the command, and what is put behind its words.
+OTHER_NAMES = {"merge": ("export", []), "sft": ("train", ["--stage=sft"]), "dpo": ("train", ["--stage=dpo"]),
+               "rm": ("train", ["--stage=rm"])}  # fmt: skip
 # Their advice does not fit what we do with them; LLAMAFACTORY_VERBOSITY=DEBUG lets them speak.
 _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -70,6 +78,9 @@ def launch() -> int:
         print_help()
         return 0
     command = {"--version": "version", "-v": "version"}.get(sys.argv[1], sys.argv[1])
+    if command in OTHER_NAMES:
+        command, more = OTHER_NAMES[command]
+        sys.argv[1:] = [command, *sys.argv[2:], *more]
     if command not in COMMANDS:
         _refuse(f"unknown command {command!r}; commands: {', '.join(COMMANDS)}")
     if any(word in ("-h", "--help") for word in sys.argv[2:]):
@@ -132,10 +143,9 @@ def _print_command_help(command: str) -> int:
     if command in PLAIN:
         print(f"llamafactory-cli {command} {PLAIN[command]}".rstrip() + f": {COMMANDS[command][1]}")
         return 0
-    try:
-        print(_help_of(command), end="", flush=True)
-    except BrokenPipeError:  # the reader (`| head`) has seen enough; Python must not write the rest at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    from .extras.printing import print_text
+
+    print_text(_help_of(command))
     return 0
 
 
@@ -144,6 +154,10 @@ def _help_of(command: str) -> str:
         from .jobs.commands import HELP
 
         return HELP
+    if command == "convert-config":
+        from .hparams.convert_config import HELP as OF_CONVERSION
+
+        return OF_CONVERSION
     from .hparams.help_text import help_text
 
     return help_text(command)
@@ -154,7 +168,7 @@ def _wants_torchrun(command: str) -> bool:
 
     Its configuration is read here, before torch is imported or a worker started, so that a mistake shows at once.
     """
-    if command in (*PLAIN, "jobs") or "LOCAL_RANK" in os.environ:  # LOCAL_RANK: already a worker
+    if command in (*PLAIN, "jobs", "convert-config") or "LOCAL_RANK" in os.environ:  # LOCAL_RANK: already a worker
         return False
     from .extras.environment import is_env_enabled
     from .hparams import get_infer_args, get_train_args

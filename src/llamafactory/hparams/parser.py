@@ -17,6 +17,7 @@ from ..extras.secrets import remember
 from .aliases import apply_aliases
 from .args import SHARED_SECTIONS, TRAINING_SECTIONS, InferArgs, TrainArgs
 from .backend_args import RayArguments
+from .convert_config import in_our_keys
 from .data_args import DataArguments
 from .derive import derive_inference, derive_training
 from .reader import Flat, read_source
@@ -35,7 +36,7 @@ from .rules import (
     unread,
 )
 from .schema import declared_keys, keys_of, known_keys, nearest, tuner_arguments
-from .unbuilt import refuse_environment, refuse_unbuilt, refuse_v1
+from .unbuilt import refuse_environment, refuse_unbuilt
 
 logger = get_logger(__name__)
 
@@ -142,7 +143,7 @@ get_eval_args = get_infer_args  # benchmarks read what every command of inferenc
 
 
 def _read(source: Source) -> Flat:
-    flat = apply_aliases(read_source(sys.argv[2:] if source is None else source))
+    flat = apply_aliases(in_our_keys(read_source(sys.argv[2:] if source is None else source)))
     _refuse_unknown(flat)
     _drop_empty(flat)
     remember(flat.values)
@@ -150,7 +151,7 @@ def _read(source: Source) -> Flat:
 
 
 def _refuse_unknown(flat: Flat) -> None:
-    """Raise for the first key nobody declares, or for a file of the v1 engine; ``ALLOW_EXTRA_ARGS=1`` ignores them."""
+    """Raise for the first key nobody declares; ``ALLOW_EXTRA_ARGS=1`` ignores them."""
     unknown = [key for key in flat.values if key not in known_keys()]
     if not unknown:
         return
@@ -158,7 +159,6 @@ def _refuse_unknown(flat: Flat) -> None:
         for key in unknown:
             del flat.values[key]
         return
-    refuse_v1(unknown)
     key = unknown[0]
     near = nearest(key)
     hint = f"did you mean {near}?" if near else "`llamafactory-cli train -h` lists all keys"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +86,6 @@ ENVIRONMENT: dict[str, str] = {
     "USE_KT": "KTransformers",
     "USE_MCA": "Megatron-core training",
     "USE_MEGATRON_BRIDGE": "Megatron Bridge training",
-    "USE_V1": "the v1 engine",
 }
 
 # Keys of parts that have no file yet; they are known, so that a configuration that only carries them is read.
@@ -114,15 +112,6 @@ NO_EFFECT: dict[str, str] = {
     "WANDB_DISABLED": "report_to: none says it",
 }
 
-# Keys that only a file for the v1 engine has.
-V1_KEYS = frozenset((
-    "custom_chat_template", "model_class", "init_config", "kernel_config", "quant_config",
-    "train_dataset", "micro_batch_size", "global_batch_size", "batching_strategy", "batching_workers",
-    "enable_activation_checkpointing", "dist_config", "dp_size", "cp_size", "cp_mode", "mp_replicate_size",
-    "mp_shard_size", "dist_timeout", "optim_config", "lr_scheduler_config", "save_epochs", "save_ckpt_as_hf",
-    "sample_backend",
-))  # fmt: skip
-
 
 def refuse_environment(*, training: bool) -> None:
     """Refuse the first variable that asks for a part which is not built; say which change nothing.
@@ -131,25 +120,11 @@ def refuse_environment(*, training: bool) -> None:
         UsageError: ``VARIABLE: asks for PART, which is not built yet in this version``.
     """
     for name, part in ENVIRONMENT.items():
-        if (training or name == "USE_V1") and is_env_enabled(name):
+        if training and is_env_enabled(name):
             raise UsageError(f"{name}: asks for {part}, which is not built yet in this version")
     for name, why in NO_EFFECT.items():
         if os.environ.get(name, "").strip().lower() not in NOTHING:
             logger.warning_once(f"{name}: the variable has no effect; {why}")
-
-
-def refuse_v1(unknown: Collection[str]) -> None:
-    """Refuse a file of the v1 engine as what it is, rather than for the first of its keys.
-
-    Raises:
-        UsageError: Keys of the v1 engine are among the unknown ones.
-    """
-    found = sorted(V1_KEYS.intersection(unknown))
-    if found:
-        raise UsageError(
-            f"{', '.join(found[:3])}: a configuration of the v1 engine, which is not built yet in this version; write "
-            "model_name_or_path, dataset, finetuning_type … (`llamafactory-cli train -h`)"
-        )
 
 
 def refuse_unbuilt(args: InferArgs, *, training: bool) -> None:
