@@ -87,14 +87,13 @@ def test_fsdp_as_a_list_is_read() -> None:
 
 
 @pytest.mark.parametrize("command", [get_train_args, get_infer_args])
-def test_the_v1_engine_is_said_before_any_key(command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_file_of_the_v1_engine_is_read(command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "v1.yaml"
-    file.write_text("model: Qwen/Qwen3-0.6B\npeft_config: {name: lora}\ntrain_dataset: d.yaml\nmicro_batch_size: 1\n")
-    with pytest.raises(UsageError, match=r"^micro_batch_size, train_dataset: a configuration of the v1"):
-        command([str(file)])
-    monkeypatch.setenv("USE_V1", "1")
-    with pytest.raises(UsageError, match=r"^USE_V1: asks for the v1 engine, which is not built yet in this version$"):
-        command([str(file)])
+    file.write_text("model: Qwen/Qwen3-0.6B\npeft_config: {name: lora}\ntrain_dataset: d.json\nmicro_batch_size: 1\n")
+    for said in ("0", "1"):
+        monkeypatch.setenv("USE_V1", said)
+        args = command([str(file)])
+        assert (args.model.model_name_or_path, args.finetuning.finetuning_type) == ("Qwen/Qwen3-0.6B", "lora")
 
 
 def test_a_mistyped_key_is_no_v1_file() -> None:

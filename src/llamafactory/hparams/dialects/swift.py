@@ -18,6 +18,7 @@ def _sets(key: str) -> Rule:
 
     def rule(value: Any, whole: Values) -> Values:
         entries: dict[str, Any] = {}
+        names: list[str] = []
         renamed = _columns(whole.get("columns"))
         for text in value if isinstance(value, list) else str(value).split():
             path, _, count = str(text).partition("#")
@@ -31,12 +32,12 @@ def _sets(key: str) -> Rule:
             entry: dict[str, Any] = {"file_name" if is_file else hub: path}
             entry |= {"subset": subset} if subset else {}
             entry |= {"num_samples": int(count)} if count else {}
-            entries[entry_name(path, entries)] = entry | _layout(renamed)
-        if len(entries) == 1 and not renamed:
-            (entry,) = entries.values()
-            if list(entry) == ["file_name"]:
-                return {key: entry["file_name"]}
-        return {key: ",".join(entries), "dataset_dir": entries}
+            if list(entry) == ["file_name"] and not renamed:  # its layout is looked for, here as there
+                names.append(path)
+                continue
+            names.append(entry_name(path, entries))
+            entries[names[-1]] = entry | _layout(renamed)
+        return {key: ",".join(names), **({"dataset_dir": entries} if entries else {})}
 
     return rule
 

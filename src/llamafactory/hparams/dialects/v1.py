@@ -8,7 +8,7 @@ from typing import Any
 
 from ...extras.errors import ConfigError
 from ...extras.launching import processes_per_node
-from .rules import Absent, Aside, Dialect, NoCounterpart, Rule, Values, comma, entry_name, fixed, when, words
+from .rules import Absent, Aside, Dialect, NoCounterpart, Rule, Values, comma, entry_name, fixed, words
 
 _PEFT = {
     "lora": {
@@ -29,7 +29,7 @@ _LAYOUTS: dict[str, dict[str, Any]] = {
 }
 # Rows in the engine's own layout are OpenAI messages.
 _OWN_LAYOUT: dict[str, Any] = {"formatting": "openai", "columns": {"messages": "messages"}}
-_PAIR_COLUMNS = {"messages": "messages", "chosen": "chosen", "rejected": "rejected"}
+_PAIR_COLUMNS = {"chosen": "chosen", "rejected": "rejected"}
 
 
 def _section(value: Any) -> tuple[str, dict[str, Any]]:
@@ -205,7 +205,6 @@ _RULES: dict[str, Rule] = {
     "resume_from_checkpoint": lambda value, _: {} if value == "auto" else {"resume_from_checkpoint": value},
     "save_steps": lambda value, _: {"save_steps": value, "save_strategy": "steps"},
     "chat_template": Absent("give it as custom_chat_template"),
-    "bf16": when(bf16=True),
 }
 
 
