@@ -26,6 +26,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LEVELS = {
     "": 0,  # llamafactory/__init__.py: the version
     "extras": 1,
+    "third_party": 1,  # names that scripts for LLaMA-Factory import; so is v1
     "plugins": 2,
     "hparams": 3,
     "data": 4,
@@ -38,6 +39,7 @@ LEVELS = {
     "api": 7,
     "webui": 7,
     "launcher": 8,
+    "v1": 9,
     "cli": 9,
     "__main__": 10,
 }

@@ -57,14 +57,14 @@ llamafactory.webui.components create_eval_tab
 llamafactory.webui.components create_infer_tab
 llamafactory.webui.components create_export_tab
 llamafactory.webui.components create_footer
+llamafactory.v1 launcher
+llamafactory.third_party.muon Muon
 """
 
 # Module and name -> the part of the house that will hold it.
 WAITING = {
-    "llamafactory.v1 launcher": "the v1 engine",
     "llamafactory.train.mca run_sft": "Megatron-core training",
     "llamafactory.train.ksft.workflow run_sft": "KTransformers",
-    "llamafactory.third_party.muon Muon": "optimizers",
 }
 
 

@@ -17,9 +17,9 @@ from ..extras.secrets import remember
 from .aliases import apply_aliases
 from .args import SHARED_SECTIONS, TRAINING_SECTIONS, InferArgs, TrainArgs
 from .backend_args import RayArguments
-from .convert_config import in_our_keys
 from .data_args import DataArguments
 from .derive import derive_inference, derive_training
+from .dialects.reading import in_our_keys
 from .reader import Flat, read_source
 from .rules import (
     data,
