@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python src/api.py ...`` is ``llamafactory-cli api ...``: it serves a model. For those who start files, not commands."""
+"""Serve a model: ``python src/api.py ...`` is ``llamafactory-cli api ...``, for those who start files."""
 
 import sys
 

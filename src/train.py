@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python src/train.py ...`` is ``llamafactory-cli train ...``: it fine-tunes a model. For those who start files, not commands."""
+"""Fine-tune a model: ``python src/train.py ...`` is ``llamafactory-cli train ...``, for those who start files."""
 
 import sys
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python src/webui.py ...`` is ``llamafactory-cli webui ...``: it opens LLaMA Board. For those who start files, not commands."""
+"""Open LLaMA Board: ``python src/webui.py ...`` is ``llamafactory-cli webui ...``, for those who start files."""
 
 import sys
 
