@@ -21,6 +21,7 @@ from .data_args import DataArguments
 from .derive import derive_inference, derive_training
 from .reader import Flat, read_source
 from .rules import (
+    context_parallel,
     data,
     deepspeed,
     finetuning,
@@ -49,6 +50,7 @@ _TRAINING_CHECKS = (
     optimizer.check_training,
     training.check,
     sharding.check_training,
+    context_parallel.check_training,
     deepspeed.check_training,
     ray.check_training,
     data.check_training,

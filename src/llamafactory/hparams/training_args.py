@@ -226,6 +226,9 @@ class TrainingArguments:
     ddp_timeout: int = arg(1800, "Seconds a collective may take.", within=AT_LEAST_1)
     ddp_find_unused_parameters: bool | None = arg(None, "DDP looks for weights without gradient.")
     ddp_bucket_cap_mb: int | None = arg(None, "DDP bucket size in MB.", within=AT_LEAST_1)
+    context_parallel_size: int = arg(
+        1, "Processes that share each row, a part of its tokens each (Ulysses), for long rows.", within=AT_LEAST_1
+    )
     ddp_broadcast_buffers: bool | None = arg(None, "DDP sends buffers from the first process.")
     ddp_static_graph: bool | None = arg(None, "DDP may assume the same graph in each step.")
     fsdp: str | bool | list[str] | None = arg(

@@ -36,6 +36,17 @@ class _Arguments(Seq2SeqTrainingArguments):
         return False if self.shards else super().place_model_on_device
 
     shards = False
+    context_size = 1  # processes that share each row
+
+    @property
+    def data_rank(self) -> int:
+        """Which part of the rows of a step this process takes."""
+        return int(self.process_index) // self.context_size
+
+    @property
+    def data_size(self) -> int:
+        """Parts that the rows of a step are dealt in."""
+        return int(self.world_size) // self.context_size
 
 
 def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
@@ -62,6 +73,7 @@ def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
         made = _Arguments(**{**given, **decided})
         zero = zero_of(args)
         made.shards = sharding_of(args) is not None or (zero is not None and zero.stage == 3)
+        made.context_size = _context_size(args, made.world_size)
         return made
     except ValueError as error:
         raise ConfigError(f"training arguments: {' '.join(str(error).split())}") from error
@@ -125,6 +137,16 @@ def _take_over(args: TrainArgs) -> None:
             f"{key}: shards a model over several processes, and this is one; start with FORCE_TORCHRUN=1 and "
             f"NPROC_PER_NODE=<number>, or leave {key} out"
         )
+
+
+def _context_size(args: TrainArgs, processes: int) -> int:
+    size = args.training.context_parallel_size
+    if processes % size:
+        raise ConfigError(
+            f"context_parallel_size: {size} processes share each row, and {processes} cannot be put in such groups; "
+            f"start with FORCE_TORCHRUN=1 and NPROC_PER_NODE={size}, or a multiple of it"
+        )
+    return size
 
 
 def _samples_layers(args: TrainArgs) -> bool:

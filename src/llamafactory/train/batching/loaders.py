@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from ...hparams import TrainArgs
 
 
-def order_seed(args: TrainingArguments, run_args: TrainArgs) -> int | None:
+def order_seed(args: Any, run_args: TrainArgs) -> int | None:
     """Return the seed of the order of rows; None keeps the stored order."""
     if run_args.finetuning.disable_shuffling or args.train_sampling_strategy == "sequential":
         return None
     return args.seed if args.data_seed is None else args.data_seed
 
 
-def batches_of(rows: Any, sampler: MicroBatches, collator: Any, args: TrainingArguments) -> Batches:
+def batches_of(rows: Any, sampler: MicroBatches, collator: Any, args: Any) -> Batches:
     """Return the batches that ``sampler`` cuts rows into."""
     workers = args.dataloader_num_workers
     return Batches(
@@ -40,14 +40,14 @@ def batches_of(rows: Any, sampler: MicroBatches, collator: Any, args: TrainingAr
 
 
 def train_batches(
-    rows: Any, collator: Any, args: TrainingArguments, batch_size: int, seed: int | None, drop_last: bool
+    rows: Any, collator: Any, args: Any, batch_size: int, seed: int | None, drop_last: bool
 ) -> Batches | StreamBatches:
     """Return this rank's batches of the training data, in the order of the first epoch.
 
     Args:
         rows: Features, or ``StreamRows``.
         collator: Rows -> batch.
-        args: Process, processes, epochs, workers.
+        args: Which part of the rows, of how many, epochs, workers.
         batch_size: Rows of a micro-batch.
         seed: From :func:`order_seed`.
         drop_last: Leave out a last micro-step that is not full; a stream has none.
@@ -57,8 +57,8 @@ def train_batches(
             rows,
             collator,
             batch_size,
-            args.process_index,
-            args.world_size,
+            args.data_rank,
+            args.data_size,
             seed=seed,
             epochs=args.num_train_epochs if args.max_steps <= 0 else None,
             workers=args.dataloader_num_workers,
@@ -69,8 +69,8 @@ def train_batches(
     sampler = MicroBatches(
         len(rows),
         batch_size,
-        args.process_index,
-        args.world_size,
+        args.data_rank,
+        args.data_size,
         seed=seed,
         lengths=[sum(lengths) for lengths in rows["seq_lens"]] if by_length else None,
         drop_last=drop_last,
@@ -78,9 +78,9 @@ def train_batches(
     return batches_of(rows, sampler, collator, args)
 
 
-def eval_batches(rows: Any, collator: Any, args: TrainingArguments) -> Batches:
+def eval_batches(rows: Any, collator: Any, args: Any) -> Batches:
     """Return this rank's batches of one evaluation set: every row exactly once over all ranks."""
-    sampler = MicroBatches(len(rows), args.eval_batch_size, args.process_index, args.world_size)
+    sampler = MicroBatches(len(rows), args.eval_batch_size, args.data_rank, args.data_size)
     return batches_of(rows, sampler, collator, args)
 
 
