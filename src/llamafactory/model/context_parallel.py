@@ -110,13 +110,12 @@ def mine(places: Tensor, context: Context) -> tuple[Tensor, Tensor]:
     return numbers, places.index_select(0, numbers) - context.rank * context.part
 
 
-def whole(values: Tensor, numbers: Tensor, count: int, context: Context) -> Tensor:
-    """Put values ``[n]`` of all processes together: ``[count]``, the same everywhere.
+def whole(values: Tensor | None, numbers: Tensor, count: int, context: Context) -> Tensor | None:
+    """Put values ``[n]`` of all processes together: ``[count]``, the same everywhere; None stays None.
 
     Every process computes the same loss of them, so each one's gradient counts as often as there are processes.
     """
-    gathered: Tensor = _Whole.apply(values, numbers, count, context)
-    return gathered
+    return None if values is None else _Whole.apply(values, numbers, count, context)
 
 
 class _AllToAll(torch.autograd.Function):

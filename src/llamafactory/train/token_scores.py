@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..extras.heap import give_back_gaps
 from ..extras.errors import ConfigError
+from ..extras.heap import give_back_gaps
 from ..model import context_parallel
 from ..model.attention import ISOLATED, implementation
+from ..model.context_parallel import Context
 from ..model.media_inputs import packed_inputs
 from ..model.sharding.shard import is_sharded
 from ..model.towers import nothing_of_idle_parts
@@ -128,7 +129,7 @@ def _score(
     **inputs: Any,
 ) -> TokenScores | Anchor:
     inputs = {name: value for name, value in inputs.items() if value is not None}
-    context = inputs.get("context")
+    context: Context | None = inputs.get("context")
     if context is not None:
         if implementation(causal_lm) != ISOLATED:
             raise ConfigError(f"{context_parallel.KEY}: a {causal_lm.config.model_type} model cannot share its rows")
@@ -175,10 +176,8 @@ def _score(
     if hasattr(causal_lm, "penalty"):  # of a tuner, on its own weights
         aux_loss = causal_lm.penalty() if aux_loss is None else aux_loss + causal_lm.penalty()
     values = causal_lm.value_head(hidden.float()).squeeze(-1) if hasattr(causal_lm, "value_head") else None
-    if here is not None:
-        scored = scored._make(
-            None if one is None else context_parallel.whole(one, here[0], len(targets), context) for one in scored
-        )
+    if here is not None and context is not None:
+        scored = LogProbs(*(context_parallel.whole(one, here[0], len(targets), context) for one in scored))
     return TokenScores(
         *(scored.log_probs, targets, chosen, positions, scored.entropy, scored.correct, values, aux_loss),
         *(scored.divergence, scored.top_entropy),

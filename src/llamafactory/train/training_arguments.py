@@ -75,6 +75,8 @@ def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
         made.shards = sharding_of(args) is not None or (zero is not None and zero.stage == 3)
         made.context_size = _context_size(args, made.world_size)
         return made
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"training arguments: {' '.join(str(error).split())}") from error
 
