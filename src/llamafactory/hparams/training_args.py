@@ -184,6 +184,7 @@ class TrainingArguments:
         within=Range(least=1, also=(-1,), hint="save_strategy: no saves no checkpoint"),
     )
     save_only_model: bool = arg(False, "Save weights without optimizer state: such a checkpoint cannot be resumed.")
+    async_save: bool = arg(False, "Write checkpoints beside training; the next step does not wait for the disk.")
     save_on_each_node: bool = arg(False, "Every node saves, for nodes that share no disk.")
     enable_jit_checkpoint: bool = arg(False, "Save at once when the process is asked to end (SIGTERM).")
     restore_callback_states_from_checkpoint: bool = arg(False, "Resume the callbacks' state too.")

@@ -281,6 +281,7 @@ def train_and_save(
     signals = next(cb for cb in trainer.callback_handler.callbacks if isinstance(cb, SignalCallback))
     try:
         result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        trainer.background.wait()
     finally:
         signals.restore()
     if signals.received is not None:

@@ -12,8 +12,6 @@ from .batches import Batches, MicroBatches
 from .stream_batches import StreamBatches
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
     from ...hparams import TrainArgs
 
 

@@ -37,9 +37,7 @@ class ContextLoop(transformers.Trainer):
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         if self.context is None:
             return prepared
-        others = {
-            name: {**value, "context": self.context} for name, value in prepared.items() if name == "mismatched"
-        }
+        others = {name: {**value, "context": self.context} for name, value in prepared.items() if name == "mismatched"}
         return {**prepared, **others, "context": self.context}
 
     def get_total_train_batch_size(self, args: Any) -> int:
