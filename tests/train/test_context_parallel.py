@@ -14,7 +14,7 @@ import pytest
 
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_train_args
-from llamafactory.model.context_parallel import check_model
+from llamafactory.model.context_check import check_model
 
 from .conftest import Keys
 from .pairs import judged_set, pair_set

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,9 +19,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..extras.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ..hparams import TrainArgs
 
 KEY = "context_parallel_size"
 _OF_TOKENS = ("input_ids", "position_ids")  # of a batch, [1, T]
@@ -147,36 +144,3 @@ class _Whole(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (numbers,) = ctx.saved_tensors
         return grad.index_select(0, numbers) * ctx.size, None, None, None
-
-
-def check_model(args: TrainArgs) -> None:
-    """Refuse, by its configuration alone, a model whose rows cannot be shared.
-
-    Raises:
-        ConfigError: It is such a model.
-    """
-    from .config import language_class, media_class
-    from .families.family import isolation
-    from .loader import base_config, will_isolate
-
-    size = args.training.context_parallel_size
-    if size == 1:
-        return
-    config = base_config(args, trainable=True)
-    text = config.get_text_config()
-    kind = language_class(config)._model_mapping.get(type(config), None)
-    why = None
-    if media_class(config) is not None:
-        why = "it takes media"
-    elif getattr(text, "output_router_logits", False):
-        why = "the balance of its experts is judged over whole rows"
-    elif kind is None:
-        why = "its attention is remote code"
-    elif not (can := isolation(kind, text)).works:
-        why = can.reason
-    elif not will_isolate(args.model):
-        why = f"flash_attn: {args.model.flash_attn} has no exchange; leave it out"
-    if why:
-        raise ConfigError(f"{KEY}: {size}: this model's rows cannot be shared by processes: {why}")
-    key_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    require_heads(text.num_attention_heads, key_heads, size)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..hparams import TrainArgs
 
 
-class _Arguments(Seq2SeqTrainingArguments):
+class TrainingArguments(Seq2SeqTrainingArguments):
     """Transformers pickles its arguments into the folder that it pushes: the token stays out of them."""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class _Arguments(Seq2SeqTrainingArguments):
         return int(self.world_size) // self.context_size
 
 
-def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
+def transformers_arguments(args: TrainArgs) -> TrainingArguments:
     """Return what ``transformers.Trainer`` needs to know of ``args``.
 
     Raises:
@@ -70,7 +70,7 @@ def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
     decided = _decided_here(args)
     rejoin(decided["ddp_backend"], args.training.ddp_timeout)
     try:
-        made = _Arguments(**{**given, **decided})
+        made = TrainingArguments(**{**given, **decided})
         zero = zero_of(args)
         made.shards = sharding_of(args) is not None or (zero is not None and zero.stage == 3)
         made.context_size = _context_size(args, made.world_size)

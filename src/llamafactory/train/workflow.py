@@ -29,7 +29,7 @@ from ..extras.seeds import set_seed
 from ..hparams import to_dict
 from ..hparams.rules.packages import require_packages
 from ..model import can_share_prefixes, is_isolating, load_model, load_processor, load_tokenizer
-from ..model.context_parallel import check_model
+from ..model.context_check import check_model
 from ..model.families.family import media_packing, reads_prefix_both_ways
 from ..model.wrapping import beneath_adapters
 from ..plugins import resolve

@@ -13,6 +13,7 @@ from .stream_batches import StreamBatches
 
 if TYPE_CHECKING:
     from ...hparams import TrainArgs
+    from ..training_arguments import TrainingArguments
 
 
 def order_seed(args: Any, run_args: TrainArgs) -> int | None:
