@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from ..training_arguments import TrainingArguments
 
 
-def order_seed(args: Any, run_args: TrainArgs) -> int | None:
+def order_seed(args: TrainingArguments, run_args: TrainArgs) -> int | None:
     """Return the seed of the order of rows; None keeps the stored order."""
     if run_args.finetuning.disable_shuffling or args.train_sampling_strategy == "sequential":
         return None
     return args.seed if args.data_seed is None else args.data_seed
 
 
-def batches_of(rows: Any, sampler: MicroBatches, collator: Any, args: Any) -> Batches:
+def batches_of(rows: Any, sampler: MicroBatches, collator: Any, args: TrainingArguments) -> Batches:
     """Return the batches that ``sampler`` cuts rows into."""
     workers = args.dataloader_num_workers
     return Batches(
@@ -39,7 +39,7 @@ def batches_of(rows: Any, sampler: MicroBatches, collator: Any, args: Any) -> Ba
 
 
 def train_batches(
-    rows: Any, collator: Any, args: Any, batch_size: int, seed: int | None, drop_last: bool
+    rows: Any, collator: Any, args: TrainingArguments, batch_size: int, seed: int | None, drop_last: bool
 ) -> Batches | StreamBatches:
     """Return this rank's batches of the training data, in the order of the first epoch.
 
@@ -77,7 +77,7 @@ def train_batches(
     return batches_of(rows, sampler, collator, args)
 
 
-def eval_batches(rows: Any, collator: Any, args: Any) -> Batches:
+def eval_batches(rows: Any, collator: Any, args: TrainingArguments) -> Batches:
     """Return this rank's batches of one evaluation set: every row exactly once over all ranks."""
     sampler = MicroBatches(len(rows), args.eval_batch_size, args.data_rank, args.data_size)
     return batches_of(rows, sampler, collator, args)
