@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import errno
-import os
+import resource
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
-import peft.peft_model
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -88,18 +87,26 @@ def test_parts_of_a_sharded_model(keys: Keys, tmp_path: Path, kind: str) -> None
     assert_same(runs[0], tmp_path / "half")
 
 
-def test_a_full_disk_is_said(keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = keys(**SAVING)
-    saved = peft.peft_model.safe_save_file
+@pytest.mark.parametrize("beside", [False, True], ids=["sync", "async"])
+def test_a_disk_that_takes_no_more(keys: Keys, tmp_path: Path, beside: bool) -> None:
+    """The system allows no file as large as the optimizer's state any more once the first checkpoint is there."""
+    given = keys(finetuning_type="full", **SAVING | {"async_save": beside})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def sometimes(tensors: Any, path: str, **more: Any) -> None:
-        if "checkpoint-4" in str(path):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        saved(tensors, path, **more)
+    class Fill(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                while not (tmp_path / "run" / "checkpoint-2").exists():
+                    time.sleep(0.01)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
 
-    monkeypatch.setattr(peft.peft_model, "safe_save_file", sometimes)
-    with pytest.raises(
-        ConfigError, match=r"No space left.*checkpoint-4 is not saved, the newest whole one is checkpoint-2$"
-    ):
-        train(given)
+    line = r"checkpoint-4.*: .*; checkpoint-4 is not saved, the newest whole one is checkpoint-2$"
+    try:
+        with pytest.raises(ConfigError, match=line):
+            train(given, [Fill()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    again = train(given)
+    one = train(given | {"output_dir": str(tmp_path / "one")})
+    assert_bit_equal(one, again)
