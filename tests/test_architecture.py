@@ -251,8 +251,9 @@ def test_third_party_rows_come_from_entry_points(tmp_path, monkeypatch):
     assert "mine" in plugins.names("losses")
 
 
-LAUNCHERS = ROOT / "examples" / "accelerate"  # files of accelerate; tests/hparams/test_sharding.py reads them
-EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if path.parent != LAUNCHERS)
+# Files of other programs; tests/hparams/test_sharding.py and tests/test_clusters.py read them.
+LAUNCHERS = (ROOT / "examples" / "accelerate", ROOT / "examples" / "clusters")
+EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if path.parent not in LAUNCHERS)
 
 
 def test_there_are_examples():

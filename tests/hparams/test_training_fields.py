@@ -14,7 +14,7 @@ from llamafactory.hparams.derive import OWN_OPTIMIZERS
 from llamafactory.hparams.schema import keys_of
 from llamafactory.hparams.training_args import OptimizerName, SchedulerName, TrainingArguments
 
-OWN_KEYS = {"overwrite_output_dir", "on_nonfinite", "resume_changed"}
+OWN_KEYS = {"overwrite_output_dir", "on_nonfinite", "resume_changed", "async_save", "context_parallel_size"}
 # Unset means: ask the device.
 OTHER_DEFAULTS = {"bf16": None, "fp16": None}
 

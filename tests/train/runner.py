@@ -3,6 +3,7 @@
 
 KILL_PREPARED=1 kills each rank once it has its data, on the first attempt only.
 FORKED_RANKS=<number> starts ranks without torchrun, out of one process that has imported everything.
+STEP_SECONDS=<number> makes each step take longer.
 PARTS=<file> writes, by rank, which share of the weights and of the optimizer's state the rank holds.
 RECORD=<file> writes what is trained on, BLOCK_ROWS=<number> makes the blocks of a stream small.
 """
@@ -13,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,11 @@ class _Kill(TrainerCallback):
         here = os.environ.get("RANK", "0") == os.environ.get("KILL_RANK", "0")
         if first and here and state.global_step == int(os.environ.get("KILL_AT", "-1")):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Slow(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        time.sleep(float(os.environ["STEP_SECONDS"]))
 
 
 class _Parts(TrainerCallback):
@@ -95,7 +102,7 @@ if __name__ == "__main__":
         record_batches(Path(os.environ["RECORD"]))
     if "BLOCK_ROWS" in os.environ:
         streaming.BLOCK_ROWS = streaming.PACKED_BLOCK_ROWS = int(os.environ["BLOCK_ROWS"])
-    watching = [_Kill(), *[_Parts()] * ("PARTS" in os.environ)]
+    watching = [_Kill(), *[_Slow()] * ("STEP_SECONDS" in os.environ), *[_Parts()] * ("PARTS" in os.environ)]
     try:
         run_exp(json.loads(sys.argv[1]), watching)
     except ConfigError as error:

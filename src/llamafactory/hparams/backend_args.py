@@ -78,7 +78,6 @@ class MegatronBridgeArguments:
     tensor_model_parallel_size: int = arg(1, "Devices a layer is split over.", within=AT_LEAST_1)
     pipeline_model_parallel_size: int = arg(1, "Groups of layers in a pipeline.", within=AT_LEAST_1)
     expert_model_parallel_size: int = arg(1, "Devices the experts are split over.", within=AT_LEAST_1)
-    context_parallel_size: int = arg(1, "Devices a sequence is split over.", within=AT_LEAST_1)
     virtual_pipeline_model_parallel_size: int | None = arg(
         None, "Interleaved groups of layers on a device.", within=AT_LEAST_1
     )

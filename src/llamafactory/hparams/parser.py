@@ -22,6 +22,7 @@ from .derive import derive_inference, derive_training
 from .dialects.reading import in_our_keys
 from .reader import Flat, read_source
 from .rules import (
+    context_parallel,
     data,
     deepspeed,
     finetuning,
@@ -50,6 +51,7 @@ _TRAINING_CHECKS = (
     optimizer.check_training,
     training.check,
     sharding.check_training,
+    context_parallel.check_training,
     deepspeed.check_training,
     ray.check_training,
     data.check_training,

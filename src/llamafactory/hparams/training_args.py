@@ -184,6 +184,7 @@ class TrainingArguments:
         within=Range(least=1, also=(-1,), hint="save_strategy: no saves no checkpoint"),
     )
     save_only_model: bool = arg(False, "Save weights without optimizer state: such a checkpoint cannot be resumed.")
+    async_save: bool = arg(False, "Write checkpoints beside training; the next step does not wait for the disk.")
     save_on_each_node: bool = arg(False, "Every node saves, for nodes that share no disk.")
     enable_jit_checkpoint: bool = arg(False, "Save at once when the process is asked to end (SIGTERM).")
     restore_callback_states_from_checkpoint: bool = arg(False, "Resume the callbacks' state too.")
@@ -226,6 +227,9 @@ class TrainingArguments:
     ddp_timeout: int = arg(1800, "Seconds a collective may take.", within=AT_LEAST_1)
     ddp_find_unused_parameters: bool | None = arg(None, "DDP looks for weights without gradient.")
     ddp_bucket_cap_mb: int | None = arg(None, "DDP bucket size in MB.", within=AT_LEAST_1)
+    context_parallel_size: int = arg(
+        1, "Processes that share each row, a part of its tokens each (Ulysses), for long rows.", within=AT_LEAST_1
+    )
     ddp_broadcast_buffers: bool | None = arg(None, "DDP sends buffers from the first process.")
     ddp_static_graph: bool | None = arg(None, "DDP may assume the same graph in each step.")
     fsdp: str | bool | list[str] | None = arg(

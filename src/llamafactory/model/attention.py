@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import shifted_attention, small_sequence_attention, varlen_attention
+from . import context_parallel, shifted_attention, small_sequence_attention, varlen_attention
+from .context_parallel import Context
 from .shared_prefix import unshare
 from .wrapping import beneath_adapters
 
@@ -122,6 +123,7 @@ def isolated_attention(
     s_aux: Tensor | None = None,
     is_causal: bool | None = None,
     group: int | None = None,
+    context: Context | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each sequence, in the form transformers calls.
@@ -145,12 +147,19 @@ def isolated_attention(
         s_aux: One extra logit per head that takes probability and gives no value (GPT-OSS), ``[H]``.
         is_causal: Overrides ``module.is_causal``.
         group: Tokens of a group of LongLoRA's attention, for a module in training; ``None``: full attention.
+        context: The row is shared by processes, and ``T`` tokens of it are here; ``cu_seqlens`` and ``shared_prefix``
+            speak of all of it.
 
     Returns:
         ``([B, T, H, D], None)``.
     """
     # Under autocast rotary embeddings may leave q and k in float32 while v is half: the kernels want one type.
     query, key = query.to(value.dtype), key.to(value.dtype)
+    if context is not None:
+        heads = query.shape[1]
+        key, value = (context_parallel.repeat_keys(x, heads, context) for x in (key, value))
+        query, key, value = (context_parallel.to_heads(x, context) for x in (query, key, value))
+        s_aux = None if s_aux is None else s_aux.chunk(context.size)[context.rank]
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     options = _Options(scaling or query.shape[-1] ** -0.5, dropout or 0.0, causal, sliding_window, softcap, s_aux)
     attend = partial(_shifted, group=group) if group and causal and module.training else _isolated
@@ -160,11 +169,12 @@ def isolated_attention(
     assert query.shape[0] == 1, "cu_seqlens describes one packed row"
     if media_blocks is not None and causal:
         return _isolated_with_media(query, key, value, cu_seqlens, media_blocks, options), None
-    if shared_prefix is None:
-        return attend(query, key, value, cu_seqlens, max_seqlen, options), None
-    query, key, value = (unshare(x, shared_prefix) for x in (query, key, value))
+    if shared_prefix is not None:
+        query, key, value = (unshare(x, shared_prefix) for x in (query, key, value))
     out = attend(query, key, value, cu_seqlens, max_seqlen, options)
-    return out.index_select(1, shared_prefix["places"]), None
+    if shared_prefix is not None:
+        out = out.index_select(1, shared_prefix["places"])
+    return (out if context is None else context_parallel.to_tokens(out, context)), None
 
 
 def _isolated(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Any, longest: int | None, options: _Options) -> Tensor:

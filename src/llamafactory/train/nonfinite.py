@@ -41,7 +41,7 @@ class NonFiniteGuard:
 
     Args:
         policy: ``stop`` raises, ``skip`` leaves the step out, ``continue`` looks away.
-        args: Process, processes, device.
+        args: Process, processes, device, how many processes share a row.
     """
 
     def __init__(self, policy: Literal["stop", "skip", "continue"], args: TrainingArguments) -> None:
@@ -103,8 +103,8 @@ class NonFiniteGuard:
         suspects = bad or watched
         rows = sorted({row for one in suspects for row in one.rows})
         where = (
-            "the module cannot be told of a sharded model"  # which all ranks would have to compute
-            if is_sharded(model)
+            "the module cannot be told of a model or rows in parts"  # which all ranks would have to compute
+            if is_sharded(model) or self.args.context_size > 1
             else _bad_module(model, [one.inputs for one in suspects], loss_of)
         )
         what = f"loss is {float(bad[0].loss)}" if bad else f"gradient norm is {float(grad_norm)}"

@@ -20,7 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..extras.errors import ConfigError
 from ..extras.heap import give_back_gaps
+from ..model import context_parallel
+from ..model.attention import ISOLATED, implementation
+from ..model.context_parallel import Context
 from ..model.media_inputs import packed_inputs
 from ..model.sharding.shard import is_sharded
 from ..model.towers import nothing_of_idle_parts
@@ -125,6 +129,12 @@ def _score(
     **inputs: Any,
 ) -> TokenScores | Anchor:
     inputs = {name: value for name, value in inputs.items() if value is not None}
+    context: Context | None = inputs.get("context")
+    if context is not None:
+        if implementation(causal_lm) != ISOLATED:
+            raise ConfigError(f"{context_parallel.KEY}: a {causal_lm.config.model_type} model cannot share its rows")
+        inputs = context_parallel.share(inputs, context)
+        context = inputs["context"]
     balance = getattr(causal_lm.config.get_text_config(), "output_router_logits", False)
     outputs = getattr(causal_lm, causal_lm.base_model_prefix)(
         **packed_inputs(causal_lm, inputs),
@@ -137,12 +147,14 @@ def _score(
     before = positions - 1
     if "shared_prefix" in inputs:
         before = inputs["shared_prefix"]["rows"].index_select(0, before)
+    here = None if context is None else context_parallel.mine(before, context)
     states = outputs.last_hidden_state
     if is_sharded(causal_lm) and torch.is_grad_enabled():
         idle = nothing_of_idle_parts(causal_lm)
         states = states if idle is None else states + idle.to(states.dtype)
-    hidden = states.flatten(0, 1).index_select(0, before)
+    hidden = states.flatten(0, 1).index_select(0, before if here is None else here[1])
     targets = labels.flatten().index_select(0, positions)
+    asked = targets if here is None else targets.index_select(0, here[0])
     chosen = torch.ones_like(targets, dtype=torch.float32)
     if weights is not None:
         chosen = weights.flatten().index_select(0, positions).float()
@@ -156,14 +168,16 @@ def _score(
         chunk = chunk_rows(head.out_features, hidden.device)
         transform = replace(transform, temperature=temperature)
         scored = linear_log_probs(
-            hidden, head.weight, head.bias, targets, chunk, transform, smoothing, entropy, accuracy, top, anchor
+            hidden, head.weight, head.bias, asked, chunk, transform, smoothing, entropy, accuracy, top, anchor
         )
     else:
-        scored = _module_log_probs(logits_of, hidden, targets, smoothing, entropy, accuracy, top, anchor)
+        scored = _module_log_probs(logits_of, hidden, asked, smoothing, entropy, accuracy, top, anchor)
     aux_loss = _balance_loss(causal_lm, outputs, inputs.get("attention_mask")) if balance else None
     if hasattr(causal_lm, "penalty"):  # of a tuner, on its own weights
         aux_loss = causal_lm.penalty() if aux_loss is None else aux_loss + causal_lm.penalty()
     values = causal_lm.value_head(hidden.float()).squeeze(-1) if hasattr(causal_lm, "value_head") else None
+    if here is not None and context is not None:
+        scored = LogProbs(*(context_parallel.whole(one, here[0], len(targets), context) for one in scored))
     return TokenScores(
         *(scored.log_probs, targets, chosen, positions, scored.entropy, scored.correct, values, aux_loss),
         *(scored.divergence, scored.top_entropy),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..hparams import TrainArgs
 
 
-class _Arguments(Seq2SeqTrainingArguments):
+class TrainingArguments(Seq2SeqTrainingArguments):
     """Transformers pickles its arguments into the folder that it pushes: the token stays out of them."""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -36,9 +36,20 @@ class _Arguments(Seq2SeqTrainingArguments):
         return False if self.shards else super().place_model_on_device
 
     shards = False
+    context_size = 1  # processes that share each row
+
+    @property
+    def data_rank(self) -> int:
+        """Which part of the rows of a step this process takes."""
+        return int(self.process_index) // self.context_size
+
+    @property
+    def data_size(self) -> int:
+        """Parts that the rows of a step are dealt in."""
+        return int(self.world_size) // self.context_size
 
 
-def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
+def transformers_arguments(args: TrainArgs) -> TrainingArguments:
     """Return what ``transformers.Trainer`` needs to know of ``args``.
 
     Raises:
@@ -59,10 +70,13 @@ def transformers_arguments(args: TrainArgs) -> Seq2SeqTrainingArguments:
     decided = _decided_here(args)
     rejoin(decided["ddp_backend"], args.training.ddp_timeout)
     try:
-        made = _Arguments(**{**given, **decided})
+        made = TrainingArguments(**{**given, **decided})
         zero = zero_of(args)
         made.shards = sharding_of(args) is not None or (zero is not None and zero.stage == 3)
+        made.context_size = _context_size(args, made.world_size)
         return made
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"training arguments: {' '.join(str(error).split())}") from error
 
@@ -125,6 +139,16 @@ def _take_over(args: TrainArgs) -> None:
             f"{key}: shards a model over several processes, and this is one; start with FORCE_TORCHRUN=1 and "
             f"NPROC_PER_NODE=<number>, or leave {key} out"
         )
+
+
+def _context_size(args: TrainArgs, processes: int) -> int:
+    size = args.training.context_parallel_size
+    if processes % size:
+        raise ConfigError(
+            f"context_parallel_size: {size} processes share each row, and {processes} cannot be put in such groups; "
+            f"start with FORCE_TORCHRUN=1 and NPROC_PER_NODE={size}, or a multiple of it"
+        )
+    return size
 
 
 def _samples_layers(args: TrainArgs) -> bool:

@@ -29,6 +29,7 @@ from ..extras.seeds import set_seed
 from ..hparams import to_dict
 from ..hparams.rules.packages import require_packages
 from ..model import can_share_prefixes, is_isolating, load_model, load_processor, load_tokenizer
+from ..model.context_check import check_model
 from ..model.families.family import media_packing, reads_prefix_both_ways
 from ..model.wrapping import beneath_adapters
 from ..plugins import resolve
@@ -89,6 +90,7 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
         if args.training.do_train
         else None
     )
+    check_model(args)
     set_seed(args.training.seed, args.training.full_determinism)
     args = settle_packing(stage.processor, replace(args, data=resolve_thinking(args.data)))
     tokenizer = load_tokenizer(args.model)
@@ -105,13 +107,14 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     rows = len(dataset.train) if args.training.do_train and dataset.train else 0
     chosen: dict[str, Any] = {}
     if rows:
-        args, chosen = settle_recipe(args, rows, arguments.world_size, resume)
+        args, chosen = settle_recipe(args, rows, arguments.data_size, resume)
         arguments = transformers_arguments(args)
-    config = run_config(args, resolve_stage(stage.processor, args), dataset.fingerprint, arguments.world_size)
+    config = run_config(args, resolve_stage(stage.processor, args), dataset.fingerprint, arguments.data_size)
     start = check_start(config, resume, args.training.resume_changed or is_restarted())
     tokens = largest_batch(dataset.train, arguments.train_batch_size) if dataset.train else None
     if tokens and stage.generates:
         tokens += arguments.train_batch_size * args.generating.max_new_tokens
+    tokens = tokens and -(-tokens // arguments.context_size)
     model = load_model(tokenizer, args, head=stage.head, batch_tokens=tokens)
     trainer = build_trainer(stage, model, tokenizer, template, dataset, args, arguments, callbacks)
     trainer.start = start
@@ -278,6 +281,7 @@ def train_and_save(
     signals = next(cb for cb in trainer.callback_handler.callbacks if isinstance(cb, SignalCallback))
     try:
         result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        trainer.background.wait()
     finally:
         signals.restore()
     if signals.received is not None:

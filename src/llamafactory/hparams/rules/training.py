@@ -40,6 +40,9 @@ def check(args: TrainArgs) -> None:
     _check_best_model(args)
     schedule_settings(training)
     optimizer_settings(training)
+    for key in ("push_to_hub", "deepspeed"):
+        both = training.async_save and bool(getattr(training, key))
+        require(not both, f"async_save: not with {key}; leave one of the two out")
     _check_compiler(training.torch_compile_backend)
     _check_trackers(training.report_to)
     _check_output_dir(training)

@@ -12,9 +12,8 @@ from .batches import Batches, MicroBatches
 from .stream_batches import StreamBatches
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
     from ...hparams import TrainArgs
+    from ..training_arguments import TrainingArguments
 
 
 def order_seed(args: TrainingArguments, run_args: TrainArgs) -> int | None:
@@ -47,7 +46,7 @@ def train_batches(
     Args:
         rows: Features, or ``StreamRows``.
         collator: Rows -> batch.
-        args: Process, processes, epochs, workers.
+        args: Which part of the rows, of how many, epochs, workers.
         batch_size: Rows of a micro-batch.
         seed: From :func:`order_seed`.
         drop_last: Leave out a last micro-step that is not full; a stream has none.
@@ -57,8 +56,8 @@ def train_batches(
             rows,
             collator,
             batch_size,
-            args.process_index,
-            args.world_size,
+            args.data_rank,
+            args.data_size,
             seed=seed,
             epochs=args.num_train_epochs if args.max_steps <= 0 else None,
             workers=args.dataloader_num_workers,
@@ -69,8 +68,8 @@ def train_batches(
     sampler = MicroBatches(
         len(rows),
         batch_size,
-        args.process_index,
-        args.world_size,
+        args.data_rank,
+        args.data_size,
         seed=seed,
         lengths=[sum(lengths) for lengths in rows["seq_lens"]] if by_length else None,
         drop_last=drop_last,
@@ -80,7 +79,7 @@ def train_batches(
 
 def eval_batches(rows: Any, collator: Any, args: TrainingArguments) -> Batches:
     """Return this rank's batches of one evaluation set: every row exactly once over all ranks."""
-    sampler = MicroBatches(len(rows), args.eval_batch_size, args.process_index, args.world_size)
+    sampler = MicroBatches(len(rows), args.eval_batch_size, args.data_rank, args.data_size)
     return batches_of(rows, sampler, collator, args)
 
 

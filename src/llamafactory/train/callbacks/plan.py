@@ -35,7 +35,7 @@ class PlanCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
         what = f"{self.rows:,} {'packed ' * self.is_packed}rows" + (f" ({self.tokens:,} tokens)" if self.tokens else "")
-        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.data_size
         done = f", {state.global_step} of them done" if state.global_step else ""
         warmup = args.get_warmup_steps(state.max_steps)
         logger.info_rank0(
@@ -43,7 +43,7 @@ class PlanCallback(TrainerCallback):
             *(what, batch, self.of_step, _epochs(args, state, train_dataloader), done),
             *(f", the first {warmup} to warm up" * bool(warmup), args.learning_rate),
         )
-        hint = advise(self.args, self.rows, state.max_steps, args.world_size)
+        hint = advise(self.args, self.rows, state.max_steps, args.data_size)
         if hint and state.global_step < state.max_steps:
             logger.warning_rank0(hint)
 

@@ -4,29 +4,24 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import transformers
 from torch import Tensor, nn
 
 from ...extras.device import probe
 from ...hparams.deepspeed import Zero, zero_of
 from ...hparams.derive import resolve_dtypes
+from .context_loop import ContextLoop
 from .zero import EngineOptimizer, start_engine
 
-if TYPE_CHECKING:
-    from ...hparams import TrainArgs
 
-
-class EngineLoop(transformers.Trainer):
+class EngineLoop(ContextLoop):
     """What the loop does otherwise for an engine.
 
     Attributes:
-        run_args: The whole resolved configuration; set before this is initialized.
         zero_engine: DeepSpeed's, from the first step on.
     """
 
-    run_args: TrainArgs
     zero_engine: Any = None
     optimizer: Any  # transformers sets it without saying what it is
 

@@ -134,8 +134,14 @@ def saved_by(folder: Path) -> str:
 
 def write_tensors(tensors: dict[str, Any], folder: Path) -> None:
     """Write what this process holds of tensors; all processes call this together."""
+    save_together(tensors, folder)
+
+
+def save_together(tensors: dict[str, Any], folder: Path, group: dist.ProcessGroup | None = None) -> None:
+    """As :func:`write_tensors`, which may put it off; ``group`` is of the processes that wait for each other."""
     with _quiet():
-        dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        dcp.save(tensors, storage_writer=writer, process_group=group)
 
 
 def read_tensors(tensors: dict[str, Any], folder: Path) -> None:

@@ -111,7 +111,7 @@ class ReferenceTrainer(Trainer):
             return False
         if self.train_dataset is None or self.args.max_steps <= 0:
             return self.train_dataset is None or self.args.num_train_epochs >= 1
-        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.data_size
         return self.args.max_steps * step >= len(self.train_dataset)
 
     def _cache(self) -> None:
@@ -122,7 +122,9 @@ class ReferenceTrainer(Trainer):
         def score(batch: dict[str, Any]) -> Tensor:
             batch["positions"] = trained_positions(batch["labels"])
             with self.accelerator.autocast():
-                return self.reference_columns(self._prepare_inputs(batch))
+                columns = self.reference_columns(self._prepare_inputs(batch))
+            # The parts of all processes are added up, and one of those that share a row says it.
+            return columns if self.context is None or self.context.rank == 0 else torch.zeros_like(columns)
 
         def known(rows: Dataset, batches: Iterable[dict[str, Any]]) -> Dataset:
             return reference_cache.with_reference(rows, batches, score, key, quiet=self.args.disable_tqdm)

@@ -194,16 +194,43 @@ def staged_checkpoint(args: TrainingArguments, step: int) -> Iterator[Path]:
         args: Names the run's folder, and the place of this process.
         step: Optimizer steps done.
     """
-    final = checkpoint_folder(args.output_dir, step)
-    staging = final.with_name(f"{_STAGING}{final.name}")
-    with writing(final):
-        yield staging
-        _barrier()
-        if args.process_index == 0:
-            _publish(staging, final)
-        _barrier()
-        if args.local_process_index == 0 and staging.is_dir():  # a node that shares no disk with the first
-            _publish(staging, final)
+    with writing(checkpoint_folder(args.output_dir, step)):
+        yield staging_folder(args.output_dir, step)
+        publish(args, step)
+
+
+@contextmanager
+def naming_the_last(final: Path) -> Iterator[None]:
+    """Say beside what keeps a checkpoint from being written which one is there."""
+    try:
+        yield
+    except ConfigError as error:
+        there = checkpoints(final.parent)
+        last = f"the newest whole one is {there[-1].name}" if there else "there is none before it"
+        raise ConfigError(f"{error}; {final.name} is not saved, {last}") from error
+
+
+def staging_folder(output_dir: str | os.PathLike[str] | None, step: int) -> Path:
+    """Return where the checkpoint of a step is written."""
+    final = checkpoint_folder(output_dir, step)
+    return final.with_name(f"{_STAGING}{final.name}")
+
+
+def publish(args: TrainingArguments, step: int, group: dist.ProcessGroup | None = None) -> None:
+    """Give a checkpoint its name once all ranks have written; all call this together.
+
+    Args:
+        args: Names the run's folder, and the place of this process.
+        step: Optimizer steps done.
+        group: Of all ranks; None = the one that training uses.
+    """
+    final, staging = checkpoint_folder(args.output_dir, step), staging_folder(args.output_dir, step)
+    _barrier(group)
+    if args.process_index == 0:
+        _publish(staging, final)
+    _barrier(group)
+    if args.local_process_index == 0 and staging.is_dir():  # a node that shares no disk with the first
+        _publish(staging, final)
 
 
 def checkpoint_folder(output_dir: str | os.PathLike[str] | None, step: int) -> Path:
@@ -256,6 +283,6 @@ def _remove(path: Path) -> None:
     shutil.rmtree(trash)
 
 
-def _barrier() -> None:
+def _barrier(group: dist.ProcessGroup | None) -> None:
     if dist.is_initialized():
-        dist.barrier()
+        dist.barrier(group)

@@ -40,11 +40,12 @@ _FREE = (
     "trackio_*", "skip_memory_metrics", "debug", "plot_loss", "compute_accuracy", "channel_loss", "print_param_status",
     "eval_*", "per_device_eval_batch_size", "batch_eval_metrics", "prediction_loss_only", "predict_with_generate",
     "generation_*", "sortish_sampler", "load_best_model_at_end", "early_stopping_steps", "val_size_*", "*_full_eval",
-    "save_*", "enable_jit_checkpoint", "restore_callback_states_from_checkpoint", "push_to_hub", "hub_*", "*_hub_token",
-    "dataloader_num_workers", "dataloader_p*", "dataloader_in_order", "dataloader_multiprocessing_context",
+    "save_*", "async_save", "enable_jit_checkpoint", "restore_callback_states_from_checkpoint",
+    "push_to_hub", "hub_*", "*_hub_token", "dataloader_num_workers", "dataloader_p*",
+    "dataloader_in_order", "dataloader_multiprocessing_context",
     "remove_unused_columns", "label_names", "length_column_name", "average_tokens_across_devices",
-    "ddp_*", "local_rank", "fsdp", "fsdp_config", "deepspeed", "accelerator_config", "parallelism_config", "use_cpu",
-    "tf32",
+    "ddp_*", "local_rank", "context_parallel_size", "fsdp", "fsdp_config", "deepspeed", "accelerator_config",
+    "parallelism_config", "use_cpu", "tf32",
     "*gradient_checkpointing*", "activation_checkpointing*", "torch_*", "use_cache", "use_reentrant_gc",
     "use_unsloth_gc", "*liger_kernel*", "use_v1_kernels", "flash_attn", "full_determinism", "low_cpu_mem_usage",
     "upcast_lmhead_output", "trust_remote_code", "offload_folder", "use_kv_cache", "max_batch_size", "infer_*",
@@ -145,7 +146,7 @@ def run_config(args: TrainArgs, data: DataArguments, fingerprint: str, world_siz
         args: The run's.
         data: Its data section, with what the stage decides resolved.
         fingerprint: Of the training data.
-        world_size: Processes.
+        world_size: Processes, or groups of them that share each row.
     """
     stage, training = args.finetuning.stage, args.training
     more = ("rlhf",) * (stage in _OF_PREFERENCES) + ("generating",) * (stage in _OF_ROLLOUTS)
