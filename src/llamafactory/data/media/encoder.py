@@ -74,6 +74,12 @@ class MediaEncoder:
         self.kinds = tuple(kind for kind in KINDS if getattr(family, kind) is not None and _reads(processor, kind))
 
     @property
+    def token_ids(self) -> list[int]:
+        """Tokens that stand for media; a model that wrote one would be asked for its picture."""
+        found = (getattr(self.processor, f"{kind}_token_id", None) for kind in KINDS)
+        return sorted({one for one in found if isinstance(one, int)})
+
+    @property
     def image_options(self) -> dict[str, Any]:
         """Keywords of the image processor that keys of ours set."""
         names = [kind.__name__ for kind in type(self.processor).__mro__]
