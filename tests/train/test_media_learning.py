@@ -70,6 +70,16 @@ def accuracy(file: Path) -> float:
     return sum(row["predict"] == row["label"] for row in rows) / HELD_OUT
 
 
+def learning_keys(model: Path, family: str, folder: Path, steps: int, size: int) -> dict[str, Any]:
+    """A run on :func:`write_sets` that ends with greedy predictions."""
+    keys = run_keys(model, family, folder / "out", max_steps=steps)
+    keys |= {"dataset": "training", "eval_dataset": "held_out, swapped", "dataset_dir": str(folder)}
+    keys |= {"media_dir": str(folder / "media"), "disable_shuffling": False, "do_train": True, "do_predict": True}
+    keys |= {"eval_on_each_dataset": True, "predict_with_generate": True, "max_new_tokens": 8, "do_sample": False}
+    keys |= {"learning_rate": 3e-3, "warmup_steps": 20, "lr_scheduler_type": "linear", "max_grad_norm": 1.0}
+    return keys | {"per_device_train_batch_size": size, "per_device_eval_batch_size": 32, "logging_steps": 20}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "kind", "make", "steps", "size", "chance"),
@@ -80,13 +90,7 @@ def test_a_model_learns_to_look_and_listen(
     family: str, kind: str, make: Any, steps: int, size: int, chance: float, tiny_llama: Path, tmp_path: Path
 ) -> None:
     write_sets(tmp_path, kind, make, 20 * size)
-    keys = run_keys(build(family, tmp_path / "model", tiny_llama), family, tmp_path / "out", max_steps=steps)
-    keys |= {"dataset": "training", "eval_dataset": "held_out, swapped", "dataset_dir": str(tmp_path)}
-    keys |= {"media_dir": str(tmp_path / "media"), "disable_shuffling": False, "do_train": True, "do_predict": True}
-    keys |= {"eval_on_each_dataset": True}
-    keys |= {"learning_rate": 3e-3, "warmup_steps": 20, "lr_scheduler_type": "linear", "max_grad_norm": 1.0}
-    keys |= {"per_device_train_batch_size": size, "per_device_eval_batch_size": 32, "logging_steps": 20}
-    out = train(keys | {"predict_with_generate": True, "max_new_tokens": 8, "do_sample": False})
+    out = train(learning_keys(build(family, tmp_path / "model", tiny_llama), family, tmp_path, steps, size))
     assert accuracy(out / "generated_predictions_held_out.jsonl") >= 0.9
     # three standard errors of 96 draws above chance
     bound = chance + 3 * (chance * (1 - chance) / HELD_OUT) ** 0.5
