@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart webui test test-slow test-llamacpp test-vllm test-ray test-deepspeed test-engines quality style audit sbom clean
+.PHONY: help quickstart webui test test-slow test-llamacpp test-vllm test-ray test-deepspeed test-vision test-engines quality style audit sbom clean
 
 help:
 	@echo "make quickstart   install, fine-tune a real 135M model on this machine and talk to it"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-vllm    the vLLM engine, in an environment of its own (.cache/vllm-env)"
 	@echo "make test-ray     training in Ray's workers, in an environment of its own (.cache/ray-env)"
 	@echo "make test-deepspeed   training by ZeRO, in an environment of its own (.cache/deepspeed-env)"
+	@echo "make test-vision  videos, and processors that need torchvision, which goes in front (.cache/vision-env)"
 	@echo "make quality      formatter, linter, type checker and the search for repeated code, without changing files"
 	@echo "make style        format the code and mend what the linter can mend"
 	@echo "make audit        look for known holes in the packages of constraints.txt (asks api.osv.dev)"
@@ -65,7 +66,7 @@ test: $(VENV)/.dev browser
 	$(PYTEST)
 
 test-slow: $(VENV)/.dev browser
-	$(PYTEST) -m "not llamacpp and not vllm and not engines and not ray"
+	$(PYTEST) -m "not llamacpp and not vllm and not engines and not ray and not vision"
 
 # Compiles llama.cpp (about ten minutes) into an environment of its own.
 .cache/llamacpp-env/.done: | $(VENV)/bin/python
@@ -97,6 +98,14 @@ test-ray: .cache/ray-env/.done
 
 test-deepspeed: .cache/deepspeed-env/.done
 	.cache/deepspeed-env/bin/python -m pytest -m deepspeed tests/train/test_deepspeed.py
+
+.cache/vision-env/.done: scripts/vision_env.py | $(VENV)/.dev
+	$(BIN)/python scripts/vision_env.py $(@D)
+	touch $@
+
+test-vision: $(VENV)/.dev .cache/vision-env/.done
+	PYTHONPATH=.cache/vision-env $(BIN)/python -m pytest -m vision tests/vision
+	PYTHONPATH=.cache/vision-env $(BIN)/python -m pytest -m "slow or not slow" tests/data/media tests/train/test_media_batches.py
 
 # Beside our own packages, each in a folder that goes in front of them.
 READER_transformers4 := transformers==4.57.6 huggingface-hub==0.36.0 tokenizers==0.22.1

@@ -34,7 +34,12 @@ QWEN = (
     "{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-OTHER = QWEN.replace("<|vision_start|><|image_pad|><|vision_end|>", "{image}")
+
+
+def other(image: str, video: str = "") -> str:
+    """The same with other placeholders."""
+    plain = QWEN.replace("<|vision_start|><|image_pad|><|vision_end|>", image)
+    return plain.replace("<|vision_start|><|video_pad|><|vision_end|>", video)
 
 
 def picture(number: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
@@ -370,24 +375,24 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], dict[str, str], Any, Any]] = {
     "qwen2_5_vl": (QWEN, _QWEN_TOKENS, {}, _qwen2_5_vl, _qwen2_vl_processor),
     "qwen3_vl": (QWEN, _QWEN_TOKENS, {}, _qwen3_vl, _qwen3_vl_processor),
     "internvl": (
-        OTHER.replace("{image}", "<IMG_CONTEXT>\n"),
+        other("<IMG_CONTEXT>\n", "<video>\n"),
         ("<img>", "<IMG_CONTEXT>", "</img>", "<video>"),
         {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
         | {"video_token": "<video>"},
         _internvl,
         _internvl_processor,
     ),
-    "llava_next": (OTHER.replace("{image}", "<image>\n"), ("<image>",), {}, _llava_next, _llava_next_processor),
-    "llava": (OTHER.replace("{image}", "<image>\n"), ("<image>",), {}, _llava, _llava_processor),
+    "llava_next": (other("<image>\n"), ("<image>",), {}, _llava_next, _llava_next_processor),
+    "llava": (other("<image>\n"), ("<image>",), {}, _llava, _llava_processor),
     "gemma3": (
-        OTHER.replace("{image}", "<start_of_image>"),
+        other("<start_of_image>"),
         tuple(_GEMMA_TOKENS.values()),
         _GEMMA_TOKENS,
         _gemma3,
         _gemma3_processor,
     ),
-    "idefics3": (OTHER.replace("{image}", "<image>"), _IDEFICS_TOKENS, {}, _idefics3, _idefics3_processor),
-    "smolvlm": (OTHER.replace("{image}", "<image>"), _IDEFICS_TOKENS, {}, _idefics3, _smolvlm_processor),
+    "idefics3": (other("<image>"), _IDEFICS_TOKENS, {}, _idefics3, _idefics3_processor),
+    "smolvlm": (other("<image>", "<video>"), _IDEFICS_TOKENS, {}, _idefics3, _smolvlm_processor),
     "qwen2_audio": (
         QWEN,
         ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"),
@@ -405,21 +410,21 @@ _GEMMA4_TOKENS = {
     **{"image_token": "<|image|>", "video_token": "<|video|>", "audio_token": "<|audio|>"},
     **{"boi_token": "<|image>", "eoi_token": "<image|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"},
 }
-_QWEN_GLM = QWEN.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|begin_of_image|><|image|><|end_of_image|>")
+_GLM = other("<|begin_of_image|><|image|><|end_of_image|>", "<|begin_of_video|><|video|><|end_of_video|>")
 
 # Further families, for tests that are about training on media alone.
 MORE_FAMILIES: dict[str, tuple[str, tuple[str, ...], dict[str, str], Any, Any]] = {
     "mistral3": (
-        OTHER.replace("{image}", "[IMG]"),
+        other("[IMG]"),
         ("[IMG]", "[IMG_BREAK]", "[IMG_END]"),
         {},
         _mistral3,
         _mistral3_processor,
     ),
-    "glm4v": (_QWEN_GLM, _GLM_TOKENS, {}, _glm4v, _glm4v_processor),
+    "glm4v": (_GLM, _GLM_TOKENS, {}, _glm4v, _glm4v_processor),
     "qwen3_5": (QWEN, _QWEN_TOKENS, {}, _qwen3_5, _qwen3_vl_processor),
     "gemma4": (
-        OTHER.replace("{image}", "<|image|>"),
+        other("<|image|>", "<|video|>"),
         tuple(_GEMMA4_TOKENS.values()),
         _GEMMA4_TOKENS,
         _gemma4,

@@ -1,73 +1,83 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is trained on pictures or sound is learned from them: right on held-out ones, chance when they are swapped.
-
-The media are encoded by transformers' own processor; model, parts, scores and loss are those of a run.
-"""
+"""Whole runs learn from pictures and sound what is only there: right on held-out ones, chance when they are swapped."""
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from media_models import build, tone
-from media_rows import Official, in_one_line
 from PIL import Image, ImageDraw
 
-from llamafactory.hparams import get_train_args
-from llamafactory.model import is_isolating, load_model
-from llamafactory.train.token_scores import attach
+from .running import train
+from .test_media_runs import run_keys, write_wave
 
-Example = tuple[Any, str]
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "yellow": (230, 210, 40)}
 PITCHES = {"low": 200, "middle": 500, "high": 1100, "top": 2400}
+HELD_OUT = 96
 
 
-def squares(draw: random.Random) -> Example:
+def squares(draw: random.Random, path: Path) -> tuple[str, str]:
     """One to three squares of a colour somewhere on a dark ground: twelve answers."""
     colour, count = draw.choice(list(COLOURS)), draw.randint(1, 3)
     image = Image.new("RGB", (56, 56), tuple(draw.randint(0, 60) for _ in range(3)))
     for place in draw.sample(range(4), count):
         x, y = (place % 2) * 28 + draw.randint(2, 6), (place // 2) * 28 + draw.randint(2, 6)
         ImageDraw.Draw(image).rectangle((x, y, x + 18, y + 18), fill=COLOURS[colour])
-    return image, f"{count} {colour}"
+    image.save(path.with_suffix(".png"))
+    return f"{path.name}.png", f"{count} {colour}"
 
 
-def pitch(draw: random.Random) -> Example:
+def pitch(draw: random.Random, path: Path) -> tuple[str, str]:
     """A tone of one of four ranges, of any length and loudness."""
     name = draw.choice(list(PITCHES))
     sound = tone(PITCHES[name] * draw.uniform(0.85, 1.15), draw.uniform(0.3, 0.6)) * draw.uniform(0.3, 1)
-    return sound.astype(np.float32), name
+    write_wave(path.with_suffix(".wav"), sound)
+    return f"{path.name}.wav", name
 
 
-def encode(official: Official, examples: list[Example], kind: str) -> dict[str, torch.Tensor]:
-    """A padded batch in which the answers alone are labels."""
-    rows = [
-        [
-            {"role": "user", "content": [{"type": kind, kind: medium}, {"type": "text", "text": "What?"}]},
-            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+def write_sets(folder: Path, kind: str, make: Any, size: int) -> None:
+    """``training``, ``held_out``, and ``swapped``: the same questions and answers with one another's media."""
+    draw = random.Random(0)
+    (folder / "media").mkdir()
+    examples = [make(draw, folder / "media" / str(number)) for number in range(size + HELD_OUT)]
+    held_out = examples[size:]
+    others = [name for name, _ in held_out]
+    draw.shuffle(others)
+    sets = {
+        "training": examples[:size],
+        "held_out": held_out,
+        "swapped": [(other, answer) for other, (_, answer) in zip(others, held_out, strict=True)],
+    }
+    for name, some in sets.items():
+        rows = [
+            {"instruction": f"<{kind}>What?", "input": "", "output": answer, f"{kind}s": [medium]}
+            for medium, answer in some
         ]
-        for medium, answer in examples
-    ]
-    batch = official.batch(rows)
-    labels = torch.full_like(batch["labels"], -100)
-    for row, (_, answer) in enumerate(examples):
-        end = int(batch["attention_mask"][row].sum()) - 2  # <|im_end|> and a line break
-        part = slice(end - len(official.tokenizer(answer)["input_ids"]), end)
-        labels[row, part] = batch["input_ids"][row, part]
-    return {**batch, "labels": labels}
+        (folder / f"{name}.json").write_text(json.dumps(rows))
+    columns = {"prompt": "instruction", "query": "input", "response": "output", f"{kind}s": f"{kind}s"}
+    info = {name: {"file_name": f"{name}.json", "columns": columns} for name in sets}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
 
 
-def accuracy(model: Any, batch: dict[str, torch.Tensor]) -> float:
-    """How many answers are right in every token."""
-    labels = batch["labels"]
-    with torch.no_grad():
-        found = model(**{name: one for name, one in batch.items() if name != "labels"}).logits.argmax(-1)
-    right = (found[:, :-1] == labels[:, 1:]) | (labels[:, 1:] == -100)
-    return float(right.all(1).float().mean())
+def accuracy(file: Path) -> float:
+    """How many predictions are the reference, to the letter."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(rows) == HELD_OUT
+    return sum(row["predict"] == row["label"] for row in rows) / HELD_OUT
+
+
+def learning_keys(model: Path, family: str, folder: Path, steps: int, size: int) -> dict[str, Any]:
+    """A run on :func:`write_sets` that ends with greedy predictions."""
+    keys = run_keys(model, family, folder / "out", max_steps=steps)
+    keys |= {"dataset": "training", "eval_dataset": "held_out, swapped", "dataset_dir": str(folder)}
+    keys |= {"media_dir": str(folder / "media"), "disable_shuffling": False, "do_train": True, "do_predict": True}
+    keys |= {"eval_on_each_dataset": True, "predict_with_generate": True, "max_new_tokens": 8, "do_sample": False}
+    keys |= {"learning_rate": 3e-3, "warmup_steps": 20, "lr_scheduler_type": "linear", "max_grad_norm": 1.0}
+    return keys | {"per_device_train_batch_size": size, "per_device_eval_batch_size": 32, "logging_steps": 20}
 
 
 @pytest.mark.slow
@@ -79,26 +89,9 @@ def accuracy(model: Any, batch: dict[str, torch.Tensor]) -> float:
 def test_a_model_learns_to_look_and_listen(
     family: str, kind: str, make: Any, steps: int, size: int, chance: float, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    official = Official(build(family, tmp_path / "model", tiny_llama))
-    keys = {"freeze_vision_tower": False, "freeze_multi_modal_projector": False, "finetuning_type": "full"}
-    base = {"model_name_or_path": str(official.folder), "dataset": "none", "output_dir": "none", "bf16": False}
-    model: Any = attach(load_model(official.tokenizer, get_train_args(base | keys)))
-    draw = random.Random(0)
-    training, held_out = [make(draw) for _ in range(20 * size)], [make(draw) for _ in range(96)]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1, (step + 1) / 20) * max(0.05, 1 - step / steps)
-        batch = encode(official, draw.sample(training, size), kind)
-        scores = model(**(in_one_line(batch) if is_isolating(model) else batch), score=True)
-        optimizer.zero_grad()
-        (-scores.log_probs.mean()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    model.eval()
-    assert accuracy(model, encode(official, held_out, kind)) >= 0.9
-    others = [medium for medium, _ in held_out]
-    draw.shuffle(others)
-    swapped = [(medium, answer) for medium, (_, answer) in zip(others, held_out, strict=True)]
+    write_sets(tmp_path, kind, make, 20 * size)
+    out = train(learning_keys(build(family, tmp_path / "model", tiny_llama), family, tmp_path, steps, size))
+    assert accuracy(out / "generated_predictions_held_out.jsonl") >= 0.9
     # three standard errors of 96 draws above chance
-    assert accuracy(model, encode(official, swapped, kind)) < chance + 3 * (chance * (1 - chance) / 96) ** 0.5
+    bound = chance + 3 * (chance * (1 - chance) / HELD_OUT) ** 0.5
+    assert accuracy(out / "generated_predictions_swapped.jsonl") < bound

@@ -41,12 +41,17 @@ def write_media(folder: Path, kind: str) -> list[str]:
             picture(number, size).save(folder / names[-1])
         else:
             names.append(f"{number}.wav")
-            with wave.open(str(folder / names[-1]), "wb") as file:
-                file.setnchannels(1)
-                file.setsampwidth(2)
-                file.setframerate(16000)
-                file.writeframes((tone(200 + 150 * number, 0.3) * 30000).astype(np.int16).tobytes())
+            write_wave(folder / names[-1], tone(200 + 150 * number, 0.3))
     return names
+
+
+def write_wave(path: Path, sound: np.ndarray) -> None:
+    """Samples in -1 to 1 at 16 kHz."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes((sound * 30000).astype(np.int16).tobytes())
 
 
 def media_set(folder: Path, kind: str = "image", stage: str = "sft") -> dict[str, str]:

@@ -15,6 +15,7 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..model.families.family import continues_as_text, isolation
+from ..model.media_inputs import on_device
 from ..model.rope import rope_kinds
 from .kv_pool import Layers, Pools, Slot
 from .ragged_attention import RAGGED, Prompts, Step, register
@@ -43,16 +44,6 @@ def can_join(model: Any) -> bool:
     """Whether an answer to a prompt with media can share forward passes once the prompt was read (of such a model that
     :func:`can_batch` is true of)."""
     return continues_as_text(model.config)
-
-
-def on_device(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
-    """Inputs of a model where it is and in its type."""
-    return {
-        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-        if isinstance(value, Tensor)
-        else value
-        for name, value in inputs.items()
-    }
 
 
 @dataclass(eq=False)

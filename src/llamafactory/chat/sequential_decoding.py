@@ -11,8 +11,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from ..model import generation_attention
 from ..model.families.family import prompt_types
+from ..model.media_inputs import on_device
 from ..model.whole import not_finite, require_finite
-from .continuous_batching import on_device
 from .request import Outbox, Request
 from .sampler import NO_TOKEN, SampledToken, sample
 

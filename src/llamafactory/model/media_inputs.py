@@ -9,17 +9,34 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .families.family import media_sees_itself
+from .families.family import media_sees_itself, prompt_types
 from .towers import outside_language
 
 # Of our batches; inside a tower they would be taken for its own.
 OURS = ("cu_seqlens", "max_seqlen", "shared_prefix", "media_blocks")
+
+
+def on_device(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Inputs of a model where it is and in its type."""
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in inputs.items()
+    }
+
+
+def prompt_inputs(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``model.generate`` is given of a batch of prompts ``[B, L]``."""
+    inputs = on_device(batch, model)
+    return prompt_types(model, inputs["input_ids"]) | inputs
 
 
 def packed_inputs(causal_lm: Any, inputs: dict[str, Any]) -> dict[str, Any]:

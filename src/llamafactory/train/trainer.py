@@ -205,6 +205,7 @@ class Trainer(BaseTrainer):
                 skip_special_tokens=self.run_args.generating.skip_special_tokens,
                 seed=self.args.seed,
                 autocast=self.accelerator.autocast,
+                media=self.template.batch_media() if "media" in prompts.column_names else None,
             )
         legacy = self.run_args.generating.legacy_text_scores
         return prediction.score(responses, self.args, prefix, path, legacy)

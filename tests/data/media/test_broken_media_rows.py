@@ -26,6 +26,8 @@ from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_train_args
 from llamafactory.model import load_processor, load_tokenizer
 
+from .processors import TORCHVISION
+
 Run = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -149,6 +151,8 @@ BROKEN = {
     "picture for a sound": (ask("<audio>", audios=["good.png"]), "good.png"),
     "picture, model of sound": (ask("<image>", images=["good.png"]), "this model takes audio"),
 }
+if TORCHVISION:
+    del BROKEN["video without torchvision"]
 OF_SOUND = {"silent file without samples", "cut sound", "empty sound", "noise", "picture for a sound"}
 OF_SOUND |= {"picture, model of sound"}
 GOOD = {

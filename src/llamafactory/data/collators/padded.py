@@ -86,18 +86,26 @@ class PaddedCollator:
 
 
 class PromptCollator:
-    """Pad prompts on the left, so that generation goes on from the last column."""
+    """Pad prompts on the left, so that generation goes on from the last column.
 
-    def __init__(self, tokenizer: Any) -> None:
+    Args:
+        tokenizer: Of the model.
+        media: Makes the tensors of images, videos and sound; ``None`` = there are none.
+    """
+
+    def __init__(self, tokenizer: Any, media: BatchMedia | None = None) -> None:
         self.pad_token_id: int = tokenizer.pad_token_id
+        self.media = media
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return ``input_ids`` and ``attention_mask``: ``[B, L]`` int64."""
+        """Return ``input_ids`` and ``attention_mask``: ``[B, L]`` int64; of rows with media what they are read from."""
         rows = [feature["input_ids"] for feature in features]
-        return {
+        batch = {
             "input_ids": pad(rows, self.pad_token_id, left=True),
             "attention_mask": pad([[1] * len(row) for row in rows], 0, left=True),
         }
+        media = [some for feature in features for some in feature.get("media") or [[]]]
+        return batch | self.media(rows, media, left=True) if self.media is not None and any(media) else batch
 
 
 def _types_behind_the_prompt(trained: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,6 +33,10 @@ _IMAGE_OPTIONS = (
     ("Gemma3Processor", "do_pan_and_scan", "image_do_pan_and_scan"),
     ("InternVLProcessor", "crop_to_patches", "crop_to_patches"),
 )
+# Processors that take only videos of as many frames in one call; they lay the media of all rows end to end.
+_ROW_BY_ROW = ("InternVLProcessor",)
+# Models or processors that mix up images and videos of one batch: the tokens of both, or the names of their tensors.
+_APART = ("Glm4vProcessor", "Glm46VProcessor", "SmolVLMProcessor")
 NO_INPUTS = ("input_ids", "attention_mask", "labels")
 
 
@@ -74,10 +78,36 @@ class MediaEncoder:
         self.kinds = tuple(kind for kind in KINDS if getattr(family, kind) is not None and _reads(processor, kind))
 
     @property
+    def token_ids(self) -> list[int]:
+        """Tokens that stand for media; a model that wrote one would be asked for its picture."""
+        found = (getattr(self.processor, f"{kind}_token_id", None) for kind in KINDS)
+        return sorted({one for one in found if isinstance(one, int)})
+
+    @property
     def image_options(self) -> dict[str, Any]:
         """Keywords of the image processor that keys of ours set."""
-        names = [kind.__name__ for kind in type(self.processor).__mro__]
-        return {word: getattr(self.limits, key) for name, word, key in _IMAGE_OPTIONS if name in names}
+        return {word: getattr(self.limits, key) for name, word, key in _IMAGE_OPTIONS if self._is((name,))}
+
+    @property
+    def row_by_row(self) -> bool:
+        """Whether rows with videos are given to the processor one at a time; its tensors have no entry for rows."""
+        return self._is(_ROW_BY_ROW)
+
+    def _is(self, names: Sequence[str]) -> bool:
+        """Whether the processor is one of these classes."""
+        return any(kind.__name__ in names for kind in type(self.processor).__mro__)
+
+    def check_kinds(self, kinds: Collection[str]) -> None:
+        """Refuse media that the model does not take in one batch.
+
+        Raises:
+            ConfigError: There are images and videos.
+        """
+        if {"image", "video"} <= set(kinds) and self._is(_APART):
+            raise ConfigError(
+                "images and videos stand in one batch, which models of this family do not take; train them in runs "
+                "apart, or one row at a time (per_device_train_batch_size: 1, packing: false)"
+            )
 
     def collect(self, messages: Sequence[Message]) -> list[Part]:
         """The media of a conversation, in order.

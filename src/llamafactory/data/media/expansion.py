@@ -41,6 +41,7 @@ class Expander:
         Raises:
             ConfigError: One cannot be read, or is not taken.
         """
+        self.encoder.check_kinds([part.type for part in parts])
         # How many stand together may count: some processors cut only a single image into tiles.
         shapes = tuple(shape_of(part.type, part.value, self.encoder.limits) for part in parts)
         found = self._known.get(shapes)

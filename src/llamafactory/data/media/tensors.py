@@ -54,6 +54,13 @@ class BatchMedia:
         """
         if self.encoder.family.bare and not any(media):  # this processor refuses text alone, and has no types to give
             return {}
+        kinds = {medium["type"] for some in media for medium in some}
+        try:
+            self.encoder.check_kinds(kinds)
+        except ConfigError as error:
+            raise ConfigError(f"{next(iter(filter(None, media)))[0]['place']}: {error}") from None
+        if self.encoder.row_by_row and "video" in kinds and len(rows) > 1:
+            return self._row_by_row(rows, media)
         decoded = [[one for medium in some for one in self._decoded(medium)] for some in media]
         texts = [self._expander.placeholders([medium["type"] for medium in some]) for some in media]
         tokenizer = _Given(self.encoder.processor.tokenizer, rows, left, lambda seen: self._check(seen, media))
@@ -62,6 +69,13 @@ class BatchMedia:
         if any(kind == "video" and one.sound is not None for some in decoded for kind, one in some):
             inputs["use_audio_in_video"] = True
         return inputs
+
+    def _row_by_row(self, rows: Sequence[Any], media: Sequence[Sequence[Medium]]) -> dict[str, torch.Tensor]:
+        """The same for a processor whose tensors have no entry for rows: the media of all stand end to end."""
+        import torch
+
+        each = [self([row], [some]) for row, some in zip(rows, media, strict=True) if some]
+        return {name: torch.cat([one[name] for one in each]) for name in each[0]}
 
     def _decoded(self, medium: Medium) -> list[tuple[str, Any]]:
         try:

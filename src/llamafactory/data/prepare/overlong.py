@@ -108,6 +108,15 @@ def fit_running(segments: list[Segment], cutoff: int, rule: Rule, origin: Origin
     return Fitted(rows, total - sum(map(count, rows)))
 
 
+def fit_prompt(segments: list[Segment], cutoff: int, rule: Rule, origin: Origin | None) -> Fitted:
+    """Make a prompt fit: it loses the middle of its text, since its end is its header; with ``keep_end`` its start."""
+    total = count(segments)
+    if total <= cutoff or rule in ("drop", "error"):
+        return fit(segments, (), cutoff, rule, origin)
+    row = _keep(segments, cutoff, rule) if rule == "keep_end" else _shrink(segments, cutoff)
+    return _if_whole([row], [segments], cutoff)
+
+
 def fit_text(ids: list[int], cutoff: int, rule: Rule, origin: Origin | None) -> tuple[list[list[int]], int]:
     """Make running text fit: the rows' tokens, and how many tokens were lost."""
     if len(ids) <= cutoff:

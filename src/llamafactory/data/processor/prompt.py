@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...extras.errors import ConfigError
-from ..messages import has_media
-from ..prepare.overlong import cut_middle, too_long
+from ..prepare.overlong import count, fit_prompt
 from .base import Outcome, Processor, Row
+from .rows import ids_of, media_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ...hparams.data_args import DataArguments
-    from ..messages import Message, Sample
+    from ..messages import Message, Sample, Segment
     from ..template.base import Template
 
 
@@ -24,7 +25,7 @@ class Prompt(NamedTuple):
 
     messages: tuple[Message, ...]
     reference: str
-    ids: list[int]
+    segments: list[Segment]
 
 
 def split_completion(sample: Sample) -> tuple[tuple[Message, ...], str]:
@@ -45,9 +46,9 @@ class PromptProcessor(Processor[Prompt]):
     def check(self, messages: Sequence[Message], sample: Sample) -> None:
         """Raise where a prompt is not fit to go on from; any is here."""
 
-    def features(self, sample: Sample, prompt: Prompt, ids: list[int]) -> Row:
-        """The row of a prompt, of whose tokens ``ids`` are left."""
-        return Row({"input_ids": ids, "reference": prompt.reference}, trained=0)
+    def features(self, sample: Sample, prompt: Prompt) -> dict[str, Any]:
+        """Columns of a prompt beside its tokens."""
+        return {"reference": prompt.reference}
 
     def tokenize(
         self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments
@@ -56,23 +57,24 @@ class PromptProcessor(Processor[Prompt]):
         for sample in samples:
             messages, reference = split_completion(sample)
             self.check(messages, sample)
-            if has_media(messages):
-                raise ConfigError(
-                    f"{sample.origin}: the row has media; do_predict, predict_with_generate, ppo, grpo take text alone"
-                )
             try:
-                ids = template.encode_prompt(messages, sample.tools)
+                segments = template.encode_asked(replace(sample, messages=messages))
             except ConfigError as error:
                 raise ConfigError(f"{sample.origin}: {error}" if sample.origin else str(error)) from None
-            yield Prompt(messages, reference, ids)
+            yield Prompt(messages, reference, segments)
 
     def fit(self, sample: Sample, tokens: Prompt, args: DataArguments) -> Outcome:
-        """A prompt beyond ``cutoff_len`` loses its middle, since its end is its header; with ``keep_end`` its start."""
-        length, ids = len(tokens.ids), cut_middle(tokens.ids, args.cutoff_len)
-        if args.overlong == "keep_end":
-            ids = tokens.ids[-args.cutoff_len :]
-        if len(ids) < length and args.overlong == "error":
-            raise too_long(sample.origin, length, args.cutoff_len)
-        if len(ids) < length and args.overlong == "drop":
-            return Outcome([], length, length, too_long=True)
-        return Outcome([self.features(sample, tokens, ids)], length, length - len(ids), too_long=False)
+        """A prompt beyond ``cutoff_len`` is cut; one whose media do not fit is left out."""
+        fitted = fit_prompt(tokens.segments, args.cutoff_len, args.overlong, sample.origin)
+        rows = [
+            Row(
+                {
+                    "input_ids": ids_of(segments),
+                    "media": [media_in(segments)],
+                    **self.features(sample, tokens),
+                },
+                trained=0,
+            )
+            for segments in fitted.rows
+        ]
+        return Outcome(rows, count(tokens.segments), fitted.lost, too_long=not rows)

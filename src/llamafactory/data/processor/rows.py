@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..messages import Message, Segment
 from .base import IGNORED, Row
@@ -30,13 +31,22 @@ def sequence_row(segments: Sequence[Segment]) -> Row | None:
         return None
     weighted = any(segment.weight not in (0, 1) for segment in segments)
     weights = [segment.weight for segment in segments for _ in segment.ids] if weighted else None
-    media = [
+    row = {"input_ids": ids, "labels": labels, "seq_lens": [len(ids)], "weights": weights}
+    return Row(row | {"media": [media_in(segments)]}, trained)
+
+
+def ids_of(segments: Sequence[Segment]) -> list[int]:
+    """The tokens of a sequence."""
+    return [token for segment in segments for token in segment.ids]
+
+
+def media_in(segments: Sequence[Segment]) -> list[dict[str, Any]]:
+    """The media of a sequence as the column ``media`` holds them."""
+    return [
         {"type": one.type, "source": one.source, "tokens": len(segment.ids), "place": one.place}
         for segment in segments
         if (one := segment.medium) is not None
     ]
-    row = {"input_ids": ids, "labels": labels, "seq_lens": [len(ids)], "weights": weights, "media": [media]}
-    return Row(row, trained)
 
 
 def is_trained(message: Message, default: float = 1.0) -> bool:

@@ -229,6 +229,14 @@ class Template(ABC):
         """
 
     @abstractmethod
+    def encode_asked(self, sample: Sample) -> list[Segment]:
+        """A conversation up to where the model goes on, each medium in a segment of its own; nothing is trained.
+
+        Raises:
+            ConfigError: The model takes no such media, or one cannot be read.
+        """
+
+    @abstractmethod
     def encode_running(self, sample: Sample) -> list[Segment]:
         """Running text with media: no turns, only what stands for each medium among the text; all text is trained.
 

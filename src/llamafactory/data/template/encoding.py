@@ -103,6 +103,13 @@ class EncodingTemplate(Template):
 
         return media.encode(text, parts, tokenize)
 
+    def encode_asked(self, sample: Sample) -> list[Segment]:
+        if not has_media(sample.messages):
+            return [Segment(self.encode_prompt(sample.messages, sample.tools), 0.0, GLUE)]
+        pieces = self._media_pieces(sample, self._media_of(sample), self._prompt_options(None))
+        (segments,) = self._encode([[(piece, 0.0) for piece in pieces]])
+        return segments
+
     def _prompt_options(self, enable_thinking: bool | None) -> Options:
         options = self.options._replace(add_generation_prompt=True)
         return options if enable_thinking is None else options.switched(enable_thinking)
@@ -217,12 +224,14 @@ class EncodingTemplate(Template):
             pieces = [piece._replace(literal=True) for piece in pieces]
         return with_turn_breaks(pieces) if self.trains_turn_break else pieces
 
-    def _media_pieces(self, sample: Sample, media: MediaEncoder) -> list[Piece]:
-        """The same for a conversation with media, each expanded to what it takes."""
+    def _media_pieces(self, sample: Sample, media: MediaEncoder, options: Options) -> list[Piece]:
+        """A conversation with media, each expanded to what it takes."""
         parts = media.collect(sample.messages)
-        options = self.options._replace(for_training=True)
         pieces = self._whole(self.media_pieces(sample.messages, sample.tools, options, media.family))
-        pieces = self._expander.write(pieces, parts, str(sample.origin))
+        return self._expander.write(pieces, parts, str(sample.origin))
+
+    def _weighed_media_pieces(self, sample: Sample, media: MediaEncoder) -> list[Piece]:
+        pieces = self._media_pieces(sample, media, self.options._replace(for_training=True))
         if self.parses_special:
             pieces = [piece._replace(literal=True) for piece in pieces]
         return with_turn_breaks(pieces) if self.trains_turn_break else pieces
@@ -250,7 +259,7 @@ class EncodingTemplate(Template):
         for sample in samples:
             try:
                 if self.media is not None and has_media(sample.messages):
-                    pieces = self._media_pieces(sample, self.media)
+                    pieces = self._weighed_media_pieces(sample, self.media)
                 else:
                     pieces = self._weighed_pieces(sample.messages, sample.tools)
             except ConfigError as error:

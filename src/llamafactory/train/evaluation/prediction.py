@@ -19,11 +19,12 @@ from ...data.processor import PromptProcessor
 from ...extras.files import write_atomic
 from ...extras.text_metrics import NAMES, text_scores
 from ...model import eval_mode, generation_attention
-from ...model.families.family import prompt_types
+from ...model.media_inputs import prompt_inputs
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+    from ...data.media.tensors import BatchMedia
     from ...data.template.base import Template
     from ...hparams import TrainArgs
 
@@ -63,6 +64,7 @@ def generate(
     skip_special_tokens: bool,
     seed: int,
     autocast: Callable[[], AbstractContextManager[Any]],
+    media: BatchMedia | None = None,
 ) -> Iterator[Response]:
     """Yield the responses to left-padded batches of prompts.
 
@@ -75,16 +77,16 @@ def generate(
         skip_special_tokens: Leave them out of prompts and responses.
         seed: Of the draws, which must not depend on how far training is, nor change the dropout that follows.
         autocast: Gives the context of the arithmetic of one batch.
+        media: Makes the tensors of the images, videos and sound of rows; ``None`` = there are none.
     """
-    collate = PromptCollator(tokenizer)
+    collate = PromptCollator(tokenizer, media)
     with eval_mode(model), generation_attention(model), torch.random.fork_rng():
         torch.manual_seed(seed)
         for indices in batches:
             batch = [rows[index] for index in indices or [0]]
-            inputs = {name: tensor.to(model.device) for name, tensor in collate(batch).items()}
+            inputs = prompt_inputs(model, collate(batch))
             with autocast():
-                types = prompt_types(model, inputs["input_ids"])
-                output = model.generate(**inputs, **types, generation_config=config)
+                output = model.generate(**inputs, generation_config=config)
             decode = tokenizer.batch_decode
             texts = decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=skip_special_tokens)
             if not indices:  # nobody asked: the other ranks generate

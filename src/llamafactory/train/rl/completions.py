@@ -15,20 +15,19 @@ from ..token_scores import trained_positions
 from .rollouts.rollout import Rollout
 
 Batch = dict[str, Any]
-_MODEL_INPUTS = (
-    "input_ids", "attention_mask", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen", "labels", "positions",
-)  # fmt: skip
 
 
 def make_batch(rollouts: Sequence[Rollout], collator: Any, slots: Sequence[int], rows: Sequence[int]) -> Batch:
     """Collate S completions.
 
     Returns:
-        What ``collator`` makes, and ``positions`` [N] of the tokens the model wrote, ``lengths`` (how many of them each
-        completion has), ``finished``, ``slots``, ``rows`` (of the dataset), ``kept`` [S] (1 = counts in the loss).
+        What ``collator`` makes, and ``positions`` [N] of the tokens the model wrote; ``inputs``, the names of all this;
+        ``lengths`` (how many tokens of its own each completion has), ``finished``, ``slots``, ``rows`` (of the
+        dataset), ``kept`` [S] (1 = counts in the loss).
     """
     batch: Batch = collator([_features(rollout) for rollout in rollouts])
     batch["positions"] = trained_positions(batch["labels"])
+    batch["inputs"] = tuple(batch)
     batch["lengths"] = tuple(sum(rollout.written) for rollout in rollouts)
     batch["slots"], batch["rows"] = tuple(slots), list(rows)
     batch["finished"] = tuple(float(rollout.finished) for rollout in rollouts)
@@ -39,12 +38,13 @@ def make_batch(rollouts: Sequence[Rollout], collator: Any, slots: Sequence[int],
 def _features(rollout: Rollout) -> dict[str, Any]:
     labels = [token if own else IGNORED for token, own in zip(rollout.ids, rollout.written, strict=True)]
     ids = rollout.prompt + rollout.ids
-    return {"input_ids": ids, "labels": [IGNORED] * len(rollout.prompt) + labels, "seq_lens": [len(ids)]}
+    features = {"input_ids": ids, "labels": [IGNORED] * len(rollout.prompt) + labels, "seq_lens": [len(ids)]}
+    return features | {"media": [rollout.media]}
 
 
 def model_inputs(batch: Batch) -> Batch:
     """Return what of a batch the model is given."""
-    return {name: batch[name] for name in _MODEL_INPUTS if name in batch}
+    return {name: batch[name] for name in batch["inputs"]}
 
 
 def rows_of(line: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...data.messages import Message
+from ...data.messages import Message, Sample
+from ...data.processor.rows import ids_of, media_in
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...hparams import TrainArgs
@@ -249,11 +250,14 @@ class RolloutTrainer(Trainer):
         given = json.loads(features["rollout"])
         messages = [Message.from_openai(message) for message in given["messages"]]
         tools, ids = given["tools"], features["input_ids"]
+        (media,) = features.get("media") or [[]]
         if self.toolbox is not None:
             tools = self.toolbox.descriptions
-            ids = self.template.encode_prompt(messages, tools)
-        columns = {**given["columns"], "reference": given["reference"]}
-        return Rollout(messages, ids, seed, tools, columns=columns)
+            segments = self.template.encode_asked(Sample(tuple(messages), tuple(tools)))
+            ids, media = ids_of(segments), media_in(segments)
+        kinds = self.template.media.kinds if self.template.media and "media" in features else ()
+        columns = {**{f"{kind}s": [] for kind in kinds}, **given["columns"], "reference": given["reference"]}
+        return Rollout(messages, ids, seed, tools, columns=columns, media=media)
 
     def _reward(self, rollouts: list[Rollout], slots: Sequence[int]) -> list[Record]:
         """Return the records of all ranks' rollouts in the order of slots; all ranks call this together."""

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ....data.collators import PaddedCollator
 from ....data.messages import Sample
+from ....data.processor.rows import ids_of, media_in
 from ....data.template_loader import get_template
 from ....extras.errors import ConfigError
 from ....model import load_model, load_tokenizer
 from ....model.adapters import add_adapter, read_adapter
+from ....model.media_inputs import on_device
 from ....model.paths import resolve_adapter_path
 from ....model.value_head import read_value_head
 from ....plugins import resolve
@@ -108,24 +111,25 @@ class LocalReward:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, batch: int, to_the_end: bool) -> None:
         self._pad, self._template, self._batch, self._to_the_end = tokenizer.pad_token_id, template, batch, to_the_end
+        self._collate = PaddedCollator(tokenizer, media=template.batch_media() if template.media else None)
 
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
         """Return scores [N] float64."""
         encoded = self._template.encode_batch([_conversation(completion) for completion in completions])
-        sequences = [[token for segment in segments for token in segment.ids] for segments in encoded]
+        sequences, media = [ids_of(segments) for segments in encoded], [media_in(segments) for segments in encoded]
         scores = torch.empty(len(sequences), dtype=torch.float64)
         order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
         for start in range(0, len(order), self._batch):
             part = order[start : start + self._batch]
-            scores[part] = self._score_padded([sequences[number] for number in part]).double().cpu()
+            rows = [
+                {"input_ids": ids, "labels": ids, "seq_lens": [len(ids)], "media": [media[number]]}
+                for number in part
+                for ids in [sequences[number]]
+            ]
+            ends = torch.tensor([self._end(sequences[number]) for number in part])
+            inputs = {name: value for name, value in self._collate(rows).items() if name != "labels"}
+            scores[part] = self._scores(inputs, ends).double().cpu()
         return scores
-
-    def _score_padded(self, sequences: list[list[int]]) -> Tensor:
-        longest = max(map(len, sequences))
-        ids = torch.tensor([row + [self._pad] * (longest - len(row)) for row in sequences])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in sequences])
-        ends = torch.tensor([self._end(row) for row in sequences])
-        return self._scores(ids, mask, ends)
 
     def _end(self, row: list[int]) -> int:
         """Place of the score: LLaMA-Factory's heads read the last token, sequence classification the last but pads."""
@@ -133,8 +137,8 @@ class LocalReward:
             return len(row) - 1
         return max((place for place, token in enumerate(row) if token != self._pad), default=0)
 
-    def _scores(self, ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
-        """Return [B] from ids and mask [B, L] and the places of the scores [B]."""
+    def _scores(self, inputs: dict[str, Any], ends: Tensor) -> Tensor:
+        """Return [B] from the inputs of the model [B, L] and the places of the scores [B]."""
         raise NotImplementedError
 
 
@@ -146,8 +150,8 @@ class ModelReward(LocalReward):
         super().__init__(tokenizer, template, batch, to_the_end=self._model.score.bias is not None)
 
     @torch.no_grad()
-    def _scores(self, ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
-        hidden, score = _hidden(self._model, ids, mask, ends), self._model.score
+    def _scores(self, inputs: dict[str, Any], ends: Tensor) -> Tensor:
+        hidden, score = _hidden(self._model, inputs, ends), self._model.score
         bias = None if score.bias is None else score.bias.float()
         return nn.functional.linear(hidden.float(), score.weight.float(), bias).squeeze(-1)
 
@@ -165,9 +169,9 @@ class AdapterReward(LocalReward):
         policy.save_pretrained = functools.partial(policy.save_pretrained, selected_adapters=[self._own])
 
     @torch.no_grad()
-    def _scores(self, ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
+    def _scores(self, inputs: dict[str, Any], ends: Tensor) -> Tensor:
         with self._switched():
-            hidden = _hidden(self._policy.get_base_model(), ids, mask, ends)
+            hidden = _hidden(self._policy.get_base_model(), inputs, ends)
         return nn.functional.linear(hidden.float(), self._weight, self._bias).squeeze(-1)
 
     @contextmanager
@@ -217,12 +221,11 @@ def _add_adapter(policy: Any, folder: str, args: TrainArgs) -> _Head:
     return _Head(weight.float(), None)
 
 
-def _hidden(model: Any, ids: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
+def _hidden(model: Any, inputs: dict[str, Any], ends: Tensor) -> Tensor:
     """Return the last hidden states [B, d] at ``ends`` [B]."""
-    device = next(model.parameters()).device
     decoder = getattr(model, model.base_model_prefix)
-    states = decoder(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, return_dict=True)
-    return states.last_hidden_state[torch.arange(len(ids), device=device), ends.to(device)]
+    states = decoder(**on_device(inputs, model), use_cache=False, return_dict=True).last_hidden_state
+    return states[torch.arange(len(ends), device=states.device), ends.to(states.device)]
 
 
 class ServiceReward:

@@ -20,7 +20,7 @@ from transformers import (
 
 from ....data.collators import PromptCollator
 from ....model import eval_mode, generation_attention
-from ....model.families.family import prompt_types
+from ....model.media_inputs import prompt_inputs
 from ....model.sharding.shard import is_sharded
 from .rollout import Request, Sampling
 
@@ -35,7 +35,8 @@ class HuggingfaceRollout:
     def __init__(self, model: Any, template: Template, sampling: Sampling, args: TrainArgs) -> None:
         self.model, self.template, self.sampling = model, template, sampling
         self.batch = args.rlhf.rollout_batch_size
-        self.collate = PromptCollator(template.tokenizer)
+        self.never = template.media.token_ids if template.media else []
+        self.collate = PromptCollator(template.tokenizer, template.batch_media() if template.media else None)
 
     def sync(self) -> None:
         """The weights are the policy's own."""
@@ -65,7 +66,7 @@ class HuggingfaceRollout:
 
     def _generate(self, requests: list[Request], greedy: bool) -> list[list[int]]:
         device = self.model.device
-        inputs = self.collate([{"input_ids": request.ids} for request in requests])
+        inputs = self.collate([{"input_ids": request.ids, "media": [request.media]} for request in requests])
         start, stops = inputs["input_ids"].shape[1], self.template.stop_token_ids
         draw = LogitsProcessorList([] if greedy else [Draw(self.sampling, requests, start, device)])
         config = GenerationConfig(
@@ -74,10 +75,10 @@ class HuggingfaceRollout:
             eos_token_id=stops or None,
             pad_token_id=self.template.tokenizer.pad_token_id,
             use_cache=True,
+            suppress_tokens=self.never or None,
         )
         output = self.model.generate(
-            **{name: tensor.to(device) for name, tensor in inputs.items()},
-            **prompt_types(self.model, inputs["input_ids"].to(device)),
+            **prompt_inputs(self.model, inputs),
             generation_config=config,
             logits_processor=draw,
         )

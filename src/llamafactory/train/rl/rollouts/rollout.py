@@ -7,10 +7,11 @@ Ids are kept as they were drawn: a tool's result is rendered by the template beh
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ....data.formats.media import with_markers
 from ....data.messages import Message, ToolCall
 
 if TYPE_CHECKING:
@@ -55,12 +56,14 @@ class Request:
         seed: Of this completion alone, so that it does not depend on what else is in the batch.
         drawn: Tokens that stand behind the prompt already; draws go on from there.
         limit: Most tokens to draw.
+        media: Of ``ids``, as the column ``media`` of rows holds them.
     """
 
     ids: list[int]
     seed: int
     drawn: int
     limit: int
+    media: Sequence[Mapping[str, Any]] = ()
 
 
 class Engine(Protocol):
@@ -90,6 +93,7 @@ class Rollout:
         text: What the model wrote last, without special tokens.
         finished: It ended by itself.
         columns: The row's further columns; ``reference`` is the text of the row's last turn of the assistant.
+        media: Of the prompt, as the column ``media`` of rows holds them.
     """
 
     messages: list[Message]
@@ -102,6 +106,7 @@ class Rollout:
     text: str = ""
     finished: bool = False
     columns: dict[str, Any] = field(default_factory=dict)
+    media: Sequence[Mapping[str, Any]] = ()
 
     def append_completion(self, ids: list[int], template: Template) -> tuple[ToolCall, ...]:
         """Append what the model wrote; returns the calls in it, none when it was cut off."""
@@ -115,7 +120,7 @@ class Rollout:
 
     def append_results(self, results: Sequence[Message], template: Template, limit: int) -> bool:
         """Append results of tools; returns whether there is room for the model to go on."""
-        conversation = [*self.messages, *self.turns, *results]
+        conversation = with_markers([*self.messages, *self.turns, *results])
         place = len(self.messages) + len(self.turns) - 1
         glue = template.encode_after(conversation, place, self.tools)
         if len(self.ids) + len(glue) >= limit:
@@ -149,7 +154,7 @@ def roll_out(
     """
     active = list(rollouts)
     for number in range(rounds + 1 if call else 1):
-        requests = [Request(r.prompt + r.ids, r.seed, len(r.ids), limit - len(r.ids)) for r in active]
+        requests = [Request(r.prompt + r.ids, r.seed, len(r.ids), limit - len(r.ids), r.media) for r in active]
         drawn = engine.generate(requests, greedy)
         calls = [r.append_completion(ids, template) for r, ids in zip(active, drawn, strict=True)]
         if call is None or number == rounds:

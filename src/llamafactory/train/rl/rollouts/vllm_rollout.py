@@ -69,6 +69,8 @@ class VllmRollout:
 
     def generate(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
         """Generate all at once; the engine batches by itself."""
+        if any(request.media for request in requests):
+            raise ConfigError("rollout_engine: vllm is given text alone, and rows have media; use huggingface")
         params = [self._sampling(request, greedy) for request in requests]
         outputs = self.llm.generate(
             [{"prompt_token_ids": request.ids} for request in requests], sampling_params=params, use_tqdm=False
