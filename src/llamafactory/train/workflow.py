@@ -110,7 +110,7 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     config = run_config(args, resolve_stage(stage.processor, args), dataset.fingerprint, arguments.world_size)
     start = check_start(config, resume, args.training.resume_changed or is_restarted())
     tokens = largest_batch(dataset.train, arguments.train_batch_size) if dataset.train else None
-    if tokens and stage.generates:
+    if tokens and stage.generates(args):
         tokens += arguments.train_batch_size * args.generating.max_new_tokens
     model = load_model(tokenizer, args, head=stage.head, batch_tokens=tokens)
     trainer = build_trainer(stage, model, tokenizer, template, dataset, args, arguments, callbacks)
@@ -154,7 +154,7 @@ def build_trainer(
         SignalCallback(),
         ThreadsCallback(),
         FrozenCallback(),
-        PlanCallback(args, dataset, stage.generates),
+        PlanCallback(args, dataset, stage.generates(args)),
         ProgressCallback(bars=not args.training.disable_tqdm),
     ]
     if args.training.neftune_noise_alpha:
