@@ -63,12 +63,12 @@ TUNING = frozenset((
     "pref_beta", "simpo_gamma", "kto_chosen_weight", "kto_rejected_weight", "share_prompt", "cache_ref_log_probs",
     "ppo_buffer_size", "ppo_epochs", "ppo_target", "reward_model_type", "reward_weights", "rollout_engine",
     "rollout_batch_size", "max_tool_rounds", "eval_rollouts", "num_generations", "num_iterations", "epsilon",
-    "epsilon_high", "delta", "gkd_beta", "gkd_temperature", "asft_alpha", "eaft_alpha", "galore_target", "galore_rank", "galore_update_interval",
+    "epsilon_high", "delta", "asft_alpha", "eaft_alpha", "galore_target", "galore_rank", "galore_update_interval",
     "galore_scale", "galore_proj_type", "apollo_target", "apollo_rank", "apollo_update_interval", "apollo_scale",
     "apollo_proj", "apollo_proj_type", "apollo_scale_type", "badam_mode", "badam_start_block", "badam_switch_mode",
     "badam_switch_interval", "badam_update_ratio", "badam_mask_mode", "badam_verbose", "fp8_backend", "qat_group_size",
     "ray_num_workers", "ray_init_kwargs", "ray_run_name", "ray_storage_path", "ray_max_failures",
-    "resources_per_worker", "placement_strategy",
+    "resources_per_worker", "placement_strategy", "gkd_beta", "gkd_temperature",
 ))  # fmt: skip
 
 

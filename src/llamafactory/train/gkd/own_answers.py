@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...data.processor import IGNORED
+from ...extras.errors import ConfigError
 from ..batching.batches import Collate
 from ..rl.rollouts.rollout import Engine, Request, seed_of
 
@@ -36,6 +37,8 @@ class OwnAnswers:
     def replace(self, batches: list[dict[str, Any]], dataset: Any, step: int) -> list[dict[str, Any]]:
         """Return the micro-batches of optimizer step ``step``; all ranks call this together."""
         rows = {row: dict(dataset[row]) for batch in batches for row in batch["rows"] if self._is_chosen(step, row)}
+        if any(any(features.get("media") or ()) for features in rows.values()):
+            raise ConfigError("gkd_lambda: rows with images, videos or sound cannot be answered; set it to 0")
         prompts = {row: prompt_of(features) for row, features in rows.items()}
         requests = [
             Request(prompt, seed_of(self.seed, "answer", step, row), 0, self.limit) for row, prompt in prompts.items()

@@ -9,7 +9,8 @@ so the gradient needs the logits only for as long as a chunk lasts. When the hea
 ``h`` is finished in the forward pass ([N, d] is kept, nothing is computed twice); when the head is trained, backward
 computes each chunk again. (Idea: Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models".)
 
-An anchor, another distribution r over the same vocabulary, is compared with p in the same chunks (``divergence.py``). Of two vocabularies that differ in length (the same tokens, padded differently) the common rows are compared.
+An anchor, another distribution r over the same vocabulary, is compared with p in the same chunks (``divergence.py``).
+Of two vocabularies that differ in length (the same tokens, padded differently) the common rows are compared.
 """
 
 from __future__ import annotations
