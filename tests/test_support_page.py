@@ -32,6 +32,7 @@ def names(title: str, prefix: str = "") -> list[str]:
     ("kind", "title", "prefix"),
     [
         ("tuners", "Methods", ""),
+        ("stages", "Stages", ""),
         ("quantizers", "Quantizers", ""),
         ("optimizers", "Optimizers", ""),
         ("engines", "Engines", "engine"),

@@ -42,6 +42,7 @@ STAGES: dict[str, str] = {
     "kto": "llamafactory.train.kto.workflow:stage",
     "ppo": "llamafactory.train.ppo.workflow:stage",
     "grpo": "llamafactory.train.grpo.workflow:stage",
+    "gkd": "llamafactory.train.gkd.workflow:stage",
 }
 
 # One ChatTemplate value a row.

@@ -53,7 +53,7 @@ def test_an_old_value_is_read_as_it_was_meant(
 
 def test_packing_stays_where_rows_can_be_packed() -> None:
     assert train(stage="pt", packing=True).data.packing is True
-    with pytest.raises(ConfigError, match=r"^neat_packing: only for stage sft, not dpo"):
+    with pytest.raises(ConfigError, match=r"^neat_packing: only for stage sft or gkd, not dpo"):
         train(stage="dpo", neat_packing=True)
 
 

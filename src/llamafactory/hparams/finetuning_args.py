@@ -14,7 +14,7 @@ from .ranges import AT_LEAST_0, AT_LEAST_1
 class FinetuningArguments:
     """The kind of training: stage, tuner, losses and what is reported."""
 
-    stage: str = arg("sft", "Training stage: pt, sft, rm, ppo, dpo, kto, grpo.")
+    stage: str = arg("sft", "Training stage: pt, sft, rm, ppo, dpo, kto, grpo, gkd.")
     finetuning_type: str = arg(
         "lora", "Which weights are trained: lora, oft, freeze, full, or a method of PEFT (docs/methods.md)."
     )

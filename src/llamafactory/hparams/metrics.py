@@ -23,6 +23,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "kto": (*_PREFERENCE, "kl"),
     "ppo": _ROLLOUTS,
     "grpo": _ROLLOUTS,
+    "gkd": ("loss", "nll"),
 }
 
 
@@ -30,7 +31,7 @@ def metrics_of(args: TrainArgs) -> tuple[str, ...]:
     """Return the names under which an evaluation of this run reports, without ``eval_``; none for an unknown stage."""
     stage, rlhf = args.finetuning.stage, args.rlhf
     further = {
-        "accuracy": stage in ("pt", "sft") and args.finetuning.compute_accuracy,
+        "accuracy": stage in ("pt", "sft", "gkd") and args.finetuning.compute_accuracy,
         "nll": any(getattr(args.finetuning, key) for key in ("use_dft_loss", "use_asft_loss", "use_eaft_loss")),
         "kl": args.finetuning.use_asft_loss,
         "losses/sft": stage in ("dpo", "kto") and rlhf.pref_ftx,

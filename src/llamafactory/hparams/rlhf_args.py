@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys shared by the preference and RL stages."""
+"""Keys shared by the preference and RL stages and by distillation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .ranges import AT_LEAST_0, AT_LEAST_1, BITS, POSITIVE, SHARE, Range
 
 @dataclass(frozen=True)
 class RLHFArguments:
-    """Preference and reinforcement learning."""
+    """Preference and reinforcement learning, distillation."""
 
     pref_beta: float = arg(0.1, "Strength of the pull to the reference (beta).", within=POSITIVE)
     pref_ftx: float = arg(
@@ -111,3 +111,17 @@ class RLHFArguments:
     )
     mask_truncated_completions: bool = arg(False, "Leave answers that were cut off out of the loss.")
     dynamic_sampling: bool = arg(False, "Leave groups whose rewards are all equal out of the loss (DAPO).")
+
+    # Stage gkd, the first three named as in TRL.
+    gkd_beta: float = arg(
+        0.5,
+        "Divergence of student from teacher: 0 = forward KL(teacher || student), 1 = reverse KL(student || teacher), "
+        "between = Jensen-Shannon.",
+        within=SHARE,
+    )
+    gkd_temperature: float = arg(1.0, "Temperature of both distributions in the loss.", within=POSITIVE)
+    gkd_lambda: float = arg(0.0, "Share of rows that the student answers itself while training.", within=SHARE)
+    teacher_model_name_or_path: str | None = arg(None, "Teacher of all sets that teacher_model does not name.")
+    teacher_model: dict | None = arg(None, "Teachers by data set: a mapping of names of sets to models.")
+    teacher_model_adapters: str | None = arg(None, "Adapters of the teacher, comma list.", comma=True)
+    teacher_model_quantization_bit: int | None = arg(None, "Bits of the teachers: 4 or 8.", within=BITS)

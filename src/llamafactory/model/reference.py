@@ -35,7 +35,7 @@ def make_reference(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: 
         ConfigError: The named model cannot be loaded, or not with the attention of the policy.
     """
     if names_reference(args):
-        return _load(policy, tokenizer, args)
+        return load_beside(policy, tokenizer, args, reference_args(args), "ref_model")
     if lies_below(policy, args):
         return None
     if sharding_of(args) is not None:  # slices of weights cannot be shared: the same model is read once more
@@ -68,44 +68,62 @@ def without_adapter(policy: Any) -> Iterator[Any]:
         yield policy
 
 
-def _require_same_tokens(its: ModelArguments, ours: ModelArguments) -> None:
-    """The reference reads the ids of the policy's tokenizer: each must mean the same to it."""
+def _require_same_tokens(its: ModelArguments, ours: ModelArguments, key: str) -> None:
+    """A model beside the policy reads the ids of the policy's tokenizer: each must mean the same to it."""
     if its.model_name_or_path == ours.model_name_or_path:
         return
     known, wanted = load_tokenizer(its).get_vocab(), load_tokenizer(ours).get_vocab()
     others = sorted(token for token, number in wanted.items() if known.get(token) != number)
     if others:
         raise ConfigError(
-            f"ref_model: '{its.model_name_or_path}' has another vocabulary than the trained model: "
+            f"{key}: '{its.model_name_or_path}' has another vocabulary than the trained model: "
             f"{len(others)} of {len(wanted)} tokens differ, such as {others[0]!r}"
         )
 
 
 def reference_args(args: TrainArgs) -> TrainArgs:
     """Return what the reference that ``args`` name is loaded by."""
-    adapters = args.rlhf.ref_model_adapters
+    rlhf = args.rlhf
+    return beside_args(args, rlhf.ref_model, rlhf.ref_model_adapters, rlhf.ref_model_quantization_bit)
+
+
+def beside_args(args: TrainArgs, path: str | None, adapters: str | None, bits: int | None) -> TrainArgs:
+    """Return what a frozen model is loaded by that stands beside the trained one; without ``path`` the same base."""
     kind = "lora" if adapters else "full"
     return dataclasses.replace(
         args,
         model=dataclasses.replace(
             args.model,
-            model_name_or_path=args.rlhf.ref_model or args.model.model_name_or_path,
+            model_name_or_path=path or args.model.model_name_or_path,
             adapter_name_or_path=adapters,
         ),
-        quantization=dataclasses.replace(args.quantization, quantization_bit=args.rlhf.ref_model_quantization_bit),
+        quantization=dataclasses.replace(args.quantization, quantization_bit=bits),
         finetuning=dataclasses.replace(args.finetuning, finetuning_type=kind),
         tuner=resolve("tuners", kind).Arguments(),
     )
 
 
-def _load(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: TrainArgs) -> nn.Module:
-    own = reference_args(args)
-    _require_same_tokens(own.model, args.model)
+def load_beside(
+    policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: TrainArgs, own: TrainArgs, key: str
+) -> Any:
+    """Load a frozen model that scores the batches of the policy.
+
+    Args:
+        policy: The trained model.
+        tokenizer: Of the policy.
+        args: Of the run.
+        own: From :func:`beside_args`.
+        key: What names the model.
+
+    Raises:
+        ConfigError: It cannot be loaded, has other tokens, or not the attention of the policy.
+    """
+    _require_same_tokens(own.model, args.model, key)
     model: Any = load_model(tokenizer, own, trainable=False, beside_training=True)
     wanted = implementation(policy)
     if implementation(model) != wanted:
         raise ConfigError(
-            f"ref_model: '{own.model.model_name_or_path}' cannot use the attention of the trained model ({wanted}); "
+            f"{key}: '{own.model.model_name_or_path}' cannot use the attention of the trained model ({wanted}); "
             "set padding_free: false and flash_attn: sdpa"
         )
     return model

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from ..hparams import TrainArgs
 
 
+def _never(args: TrainArgs) -> bool:
+    return False
+
+
+def always(args: TrainArgs) -> bool:
+    """Every run of a stage does it."""
+    return True
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage.
@@ -25,7 +34,7 @@ class Stage:
         trainer: What differs in the loop: :class:`Trainer` or a subclass with its own ``loss_sums``.
         collator: Makes the collator of rows with several completions from that of single sequences; None = rows are
             single.
-        generates: Whether the model's own completions are put behind the rows, so that they grow while training.
+        generates: Whether a run puts the model's own completions behind its rows, so that they grow while training.
         chat: Whether the data goes through the chat template, so that it is saved with the tokenizer.
         plots: Logged keys that are drawn.
         finish: Adds to evaluation metrics, for example perplexity.
@@ -37,7 +46,7 @@ class Stage:
     head: str | None = None
     trainer: type[Trainer] = Trainer
     collator: Callable[[Any], Any] | None = None
-    generates: bool = False
+    generates: Callable[[TrainArgs], bool] = _never
     chat: bool = True
     plots: tuple[str, ...] = ("loss", "eval_loss")
     finish: Callable[[dict[str, float]], dict[str, float]] = dict

@@ -29,15 +29,8 @@ from ..model.media_inputs import packed_inputs
 from ..model.sharding.shard import is_sharded
 from ..model.towers import nothing_of_idle_parts
 from ..model.wrapping import beneath_adapters
-from .losses.linear_log_probs import (
-    Anchor,
-    LogitTransform,
-    LogProbs,
-    as_computed,
-    divergence,
-    linear_log_probs,
-    top_entropy,
-)
+from .losses.divergence import divergence
+from .losses.linear_log_probs import Anchor, LogitTransform, LogProbs, as_computed, linear_log_probs, top_entropy
 
 
 class TokenScores(NamedTuple):
@@ -53,7 +46,7 @@ class TokenScores(NamedTuple):
         values: [N] fp32, what the model's ``value_head`` makes of the state before each target; or None without one.
         aux_loss: Router balance loss of a mixture-of-experts model times its coefficient, a tuner's penalty on its own
             weights (``causal_lm.penalty()``), their sum, or None.
-        divergence: [N] KL(anchor || model) of each place in nats, with gradient; or None.
+        divergence: [N] of the model from the anchor at each place, in nats, with gradient; or None.
         top_entropy: [N] nats, of the most probable tokens among themselves; or None.
     """
 
@@ -163,7 +156,9 @@ def _score(
     is_plain = transform is not None and _is_plain(head)
     logits_of = functools.partial(_own_logits, causal_lm, forward, temperature=temperature)
     if as_anchor:
-        return _anchor_of(hidden, head, transform if is_plain else None, logits_of)
+        plain = replace(transform, temperature=temperature) if transform is not None and is_plain else None
+        trained = any(weight.requires_grad for weight in causal_lm.parameters())
+        return _anchor_of(hidden, head, plain, logits_of, trained)
     if transform is not None and is_plain:
         chunk = chunk_rows(head.out_features, hidden.device)
         transform = replace(transform, temperature=temperature)
@@ -184,10 +179,15 @@ def _score(
     )
 
 
-def _anchor_of(hidden: Tensor, head: Any, transform: LogitTransform | None, logits_of: Any) -> Anchor:
-    """Keep hidden states where the logits are a function of them alone, else (an adapter on the head) the logits."""
-    if transform is None:
+def _anchor_of(hidden: Tensor, head: Any, transform: LogitTransform | None, logits_of: Any, trained: bool) -> Anchor:
+    """Keep hidden states where the logits are a function of them alone, else (an adapter on the head) the logits.
+
+    Of a model that is ``trained``, an adapter is switched off only now.
+    """
+    if transform is None and trained:
         return Anchor(logits_of(hidden).detach(), lambda logits: logits)
+    if transform is None:
+        return Anchor(as_computed(hidden.detach()), logits_of)
     weight, bias = head.weight, head.bias
 
     def plain_logits(states: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ def _module_log_probs(
         picked = log_p.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
         distance = picked
         if anchor:
-            distance = divergence(anchor.log_probs(slice(start, start + len(part)), wide), log_p)
+            distance = divergence(*anchor.beside(slice(start, start + len(part)), log_p), anchor.beta)
         if smoothing:
             picked = (1 - smoothing) * picked + smoothing * log_p.mean(-1)
         with torch.no_grad():

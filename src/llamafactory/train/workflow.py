@@ -112,7 +112,7 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     config = run_config(args, resolve_stage(stage.processor, args), dataset.fingerprint, arguments.data_size)
     start = check_start(config, resume, args.training.resume_changed or is_restarted())
     tokens = largest_batch(dataset.train, arguments.train_batch_size) if dataset.train else None
-    if tokens and stage.generates:
+    if tokens and stage.generates(args):
         tokens += arguments.train_batch_size * args.generating.max_new_tokens
     tokens = tokens and -(-tokens // arguments.context_size)
     model = load_model(tokenizer, args, head=stage.head, batch_tokens=tokens)
@@ -157,7 +157,7 @@ def build_trainer(
         SignalCallback(),
         ThreadsCallback(),
         FrozenCallback(),
-        PlanCallback(args, dataset, stage.generates),
+        PlanCallback(args, dataset, stage.generates(args)),
         ProgressCallback(bars=not args.training.disable_tqdm),
     ]
     if args.training.neftune_noise_alpha:

@@ -14,7 +14,8 @@ from ..ranges import POSITIVE
 if TYPE_CHECKING:
     from ..args import InferArgs, TrainArgs
 
-ONLY_SFT = ("train_on_prompt", "mask_history", "neat_packing")  # keys that stage sft alone takes
+ON_ANSWERS = ("sft", "gkd")  # stages that train the answers of conversations
+OF_ANSWERS = ("train_on_prompt", "mask_history", "neat_packing")  # keys that these alone take
 
 
 def check(args: TrainArgs | InferArgs) -> None:
@@ -27,11 +28,11 @@ def check(args: TrainArgs | InferArgs) -> None:
 def check_training(args: TrainArgs) -> None:
     """Rules of the data that hold for training."""
     data, stage = args.data, args.finetuning.stage
-    for key in ONLY_SFT:
-        require(not (getattr(data, key) and stage != "sft"), f"{key}: only for stage sft, not {stage}")
+    for key in OF_ANSWERS:
+        require(not getattr(data, key) or stage in ON_ANSWERS, f"{key}: only for stage sft or gkd, not {stage}")
     require(
-        data.thoughts != "split" or stage == "sft",
-        f"thoughts: split is only for stage sft, not {stage}; choices: mask, train",
+        data.thoughts != "split" or stage in ON_ANSWERS,
+        f"thoughts: split is only for stage sft or gkd, not {stage}; choices: mask, train",
     )
     require(not (data.neat_packing and data.packing is False), "neat_packing: cannot be combined with packing: false")
     _check_sets(args)

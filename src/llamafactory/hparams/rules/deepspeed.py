@@ -36,6 +36,7 @@ def check_training(args: TrainArgs) -> None:
     whole = {
         "stage: ppo": args.finetuning.stage == "ppo",
         "stage: grpo": args.finetuning.stage == "grpo",
+        "gkd_lambda": args.finetuning.stage == "gkd" and rlhf.gkd_lambda > 0,
         "predict_with_generate": bool(training.predict_with_generate),
         "do_predict": bool(training.do_predict),
         "load_best_model_at_end": bool(training.load_best_model_at_end),

@@ -23,7 +23,7 @@ def require_packages(args: TrainArgs) -> None:
     """
     scores, stage, rlhf = args.training.predict_with_generate, args.finetuning.stage, args.rlhf
     checks_maths = "math_verify" in split_list(rlhf.reward_funcs)
-    rolls_out_there = rlhf.rollout_engine == "vllm" and stage in ("ppo", "grpo")
+    rolls_out_there = rlhf.rollout_engine == "vllm" and stage in ("ppo", "grpo", "gkd")
     needed: list[tuple[bool, str, str, str]] = [
         *((scores, name, "predict_with_generate", _METRICS) for name in _TEXT_PACKAGES),
         (checks_maths, "math_verify", "reward_funcs: math_verify", "math-verify"),

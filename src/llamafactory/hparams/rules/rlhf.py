@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of the preference and RL stages."""
+"""Rules of the preference and RL stages and of distillation."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import plugins
+from ...extras.logging import get_logger
 from ..coercion import coerce
 from ..field import require, split_list
 from ..ranges import ANY
 from ..rlhf_args import RLHFArguments
+from ..sharding import sharding_of
 from .model import check_bits
 
 if TYPE_CHECKING:
     from ..args import TrainArgs
 
 
+logger = get_logger(__name__)
+_END = 0.01  # of gkd_beta
 _SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot")
 
 
@@ -44,6 +48,8 @@ def check_training(args: TrainArgs) -> None:
         require(not training.load_best_model_at_end, f"load_best_model_at_end: not in stage {stage}")
     if stage in ("ppo", "grpo"):
         _check_rl(args)
+    if stage == "gkd":
+        _check_distillation(args)
 
 
 def _check_quantization(args: TrainArgs) -> None:
@@ -100,7 +106,7 @@ def _check_place(key: str, name: str, file: str) -> None:
 
 def _check_rl(args: TrainArgs) -> None:
     """Rules of the stages that reward the model's own answers."""
-    rlhf, stage, training, generating = args.rlhf, args.finetuning.stage, args.training, args.generating
+    rlhf, stage, training = args.rlhf, args.finetuning.stage, args.training
     require(training.do_train, f"stage: {stage} needs do_train: true")
     require(
         bool(rlhf.reward_model or rlhf.reward_funcs), f"reward_model: missing, stage {stage} needs it or reward_funcs"
@@ -111,6 +117,16 @@ def _check_rl(args: TrainArgs) -> None:
         not rlhf.reward_model or rlhf.reward_model_type != "lora" or args.finetuning.finetuning_type == "lora",
         "reward_model_type: lora needs finetuning_type lora",
     )
+    _check_rollouts(args)
+    require(not training.predict_with_generate, f"predict_with_generate: not in stage {stage}; do_eval rewards answers")
+    if stage == "grpo":
+        high = rlhf.epsilon if rlhf.epsilon_high is None else rlhf.epsilon_high
+        require(rlhf.delta is None or rlhf.delta > 1 + high, f"delta: expected above {1 + high}, got {rlhf.delta}")
+
+
+def _check_rollouts(args: TrainArgs) -> None:
+    """Rules of answers that are drawn while training."""
+    rlhf, stage, generating = args.rlhf, args.finetuning.stage, args.generating
     engines = plugins.names("rollouts")
     require(
         rlhf.rollout_engine in engines,
@@ -124,7 +140,48 @@ def _check_rl(args: TrainArgs) -> None:
         generating.max_new_tokens > 0,
         f"max_new_tokens: stage {stage} needs it, max_length does not bound answers",
     )
-    require(not training.predict_with_generate, f"predict_with_generate: not in stage {stage}; do_eval rewards answers")
-    if stage == "grpo":
-        high = rlhf.epsilon if rlhf.epsilon_high is None else rlhf.epsilon_high
-        require(rlhf.delta is None or rlhf.delta > 1 + high, f"delta: expected above {1 + high}, got {rlhf.delta}")
+
+
+def _check_distillation(args: TrainArgs) -> None:
+    """Rules of stage gkd."""
+    rlhf, data, training = args.rlhf, args.data, args.training
+    table = rlhf.teacher_model or {}
+    require(
+        bool(rlhf.teacher_model_name_or_path or table),
+        "teacher_model_name_or_path: missing, stage gkd needs a teacher (or teacher_model, one for each data set)",
+    )
+    sets = [*split_list(data.dataset), *split_list(data.eval_dataset)]
+    for name, model in table.items():
+        require(name in sets, f"teacher_model: {name} is no set of dataset or eval_dataset ({', '.join(sets)})")
+        require(isinstance(model, str) and model != "", f"teacher_model: {name}: expected a model, got {model!r}")
+    bare = [name for name in sets if name not in table]
+    require(
+        not bare or bool(rlhf.teacher_model_name_or_path),
+        f"teacher_model: no teacher for {bare[0] if bare else ''}; name it, or give teacher_model_name_or_path",
+    )
+    several = len({rlhf.teacher_model_name_or_path or "", *table.values()} - {""}) > 1
+    evaluates = bool(data.val_size) or (bool(data.eval_dataset) and not data.eval_on_each_dataset)
+    require(
+        not (several and evaluates and not rlhf.teacher_model_name_or_path),
+        "teacher_model: which teacher judges evaluation rows is not known; give eval_dataset and "
+        "eval_on_each_dataset, or teacher_model_name_or_path",
+    )
+    require(not (several and rlhf.teacher_model_adapters), "teacher_model_adapters: several teachers cannot share them")
+    sharded = sharding_of(args) is not None or bool(training.deepspeed)
+    require(
+        not (several and sharded), "teacher_model: several teachers cannot be sharded; train without fsdp, deepspeed"
+    )
+    if rlhf.teacher_model_quantization_bit is not None:
+        check_bits("teacher_model_quantization_bit", rlhf.teacher_model_quantization_bit, args.quantization)
+    smoothed = training.label_smoothing_factor
+    require(not smoothed, f"label_smoothing_factor: {smoothed} is for cross-entropy, not for stage gkd")
+    if 0 < rlhf.gkd_beta < _END or 1 - _END < rlhf.gkd_beta < 1:
+        end, kind = ("0", "forward") if rlhf.gkd_beta < 0.5 else ("1", "reverse")
+        logger.warning_once(
+            f"gkd_beta: {rlhf.gkd_beta} makes a Jensen-Shannon divergence that is about that close to 0, not the "
+            f"{kind} KL; for that give {end}"
+        )
+    if rlhf.gkd_lambda > 0:
+        require(not data.packing, "gkd_lambda: the student answers rows one by one; set packing: false")
+        require(not data.streaming, "gkd_lambda: not with streaming; the student's answers need the rows at hand")
+        _check_rollouts(args)

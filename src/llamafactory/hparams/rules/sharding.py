@@ -67,6 +67,7 @@ def check_training(args: TrainArgs) -> None:
         "rollout_engine: vllm": args.rlhf.rollout_engine != "huggingface",
         "reward_model_type: lora": bool(args.rlhf.reward_model) and args.rlhf.reward_model_type == "lora",
         "ref_model_adapters": bool(args.rlhf.ref_model_adapters),
+        "teacher_model_adapters": bool(args.rlhf.teacher_model_adapters),
         "use_asft_loss": args.finetuning.use_asft_loss,
         "use_dora": bool(getattr(tuner, "use_dora", False)),
         "pissa_init": bool(getattr(tuner, "pissa_init", False)),

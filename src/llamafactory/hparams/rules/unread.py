@@ -36,7 +36,12 @@ STAGES: dict[tuple[str, ...], tuple[str, ...]] = {
     ),
     ("ppo", "grpo"): (
         "reward_model", "reward_model_adapters", "reward_model_quantization_bit", "reward_model_type", "reward_funcs",
-        "reward_weights", "rollout_engine", "rollout_batch_size", "rollout_tools", "max_tool_rounds", "eval_rollouts",
+        "reward_weights", "rollout_tools", "max_tool_rounds", "eval_rollouts",
+    ),
+    ("ppo", "grpo", "gkd"): ("rollout_engine", "rollout_batch_size"),
+    ("gkd",): (
+        "gkd_beta", "gkd_temperature", "gkd_lambda", "teacher_model_name_or_path", "teacher_model",
+        "teacher_model_adapters", "teacher_model_quantization_bit",
     ),
 }  # fmt: skip
 
@@ -63,7 +68,7 @@ TUNING = frozenset((
     "apollo_proj", "apollo_proj_type", "apollo_scale_type", "badam_mode", "badam_start_block", "badam_switch_mode",
     "badam_switch_interval", "badam_update_ratio", "badam_mask_mode", "badam_verbose", "fp8_backend", "qat_group_size",
     "ray_num_workers", "ray_init_kwargs", "ray_run_name", "ray_storage_path", "ray_max_failures",
-    "resources_per_worker", "placement_strategy",
+    "resources_per_worker", "placement_strategy", "gkd_beta", "gkd_temperature",
 ))  # fmt: skip
 
 
@@ -119,7 +124,12 @@ def _of_other_stages(args: TrainArgs) -> dict[str, str]:
 def _of_quantization(args: TrainArgs) -> dict[str, str]:
     """Return the keys that say how to quantize when nothing says that a model shall be."""
     rlhf = args.rlhf
-    given = (args.quantization.quantization_bit, rlhf.ref_model_quantization_bit, rlhf.reward_model_quantization_bit)
+    given = (
+        args.quantization.quantization_bit,
+        rlhf.ref_model_quantization_bit,
+        rlhf.reward_model_quantization_bit,
+        rlhf.teacher_model_quantization_bit,
+    )
     if any(bits is not None for bits in given):
         return {}
     return dict.fromkeys(keys_of(QuantizationArguments), "needs quantization_bit, which is not given")

@@ -63,6 +63,7 @@ def stage_processor(stage: str) -> Processor:
     processors: dict[str, Processor] = {
         "pt": PretrainProcessor(),
         "sft": SupervisedProcessor(),
+        "gkd": SupervisedProcessor(),
         "rm": PairwiseProcessor(),
         "dpo": PairwiseProcessor(),
         "kto": FeedbackProcessor(),

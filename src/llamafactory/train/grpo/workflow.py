@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...data.processor import RolloutProcessor
-from ..stage import Stage
+from ..stage import Stage, always
 from ..workflow import run
 from .trainer import GRPOTrainer
 
@@ -19,7 +19,7 @@ stage = Stage(
     "grpo",
     RolloutProcessor(),
     trainer=GRPOTrainer,
-    generates=True,
+    generates=always,
     plots=(
         "loss", "reward", "eval_reward", "reward_std", "kl", "entropy", "clip_fraction", "response_length", "finished",
     ),

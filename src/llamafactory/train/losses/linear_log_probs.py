@@ -9,20 +9,21 @@ so the gradient needs the logits only for as long as a chunk lasts. When the hea
 ``h`` is finished in the forward pass ([N, d] is kept, nothing is computed twice); when the head is trained, backward
 computes each chunk again. (Idea: Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models".)
 
-An anchor, another distribution r over the same vocabulary, is scored in the same chunks:
-
-    KL(r || p)  =  r . (log r - log p)               d KL / dz  =  softmax(z) - r
+An anchor, another distribution r over the same vocabulary, is compared with p in the same chunks (``divergence.py``).
+Of two vocabularies that differ in length (the same tokens, padded differently) the common rows are compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .divergence import among, divergence, divergence_gradient
 
 _VOCABULARY = 8192  # rows of a head's gradient that are added at once
 
@@ -59,16 +60,51 @@ class Anchor:
 
     Attributes:
         states: [N, ...] hidden states, or logits.
-        logits_of: [c, ...] of them -> logits [c, V].
+        logits_of: [c, ...] of them -> logits [c, V'].
+        beta: Which divergence from it is computed, see ``divergence.py``; 0 = KL(r || p).
     """
 
     states: Tensor
     logits_of: Callable[[Tensor], Tensor]
+    beta: float = 0.0
 
-    @torch.no_grad()
-    def log_probs(self, part: slice, dtype: torch.dtype) -> Tensor:
-        """Return log r [c, V] of some of the tokens."""
-        return torch.log_softmax(self.logits_of(self.states[part]).to(dtype), -1)
+    def logits(self, part: slice | Tensor) -> Tensor:
+        """Return the logits [c, V'] of some of the tokens."""
+        return self.logits_of(self.states[part])
+
+    def beside(self, part: slice, log_p: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log r and log p of some of the tokens, [c, v] both, for the v tokens that both vocabularies have.
+
+        Args:
+            part: Which tokens.
+            log_p: [c, V] of the model.
+        """
+        with torch.no_grad():
+            logits = self.logits(part).to(log_p.dtype)
+            size = min(logits.shape[-1], log_p.shape[-1])
+            log_r = torch.log_softmax(logits[..., :size], -1)
+        return log_r, among(log_p, size)
+
+
+@dataclass(frozen=True)
+class MixedAnchor(Anchor):
+    """Tokens whose distributions come from several models.
+
+    Attributes:
+        states: [N, 2] which of ``anchors`` a token has, and its number there.
+        anchors: One a model.
+    """
+
+    anchors: Sequence[Anchor] = ()
+
+    def logits(self, part: slice | Tensor) -> Tensor:
+        owner, place = self.states[part].unbind(-1)
+        some = [anchor.logits(place[owner == number]) for number, anchor in enumerate(self.anchors)]
+        size = min(logits.shape[-1] for logits in some)
+        logits = some[0].new_empty(len(owner), size)
+        for number, found in enumerate(some):
+            logits[owner == number] = found[:, :size].to(logits.dtype)
+        return logits
 
 
 class LogProbs(NamedTuple):
@@ -107,7 +143,7 @@ def linear_log_probs(
         entropy: Also return -sum p log p (nats).
         accuracy: Also return whether the target is the most probable token (bool).
         top: Also return the entropy (nats) of this many most probable tokens among themselves; 0 = do not.
-        anchor: Also return KL(anchor || head).
+        anchor: Also return the divergence of the head's distribution from it.
 
     Returns:
         Log-probabilities in fp32 (fp64 for fp64 input), differentiable in hidden, weight and bias.
@@ -130,11 +166,6 @@ def top_entropy(log_p: Tensor, count: int) -> Tensor:
     """Return the entropy [c], in nats, of the ``count`` most probable tokens of ``log_p`` [c, V] among themselves."""
     log_q = log_p.topk(min(count, log_p.shape[-1]), -1).values.log_softmax(-1)
     return -(log_q.exp() * log_q).sum(-1)
-
-
-def divergence(log_r: Tensor, log_p: Tensor) -> Tensor:
-    """Return KL(r || p) [c] of ``log_r`` and ``log_p`` [c, V]."""
-    return (log_r.exp() * (log_r - log_p)).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -175,10 +206,11 @@ class _LinearLogProbs(torch.autograd.Function):
             if options.top:
                 tops[part] = top_entropy(log_p, options.top)
             if anchor:
-                log_r = anchor.log_probs(part, wide)
-                distances[part] = divergence(log_r, log_p)
+                log_r, log_q = anchor.beside(part, log_p)
+                distances[part] = divergence(log_r, log_q, anchor.beta)
                 if pull is not None:
-                    torch.mm(_anchor_gradient(values, log_p, log_r, options).to(hidden.dtype), head, out=pull[part])
+                    away = _anchor_gradient(values, log_q, log_r, options)
+                    torch.mm(away.to(hidden.dtype), head[: away.shape[-1]], out=pull[part])
             if gradient is not None:
                 torch.mm(
                     _logit_gradient(values, log_p, targets[part], options).to(hidden.dtype), head, out=gradient[part]
@@ -216,10 +248,11 @@ class _LinearLogProbs(torch.autograd.Function):
             values, log_p = _log_softmax(F.linear(hidden[part], head, shift).to(wide), options.transform)
             away = None
             if options.anchor:
-                log_r = options.anchor.log_probs(part, wide)
-                away = _anchor_gradient(values, log_p, log_r, options).mul_(grad_distances[part].unsqueeze(-1))
+                log_r, log_q = options.anchor.beside(part, log_p)
+                away = _anchor_gradient(values, log_q, log_r, options).mul_(grad_distances[part].unsqueeze(-1))
             flow = _logit_gradient(values, log_p, targets[part], options).mul_(grad[part].unsqueeze(-1))
-            flow = flow if away is None else flow.add_(away)
+            if away is not None:
+                flow[:, : away.shape[-1]] += away
             if grad_bias is not None:
                 grad_bias += flow.sum(0)
             flow = flow.to(hidden.dtype)
@@ -272,9 +305,11 @@ def _logit_gradient(values: Tensor | None, log_p: Tensor, targets: Tensor, optio
     return _through(options.transform, values, gradient)
 
 
-def _anchor_gradient(values: Tensor | None, log_p: Tensor, log_r: Tensor, options: _Options) -> Tensor:
-    """Return d KL(r || p) / d (raw logits) [c, V]; ``log_r`` is overwritten."""
-    return _through(options.transform, values, log_r.exp_().neg_().add_(log_p.exp()))
+def _anchor_gradient(values: Tensor | None, log_q: Tensor, log_r: Tensor, options: _Options) -> Tensor:
+    """Return d divergence / d (raw logits) [c, v]; ``log_r`` is overwritten."""
+    assert options.anchor is not None
+    away = divergence_gradient(log_r, log_q, options.anchor.beta)
+    return _through(options.transform, None if values is None else values[:, : away.shape[-1]], away)
 
 
 def _through(transform: LogitTransform, values: Tensor | None, gradient: Tensor) -> Tensor:

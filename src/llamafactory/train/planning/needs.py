@@ -17,6 +17,7 @@ from ...model.config import attention_width, read_config
 from ...model.empty import planned_config, weight_bytes
 from ...model.reference import names_reference, reference_args
 from ...plugins import resolve
+from ..gkd.teachers import teacher_args
 from ..rl.rewards.reward_model import reward_args
 from .simulation import Step, simulate
 
@@ -134,7 +135,9 @@ def _beside(args: TrainArgs, planned: Planned, step: Step) -> dict[str, float]:
         named = names_reference(args)
         found["reference"] = _beside_bytes(reference_args(args), planned) if named else step.copied
     rlhf = args.rlhf
-    if not resolve("stages", args.finetuning.stage).generates:
+    if args.finetuning.stage == "gkd":
+        found["teachers"] = sum(_beside_bytes(own, planned) for own in teacher_args(args).values())
+    if not resolve("stages", args.finetuning.stage).generates(args):
         return found
     if rlhf.reward_model and rlhf.reward_model_type == "full":
         found["reward model"] = _beside_bytes(reward_args(args), planned, reward=True)

@@ -22,7 +22,7 @@ from ...model.empty import empty_model, planned_config, with_layers
 from ...model.reference import lies_below
 from ...model.wrapping import beneath_adapters
 from ...plugins import resolve
-from ..losses.linear_log_probs import LogitTransform
+from ..losses.linear_log_probs import Anchor, LogitTransform
 from ..optim import create_optimizer
 from ..token_scores import attach, chunk_rows
 from ..training_arguments import transformers_arguments
@@ -193,12 +193,18 @@ def _loss(model: nn.Module, args: TrainArgs, reward: bool) -> Tensor:
     attach(model, LogitTransform())
     positions = torch.arange(1, ids.numel())
     entropy = args.finetuning.stage in _LOGS_ENTROPY
-    loss = model(input_ids=ids, labels=ids, positions=positions, score=True, entropy=entropy).log_probs.sum()
+    options: dict[str, Any] = {"labels": ids, "positions": positions, "score": True, "entropy": entropy}
+    if args.finetuning.stage == "gkd":
+        size = beneath_adapters(model).get_output_embeddings().weight.shape[0]
+        anchor = Anchor(torch.zeros(len(positions)), lambda some: some.new_zeros(len(some), size), args.rlhf.gkd_beta)
+        distances: Tensor = model(input_ids=ids, anchor=anchor, **options).divergence
+        return distances.sum()
+    loss = model(input_ids=ids, **options).log_probs.sum()
     return loss
 
 
 def _length(args: TrainArgs) -> int:
-    more = args.generating.max_new_tokens if resolve("stages", args.finetuning.stage).generates else 0
+    more = args.generating.max_new_tokens if resolve("stages", args.finetuning.stage).generates(args) else 0
     return args.data.cutoff_len + more
 
 
@@ -207,7 +213,8 @@ def _logits(model: nn.Module, args: TrainArgs, device: str) -> int:
     head = beneath_adapters(model).get_output_embeddings()
     vocabulary = head.weight.shape[0]
     rows = min(chunk_rows(vocabulary, torch.device(device)), args.training.per_device_train_batch_size * _length(args))
-    return rows * vocabulary * (head.weight.element_size() + 8)
+    of_teacher = 24 if args.finetuning.stage == "gkd" else 0  # its logits, both distributions, their gradient
+    return rows * vocabulary * (head.weight.element_size() + 8 + of_teacher)
 
 
 def _without_values(model: nn.Module) -> None:

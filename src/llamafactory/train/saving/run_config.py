@@ -30,7 +30,7 @@ _SECTIONS = (
     "kt", "megatron", "badam", "apollo", "galore", "fp8", "qat", "quantization", "media", "model", "data", "finetuning",
     "tuner", "training",
 )  # fmt: skip
-_OF_PREFERENCES = ("rm", "dpo", "kto", "ppo", "grpo")
+_OF_PREFERENCES = ("rm", "dpo", "kto", "ppo", "grpo", "gkd")
 _OF_ROLLOUTS = ("ppo", "grpo")
 
 # What may differ: where a run goes, how long, what it shows and keeps, on which devices and how fast it computes.
@@ -149,7 +149,7 @@ def run_config(args: TrainArgs, data: DataArguments, fingerprint: str, world_siz
         world_size: Processes, or groups of them that share each row.
     """
     stage, training = args.finetuning.stage, args.training
-    more = ("rlhf",) * (stage in _OF_PREFERENCES) + ("generating",) * (stage in _OF_ROLLOUTS)
+    more = ("rlhf",) * (stage in _OF_PREFERENCES) + ("generating",) * (stage in (*_OF_ROLLOUTS, "gkd"))
     sections = to_dict(replace(args, data=data))
     keys = {key: value for name in (*more, *_SECTIONS) for key, value in (sections.get(name) or {}).items()}
     batch = training.per_device_train_batch_size * training.gradient_accumulation_steps * world_size

@@ -110,8 +110,8 @@ def _unbuilt() -> dict[str, str]:
 def _stages() -> dict[str, tuple[str, ...]]:
     """Key -> the stages that read it, for those that some do not read."""
     found = {key: stages for stages, keys in unread.STAGES.items() for key in keys}
-    only_sft = (*data.ONLY_SFT, *finetuning.LOSSES)
-    return found | dict.fromkeys(only_sft, ("sft",)) | {"packing": ("pt", "sft"), "channel_loss": ("pt", "sft")}
+    found |= dict.fromkeys(data.OF_ANSWERS, data.ON_ANSWERS) | dict.fromkeys(finetuning.LOSSES, ("sft",))
+    return found | {"packing": ("pt", *data.ON_ANSWERS), "channel_loss": ("pt", "sft")}
 
 
 @cache

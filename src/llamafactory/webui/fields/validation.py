@@ -32,7 +32,7 @@ PATHS = (
 PERHAPS = ("template", "export_quantization_dataset", "reward_funcs", "parallelism_config")
 MODELS = (
     "model_name_or_path", "adapter_name_or_path", "adapter_folder", "lora_modules", "ref_model", "ref_model_adapters",
-    "reward_model", "reward_model_adapters",
+    "reward_model", "reward_model_adapters", "teacher_model_name_or_path", "teacher_model", "teacher_model_adapters",
 )  # fmt: skip
 _STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "hf")  # fsspec knows many more: files of this machine among them
 _LEADING_KEY = re.compile(r"(?:\S+:\d+: )?([a-z][a-z0-9_]*):? ")
