@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,13 +16,20 @@ import pytest
 
 from llamafactory.extras.errors import ConfigError
 from llamafactory.jobs import JobStore
+from llamafactory.webui import common
 from llamafactory.webui import runner as runner_module
+from llamafactory.webui.common import load_config
+from llamafactory.webui.components.top import remember_model
 from llamafactory.webui.drawing import device_memory, reports
 from llamafactory.webui.drawing.chart import Series, chart, shown
 from llamafactory.webui.drawing.jobs_view import PAGE, details, differences, listed
+from llamafactory.webui.drawing.results import list_predictions, list_results
 from llamafactory.webui.drawing.watching import draw, figure_of
+from llamafactory.webui.fields import presets
 from llamafactory.webui.fields.choices import is_new_run, list_checkpoints, list_datasets, new_run
 from llamafactory.webui.fields.fields import COMMON
+from llamafactory.webui.fields.presets import list_presets
+from llamafactory.webui.handlers.jobs_page import JobsPage
 from llamafactory.webui.interface import create_ui, read_board_settings
 from llamafactory.webui.manager import Manager
 from llamafactory.webui.runner import Asked, Runner
@@ -76,6 +84,10 @@ def test_curves_of_one_kind_share_a_picture():
     assert len(list(tree.iter("figure"))) == len(set(names.values()))
 
 
+def test_half_characters_of_rows_can_be_sent():
+    assert reports.text("a\ud800<").encode() == b"a?&lt;"
+
+
 def test_rows_mark_exactly_what_is_trained():
     row = {
         "input_ids": [1, 2, 3],
@@ -123,6 +135,70 @@ def test_lists_offer_what_is_there(workspace):
     names = ["run", "run/checkpoint-10", "run/checkpoint-5"]
     assert list_checkpoints(Path("saves/m/lora")) == [(name, f"saves/m/lora/{name}") for name in names]
     assert list_checkpoints("/etc") == [] and is_new_run(new_run()) and not is_new_run("mine")
+
+
+def test_names_and_files_that_are_damaged_hide_only_themselves(workspace):
+    """Bytes that are no text, line breaks, links that lead to themselves: the page opens, and shows the others."""
+    runs = workspace / "saves" / "SmolLM2-135M-Instruct-GGUF" / "lora"
+    for name in (b"good", b"no\xfftext", b"two\nlines"):
+        folder = os.fsencode(runs) + b"/" + name
+        os.makedirs(folder)
+        for file in (b"adapter_config.json", b"predict_results.json", b"generated_predictions.jsonl"):
+            Path(os.fsdecode(folder + b"/" + file)).write_text("{}")
+    (runs / "loop").symlink_to("loop")
+    configs = workspace / "llamaboard_config"
+    configs.mkdir()
+    for name in (b"good.yaml", b"no\xfftext.yaml", b"loop.yaml"):
+        Path(os.fsdecode(os.fsencode(configs) + b"/" + name)).write_text("{}")
+    (configs / "loop.yaml").unlink()
+    (configs / "loop.yaml").symlink_to("loop.yaml")
+    (workspace / "data" / "dataset_info.json").write_text('{"good": {}, "half\\ud800": {}}')
+    (workspace / "llamaboard_cache").mkdir(exist_ok=True)
+    (workspace / "llamaboard_cache" / "user_config.yaml").write_text("lang: [en]\npath_dict: 5\n")
+    assert [name for name, _ in list_checkpoints(runs.relative_to(workspace))] == ["good"]
+    assert list_datasets("data") == list_presets() == ["good"]
+    assert [result.folder for result in list_results()] == [str((runs / "good").relative_to(workspace))]
+    assert len(list_predictions()) == 1
+    create_ui().get_config_file()
+    remember_model("ko", "Qwen3-0.6B-Thinking", "huggingface")
+    assert load_config()["lang"] == "ko" and list(load_config()["path_dict"]) == ["Qwen3-0.6B-Thinking"]
+
+
+def test_a_disk_that_takes_nothing_is_one_line(workspace, monkeypatch):
+    """Also where the folder itself is gone; what the page remembers of its user is no reason to stop."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "llamaboard_config/mine.yaml")
+
+    page = create_ui()
+    manager = page.board.manager
+    save = next(fn for fn in page.fns.values() if manager.get_elem_by_id("train.arg_save_btn")._id in dict(fn.targets))
+    given = {one: getattr(one, "value", None) for one in save.inputs} | {manager.get_elem_by_id("train.preset"): "mine"}
+    monkeypatch.setattr(presets, "write_atomic", full)
+    monkeypatch.setattr(common, "write_atomic", full)
+    assert "No space left on device; free some space" in manager.values(save.fn(given))["train.problems"]["value"]
+    remember_model("ko", None, None)
+    gone = workspace / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "has been removed" in manager.values(save.fn(given))["train.problems"]["value"]
+
+
+def test_what_a_terminal_may_a_page_does_not_start_again(workspace):
+    runner = Runner(Manager())
+    page = JobsPage(runner)
+    for wrong in ({"trust_remote_code": True}, {"output_dir": "/tmp/elsewhere"}):
+        job = submit(
+            runner.store, "theirs", model_name_or_path="x", stage="sft", template="default", dataset="alpaca_en_demo"
+        )
+        config = json.dumps(job.config | wrong)
+        with runner.store._database.writing() as connection:
+            connection.execute("UPDATE jobs SET config=?, state='failed' WHERE id=?", (config, job.id))
+        for work in (page.resume, page.copy):
+            said = work(Asked("jobs", {}, "en", {"list": [str(job.id)]}))["jobs.problems"]["value"]
+            assert next(iter(wrong)) in said
+        assert runner.store.list()[0].id == job.id
 
 
 def submit(store: JobStore, name: str, **more: Any) -> Any:

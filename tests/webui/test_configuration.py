@@ -399,6 +399,49 @@ def test_paths_inside_mappings_are_looked_at():
     assert [key for key, _ in check("train", config)] == ["vllm_config"]
 
 
+@pytest.mark.parametrize("text", ['{"download_dir": "/tmp/x"}', r'{"download_dir": "\u002ftmp"}', '{a: ["../../x"]}'])
+def test_paths_inside_texts_that_are_read_later_are_looked_at(text):
+    assert [key for key, _ in check("train", build("train", {}) | {"vllm_config": text})] == ["vllm_config"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("train.output_dir", "\ud800"), ("train.output_dir", "x" * 300), ("train.dataset_dir", "x" * 300),
+    ],
+)  # fmt: skip
+def test_names_that_no_file_can_have_are_one_line(field, value, in_workspace):
+    found = check("train", build("train", {"train.output_dir": "a"} | {field: value}))
+    assert len(found) == 1 and "\n" not in found[0][1] and len(found[0][1]) < 300
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, '{"a": ' + "9" * 5000 + "}", "[" * 100_000])
+def test_numbers_and_nests_that_python_does_not_read_are_one_line(text):
+    with pytest.raises(ConfigError, match=r"^extra_args: "):
+        build("train", {"train.extra_args": text})
+    config = build("infer", {}) | {"vllm_config": text}
+    assert len(check("chat", config)) == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("train.cutoff_len: {a: 1}", "train.cutoff_len: expected a number, got dict"),
+        ("train.dataset: 5", "train.dataset: expected a list, got int"),
+        ("train.neat_packing: perhaps", "train.neat_packing: expected true or false, got str"),
+        ("train.learning_rate: &a [*a]", "train.learning_rate: expected text or a number, got list"),
+        ("train.learning_rate: 2026-01-01", "train.learning_rate: expected text or a number, got date"),
+        ("train.extra_args: [" + "[" * 3000 + "]" * 3001, "config_path"),
+    ],
+)
+def test_a_saved_configuration_that_was_written_by_hand_is_looked_at(written, said, in_workspace):
+    (in_workspace / "llamaboard_config").mkdir()
+    (in_workspace / "llamaboard_config" / "mine.yaml").write_text(written)
+    with pytest.raises(ConfigError) as error:
+        configuration.load_preset("mine")
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
 def test_honest_places_are_taken(in_workspace):
     config = build("train", {}) | {
         "output_dir": "saves/x",
@@ -416,6 +459,9 @@ def test_honest_places_are_taken(in_workspace):
     [
         {"trust_remote_code": True}, {"trust_remote_code": "yes"}, {"vllm_config": {"trust_remote_code": True}},
         {"vllm_config": '{"trust_remote_code": true}'}, {"sglang_config": {"trust-remote-code": 1}},
+        {"vllm_config": r'{"trust_remote\u005fcode": true}'},
+        {"sglang_config": {"trust-remote": True}}, {"sglang_config": r'{"tp": "\u002d-trust-remote"}'},
+        {"vllm_config": {"hf": r'{"trust_remote\u005fcode": 1}'}}, {"vllm_config": r'{"trust\x5fremote_code": yes}'},
     ],
 )  # fmt: skip
 def test_code_beside_a_model_needs_a_server_that_was_started_for_it(more, monkeypatch):

@@ -17,8 +17,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..extras.parents import ask_to_end_with_parent
@@ -75,6 +73,8 @@ class SglangEngine(EngineBase):
             raise
 
     def _wait_until_ready(self) -> None:
+        import httpx  # which sglang requires, and our own packages do not
+
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             if self._server.poll() is not None:
@@ -91,6 +91,8 @@ class SglangEngine(EngineBase):
         self, prompt: Sequence[Message] | str | Sequence[int], tools: Sequence[dict], **overrides: Any
     ) -> AsyncGenerator[Delta, None]:
         """Yield the pieces of all responses as they are made; see :class:`Engine`."""
+        import httpx
+
         sampling = get_sampling(self._args, overrides, self.vocabulary)
         read = await self.read_prompt(prompt, tools, sampling.enable_thinking)
         limit = sampling.new_tokens(len(read.ids), self.context)
@@ -120,6 +122,8 @@ class SglangEngine(EngineBase):
                 task.cancel()  # the server drops a request whose connection ends
 
     async def _request(self, index: int, body: dict[str, Any]) -> AsyncGenerator[Delta, None]:
+        import httpx
+
         reader = _Reader(index, lambda token: str(self.tokenizer.decode([token])))
         client = httpx.AsyncClient(timeout=httpx.Timeout(None, connect=10))
         async with client, client.stream("POST", f"{self._url}/generate", json=body) as response:

@@ -75,6 +75,8 @@ def parse_json(text: str, where: str, ending: str = "") -> Any:
         reason = f"{error.msg} in line {error.lineno}, column {error.colno}" if text.strip("\0 \n") else "it is empty"
     except RecursionError:
         reason = "it is nested too deep"
+    except ValueError as error:  # a number of more digits than Python reads
+        reason = first_line(error)
     raise ConfigError(f"{where} is not JSON: {reason}{ending}") from None
 
 

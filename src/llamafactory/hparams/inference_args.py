@@ -132,7 +132,7 @@ def engine_settings(key: str, value: dict | str | None) -> dict[str, Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number of more digits than Python reads is one too
             require(False, f"{key}: not JSON ({error})")
     require(value is None or isinstance(value, dict), f"{key}: expected a mapping, got {value!r}")
     return dict(value) if isinstance(value, dict) else {}

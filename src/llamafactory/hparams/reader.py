@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ..extras.errors import ConfigError, UsageError
+from ..extras.errors import ConfigError, UsageError, first_line
 
 FILE_ENDINGS = (".yaml", ".yml", ".json")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=", re.ASCII)
@@ -156,6 +156,10 @@ def _read_json(name: str, text: str) -> Flat:
         raise ConfigError(f"{name}:{error.lineno}: not JSON: {error.msg}") from None
     except RecursionError:
         raise ConfigError(f"{name}: not JSON: nested too deep") from None
+    except ConfigError:
+        raise
+    except ValueError as error:  # a number of more digits than Python reads
+        raise ConfigError(f"{name}: not JSON: {first_line(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{name}:1: expected a JSON object of keys")
     return Flat(values, dict.fromkeys(values, name))

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
-from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.eva import initialize_lora_eva_weights
 from peft.tuners.lora.layer import Linear
 from peft.tuners.lora.loraga import preprocess_loraga
@@ -159,6 +158,7 @@ def _rows(inputs: Any) -> Tensor:
 
 def _by_covariance(model: Any, batches: Batches) -> None:
     """CorDA: the part of W that matters least (kpm) or most (ipm) to the covariance of a layer's inputs."""
+    from peft.tuners.lora.corda import preprocess_corda  # it imports attr, which PEFT does not require
 
     def run() -> None:
         with eval_mode(model), model.disable_adapter():

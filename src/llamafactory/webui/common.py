@@ -19,7 +19,7 @@ def load_config() -> dict[str, Any]:
     """Language, hub and the like, as they were last chosen; a file that cannot be read counts as none."""
     try:
         found = yaml.safe_load(_path().read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -31,7 +31,8 @@ def save_config(
     given = {"lang": lang, "hub_name": hub_name, "last_model": model_name}
     config = {**load_config(), **{key: value for key, value in given.items() if value}}
     if model_name and model_path:
-        config["path_dict"] = {**config.get("path_dict", {}), model_name: model_path}
+        known = config.get("path_dict")
+        config["path_dict"] = {**(known if isinstance(known, dict) else {}), model_name: model_path}
     write_atomic(_path(), yaml.safe_dump(config, allow_unicode=True))
 
 

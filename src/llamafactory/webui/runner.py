@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError
+from ..extras.errors import ConfigError, writing
 from ..extras.logging import get_logger
 from ..jobs import Job, JobStore, ensure_runner
 from ..jobs.job import UNFINISHED
@@ -126,7 +126,8 @@ class Runner:
 
         def handler(data: Mapping[Block, Any]) -> Any:
             try:
-                return self.manager.answer(work(self.read(tab, data)))
+                with writing(workspace()):
+                    return self.manager.answer(work(self.read(tab, data)))
             except ConfigError as error:
                 return self.manager.answer(told(tab, error))
 
@@ -162,6 +163,8 @@ class Runner:
         import gradio as gr
 
         command, config, problems = self.checked(asked)
+        if not asked.state.get("previewed"):  # nobody pressed anything: what waits to be filled in is not wrong yet
+            problems = [found for found in problems if asked.values.get(f"{asked.tab}.{found[0]}") != ""]
         changes = self.mark(asked, problems)
         if asked.tab == "train":  # which hears of the fields above the tabs
             changes["train.above"] = str({name: value for name, value in asked.values.items() if "top." in name})

@@ -7,16 +7,23 @@ import os
 from pathlib import Path
 
 from ..extras.errors import ConfigError, short
+from ..extras.surrogates import NO_TEXT
 from ..jobs.job import CACHE as CACHE  # settings of the user, the job store, a folder for each job
 
 CONFIGS = "llamaboard_config"  # saved configurations
 SAVES = "saves"  # what runs write
 _LONGEST = 1024
+_LONGEST_PART = 255  # bytes of one name, on the file systems there are
 
 
 def workspace() -> Path:
     """The folder that the page was started in."""
-    return Path.cwd()
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError(
+            "the folder that the page was started in has been removed; start the page in another"
+        ) from None
 
 
 def inside(path: str | os.PathLike[str], key: str = "path") -> Path:
@@ -32,6 +39,8 @@ def inside(path: str | os.PathLike[str], key: str = "path") -> Path:
     text = os.fspath(path)
     _check_text(text, key)
     root = workspace().resolve()
+    if any(len(part.encode()) > _LONGEST_PART for part in Path(text).parts):
+        raise ConfigError(f"{key}: {short(text)}: a name in a path has at most {_LONGEST_PART} bytes")
     try:
         real = Path(root, Path(text).expanduser()).resolve()  # as the commands read it
     except (OSError, RuntimeError) as error:  # a name that is too long, a circle of links
@@ -70,3 +79,14 @@ def _check_text(text: str, key: str) -> None:
         raise ConfigError(f"{key}: a path has at most {_LONGEST} characters, got {len(text)}")
     if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
         raise ConfigError(f"{key}: {short(text)} holds a control character (a line break, a NUL)")
+    if not is_text(text):
+        raise ConfigError(f"{key}: {short(text)} {NO_TEXT}")
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be shown and asked for again: a file's may hold bytes that are no text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return not any(ord(sign) < 32 or ord(sign) == 127 for sign in name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ...extras.packages import require_installed
 from ...hparams.field import arg, require, split_list
 from ...hparams.ranges import AT_LEAST_0, AT_LEAST_1, BELOW_1, POSITIVE, Range
 
@@ -106,6 +107,8 @@ def _check_start(args: TrainArgs | InferArgs, continued: bool) -> None:
         init != "orthogonal" or tuner.lora_rank % 2 == 0,
         f"lora_init: orthogonal needs an even lora_rank, not {tuner.lora_rank}",
     )
+    if init == "corda":
+        require_installed("attr", "lora_init: corda", "attrs")
     if init in _CONFIG_OF:
         stage = args.finetuning.stage
         require(stage in ("pt", "sft"), f"lora_init: {init} looks at the batches of stage pt or sft, not of {stage}")

@@ -9,11 +9,10 @@ from ...extras.errors import ConfigError
 from ..drawing.reports import text as html_text
 from ..drawing.results import ROWS, list_predictions, list_results, predictions_shown, read_predictions, results_table
 from ..fields.choices import list_datasets
-from ..fields.fields import COMMON
 from ..texts.texts import parts
-from .form import create_form
+from .form import check_when_changed, create_form
 from .watch import html
-from .widgets import QUICK, button, changed
+from .widgets import QUICK, button
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -27,8 +26,7 @@ def create_eval_tab(engine: Engine) -> dict[str, Block]:
 
     language = engine.language
     tab: Any = gr.context.Context.block
-    elems: dict[str, Any] = create_form(engine, "eval", marked=True)
-    elems |= {"above": gr.State(None)} | _results(gr, language)
+    elems: dict[str, Any] = create_form(engine, "eval") | _results(gr, language)
     engine.manager.add_elems("eval", elems)
     _connect(gr, engine, elems, tab)
     return elems
@@ -63,15 +61,7 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any], tab: Any) -> None:
     for name, work in (("cmd_preview_btn", runner.preview), ("stop_btn", runner.abort)):
         elems[name].click(runner.handle("eval", work), inputs, outputs, **QUICK)
     elems["start_btn"].click(runner.run_eval, inputs, outputs, trigger_mode="once", **QUICK)
-    # Not when a field above the tabs is changed: the tab that trains listens there, and gradio lets two handlers of one
-    # event, each of which wants to be the last, call each other again and again.
-    check, marked = runner.handle("eval", runner.check), runner.checked_outputs("eval")
-    fields = [changed(elem) for name, elem in manager.named("eval") if name in COMMON]
-    gr.on(fields, check, inputs, marked, trigger_mode="always_last", **QUICK)
-    # Nor whenever the tab is opened: a handler of so many fields costs the browser as much as drawing them does.
-    above = manager.get_elem_by_id("train.above")
-    tab.select(lambda now: now, above, elems["above"], **QUICK)
-    elems["above"].change(check, inputs, marked, **QUICK)
+    check_when_changed(engine, "eval", tab)
     elems["dataset"].focus(
         lambda folder: gr.update(choices=list_datasets(folder)), elems["dataset_dir"], elems["dataset"], **QUICK
     )

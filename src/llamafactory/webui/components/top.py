@@ -7,15 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...extras.errors import ConfigError, writing
+from ...extras.logging import get_logger
 from ...model.catalogue.catalogue import load
 from ..common import language, save_config
 from ..fields.choices import list_checkpoints
 from ..fields.configuration import save_folder
 from ..texts.texts import LANGUAGES, parts
+from ..workspace import CACHE, workspace
 from .widgets import QUICK, make_fields
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
+
+logger = get_logger(__name__)
 
 
 def create_top(remember: bool = True) -> dict[str, Block]:
@@ -97,7 +102,11 @@ def remember_model(lang: str, name: str | None, hub: str | None) -> None:
     """Keep what was chosen for the next visit."""
     model = load().get(name or "")
     path = model.path(hub or "huggingface") if model else None
-    save_config(lang, hub, model.name if model else None, path)
+    try:
+        with writing(workspace() / CACHE):
+            save_config(lang, hub, model.name if model else None, path)
+    except ConfigError as error:  # all else goes on
+        logger.warning_rank0("what was chosen is not kept for the next visit: %s", error)
 
 
 def offer_checkpoints(

@@ -14,8 +14,13 @@ _MOST_TEXT = 20_000  # characters of one row
 
 
 def text(value: object) -> str:
-    """A text for the inside of an element: escaped, line breaks kept, in one line of source."""
-    return escape(str(value)).replace("\r", "").replace("\n", "<br>").replace("\t", "&#9;")
+    """A text for the inside of an element: escaped, line breaks kept, in one line of source; half characters as ?."""
+    return (
+        escape(str(value).encode("utf-8", "replace").decode())
+        .replace("\r", "")
+        .replace("\n", "<br>")
+        .replace("\t", "&#9;")
+    )
 
 
 def rows(found: Sequence[Mapping[str, Any]], trained_word: str, context_word: str, numbered_from: int = 1) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 from ...eval.evaluator import RESULTS, tables
 from ...extras.errors import ConfigError, in_one_line
 from ...extras.files import read_json
+from ..fields.choices import changed_at
 from ..texts.texts import text
-from ..workspace import SAVES, inside, relative, workspace
+from ..workspace import SAVES, inside, is_text, relative, workspace
 from .reports import table
 from .reports import text as html
 
@@ -53,7 +54,7 @@ class Result:
 
 def list_results(most: int = _MOST_RESULTS) -> list[Result]:
     """The results of the workspace, the newest first; a file that cannot be read has none."""
-    found = sorted(_files(_FILES), key=lambda entry: -entry.stat().st_mtime)[:most]
+    found = sorted(_files(_FILES), key=lambda entry: -changed_at(entry))[:most]
     results = []
     for entry in found:
         path = Path(entry.path)
@@ -62,7 +63,7 @@ def list_results(most: int = _MOST_RESULTS) -> list[Result]:
         except ConfigError:
             continue
         kind = _FILES[path.name].rstrip("_") or "benchmark"
-        results.append(Result(relative(path.parent), kind, figures, entry.stat().st_mtime))
+        results.append(Result(relative(path.parent), kind, figures, changed_at(entry)))
     return results
 
 
@@ -71,7 +72,7 @@ def list_predictions() -> list[str]:
     found = [
         entry for entry in _files(()) if entry.name.startswith("generated_predictions") and entry.name.endswith("l")
     ]
-    found.sort(key=lambda entry: -entry.stat().st_mtime)
+    found.sort(key=lambda entry: -changed_at(entry))
     return [relative(entry.path) for entry in found[:_MOST_RESULTS]]
 
 
@@ -185,6 +186,8 @@ def _files(names: Any) -> Iterator[os.DirEntry[str]]:
         except OSError:
             continue
         for entry in entries:
+            if not is_text(entry.name):
+                continue
             if entry.is_dir(follow_symlinks=False):
                 if deep < _DEEP and not entry.name.startswith((".", "checkpoint-")):
                     folders.append((entry.path, deep + 1))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...extras.errors import ConfigError
 from ...extras.files import read_json
-from ..workspace import inside
+from ..workspace import inside, is_text
 
 INFO = "dataset_info.json"
 _MOST = 2000  # names in a list
@@ -24,7 +24,7 @@ def list_datasets(folder: str) -> list[str]:
         found = read_json(inside(folder or "data", "dataset_dir") / INFO)
     except ConfigError:
         return []
-    return [str(name) for name in found][:_MOST]
+    return [name for name in map(str, found) if is_text(name)][:_MOST]
 
 
 def list_checkpoints(folder: str | Path) -> list[tuple[str, str]]:
@@ -38,7 +38,7 @@ def list_checkpoints(folder: str | Path) -> list[tuple[str, str]]:
     except ConfigError:
         return []
     found: list[str] = []
-    for run in sorted(_folders(place), key=lambda entry: entry.stat().st_mtime, reverse=True):
+    for run in sorted(_folders(place), key=changed_at, reverse=True):
         steps = [entry.name for entry in _folders(Path(run.path)) if entry.name.startswith("checkpoint-")]
         found += [run.name] if _has_weights(run.path) else []
         found += [f"{run.name}/{step}" for step in sorted(steps, key=_number, reverse=True)]
@@ -73,9 +73,24 @@ def _names(place: Path) -> list[str]:
 def _folders(place: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(place) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+            return [entry for entry in entries if is_text(entry.name) and entry.name[:1] != "." and _is_folder(entry)]
     except OSError:
         return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def changed_at(entry: os.DirEntry[str] | Path) -> float:
+    """When a file or folder was last changed; one that is gone by now counts as the oldest."""
+    try:
+        return entry.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _has_weights(folder: str) -> bool:

@@ -213,7 +213,7 @@ def _further(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(given) if isinstance(given, str) else given
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # a number of more digits than Python reads is one too
         found = None
     if not isinstance(found, Mapping):
         raise ConfigError(f"extra_args: expected a JSON object of keys, got {short(given)}")

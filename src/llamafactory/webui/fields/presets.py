@@ -11,9 +11,11 @@ import yaml
 
 from ...extras.errors import ConfigError, in_one_line
 from ...extras.files import read_text, write_atomic
+from ...hparams import split_list
 from ...hparams.reader import read_file
-from ..workspace import CONFIGS, check_name, inside, workspace
-from .fields import every_field
+from ..workspace import CONFIGS, check_name, inside, is_text, workspace
+from .choices import changed_at
+from .fields import Field, every_field
 
 _CHECKOUT = Path(__file__).parents[4]
 _LARGEST = 2**20
@@ -31,8 +33,8 @@ _STAGES = {
 def list_presets() -> list[str]:
     """Names of the saved configurations, the newest first."""
     folder = workspace() / CONFIGS
-    files = [path for path in folder.glob("*.yaml") if path.is_file() and not path.name.startswith(".")]
-    return [path.stem for path in sorted(files, key=lambda path: (-path.stat().st_mtime, path.name))]
+    files = [path for path in folder.glob("*.yaml") if path.is_file() and path.name[0] != "." and is_text(path.name)]
+    return [path.stem for path in sorted(files, key=lambda path: (-changed_at(path), path.name))]
 
 
 def save_preset(name: str, values: Mapping[str, Any]) -> Path:
@@ -62,10 +64,33 @@ def load_preset(name: str) -> dict[str, Any]:
         found = yaml.safe_load(text)
     if not isinstance(found, dict):
         raise ConfigError(f"config_path: {path.name} holds no fields")
-    known = {field.id for field in every_field()}
-    values = {key: value for key, value in found.items() if key in known}
+    known = {field.id: field for field in every_field()}
+    values = {key: _value_of(known[key], value, path.name) for key, value in found.items() if key in known}
     stage = values.get("train.training_stage")
     return values | ({"train.training_stage": _STAGES[stage]} if stage in _STAGES else {})
+
+
+def _value_of(field: Field, value: Any, name: str) -> Any:
+    """A value that the field can show.
+
+    Raises:
+        ConfigError: The file was written by hand, and this value is of another kind.
+    """
+    plain = str | int | float | None
+    if field.widget == "multi":
+        if isinstance(value, str):
+            return split_list(value)
+        fits = value is None or (isinstance(value, list) and all(isinstance(one, str | int | float) for one in value))
+        kind = "a list"
+    elif field.widget == "switch":
+        fits, kind = isinstance(value, bool), "true or false"
+    elif field.widget == "slider":
+        fits, kind = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+    else:
+        fits, kind = isinstance(value, plain), "text or a number"
+    if not fits:
+        raise ConfigError(f"config_path: {name}: {field.id}: expected {kind}, got {type(value).__name__}")
+    return value
 
 
 def example_files() -> list[str]:

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
+
+import yaml
 
 from ...data.sources.dataset_info import find_datasets
 from ...extras.environment import is_env_enabled
-from ...extras.errors import ConfigError
+from ...extras.errors import ConfigError, writing
 from ...extras.secrets import is_secret
 from ...hparams import get_infer_args, get_train_args, split_list
-from ..workspace import inside
+from ..workspace import inside, workspace
 from .fields import declared
 
 REMOTE_CODE = "LLAMABOARD_TRUST_REMOTE_CODE"  # set where the page is started, never by the page
@@ -35,6 +39,9 @@ MODELS = (
     "reward_model", "reward_model_adapters", "teacher_model_name_or_path", "teacher_model", "teacher_model_adapters",
 )  # fmt: skip
 _STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "hf")  # fsspec knows many more: files of this machine among them
+# An engine's own command line takes the beginning of an option for the whole of it.
+_TRUST = re.compile(r"trust.?remote", re.IGNORECASE)
+_TRUST_IN_TEXT = re.compile(r"--trust.?remote|trust.?remote.?code", re.IGNORECASE)
 _LEADING_KEY = re.compile(r"(?:\S+:\d+: )?([a-z][a-z0-9_]*):? ")
 
 
@@ -45,14 +52,25 @@ def check(command: str, config: Mapping[str, Any]) -> list[tuple[str | None, str
         command: That would run it.
         config: Flat keys.
     """
-    found: list[tuple[str | None, str]] = [*_types(config), *_forbidden(config)]
+    try:
+        wrong = dict(_types(config))
+        found: list[tuple[str | None, str]] = [
+            *wrong.items(), *(one for one in _forbidden(config) if one[0] not in wrong)
+        ]  # fmt: skip
+    except RecursionError:
+        return [(None, "the configuration is nested too deep")]
     if found:
         return found
     try:
-        args = get_train_args(config) if command in _TRAINING else get_infer_args(config)
-        _check_sets(args.data.dataset, args.data.eval_dataset, args.data.dataset_dir)
+        with writing(workspace()):  # what a path leads to may be out of the machine's reach
+            return _as_the_command(command, config)
     except ConfigError as error:
         return [(_key_of(str(error)), str(error))]
+
+
+def _as_the_command(command: str, config: Mapping[str, Any]) -> list[tuple[str | None, str]]:
+    args = get_train_args(config) if command in _TRAINING else get_infer_args(config)
+    _check_sets(args.data.dataset, args.data.eval_dataset, args.data.dataset_dir)
     return []
 
 
@@ -108,11 +126,25 @@ def _forbidden(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, f"{key}: a secret is given in the environment of the server, not on a page"
             continue
         try:
-            _refuse_remote_code(key, key, value)
-            for path in _paths(key, value):
+            opened = _opened(value)
+            _refuse_remote_code(key, key, opened)
+            for path in [*_paths(key, value), *(_paths(key, opened) if opened is not value else ())]:
                 inside(path, key)
         except ConfigError as error:
             yield key, str(error)
+
+
+def _opened(value: Any) -> Any:
+    """A value with the JSON and YAML that stands in it as text: who reads it later reads that too."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        for read in (json.loads, yaml.safe_load):
+            with suppress(ValueError, yaml.YAMLError):
+                found = read(value)
+                if isinstance(found, Mapping | list):
+                    return _opened(found)
+    if isinstance(value, Mapping):
+        return {str(name): _opened(item) for name, item in value.items()}
+    return [_opened(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _refuse_remote_code(key: str, name: str, value: Any) -> None:
@@ -120,7 +152,10 @@ def _refuse_remote_code(key: str, name: str, value: Any) -> None:
     if isinstance(value, Mapping):
         for inner, item in value.items():
             _refuse_remote_code(key, str(inner), item)
-    elif "trust_remote_code" in (name.replace("-", "_"), *re.findall(r"trust.remote.code", str(value))):
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _refuse_remote_code(key, name, item)
+    elif _TRUST.search(name) or _TRUST_IN_TEXT.search(str(value)):
         wanted = str(value).strip().lower() not in ("false", "0", "no", "off", "none", "")
         if wanted and not allows_remote_code():
             raise ConfigError(f"{key}: code beside a model is run only if the page was started with {REMOTE_CODE}=1")

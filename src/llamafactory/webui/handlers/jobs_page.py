@@ -13,7 +13,7 @@ from ...jobs.progress import tail
 from ..drawing import jobs_view
 from ..drawing.reports import text as html
 from ..drawing.watching import draw, draw_overlay, log
-from ..fields.configuration import to_values, to_yaml
+from ..fields.configuration import check, to_values, to_yaml
 from ..runner import Asked, told
 from .presets_page import show
 
@@ -144,11 +144,11 @@ class JobsPage:
 
     def resume(self, asked: Asked) -> Changes:
         """Go on from its last checkpoint, in its folder."""
-        return self._each(asked, lambda job: self._runner.store.resume(job.id))
+        return self._each(asked, lambda job: self._runner.store.resume(_allowed(job).id))
 
     def copy(self, asked: Asked) -> Changes:
         """Run it again, into a folder of its own."""
-        return self._each(asked, lambda job: self._runner.store.copy(job.id))
+        return self._each(asked, lambda job: self._runner.store.copy(_allowed(job).id))
 
     def remove(self, asked: Asked) -> Changes:
         """Forget it; what it wrote to its results' folder stays."""
@@ -181,3 +181,15 @@ class JobsPage:
         self._runner.look(anew=True)
         asked.state["seen"] = {}
         return self._details(self._chosen(asked), asked) | self._list(asked) | failure
+
+
+def _allowed(job: Job) -> Job:
+    """A job that the page may start again: a terminal may have submitted what no page may.
+
+    Raises:
+        ConfigError: What is wrong with its configuration.
+    """
+    problems = check(job.command, job.config)
+    if problems:
+        raise ConfigError(f"job {job.id}: {problems[0][1]}")
+    return job

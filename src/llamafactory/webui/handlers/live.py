@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...extras.errors import ConfigError
+from ...extras.errors import ConfigError, writing
 from ...extras.logging import get_logger
 from ..components.widgets import QUICK
 from ..drawing.device_memory import device_memory
 from ..runner import RUN_TABS, WATCHED
+from ..workspace import workspace
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -84,14 +85,19 @@ def find_changes(engine: Engine, tab: str, data: Mapping[Block, Any], anew: bool
     """
     values = engine.manager.values(data)
     try:
-        engine.runner.look()
-        if tab == "jobs":
-            return engine.jobs_page.refresh(engine.runner.read("jobs", data))
-        number, seen = values.get(f"{tab}.job"), values.get(f"{tab}.seen") or {}
-        if anew and tab in RUN_TABS:
-            # It may have been started elsewhere: in a terminal, or on the tab of the jobs.
-            return engine.runner.show_newest(tab, number, values["top.lang"])
-        return engine.runner.monitor(tab, number, seen, values["top.lang"])
+        with writing(workspace()):
+            return _news(engine, tab, values, data, anew)
     except ConfigError as error:  # asked again soon, and said by whatever is pressed
         logger.debug("%s", error)
         return {}
+
+
+def _news(engine: Engine, tab: str, values: Mapping[str, Any], data: Mapping[Block, Any], anew: bool) -> Changes:
+    engine.runner.look()
+    if tab == "jobs":
+        return engine.jobs_page.refresh(engine.runner.read("jobs", data))
+    number, seen = values.get(f"{tab}.job"), values.get(f"{tab}.seen") or {}
+    if anew and tab in RUN_TABS:
+        # It may have been started elsewhere: in a terminal, or on the tab of the jobs.
+        return engine.runner.show_newest(tab, number, values["top.lang"])
+    return engine.runner.monitor(tab, number, seen, values["top.lang"])
