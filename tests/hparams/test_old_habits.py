@@ -11,7 +11,7 @@ import pytest
 
 from llamafactory.data.sources.dataset_info import NOT_SHIPPED, find_datasets, parse_entry
 from llamafactory.extras import logging
-from llamafactory.extras.errors import ConfigError, UsageError
+from llamafactory.extras.errors import ConfigError
 from llamafactory.extras.launching import torchrun_argv
 from llamafactory.hparams import TrainArgs, get_infer_args, get_train_args, unbuilt
 from llamafactory.hparams.sharding import Sharding, sharding_of

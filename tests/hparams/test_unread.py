@@ -135,6 +135,8 @@ def test_every_key_of_the_stages_has_a_row():
 def test_no_example_carries_a_key_without_effect(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     for path in sorted((ROOT / "examples").rglob("*.yaml")):
+        if path.parent.name == "clusters":  # of Slurm, Kubernetes, Ray, SkyPilot
+            continue
         if "dataset" in yaml.safe_load(path.read_text("utf-8")):
             get_train_args([str(path), "overwrite_output_dir=true"])
     assert "no effect" not in capsys.readouterr().err
