@@ -45,8 +45,6 @@ REFUSED = [
     # Sections of one part each
     ({"kt_weight_path": "w"}, "KTransformers"),
     ({"fp8_backend": "te"}, "FP8 by Transformer Engine"),
-    ({"profiler_wait_steps": 3}, "the profiler"),
-    ({"profile_modules": "mlp"}, "the profiler"),
     ({"tensor_model_parallel_size": 2}, "Megatron Bridge training"),
     ({"use_distributed_optimizer": False}, "Megatron Bridge training"),
     ({"mixed_precision": "fp16"}, "Megatron Bridge training"),

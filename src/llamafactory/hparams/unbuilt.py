@@ -56,7 +56,6 @@ TRAINING: tuple[tuple[str, Any, str], ...] = (
 # Sections that belong to one part each: every value but the default asks for it. Asked of every command that has them.
 SECTIONS: dict[str, str] = {
     "kt": "KTransformers",
-    "profiler": "the profiler",
     "megatron": "Megatron Bridge training",
 }
 

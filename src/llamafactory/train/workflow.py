@@ -39,6 +39,7 @@ from .callbacks.frozen import FrozenCallback
 from .callbacks.log import LogCallback
 from .callbacks.neftune import NoiseCallback
 from .callbacks.plan import PlanCallback
+from .callbacks.profiling import profiling_callbacks
 from .callbacks.progress import ProgressCallback
 from .callbacks.reporters import ReporterCallback, get_swanlab_callback, trackers
 from .callbacks.signals import SignalCallback
@@ -162,6 +163,7 @@ def build_trainer(
     ]
     if args.training.neftune_noise_alpha:
         extra.append(NoiseCallback(args.training.neftune_noise_alpha))
+    extra += profiling_callbacks(args)
     if "swanlab" in trackers(args):
         extra.append(get_swanlab_callback(args))
     tuner = resolve("tuners", args.finetuning.finetuning_type)
