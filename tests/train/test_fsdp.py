@@ -64,6 +64,18 @@ def _cells() -> list[Any]:
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_student_and_its_teacher_in_parts(keys: Keys, tmp_path: Path, make_tiny_model: Any, share: float) -> None:
+    teacher = str(make_tiny_model("qwen3", hidden_size=32, initializer_range=0.3, vocab_size=416))
+    given = keys(
+        stage="gkd", finetuning_type="full", teacher_model_name_or_path=teacher, gkd_lambda=share, max_new_tokens=4,
+        learning_rate=2e-4,
+    )  # fmt: skip
+    one = train(given | {"output_dir": str(tmp_path / "one")})
+    assert_same(one, run(given | FULL, 2, tmp_path / "parts"))
+
+
 @pytest.mark.parametrize(("sharding", "kind", "stage"), _cells())
 def test_parts_train_as_one_process(keys: Keys, tmp_path: Path, sharding: str, kind: str, stage: str) -> None:
     data: dict[str, Any] = {"packing": True} if stage == "sft" else pair_set(tmp_path)

@@ -261,6 +261,14 @@ def test_the_teacher_may_be_the_student_with_an_adapter(gkd: Keys, tiny_llama: P
     assert none == pytest.approx(0, abs=1e-7) and loss > 1e-4
 
 
+def test_the_teacher_has_bits_of_its_own(gkd: Keys) -> None:
+    from llamafactory.model.quantizers.layers import is_quantized
+
+    trainer = make_trainer(gkd(teacher_model_quantization_bit=4))
+    [teacher] = trainer.teachers.models
+    assert is_quantized(teacher) and not is_quantized(trainer.model)
+
+
 def test_another_tokenizer_is_refused(gkd: Keys, teacher: Path, tmp_path: Path) -> None:
     import shutil
 

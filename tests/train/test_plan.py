@@ -206,6 +206,19 @@ def test_a_named_reference_takes_what_its_bits_take(base: dict[str, Any]) -> Non
     assert whole == 4 * weights_of(base) and quantized == pytest.approx(bytes_of(model), rel=0.02)
 
 
+def test_teachers_take_what_their_bits_take(base: dict[str, Any]) -> None:
+    """Those of several sets once each; the student's answers only where it writes any."""
+    name = base["model_name_or_path"]
+    keys = {"stage": "gkd", "teacher_model_name_or_path": name, "bf16": True, **RL}
+    parts = find_needs(arguments(base, **keys), CPU).parts
+    assert parts["teachers"] == 4 * weights_of(base) and "rollouts" not in parts and "reference" not in parts
+    two = find_needs(arguments(base, **keys, teacher_model={base["dataset"]: f"{name}/"}), CPU).parts
+    assert two["teachers"] == 2 * parts["teachers"]
+    assert "rollouts" in find_needs(arguments(base, **keys, gkd_lambda=0.5), CPU).parts
+    quantized = find_needs(arguments(base, **keys, teacher_model_quantization_bit=4), CPU).parts
+    assert quantized["teachers"] < parts["teachers"]
+
+
 @pytest.mark.parametrize(
     ("text", "gib", "count", "known"),
     [("24GiB", 24, 1, False), ("h100", 80, 1, True), ("2xA100-80GB", 80, 2, True), ("RTX 4090", 24, 1, True)],

@@ -72,6 +72,9 @@ class Teachers:
             inputs: What the student is given.
             numbers: [S] the teacher of each sequence.
         """
+        if len(self.models) == 1:  # nobody waits for the device to tell
+            return self._ask(0, inputs)
+        numbers = numbers.cpu()
         asked = numbers.unique().tolist()
         if len(asked) == 1:
             return self._ask(asked[0], inputs)

@@ -64,7 +64,7 @@ class DistillationTrainer(Trainer):
 
     def token_scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> TokenScores:
         batch = {name: value for name, value in inputs.items() if name != "teacher"}
-        anchor = self.teachers.anchor(batch, inputs["teacher"].cpu())
+        anchor = self.teachers.anchor(batch, inputs["teacher"])
         options = self.score_options(batch, evaluating)
         temperature = self.run_args.rlhf.gkd_temperature
         scores: TokenScores = model(**batch, score=True, anchor=anchor, temperature=temperature, **options)
