@@ -21,11 +21,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from streamed_base import Memory
+
 NOTES = "BENCHMARK_NOTES"  # folder where each rank writes what it saw
 
 
-def make_model(folder: Path, layers: int, hidden: int, dtype: str) -> Path:
-    """Write a random Llama with the tokenizer of words that the rows are made of."""
+def make_model(folder: Path, layers: int, hidden: int, dtype: str, quiet: bool = False) -> int:
+    """Write a random Llama with the tokenizer of words that the rows are made of; return how many weights it has."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -41,8 +43,10 @@ def make_model(folder: Path, layers: int, hidden: int, dtype: str) -> Path:
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).to(getattr(torch, dtype))
     model.save_pretrained(folder)
-    print(f"model: {sum(one.numel() for one in model.parameters()) / 1e6:.0f}M weights, {dtype}", flush=True)
-    return folder
+    weights = sum(one.numel() for one in model.parameters())
+    if not quiet:
+        print(f"model: {weights / 1e6:.0f}M weights, {dtype}", flush=True)
+    return weights
 
 
 def make_rows(folder: Path, length: int) -> Path:
@@ -54,11 +58,14 @@ def make_rows(folder: Path, length: int) -> Path:
 
 def worker(keys: dict[str, Any]) -> None:
     """Train, and note the peak of memory and when each step began."""
+    import torch
     from transformers import TrainerCallback
 
     from llamafactory.train.tuner import run_exp
 
     begun: list[float] = []
+    held = Memory()
+    held.start()
 
     class Watch(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -68,10 +75,10 @@ def worker(keys: dict[str, Any]) -> None:
             begun.append(time.time())
 
     run_exp(keys, [Watch()])
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    own, everything = (most / 1e6 for most in held.most)
+    on_device = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else 0.0
     place = Path(os.environ[NOTES]) / f"{os.environ.get('RANK', '0')}.json"
-    place.write_text(json.dumps({"peak_mb": peak, "begun": begun}))
+    place.write_text(json.dumps({"own_mb": own, "all_mb": everything, "device_mb": on_device, "begun": begun}))
 
 
 def run(keys: dict[str, Any], ranks: int, folder: Path) -> tuple[float, list[dict[str, Any]]]:
@@ -95,21 +102,31 @@ def run(keys: dict[str, Any], ranks: int, folder: Path) -> tuple[float, list[dic
 
 
 def memory(folder: Path, layers: int, hidden: int) -> dict[str, float]:
-    """Peak of one rank in bfloat16 with AdamW: plain copies on two ranks, a fourth on each of four."""
-    model, rows = make_model(folder / "large", layers, hidden, "bfloat16"), make_rows(folder, 30)
-    keys = {"model_name_or_path": str(model), "dataset": str(rows), "cutoff_len": 32, "max_steps": 3}
+    """Peak of one rank in bfloat16 with AdamW: plain copies on two ranks, a fourth on each of four.
+
+    *own* is what is the process's own (RssAnon), *all* has the pages of mapped files too, here of the weights' file,
+    which the kernel takes back when memory is short.
+    """
+    place = folder / "large"
+    make_model(place, layers, hidden, "bfloat16")
+    rows = make_rows(folder, 30)
+    keys = {"model_name_or_path": str(place), "dataset": str(rows), "cutoff_len": 32, "max_steps": 3}
     keys |= {"finetuning_type": "full", "pure_bf16": True}
-    peaks = {}
+    peaks: dict[str, float] = {}
     for name, ranks, more in (("ddp", 2, {}), ("fsdp", 4, {"fsdp": "full_shard"})):
         _, notes = run(keys | more, ranks, folder)
-        peaks[f"{name}_peak_mb"] = round(max(note["peak_mb"] for note in notes))
-    return {**peaks, "fsdp_of_ddp": round(peaks["fsdp_peak_mb"] / peaks["ddp_peak_mb"], 3)}
+        peaks |= {f"{name}_{what}_mb": round(max(note[f"{what}_mb"] for note in notes)) for what in ("own", "all")}
+    return peaks | {
+        f"fsdp_of_ddp_{what}": round(peaks[f"fsdp_{what}_mb"] / peaks[f"ddp_{what}_mb"], 3) for what in ("own", "all")
+    }
 
 
 def save(folder: Path, layers: int, hidden: int) -> dict[str, float]:
     """How long steps with a save take, of those without; steps are long enough to write a checkpoint meanwhile."""
-    model, rows = make_model(folder / "middle", layers, hidden, "float32"), make_rows(folder, 250)
-    keys = {"model_name_or_path": str(model), "dataset": str(rows), "cutoff_len": 256, "finetuning_type": "full"}
+    place = folder / "middle"
+    make_model(place, layers, hidden, "float32")
+    rows = make_rows(folder, 250)
+    keys = {"model_name_or_path": str(place), "dataset": str(rows), "cutoff_len": 256, "finetuning_type": "full"}
     keys |= {"bf16": False, "per_device_train_batch_size": 4, "max_steps": 16, "save_strategy": "steps"}
     keys |= {"save_steps": 4, "save_total_limit": 1}
     found = {}
@@ -128,15 +145,17 @@ def save(folder: Path, layers: int, hidden: int) -> dict[str, float]:
 
 def size(folder: Path, layers: int, hidden: int) -> dict[str, float]:
     """Bytes of a LoRA checkpoint of two ranks, of those of the adapter: tensors alone, and all files."""
-    model, rows = make_model(folder / "small", layers, hidden, "float32"), make_rows(folder, 30)
-    keys = {"model_name_or_path": str(model), "dataset": str(rows), "cutoff_len": 32, "max_steps": 2, "bf16": False}
+    place = folder / "small"
+    make_model(place, layers, hidden, "float32")
+    rows = make_rows(folder, 30)
+    keys = {"model_name_or_path": str(place), "dataset": str(rows), "cutoff_len": 32, "max_steps": 2, "bf16": False}
     found = {}
     for name, more in (("ddp", {}), ("fsdp", {"fsdp": "full_shard"})):
-        place = folder / f"size-{name}"
-        keys |= {"save_strategy": "steps", "save_steps": 2, "lora_rank": 16, "output_dir": str(place)}
+        left = folder / f"size-{name}"
+        keys |= {"save_strategy": "steps", "save_steps": 2, "lora_rank": 16, "output_dir": str(left)}
         run(keys | more, 2, folder)
-        saved = [path for path in (place / "checkpoint-2").rglob("*") if path.is_file()]
-        adapter = (place / "checkpoint-2" / "adapter_model.safetensors").stat().st_size
+        saved = [path for path in (left / "checkpoint-2").rglob("*") if path.is_file()]
+        adapter = (left / "checkpoint-2" / "adapter_model.safetensors").stat().st_size
         texts = sum(path.stat().st_size for path in saved if path.suffix in (".json", ".md", ".jinja"))
         whole = sum(path.stat().st_size for path in saved)
         found |= {
@@ -149,8 +168,10 @@ def size(folder: Path, layers: int, hidden: int) -> dict[str, float]:
 
 def start(folder: Path, layers: int, hidden: int) -> dict[str, float]:
     """Seconds from the start of the launcher until the first step begins, on the slowest rank; the median of three."""
-    model, rows = make_model(folder / "start", layers, hidden, "float32"), make_rows(folder, 30)
-    keys = {"model_name_or_path": str(model), "dataset": str(rows), "cutoff_len": 32, "max_steps": 1, "bf16": False}
+    place = folder / "start"
+    make_model(place, layers, hidden, "float32")
+    rows = make_rows(folder, 30)
+    keys = {"model_name_or_path": str(place), "dataset": str(rows), "cutoff_len": 32, "max_steps": 1, "bf16": False}
     seconds = {}
     for ranks in (1, 2):
         times = []
