@@ -22,14 +22,14 @@ import httpx2 as httpx
 import pytest
 from scripted_engine import ScriptedEngine
 
-from llamafactory.api import remote_files
 from llamafactory.api.errors import ApiError, public_text
 from llamafactory.api.guard import depth_of
 from llamafactory.api.media import MediaLoader
-from llamafactory.api.remote_files import RefusedUrlError, check_url, fetch, is_public, public_address
 from llamafactory.api.settings import MediaPolicy, ServerSettings
 from llamafactory.data.messages import Message, Part
+from llamafactory.extras import remote_files
 from llamafactory.extras.errors import ConfigError
+from llamafactory.extras.remote_files import RefusedUrlError, check_url, fetch, is_public, public_address
 
 from .conftest import MODEL, running
 

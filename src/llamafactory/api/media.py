@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from ..data.media.source import MediaError, read_data_url
 from ..data.messages import Message, Part
+from ..extras.remote_files import RefusedUrlError, fetch
 from .errors import ApiError
-from .remote_files import RefusedUrlError, fetch
 from .settings import MediaPolicy
 
 

@@ -9,28 +9,21 @@ from dataclasses import dataclass, field
 
 from ..extras.environment import Environment, is_loopback
 from ..extras.errors import ConfigError
+from ..extras.remote_files import RemotePolicy, allowed_hosts
 from ..hparams import split_list
 
 
 @dataclass(frozen=True)
-class MediaPolicy:
+class MediaPolicy(RemotePolicy):
     """Where images, videos and sound of a request may come from; data URLs are always taken.
 
     Attributes:
         folder: Local files below it may be named; ``None`` = no local files.
-        hosts: Hosts that may be asked; ``*`` = every public one. Empty = no remote files.
-        max_bytes: Largest file.
         max_parts: Most images, videos and sounds of one request.
-        seconds: Longest download, all redirects together.
-        redirects: Most redirects of one download.
     """
 
     folder: str | None = None
-    hosts: tuple[str, ...] = ()
-    max_bytes: int = 10 * 2**20
     max_parts: int = 64
-    seconds: float = 20.0
-    redirects: int = 3
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,7 @@ class ServerSettings:
             origins=tuple(split_list(environment.get("API_CORS_ORIGINS"))),
             media=MediaPolicy(
                 folder=read.text("SAFE_MEDIA_PATH", "safe_media") if read.switch("ALLOW_LOCAL_FILES", False) else None,
-                hosts=tuple(host.lower() for host in split_list(environment.get("SAFE_MEDIA_HOSTS"))),
+                hosts=allowed_hosts(environment),
             ),
         )
         if settings.key is None and not is_loopback(settings.host):

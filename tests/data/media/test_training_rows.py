@@ -201,3 +201,26 @@ def test_running_text_has_media_too(folder_of: Any, media: Path, packing: bool) 
     assert shown == "".join(text + end for text in texts)
     assert ids.count(pad) == sum(one["tokens"] for row in case.rows for some in row["media"] for one in some) > 6
     assert all(label != pad for row in case.rows for label in row["labels"])
+
+
+def test_a_picture_at_an_address_is_trained_as_a_file_once_its_host_is_named(
+    folder_of: Any, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llamafactory.extras import remote_files
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(media / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(media / "cache"))
+    monkeypatch.setattr(remote_files.socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", ("93.184.216.34", 443))])
+    monkeypatch.setattr(remote_files, "_get", lambda parts, *_: (media / parts.path.lstrip("/")).read_bytes())
+    rows = [{"messages": talk("<image>What?", "It."), "images": ["https://pictures.example/0.png"]}]
+    with pytest.raises(ConfigError, match=r"rows.json,? row 1: field 'images': 'https:.*0.png' is an address"):
+        Case(folder_of("qwen2_vl"), media / "refused", rows)
+    monkeypatch.setenv("SAFE_MEDIA_HOSTS", "other.example")
+    with pytest.raises(
+        ConfigError, match=r"rows.json,? row 1: .*0.png': remote files are fetched only from hosts that"
+    ):
+        Case(folder_of("qwen2_vl"), media / "refused", rows)
+    monkeypatch.setenv("SAFE_MEDIA_HOSTS", "other.example, Pictures.Example")
+    fetched = Case(folder_of("qwen2_vl"), media / "fetched", rows).batch()
+    here = Case(folder_of("qwen2_vl"), media / "here", [rows[0] | {"images": ["0.png"]}]).batch()
+    assert fetched.keys() == here.keys() and all(torch.equal(fetched[name], here[name]) for name in here)

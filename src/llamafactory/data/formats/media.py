@@ -10,11 +10,14 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ...extras.errors import ConfigError
+from ...extras.remote_files import RefusedUrlError, RemotePolicy, allowed_hosts, fetch
 from ..media.source import MediaError, read_data_url
 from ..messages import Message, Part, PartType, Sample
 from ..sources.dataset_info import DatasetAttr
 from .fields import Row, parse_json
 
+# A film of some minutes.
+_LARGEST_DOWNLOAD, _DOWNLOAD_SECONDS = 512 * 2**20, 120.0
 _MARKERS = {
     "image": ("IMAGE_PLACEHOLDER", "<image>"),
     "video": ("VIDEO_PLACEHOLDER", "<video>"),
@@ -124,11 +127,22 @@ def locate(value: Any, attr: DatasetAttr, where: str) -> Any:
         except MediaError as error:
             raise ConfigError(f"{where}: {error}") from None
     if value.startswith(("http://", "https://")):
-        raise ConfigError(f"{where}: no such file: {value[:300]!r} is an address, and rows of data name files alone")
+        return _downloaded(value, where)
     path = os.path.join(attr.media_dir or "", os.path.expanduser(value))
     if "\0" in path or not os.path.isfile(path):
         raise ConfigError(f"{where}: no such file: {path[:300]!r}; relative paths begin at media_dir")
     return path
+
+
+def _downloaded(url: str, where: str) -> bytes:
+    """What stands at an address, if its host is one that the user named."""
+    policy = RemotePolicy(allowed_hosts(os.environ), max_bytes=_LARGEST_DOWNLOAD, seconds=_DOWNLOAD_SECONDS)
+    if not policy.hosts:
+        raise ConfigError(f"{where}: {url[:300]!r} is an address; name its host in SAFE_MEDIA_HOSTS, or give a file")
+    try:
+        return fetch(url, policy)
+    except RefusedUrlError as error:
+        raise ConfigError(f"{where}: {url[:300]!r}: {error}") from None
 
 
 def _listed(row: Row, column: str) -> list[Any]:

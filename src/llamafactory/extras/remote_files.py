@@ -13,9 +13,9 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import SplitResult, urljoin, urlsplit
-
-from .settings import MediaPolicy
 
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.\-]*[a-z0-9])?")
@@ -24,11 +24,33 @@ _WRAPPED = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "
 _CHUNK = 64 * 1024
 
 
+@dataclass(frozen=True)
+class RemotePolicy:
+    """What may be downloaded.
+
+    Attributes:
+        hosts: Hosts that may be asked; ``*`` = every public one. Empty = no remote files.
+        max_bytes: Largest file.
+        seconds: Longest download, all redirects together.
+        redirects: Most redirects of one download.
+    """
+
+    hosts: tuple[str, ...] = ()
+    max_bytes: int = 10 * 2**20
+    seconds: float = 20.0
+    redirects: int = 3
+
+
+def allowed_hosts(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The hosts that ``SAFE_MEDIA_HOSTS`` names, commas between them."""
+    return tuple(one.strip().lower() for one in environment.get("SAFE_MEDIA_HOSTS", "").split(",") if one.strip())
+
+
 class RefusedUrlError(ValueError):
     """The URL may not be requested, or its response cannot be used."""
 
 
-def fetch(url: str, policy: MediaPolicy) -> bytes:
+def fetch(url: str, policy: RemotePolicy) -> bytes:
     """Download a file.
 
     Args:
@@ -51,7 +73,7 @@ def fetch(url: str, policy: MediaPolicy) -> bytes:
     raise RefusedUrlError(f"more than {policy.redirects} redirects")
 
 
-def check_url(url: str, policy: MediaPolicy) -> SplitResult:
+def check_url(url: str, policy: RemotePolicy) -> SplitResult:
     """Return the parts of a URL that may be requested.
 
     Raises:
@@ -101,7 +123,7 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-def _get(parts: SplitResult, address: str, policy: MediaPolicy, deadline: float) -> bytes | str:
+def _get(parts: SplitResult, address: str, policy: RemotePolicy, deadline: float) -> bytes | str:
     """One request to one address; the file, or where a redirect leads."""
     host, port = str(parts.hostname), _PORTS[parts.scheme]
     sock = socket.create_connection((address, port), timeout=_left(deadline))
