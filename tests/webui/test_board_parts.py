@@ -164,6 +164,23 @@ def test_names_and_files_that_are_damaged_hide_only_themselves(workspace):
     assert load_config()["lang"] == "ko" and list(load_config()["path_dict"]) == ["Qwen3-0.6B-Thinking"]
 
 
+def test_export_looks_at_its_fields_when_one_is_changed(workspace):
+    """Greyed out from the start and not for ever; what is wrong is said at once, what nobody has filled in is not."""
+    page = create_ui()
+    manager = page.board.manager
+    names = ("export_quantization_dataset", "export_quantization_bit", "export_dir")
+    marked, bits, place = (manager.get_elem_by_id(f"export.{name}") for name in names)
+    assert marked.interactive is False
+    look = next(fn for fn in page.fns.values() if {(bits._id, "change"), (place._id, "blur")} <= set(fn.targets))
+    given = {one: getattr(one, "value", None) for one in look.inputs}
+    changes = manager.values(look.fn(given | {bits: "4"}))
+    assert changes["export.export_quantization_dataset"]["interactive"] and not changes["export.problems"]["visible"]
+    changes = manager.values(look.fn(given | {place: "../outside"}))
+    assert "export_dir" in changes["export.problems"]["value"] and changes["export.export_dir"]["elem_classes"] == [
+        "bad"
+    ]
+
+
 def test_a_disk_that_takes_nothing_is_one_line(workspace, monkeypatch):
     """Also where the folder itself is gone; what the page remembers of its user is no reason to stop."""
 
