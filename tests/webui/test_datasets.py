@@ -137,8 +137,19 @@ def test_uploads_get_names_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["evil.py", "run.sh", "x.yaml", "noending", ".json", "-rf.json", "a;b.json", "a$(x).json", "a\nb.json"]
-)
+    ("name", "kept"),
+    [
+        ("Anna's rows é.csv", "Anna_s rows é.csv"), ("-rf.json", "rf.json"), ("a$(x).json", "a__x_.json"),
+        ("a\nb.json", "a_b.json"),
+    ],
+)  # fmt: skip
+def test_an_upload_with_an_odd_name_is_called_without_the_odd_signs(name, kept, tmp_path):
+    source = tmp_path / name
+    source.write_text('[{"instruction": "a", "output": "b"}]')
+    assert take_upload(str(source)) == f"data/uploads/{kept}"
+
+
+@pytest.mark.parametrize("name", ["evil.py", "run.sh", "x.yaml", "noending", ".json"])
 def test_uploads_that_are_no_rows_are_refused(name, tmp_path, in_workspace):
     source = tmp_path / name
     source.write_text("[]")

@@ -13,7 +13,7 @@ from ...extras.files import read_json
 from ..drawing import reports
 from ..fields import configuration
 from ..fields.choices import list_datasets
-from ..runner import preview_page
+from ..runner import preview_page, told
 from ..workspace import CACHE, relative, workspace
 from .datasets import PARTS, TAGS, Found, entry_of, look_at, make_entry, mapping_of, register, take_upload
 from .side_commands import run_side_command
@@ -32,8 +32,10 @@ def upload(asked: Asked) -> Changes:
     given = asked.state.get("upload")
     if not given:
         return {}
-    path = take_upload(str(given))
-    return _show(asked, look_at(path)) | {"data.upload": None}
+    try:
+        return _show(asked, look_at(take_upload(str(given)))) | {"data.upload": None}
+    except ConfigError as error:  # the box takes the next file
+        return told("data", error) | {"data.upload": None}
 
 
 def look(asked: Asked) -> Changes:

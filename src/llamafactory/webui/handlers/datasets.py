@@ -33,6 +33,7 @@ PARTS = tuple(item.name for item in fields(Columns))
 TAGS = tuple(item.name for item in fields(Tags))
 _PACKED = (".gz", ".zst")
 _ROWS_SHOWN, _MOST_TEXT = 3, 2000
+_ODD = re.compile(r"[^\w. +-]")  # quotes, brackets, …: the copy is called without them
 _NAME = re.compile(r"[\w.-]+")
 
 
@@ -80,7 +81,7 @@ def take_upload(uploaded: str) -> str:
     Raises:
         ConfigError: Its name is none that a file of rows may have.
     """
-    name = check_name(os.path.basename(uploaded), "upload")
+    name = check_name(_ODD.sub("_", os.path.basename(uploaded)).lstrip(".-"), "upload")
     stem, ending = _split(name)
     if not ending:
         raise ConfigError(f"upload: {short(name)} is no file of rows; expected {', '.join(READERS)}, packed or not")
