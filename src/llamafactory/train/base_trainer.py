@@ -38,6 +38,7 @@ from .optim import create_optimizer
 from .optim.averaging import averaged, take_average
 from .optim.groups import set_rates
 from .saving import checkpoints, optimizer_state
+from .saving.renamed import load_renamed
 from .saving.run_config import Start, write_run_config
 from .saving.upload import upload_checkpoint
 from .saving.weights_first import weights_first
@@ -312,10 +313,10 @@ class BaseTrainer(EngineLoop):
         for part in self.callback_handler.callbacks:
             if hasattr(part, "before_weights"):
                 part.before_weights(folder)
-        if self.sharding is None:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
+        if self.sharding is not None:
             load_parts(self.model, folder)
+        elif self.zero or not load_renamed(self.accelerator.unwrap_model(model or self.model), folder):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
