@@ -129,6 +129,24 @@ def test_packed_rows_train_as_padded_ones(family: str, folder_of: Callable[[str]
 
 
 @pytest.mark.slow
+def test_a_stream_is_trained_as_rows_that_are_prepared(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    """All rows are one step, whichever way; the stream goes on bit for bit where it was stopped."""
+    data = media_set(tmp_path)
+    keys = run_keys(folder_of("qwen2_vl"), "qwen2_vl", tmp_path / "prepared", **data)
+    prepared, streamed = curve(train(keys)), tmp_path / "streamed"
+    found = curve(train(keys | {"streaming": True, "output_dir": str(streamed)}))
+    assert len(found) == 3
+    for (_, *ours), (_, *theirs) in zip(found, prepared, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    more = {"streaming": True, "max_steps": 6, "save_strategy": "steps", "save_steps": 3, "disable_shuffling": False}
+    more |= {"per_device_train_batch_size": 2, "output_dir": str(tmp_path / "whole")}
+    whole = train(keys | more)
+    first_half(whole, tmp_path / "half", 6)
+    again = {"output_dir": str(tmp_path / "half"), "resume_from_checkpoint": str(tmp_path / "half" / "checkpoint-3")}
+    assert_bit_equal(whole, train(keys | more | again))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_audio"])
 def test_a_resumed_run_is_bit_equal(family: str, folder_of: Callable[[str], Path], tmp_path: Path) -> None:
     data = media_set(tmp_path, "audio" if family == "qwen2_audio" else "image")

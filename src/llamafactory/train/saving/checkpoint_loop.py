@@ -26,6 +26,7 @@ from ..distributed.zero import load_state, save_state, whole
 from ..optim.averaging import averaged, take_average
 from . import checkpoints, optimizer_state
 from .background import Background
+from .renamed import load_renamed
 from .run_config import Start, write_run_config
 from .upload import upload_checkpoint
 from .weights_first import weights_first
@@ -71,10 +72,11 @@ class CheckpointLoop(EngineLoop):
     def _load_best_model(self) -> None:
         self.background.wait()
         take_average(self.optimizer)  # nothing is trained after it, so that the loaded weights stay as they are
-        if self.sharding is None:
+        best = Path(str(self.state.best_model_checkpoint))
+        if self.sharding is not None:
+            load_parts(self.model, best)
+        elif self.zero or not load_renamed(self.accelerator.unwrap_model(self.model), best):
             super()._load_best_model()
-        else:
-            load_parts(self.model, Path(str(self.state.best_model_checkpoint)))
 
     def _write_checkpoint(self) -> None:
         args, state = self.args, self.state
@@ -163,10 +165,10 @@ class CheckpointLoop(EngineLoop):
         for part in self.callback_handler.callbacks:
             if hasattr(part, "before_weights"):
                 part.before_weights(folder)
-        if self.sharding is None:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
+        if self.sharding is not None:
             load_parts(self.model, folder)
+        elif self.zero or not load_renamed(self.accelerator.unwrap_model(model or self.model), folder):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
