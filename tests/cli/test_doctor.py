@@ -96,6 +96,7 @@ def test_a_machine_that_does_not_come(site: Site) -> None:
     assert re.fullmatch(r"node 1 of 2 did not come to 127.0.0.1:\d+ .*within 20 s", faults(output)[0]), output
 
 
+@pytest.mark.slow
 def test_folders_that_are_one_and_shall_not_be(tmp_path: Path) -> None:
     """And folders that are not one; two ends of a line in two threads, each with its own place."""
     assert look_together(tmp_path, {"save_on_each_node": True}, "out", "out")[1].startswith(

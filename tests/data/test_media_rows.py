@@ -137,7 +137,7 @@ def test_other_markers_by_environment(folder: Path, monkeypatch: pytest.MonkeyPa
         ({"instruction": "<image><image>", "images": "a.png"}, ["'images' holds 1", "2 markers <image>"]),
         ({"instruction": "<image>", "images": []}, ["'images' holds 0", "1 markers <image>"]),
         ({"instruction": "<image>", "images": ["no.png"]}, ["'images'", "no such file", "no.png", "media_dir"]),
-        ({"instruction": "<image>", "images": ["http://x/a.png"]}, ["'images'", "no such file"]),
+        ({"instruction": "<image>", "images": ["http://x/a.png"]}, ["'images'", "is an address", "SAFE_MEDIA_HOSTS"]),
         ({"instruction": "<image>", "images": ["data:image/png;base64,@"]}, ["'images'", "base64"]),
         ({"instruction": "<video>", "images": None, "videos": [["a.png", "x.png"]]}, ["'videos'", "x.png"]),
     ],

@@ -64,7 +64,10 @@ CASES = [
     Broken("sharding alone", ("fsdp", "several processes", "NPROC_PER_NODE"), {"fsdp": "full_shard"}),
     Broken("towers of a text model", ("freeze_vision_tower", "text alone"), {"freeze_vision_tower": False}),
     Broken(
-        "key of a part that is off", ("profiler_repeat", "the profiler", "not built"), {"profiler_repeat": 4}, code=2
+        "key of a part that is off",
+        ("recompute_num_layers", "Megatron", "not built"),
+        {"recompute_num_layers": 4},
+        code=2,
     ),
     Broken("order of batches", ("dataloader_in_order", "not built"), {"dataloader_in_order": False}, code=2),
     Broken("nothing to reward answers", ("reward_model", "reward_funcs"), {"stage": "ppo"}),

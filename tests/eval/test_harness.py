@@ -60,6 +60,7 @@ def own_numbers(model: Path, task_dir: Path) -> dict[str, Any]:
     return found["results"]["cities"]
 
 
+@pytest.mark.slow
 def test_smollm2_on_a_local_task(smollm2: Path, task_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = {"model_name_or_path": str(smollm2), "infer_dtype": "float32", "task": "cities", "batch_size": 1}
     run_eval({**keys, "task_dir": str(task_dir), "save_dir": str(task_dir / "out")})
@@ -92,7 +93,6 @@ except ValueError as error:
     assert task.rpartition("_")[2] in done.stdout and done.stdout.endswith(" set()\n"), done.stdout
 
 
-@pytest.mark.slow
 def test_an_adapter_over_a_padded_vocabulary_scores_as_merged(make_tiny_model: Any, task_dir: Path) -> None:
     """lm-eval by itself cuts the rows of a model that it puts an adapter on; ours must not."""
     from peft import LoraConfig, get_peft_model

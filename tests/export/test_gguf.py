@@ -64,6 +64,7 @@ def test_every_type_is_written_within_its_rounding(kind: str, tiny_llama: Path, 
     assert "FROM ./out-" in (out / "Modelfile").read_text()
 
 
+@pytest.mark.slow
 def test_tokenizer_survives(smollm2: Path, tmp_path: Path) -> None:
     out = export(smollm2, tmp_path / "out", "q8_0")
     ours = AutoTokenizer.from_pretrained(out)

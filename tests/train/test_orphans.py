@@ -25,7 +25,7 @@ RUNNER = Path(__file__).with_name("runner.py")
     "more",
     [
         pytest.param({"dataloader_num_workers": 1}, id="map", marks=pytest.mark.slow),
-        pytest.param({"streaming": True, "dataloader_num_workers": 2}, id="streaming"),
+        pytest.param({"streaming": True, "dataloader_num_workers": 2}, id="streaming", marks=pytest.mark.slow),
     ],
 )
 def test_loading_processes_end(keys: Keys, more: dict[str, Any]) -> None:

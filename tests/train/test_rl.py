@@ -63,6 +63,7 @@ def test_a_step_may_be_cut_in_any_way(rl: Keys, tmp_path: Path, given: dict[str,
     _same(*runs)
 
 
+@pytest.mark.slow
 @ONE_STAGE
 def test_two_ranks_are_one(rl: Keys, tmp_path: Path, given: dict[str, Any]) -> None:
     settings = rl(**given) | FULL[given["stage"]] | {"val_size": 5, "do_train": True, "do_eval": True}

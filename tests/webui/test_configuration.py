@@ -600,7 +600,7 @@ def test_examples_come_with_a_checkout(monkeypatch, tmp_path):
     files = configuration.example_files()
     assert files[0] == "quickstart.yaml" and len(files) > 50
     text, keys = configuration.load_example("quickstart.yaml")
-    assert text.startswith("# What `make quickstart` runs") and keys["lora_rank"] == 16
+    assert "\n# What `make quickstart` runs" in text and keys["lora_rank"] == 16
     for path in ("../pyproject.toml", "/etc/passwd", "quickstart.yaml/../../README.md", "nothing.yaml"):
         with pytest.raises(ConfigError, match="is none of the examples"):
             configuration.load_example(path)

@@ -96,14 +96,13 @@ def _value_of(field: Field, value: Any, name: str) -> Any:
 def example_files() -> list[str]:
     """The example files that come with a checkout, relative to it; none where there is no checkout.
 
-    Those of accelerate are no runs: a run names them.
+    Those of accelerate and of clusters are no runs: a run names the first, and is named in the second.
     """
     folder = _examples()
     if folder is None:
         return []
-    found = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml") if path.parent.name != "accelerate"
-    )
+    runs = (path for path in folder.rglob("*.yaml") if path.parent.name not in ("accelerate", "clusters"))
+    found = sorted(path.relative_to(folder).as_posix() for path in runs)
     return sorted(found, key=lambda name: (name.count("/"), name))
 
 
