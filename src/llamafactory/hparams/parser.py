@@ -154,7 +154,8 @@ def _read(source: Source) -> Flat:
 
 def _refuse_unknown(flat: Flat) -> None:
     """Raise for the first key nobody declares; ``ALLOW_EXTRA_ARGS=1`` ignores them."""
-    unknown = [key for key in flat.values if key not in known_keys()]
+    known = known_keys()
+    unknown = [key for key in flat.values if key not in known]
     if not unknown:
         return
     if any(map(is_env_enabled, ("ALLOW_EXTRA_ARGS", "ALLOW_EXTRA_KEYS"))):  # the second is its name in the v1 engine

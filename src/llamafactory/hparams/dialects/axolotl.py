@@ -115,14 +115,14 @@ def _batch(value: Any, whole: Values) -> Values:
 
 
 def _optimizer(value: Any, _: Values) -> Values:
-    switches = {"muon": {"use_muon": True}, "came_pytorch": None, "adopt_adamw": None, "optimi_adamw": None,
-                "ao_adamw_8bit": {"optim": "adamw_torch_8bit"}, "ao_adamw_4bit": {"optim": "adamw_torch_4bit"},
-                "ao_adamw_fp8": None, "dion": None, "ao_adamw_fp8 ": None}  # fmt: skip
-    if value in switches:
-        if switches[value] is None:
-            raise NoCounterpart(f"{value} is not among our optimizers (docs/optimizers.md)")
-        return switches[value] or {}
-    return {"optim": value}
+    renamed: dict[str, dict[str, Any]] = {
+        "muon": {"use_muon": True},
+        "ao_adamw_8bit": {"optim": "adamw_torch_8bit"},
+        "ao_adamw_4bit": {"optim": "adamw_torch_4bit"},
+    }
+    if value in ("came_pytorch", "adopt_adamw", "optimi_adamw", "ao_adamw_fp8", "dion"):
+        raise NoCounterpart(f"{value} is not among our optimizers (docs/optimizers.md)")
+    return renamed.get(value, {"optim": value})
 
 
 def _special_tokens(value: Any, _: Values) -> Values:

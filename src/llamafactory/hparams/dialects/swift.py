@@ -71,10 +71,9 @@ def _kind(value: Any, whole: Values) -> Values:
         "lora": {"finetuning_type": "lora"}, "full": {"finetuning_type": "full"},
         "longlora": {"finetuning_type": "lora", "shift_attn": True}, "adalora": {"finetuning_type": "adalora"},
         "vera": {"finetuning_type": "vera"}, "boft": {"finetuning_type": "boft"},
-        "fourierft": {"finetuning_type": "fourierft"}, "bone": {"finetuning_type": "miss"},
-        "lora_llm": {"finetuning_type": "lora"},
+        "fourierft": {"finetuning_type": "fourierft"},
     }  # fmt: skip
-    if value not in kinds or value in ("lora_llm", "bone"):
+    if value not in kinds:
         raise NoCounterpart(f"{value}: docs/methods.md lists the methods here")
     return kinds[value]
 

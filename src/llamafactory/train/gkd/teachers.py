@@ -48,9 +48,10 @@ class Teachers:
 
     def __init__(self, student: nn.Module, tokenizer: Any, args: TrainArgs, arguments: TrainingArguments) -> None:
         self.settings, self.sets = args.rlhf, _table(args)
-        self.paths = list(teacher_args(args))
+        teachers = teacher_args(args)
+        self.paths = list(teachers)
         self.models: list[Any] = []
-        for own in teacher_args(args).values():
+        for own in teachers.values():
             key = (
                 "teacher_model_name_or_path"
                 if own.model.model_name_or_path not in self.sets.values()
