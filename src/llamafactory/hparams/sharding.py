@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run is sharded: ``fsdp``, ``fsdp_config`` (mapping or file) and what ``accelerate launch`` says, read alike."""
+"""How a run is sharded: ``fsdp``, ``fsdp_config`` (mapping or file) and what ``accelerate launch`` says, read alike.
+
+Or its layers are: ``tensor_parallel_size``, ``expert_parallel_size``.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 LAUNCHED = "ACCELERATE_USE_FSDP"
+TENSOR = "tensor_parallel_size"
+EXPERT = "expert_parallel_size"
 _VARIABLES = (
     "FSDP_VERSION", "FSDP_SHARDING_STRATEGY", "FSDP_RESHARD_AFTER_FORWARD", "FSDP_OFFLOAD_PARAMS",
     "FSDP_MIN_NUM_PARAMS", "FSDP_AUTO_WRAP_POLICY", "FSDP_TRANSFORMER_CLS_TO_WRAP", "FSDP_BACKWARD_PREFETCH",
@@ -77,6 +82,8 @@ class Sharding:
         layers: Names of the classes whose modules are gathered one at a time; () = as the model says.
         wraps: False = the whole model is gathered at once.
         checkpointing: Compute activations again; else other keys say whether.
+        tensor: Processes that share each layer and compute the same rows (:data:`TENSOR`).
+        expert: Processes that share the experts of each layer (:data:`EXPERT`).
     """
 
     reshard: bool = True
@@ -85,6 +92,13 @@ class Sharding:
     layers: tuple[str, ...] = ()
     wraps: bool = True
     checkpointing: bool = False
+    tensor: int = 1
+    expert: int = 1
+
+    @property
+    def key(self) -> str:
+        """The key that asks for it."""
+        return TENSOR if self.tensor > 1 else EXPERT if self.expert > 1 else "fsdp"
 
 
 def from_environment(variables: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -107,6 +121,12 @@ def sharding_of(args: TrainArgs) -> Sharding | None:
         ConfigError: A key or a word is unknown, of the wrong type, or contradicts another.
     """
     words, given = _words(args.training.fsdp), args.training.fsdp_config
+    tensor, expert = args.training.tensor_parallel_size, args.training.expert_parallel_size
+    if tensor > 1 or expert > 1:
+        require(tensor == 1 or expert == 1, f"{TENSOR} and {EXPERT}: one of the two may be more than 1")
+        key = TENSOR if tensor > 1 else EXPERT
+        require(not words and not given, f"{key}: not with fsdp; leave one of the two out")
+        return Sharding(wraps=False, tensor=tensor, expert=expert)
     if not words and not given:
         return None
     require(args.training.fsdp is not False, "fsdp: false contradicts fsdp_config, which is given; leave one out")

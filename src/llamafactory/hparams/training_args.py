@@ -230,6 +230,12 @@ class TrainingArguments:
     context_parallel_size: int = arg(
         1, "Processes that share each row, a part of its tokens each (Ulysses), for long rows.", within=AT_LEAST_1
     )
+    tensor_parallel_size: int = arg(
+        1, "Processes that share each layer, a part of its weights each, and compute the same rows.", within=AT_LEAST_1
+    )
+    expert_parallel_size: int = arg(
+        1, "Processes that share the experts of each layer; each computes rows of its own.", within=AT_LEAST_1
+    )
     ddp_broadcast_buffers: bool | None = arg(None, "DDP sends buffers from the first process.")
     ddp_static_graph: bool | None = arg(None, "DDP may assume the same graph in each step.")
     fsdp: str | bool | list[str] | None = arg(

@@ -247,8 +247,14 @@ def _slices(sharding: Sharding | None, device: Device) -> Iterator[Callable[[nn.
     if sharding is None:
         yield lambda model: None
         return
+    from .sharding.layers import cut_layers
     from .sharding.mesh import mesh_of
-    from .sharding.slices import loading_slices
+    from .sharding.slices import loading_parts, loading_slices, make_slices
+
+    if sharding.key != "fsdp":
+        with loading_parts(lambda model: cut_layers(model, sharding, device.type)):
+            yield make_slices
+        return
 
     with loading_slices(mesh_of(sharding, device.type)) as make_slices:
         yield make_slices

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from .quantizers.layers import Quantized
 
@@ -59,6 +60,8 @@ class ExactLinear(PeftLinear):
             and adapter not in self.lora_variant
             and not self.lora_bias[adapter]
             and not self.fan_in_fan_out
+            and not isinstance(self.lora_B[adapter].weight, DTensor)  # shared by processes: its layer knows how
+            and not isinstance(self.lora_A[adapter].weight, DTensor)
         )
         return adapter if plain else None
 

@@ -173,7 +173,7 @@ class BaseTrainer(CheckpointLoop):
             dist.all_reduce(counts)
         if self.stream is not None:
             self.stream.end_epoch_and_run(bool(counts[3]), self.state)
-        self.tokens.add(counts[1:3] / self.args.context_size)
+        self.tokens.add(counts[1:3] / self.args.sharers)
         return batches, counts[0].clamp(min=1).float()
 
     def num_items(self, batch: dict[str, Any]) -> int:

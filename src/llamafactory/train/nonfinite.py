@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..extras.errors import ConfigError
-from ..model.sharding.shard import is_sharded
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -104,7 +103,7 @@ class NonFiniteGuard:
         rows = sorted({row for one in suspects for row in one.rows})
         where = (
             "the module cannot be told of a model or rows in parts"  # which all ranks would have to compute
-            if is_sharded(model) or self.args.context_size > 1
+            if self.args.shards or self.args.sharers > 1
             else _bad_module(model, [one.inputs for one in suspects], loss_of)
         )
         what = f"loss is {float(bad[0].loss)}" if bad else f"gradient norm is {float(grad_norm)}"

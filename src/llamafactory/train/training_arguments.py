@@ -16,7 +16,7 @@ from ..hparams.deepspeed import zero_of
 from ..hparams.derive import chosen_optimizer
 from ..hparams.inner_settings import optimizer_settings, schedule_settings
 from ..hparams.metrics import default_metric
-from ..hparams.sharding import sharding_of
+from ..hparams.sharding import EXPERT, TENSOR, sharding_of
 from .callbacks.reporters import trackers
 from .process_group import rejoin
 
@@ -36,17 +36,23 @@ class TrainingArguments(Seq2SeqTrainingArguments):
         return False if self.shards else super().place_model_on_device
 
     shards = False
-    context_size = 1  # processes that share each row
+    context_size = 1  # processes that share each row, a part of its tokens each
+    tensor_size = 1  # processes that share each layer, and all rows
+
+    @property
+    def sharers(self) -> int:
+        """Processes that have the same rows."""
+        return self.context_size * self.tensor_size
 
     @property
     def data_rank(self) -> int:
         """Which part of the rows of a step this process takes."""
-        return int(self.process_index) // self.context_size
+        return int(self.process_index) // self.sharers
 
     @property
     def data_size(self) -> int:
         """Parts that the rows of a step are dealt in."""
-        return int(self.world_size) // self.context_size
+        return int(self.world_size) // self.sharers
 
 
 def transformers_arguments(args: TrainArgs) -> TrainingArguments:
@@ -73,7 +79,9 @@ def transformers_arguments(args: TrainArgs) -> TrainingArguments:
         made = TrainingArguments(**{**given, **decided})
         zero = zero_of(args)
         made.shards = sharding_of(args) is not None or (zero is not None and zero.stage == 3)
-        made.context_size = _context_size(args, made.world_size)
+        made.context_size = _group_size("context_parallel_size", "share each row", args, made.world_size)
+        made.tensor_size = _group_size(TENSOR, "share each layer", args, made.world_size)
+        _group_size(EXPERT, "share the experts", args, made.world_size)
         return made
     except ConfigError:
         raise
@@ -131,7 +139,8 @@ def _decided_here(args: TrainArgs) -> dict[str, Any]:
 def _take_over(args: TrainArgs) -> None:
     """Keep transformers and accelerate from sharding, loading or rounding by the variables of ``accelerate launch``."""
     os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # transformers sets it as it is told
-    key = "fsdp" if sharding_of(args) else "deepspeed" if zero_of(args) else None
+    cut = sharding_of(args)
+    key = cut.key if cut else "deepspeed" if zero_of(args) else None
     for variable in (sharding.LAUNCHED, deepspeed.LAUNCHED):
         os.environ.pop(variable, None)
     if key is not None and not _is_distributed():
@@ -141,11 +150,11 @@ def _take_over(args: TrainArgs) -> None:
         )
 
 
-def _context_size(args: TrainArgs, processes: int) -> int:
-    size = args.training.context_parallel_size
+def _group_size(key: str, what: str, args: TrainArgs, processes: int) -> int:
+    size: int = getattr(args.training, key)
     if processes % size:
         raise ConfigError(
-            f"context_parallel_size: {size} processes share each row, and {processes} cannot be put in such groups; "
+            f"{key}: {size} processes {what}, and {processes} cannot be put in such groups; "
             f"start with FORCE_TORCHRUN=1 and NPROC_PER_NODE={size}, or a multiple of it"
         )
     return size

@@ -12,6 +12,7 @@ from ..sharding import sharding_of
 if TYPE_CHECKING:
     from ..args import TrainArgs
 
+LAYER_STAGES = ("pt", "sft", "dpo", "kto")
 TUNERS = ("full", "freeze", "lora")
 # They look at one number of a weight at a time, so that a part of it is as good as all of it.
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad")
@@ -43,8 +44,10 @@ def check_training(args: TrainArgs) -> None:
     if sharding is None:
         return
     kind, training, tuner = args.finetuning.finetuning_type, args.training, args.tuner
-    require(not training.deepspeed, "fsdp and deepspeed: choose one")
-    require_shardable("fsdp", args)
+    require(not training.deepspeed, f"{sharding.key} and deepspeed: choose one")
+    if sharding.key != "fsdp":
+        _check_layers(args, sharding.key)
+    require_shardable(sharding.key, args)
     asked = checkpointing_asked(args)
     require(
         asked is not False or not sharding.checkpointing,
@@ -76,8 +79,24 @@ def check_training(args: TrainArgs) -> None:
         "create_new_adapter": bool(getattr(tuner, "create_new_adapter", False)),
     }
     found = next((key for key, there in refused.items() if there), None)
-    require(found is None, f"fsdp: not with {found}, which cannot be sharded; leave one of the two out")
+    require(found is None, f"{sharding.key}: not with {found}, which cannot be sharded; leave one of the two out")
     require(
         len(split_list(args.model.adapter_name_or_path)) < 2,
-        "fsdp: not with several adapters, which would be merged into whole weights; export them first",
+        f"{sharding.key}: not with several adapters, which would be merged into whole weights; export them first",
     )
+
+
+def _check_layers(args: TrainArgs, key: str) -> None:
+    """Nothing is asked for that looks at a whole layer."""
+    stage, kind, model = args.finetuning.stage, args.finetuning.finetuning_type, args.model
+    require(stage in LAYER_STAGES, f"{key}: not in stage {stage}; only in {', '.join(LAYER_STAGES)}")
+    refused = {
+        "context_parallel_size": args.training.context_parallel_size > 1,
+        "train_from_scratch": model.train_from_scratch,
+        "shift_attn": model.shift_attn,
+        "moe_aux_loss_coef": bool(model.moe_aux_loss_coef),
+        "predict_with_generate": bool(args.training.predict_with_generate),
+        "additional_target": kind == "lora" and bool(getattr(args.tuner, "additional_target", None)),
+    }
+    found = next((name for name, there in refused.items() if there), None)
+    require(found is None, f"{key}: not with {found}; leave one of the two out")

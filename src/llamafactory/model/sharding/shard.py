@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from ...extras.errors import ConfigError, first_names
 from ..towers import outside_language
 from ..wrapping import beneath_adapters
+from .layers import settle
 from .mesh import mesh_of
 from .slices import Slice
 
@@ -37,6 +38,8 @@ def shard(model: nn.Module, sharding: Sharding, device_type: str) -> nn.Module:
         ConfigError: Trained weights are of several types, or a class to wrap is not there.
     """
     core = beneath_adapters(model)
+    if sharding.key != "fsdp":
+        return settle(model, core, sharding, device_type)
     _require_one_type(model)
     mesh = mesh_of(sharding, device_type)
     shards = _take_out_slices(core)

@@ -15,27 +15,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Placement, distribute_tensor
 from transformers import PreTrainedModel
 
 from .mesh import placements_of
 
 
 class Slice(nn.Parameter):
-    """Stands for a whole weight; ``shard`` is the part that this process holds."""
+    """Stands for a whole weight; ``shard`` is the part that this process holds, and ``placements`` say which."""
 
     shard: Tensor
+    placements: tuple[Placement, ...]
 
     @staticmethod
-    def make(shape: torch.Size, shard: Tensor, requires_grad: bool) -> Slice:
+    def make(shape: torch.Size, shard: Tensor, placements: tuple[Placement, ...], requires_grad: bool) -> Slice:
         """Return one that looks like a weight of a shape; whoever reads it finds zeros."""
         stand_in = shard.new_zeros(()).expand(shape)
         made: Slice = torch.Tensor._make_subclass(Slice, stand_in, requires_grad)
-        made.shard = shard
+        made.shard, made.placements = shard, placements
         return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Slice:
-        copy = self.make(self.shape, self.shard.clone(), self.requires_grad)
+        copy = self.make(self.shape, self.shard.clone(), self.placements, self.requires_grad)
         memo[id(self)] = copy
         return copy
 
@@ -46,15 +47,22 @@ def loading_slices(mesh: DeviceMesh) -> Iterator[Callable[[nn.Module], None]]:
 
     Embeddings and heads are read whole: rows may be added to them, and losses look at their values.
     """
+    with loading_parts(lambda model: _distribute(model, mesh)):
+        yield make_slices
+
+
+@contextmanager
+def loading_parts(cut: Callable[[PreTrainedModel], None]) -> Iterator[None]:
+    """Inside, ``from_pretrained`` fills what ``cut`` leaves of a model on the meta device."""
     plain = PreTrainedModel.__dict__["_load_pretrained_model"]
 
     def load(model: PreTrainedModel, *args: Any, **options: Any) -> Any:
-        _distribute(model, mesh)
+        cut(model)
         return plain.__func__(model, *args, **options)
 
     PreTrainedModel._load_pretrained_model = staticmethod(load)
     try:
-        yield _make_slices
+        yield
     finally:
         PreTrainedModel._load_pretrained_model = plain
 
@@ -71,8 +79,10 @@ def _distribute(model: PreTrainedModel, mesh: DeviceMesh) -> None:
             module._parameters[name] = nn.Parameter(cut, requires_grad=weight.requires_grad)
 
 
-def _make_slices(model: nn.Module) -> None:
+def make_slices(model: nn.Module) -> None:
+    """Put slices in the place of the weights of which this process has read a part."""
     for module in model.modules():
         for name, weight in module._parameters.items():
             if isinstance(weight, DTensor):
-                module._parameters[name] = Slice.make(weight.shape, weight.to_local(), weight.requires_grad)
+                local, placements = weight.to_local(), tuple(weight.placements)
+                module._parameters[name] = Slice.make(weight.shape, local, placements, weight.requires_grad)

@@ -42,4 +42,4 @@ class ContextLoop(transformers.Trainer):
 
     def get_total_train_batch_size(self, args: Any) -> int:
         """Return the rows of an optimizer step."""
-        return int(super().get_total_train_batch_size(args)) // self.args.context_size
+        return int(super().get_total_train_batch_size(args)) // self.args.sharers

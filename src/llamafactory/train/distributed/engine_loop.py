@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ...extras.device import probe
 from ...hparams.deepspeed import Zero, zero_of
 from ...hparams.derive import resolve_dtypes
+from ...model.sharding.layers import Gradients
+from ...model.wrapping import beneath_adapters
 from .context_loop import ContextLoop
 from .zero import EngineOptimizer, start_engine
 
@@ -30,6 +32,12 @@ class EngineLoop(ContextLoop):
         """How DeepSpeed is asked to shard the run."""
         return zero_of(self.run_args)
 
+    @cached_property
+    def gradients(self) -> Gradients | None:
+        """What brings them together where processes share layers."""
+        found: Gradients | None = getattr(beneath_adapters(self.model), "_gradients", None)
+        return found
+
     def _wrap_model(self, model: nn.Module, *args: Any, **options: Any) -> Any:
         if self.zero is None:
             return super()._wrap_model(model, *args, **options)
@@ -44,6 +52,8 @@ class EngineLoop(ContextLoop):
         if self.zero_engine is not None:
             self.zero_engine.set_gradient_accumulation_boundary(self.accelerator.sync_gradients)
         loss: Tensor = super().training_step(model, *args, **options)
+        if self.gradients is not None and self.accelerator.sync_gradients:
+            self.gradients.reduce()
         return loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
 from ...extras.errors import ConfigError
@@ -44,10 +45,13 @@ def set_rates(optimizer: Any, rates: Mapping[float, Collection[nn.Parameter]], b
     rate_of = {weight: rate for rate, weights in rates.items() for weight in weights}
     groups = []
     for group in optimizer.param_groups:
-        apart: dict[float, list[nn.Parameter]] = {}
+        apart: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for weight in group["params"]:
-            apart.setdefault(rate_of.get(weight, base), []).append(weight)
-        groups += [{**group, "params": weights, "lr": group["lr"] * rate / base} for rate, weights in apart.items()]
+            # Fused kernels take no weights of which some are parts and some are whole.
+            apart.setdefault((rate_of.get(weight, base), isinstance(weight, DTensor)), []).append(weight)
+        groups += [
+            {**group, "params": weights, "lr": group["lr"] * rate / base} for (rate, _), weights in apart.items()
+        ]
     optimizer.param_groups[:] = groups
 
 
