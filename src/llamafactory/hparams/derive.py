@@ -11,7 +11,7 @@ from ..extras.device import Device
 from ..extras.environment import is_env_enabled
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
-from . import context_parallel, deepspeed, sharding
+from . import deepspeed, parallelism, sharding
 from .args import InferArgs, TrainArgs
 from .coercion import coerce
 from .reader import Flat
@@ -37,7 +37,7 @@ def derive_training(flat: Flat) -> dict[str, Any]:
                 f"{engine.LAUNCHED}: accelerate launch says how to shard, and so does {given[0]}; choose one"
             )
         values |= launched
-    values = context_parallel.from_dimensions(values)
+    values = parallelism.from_dimensions(values)
     asked = [action for action in _ACTIONS if action in values and coerce(action, values[action], bool)]
     if not asked and "do_train" not in values:
         values["do_train"] = True

@@ -20,6 +20,7 @@ from ..extras.files import read_text
 from ..extras.logging import get_logger
 from .coercion import coerce
 from .field import require, split_list
+from .parallelism import EXPERT, TENSOR
 
 if TYPE_CHECKING:
     from .args import TrainArgs
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 LAUNCHED = "ACCELERATE_USE_FSDP"
-TENSOR = "tensor_parallel_size"
-EXPERT = "expert_parallel_size"
 _VARIABLES = (
     "FSDP_VERSION", "FSDP_SHARDING_STRATEGY", "FSDP_RESHARD_AFTER_FORWARD", "FSDP_OFFLOAD_PARAMS",
     "FSDP_MIN_NUM_PARAMS", "FSDP_AUTO_WRAP_POLICY", "FSDP_TRANSFORMER_CLS_TO_WRAP", "FSDP_BACKWARD_PREFETCH",

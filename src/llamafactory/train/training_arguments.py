@@ -16,7 +16,8 @@ from ..hparams.deepspeed import zero_of
 from ..hparams.derive import chosen_optimizer
 from ..hparams.inner_settings import optimizer_settings, schedule_settings
 from ..hparams.metrics import default_metric
-from ..hparams.sharding import EXPERT, TENSOR, sharding_of
+from ..hparams.parallelism import CONTEXT, EXPERT, TENSOR
+from ..hparams.sharding import sharding_of
 from .callbacks.reporters import trackers
 from .process_group import rejoin
 
@@ -79,7 +80,7 @@ def transformers_arguments(args: TrainArgs) -> TrainingArguments:
         made = TrainingArguments(**{**given, **decided})
         zero = zero_of(args)
         made.shards = sharding_of(args) is not None or (zero is not None and zero.stage == 3)
-        made.context_size = _group_size("context_parallel_size", "share each row", args, made.world_size)
+        made.context_size = _group_size(CONTEXT, "share each row", args, made.world_size)
         made.tensor_size = _group_size(TENSOR, "share each layer", args, made.world_size)
         _group_size(EXPERT, "share the experts", args, made.world_size)
         return made

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..context_parallel import KEY
 from ..field import require
+from ..parallelism import CONTEXT as KEY
 from .sharding import TUNERS
 
 if TYPE_CHECKING:

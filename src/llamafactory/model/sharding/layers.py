@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from peft.tuners.lora.layer import Linear as LoraLinear
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
@@ -106,6 +107,11 @@ def settle(model: nn.Module, core: Any, sharding: Sharding, device_type: str) ->
                 )
                 module._parameters[name] = nn.Parameter(full, requires_grad=weight.requires_grad)
     for layer in core.modules():
+        if isinstance(layer, ParamWrapper) and isinstance(layer.get_param(), DTensor):
+            raise ConfigError(
+                f"{sharding.key}: an adapter on experts that processes share is not built; lora_target: "
+                "q_proj,k_proj,v_proj,o_proj leaves them out"
+            )
         if isinstance(layer, LoraLinear) and isinstance(layer.get_base_layer().weight, DTensor):
             _cut_adapter(layer, mesh["tp"])
     core._gradients = Gradients(model, core, sharding, mesh)

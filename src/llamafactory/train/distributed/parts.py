@@ -48,8 +48,15 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     read_tensors(dict(model.state_dict()), folder)
 
 
-def save_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
-    """Write the parts of an optimizer's state, and the settings of its groups; all processes call this together."""
+def save_optimizer(model: nn.Module, optimizer: Any, folder: Path, engine: str) -> None:
+    """Write the parts of an optimizer's state, and the settings of its groups; all processes call this together.
+
+    Args:
+        model: Its weights in parts.
+        optimizer: Of these weights.
+        folder: The checkpoint.
+        engine: Key of what cut them.
+    """
     state = optimizer.state
     parts = {
         f"{name}.{key}": value
@@ -58,7 +65,7 @@ def save_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
         if isinstance(value, Tensor)
     }
     write_tensors(parts, folder / OPTIMIZER)
-    write_groups(optimizer, folder / OPTIMIZER)
+    write_groups(optimizer, folder / OPTIMIZER, engine=engine)
 
 
 def load_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
@@ -125,7 +132,7 @@ def room_for(weights: Mapping[str, nn.Parameter], place: Path) -> dict[str, Tens
 
 
 def saved_by(folder: Path) -> str:
-    """Return the key of the engine that wrote a checkpoint: ``fsdp``, ``deepspeed``, or empty."""
+    """Return the key of the engine that wrote a checkpoint: ``fsdp``, ``deepspeed``, another, or empty."""
     groups = folder / OPTIMIZER / _GROUPS
     if groups.is_file():
         return str(read_json(groups, dict, "resume_from_checkpoint").get("engine", "fsdp"))

@@ -152,7 +152,7 @@ class CheckpointLoop(EngineLoop):
         if self.zero_engine is not None:
             save_state(self.model, self.zero_engine, Path(output_dir))
         elif self.sharding is not None:
-            save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir))
+            save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir), self.sharding.key)
         else:
             super()._save_optimizer_and_scheduler(output_dir)
             return
@@ -161,7 +161,7 @@ class CheckpointLoop(EngineLoop):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
-        require_kind(folder, "fsdp" if self.sharding else "deepspeed" if self.zero else "")
+        require_kind(folder, self.sharding.key if self.sharding else "deepspeed" if self.zero else "")
         for part in self.callback_handler.callbacks:
             if hasattr(part, "before_weights"):
                 part.before_weights(folder)
