@@ -23,7 +23,7 @@ def train(**keys: Any) -> TrainArgs:
 
 
 REFUSED = [
-    ({"parallelism_config": {"tp_size": 2}}, "parallel dimensions of a model"),
+    ({"parallelism_config": {"dp_shard_size": 2}}, "parallel dimensions of a model"),
     ({"accelerator_config": {"split_batches": True}}, "Accelerate's own handling of batches"),
     ({"average_tokens_across_devices": False}, "a loss that each device weighs by itself"),
     ({"ignore_pad_token_for_loss": False}, "a loss on padding"),

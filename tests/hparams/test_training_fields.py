@@ -15,6 +15,7 @@ from llamafactory.hparams.schema import keys_of
 from llamafactory.hparams.training_args import OptimizerName, SchedulerName, TrainingArguments
 
 OWN_KEYS = {"overwrite_output_dir", "on_nonfinite", "resume_changed", "async_save", "context_parallel_size"}
+OWN_KEYS |= {"tensor_parallel_size", "expert_parallel_size"}
 # Unset means: ask the device.
 OTHER_DEFAULTS = {"bf16": None, "fp16": None}
 

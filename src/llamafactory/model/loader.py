@@ -256,8 +256,8 @@ def _slices(sharding: Sharding | None, device: Device) -> Iterator[Callable[[nn.
             yield make_slices
         return
 
-    with loading_slices(mesh_of(sharding, device.type)) as make_slices:
-        yield make_slices
+    with loading_slices(mesh_of(sharding, device.type)) as settle:
+        yield settle
 
 
 def will_isolate(args: ModelArguments) -> bool:

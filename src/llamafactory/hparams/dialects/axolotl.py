@@ -285,6 +285,8 @@ _RULES: dict[str, Rule] = {
     "fsdp_version": Aside("there is one engine of torch's here"),
     "context_parallel_size": "context_parallel_size",
     "sequence_parallel_degree": "context_parallel_size",
+    "tensor_parallel_size": "tensor_parallel_size",
+    "expert_parallel_size": "expert_parallel_size",
     "wandb_project": lambda value, _: {"report_to": "wandb", "project": value} if value else {},
     "wandb_name": lambda value, _: {"run_name": value} if value else {},
     "wandb_run_id": lambda value, _: {"run_name": value} if value else {},
