@@ -80,9 +80,10 @@ def transformers_arguments(args: TrainArgs) -> TrainingArguments:
         made = TrainingArguments(**{**given, **decided})
         zero = zero_of(args)
         made.shards = sharding_of(args) is not None or (zero is not None and zero.stage == 3)
-        made.context_size = _group_size(CONTEXT, "share each row", args, made.world_size)
-        made.tensor_size = _group_size(TENSOR, "share each layer", args, made.world_size)
-        _group_size(EXPERT, "share the experts", args, made.world_size)
+        training, processes = args.training, made.world_size
+        made.context_size = _group_size(CONTEXT, training.context_parallel_size, "share each row", processes)
+        made.tensor_size = _group_size(TENSOR, training.tensor_parallel_size, "share each layer", processes)
+        _group_size(EXPERT, training.expert_parallel_size, "share the experts", processes)
         return made
     except ConfigError:
         raise
@@ -151,8 +152,7 @@ def _take_over(args: TrainArgs) -> None:
         )
 
 
-def _group_size(key: str, what: str, args: TrainArgs, processes: int) -> int:
-    size: int = getattr(args.training, key)
+def _group_size(key: str, size: int, what: str, processes: int) -> int:
     if processes % size:
         raise ConfigError(
             f"{key}: {size} processes {what}, and {processes} cannot be put in such groups; "
