@@ -272,13 +272,17 @@ def test_every_example_parses(path, monkeypatch):
     get_infer_args([str(path.relative_to(ROOT))])
 
 
+# Unpickles nothing but the classes of a list that it holds; tests/scripts/test_conversions.py tries another.
+OWN_UNPICKLER = "model/conversion/distributed_checkpoint.py"
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_nothing_dangerous_or_careless(path):
     found = []
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             found.append((node.lineno, "bare except"))
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and name_of(path) != OWN_UNPICKLER:
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
             found += [
                 (node.lineno, name) for name in names if name.split(".")[0] in ("pickle", "dill", "shelve", "marshal")
@@ -286,6 +290,8 @@ def test_nothing_dangerous_or_careless(path):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if called in ("pickle.load", "pickle.loads", "pickle.Unpickler"):
+                found.append((node.lineno, called))
             if called in ("eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "yaml.full_load"):
                 found.append((node.lineno, called))
             if keywords.get("shell", "False") != "False":
