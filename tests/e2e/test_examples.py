@@ -12,7 +12,7 @@ import yaml
 from llamafactory.train.tuner import run_exp
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FOLDERS = ("train_full", "train_freeze", "train_lora", "train_qlora", "extras")
+FOLDERS = ("train_full", "train_freeze", "train_lora", "train_qlora", "extras", "ascend")
 FILES = {
     str(path.relative_to(REPOSITORY / "examples")): yaml.safe_load(path.read_text("utf-8"))
     for folder in FOLDERS
