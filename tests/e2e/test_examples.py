@@ -26,6 +26,7 @@ HERE = [
     if keys.get("do_train")
     and not keys.get("use_ray")
     and not keys.get("context_parallel_size")
+    and not keys.get("fsdp")
     and keys["stage"] not in ("ppo", "grpo")
     and keys["model_name_or_path"].startswith("pkg://")
 ]
