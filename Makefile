@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart webui test test-slow test-llamacpp test-vllm test-ray test-deepspeed test-vision test-engines quality style audit sbom clean
+.PHONY: help quickstart webui test test-slow test-llamacpp test-vllm test-ray test-deepspeed test-vision test-engines quality style docs audit sbom clean
 
 help:
 	@echo "make quickstart   install, fine-tune a real 135M model on this machine and talk to it"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-vision  videos, and processors that need torchvision, which goes in front (.cache/vision-env)"
 	@echo "make quality      formatter, linter, type checker and the search for repeated code, without changing files"
 	@echo "make style        format the code and mend what the linter can mend"
+	@echo "make docs         build the site of the documentation in .cache/site, in an environment of its own (.cache/docs-env)"
 	@echo "make audit        look for known holes in the packages of constraints.txt (asks api.osv.dev)"
 	@echo "make sbom         write dist/sbom.cdx.json: those packages as a CycloneDX bill of materials"
 
@@ -132,6 +133,15 @@ quality: $(VENV)/.dev
 style: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# In an environment of its own, whose packages nothing else needs.
+.cache/docs-env/.done: | $(VENV)/bin/python
+	$(PYTHON) -m venv .cache/docs-env
+	.cache/docs-env/bin/pip install --quiet mkdocs==1.6.1 mkdocs-material==9.6.14
+	touch $@
+
+docs: .cache/docs-env/.done
+	NO_MKDOCS_2_WARNING=1 .cache/docs-env/bin/mkdocs build --strict --quiet
 
 # A service that cannot be reached is a failure, unless AUDIT=--if-reachable.
 audit: $(VENV)/.dev

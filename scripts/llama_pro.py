@@ -6,31 +6,20 @@ python scripts/llama_pro.py --model_name_or_path MODEL --output_dir FOLDER --num
 
 from __future__ import annotations
 
-import argparse
-import sys
-
-from llamafactory.extras.errors import ConfigError
 from llamafactory.model.block_expansion import expand_folder
+from llamafactory.train.statistics.flags import own_flags, refuse_pickles, run_script
 
 
-def main() -> int:
-    """Read the flags, expand, say what to write into the YAML file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_name_or_path", required=True)
-    parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--num_expand", type=int, required=True)
-    parser.add_argument("--shard_size", default="5GB")
-    given = parser.parse_args()
-    try:
-        found = expand_folder(given.model_name_or_path, given.output_dir, given.num_expand, given.shard_size)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def main() -> None:
+    """Expand, say what to write into the YAML file."""
+    own = {"num_expand": 8, "shard_size": "5GB", "save_safetensors": True}
+    flags = own_flags(own, needed=("model_name_or_path", "output_dir"))
+    refuse_pickles(flags["save_safetensors"])
+    found = expand_folder(flags["model_name_or_path"], flags["output_dir"], flags["num_expand"], flags["shard_size"])
     print(f"Inserted blocks: {', '.join(map(str, found))}. Train them with:")
-    print(f"model_name_or_path: {given.output_dir}\nfinetuning_type: freeze\nuse_llama_pro: true")
-    print(f"freeze_trainable_layers: {given.num_expand}")
-    return 0
+    print(f"model_name_or_path: {flags['output_dir']}\nfinetuning_type: freeze\nuse_llama_pro: true")
+    print(f"freeze_trainable_layers: {flags['num_expand']}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -253,7 +253,12 @@ def test_third_party_rows_come_from_entry_points(tmp_path, monkeypatch):
 
 # Files of other programs; tests/hparams/test_sharding.py and tests/test_clusters.py read them.
 LAUNCHERS = (ROOT / "examples" / "accelerate", ROOT / "examples" / "clusters")
-EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if path.parent not in LAUNCHERS)
+OF_A_KEY = ("extras/multi_tokens/tokens_cfg.yaml", "v1/sft_demo.yaml")  # a key of another example names them
+EXAMPLES = sorted(
+    path
+    for path in (ROOT / "examples").rglob("*.yaml")
+    if path.parent not in LAUNCHERS and path.relative_to(ROOT / "examples").as_posix() not in OF_A_KEY
+)
 
 
 def test_there_are_examples():
@@ -267,9 +272,13 @@ def test_every_example_parses(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     keys = yaml.safe_load(path.read_text("utf-8"))
     # overwrite_output_dir: the example may have been run in this checkout.
-    if "dataset" in keys or "eval_dataset" in keys:
+    if {"dataset", "eval_dataset", "train_dataset"} & set(keys):
         get_train_args([str(path.relative_to(ROOT)), "overwrite_output_dir=true"])
     get_infer_args([str(path.relative_to(ROOT))])
+
+
+# Unpickles nothing but the classes of a list that it holds; tests/scripts/test_conversions.py tries another.
+OWN_UNPICKLER = "model/conversion/distributed_checkpoint.py"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -278,7 +287,7 @@ def test_nothing_dangerous_or_careless(path):
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             found.append((node.lineno, "bare except"))
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and name_of(path) != OWN_UNPICKLER:
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
             found += [
                 (node.lineno, name) for name in names if name.split(".")[0] in ("pickle", "dill", "shelve", "marshal")
@@ -286,6 +295,8 @@ def test_nothing_dangerous_or_careless(path):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if called in ("pickle.load", "pickle.loads", "pickle.Unpickler"):
+                found.append((node.lineno, called))
             if called in ("eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "yaml.full_load"):
                 found.append((node.lineno, called))
             if keywords.get("shell", "False") != "False":

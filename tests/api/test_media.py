@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import runpy
 import struct
+import sys
 import time
 import wave
 import zlib
@@ -30,6 +32,8 @@ from llamafactory.data.messages import Message, Part
 from llamafactory.hparams import get_infer_args
 
 from .conftest import MODEL, Running, running
+
+EXAMPLES = Path(__file__).parents[2] / "scripts" / "api_example"
 
 
 def png(image: Image.Image) -> bytes:
@@ -182,3 +186,17 @@ def test_the_work_on_all_media_of_a_request_is_bounded(seeing: Running, monkeypa
     answer = post(seeing, [image_part(data_url(png(picture(1))))] * 60)
     assert answer.status_code == 400 and "more than 0.5 seconds to decode" in answer.json()["error"]["message"]
     assert len(read) < 10
+
+
+def test_the_example_that_shows_a_picture(
+    seeing: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """scripts/api_example/test_image.py prints what the same request is answered with."""
+    (tmp_path / "picture.png").write_bytes(png(picture(3, (84, 84))))
+    url = data_url(png(picture(3, (84, 84))))
+    wanted = post(seeing, [image_part(url), {"type": "text", "text": "What is this?"}])
+    monkeypatch.setenv("API_PORT", str(seeing.port))
+    monkeypatch.setattr(sys, "argv", ["test_image.py", str(tmp_path / "picture.png")])
+    runpy.run_path(str(EXAMPLES / "test_image.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert said == wanted.json()["choices"][0]["message"]["content"] + "\n" and said.strip()

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import json
+import runpy
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from media_models import QWEN, TEXT, picture, tone
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
@@ -124,3 +128,40 @@ def test_it_is_neither_trained_nor_exported(folder: Path, tmp_path: Path) -> Non
         load_model(load_tokenizer(args.model), args)
     with pytest.raises(ConfigError, match="models of type qwen2_5_omni also speak and cannot be exported yet"):
         export_model({"model_name_or_path": str(folder), "export_dir": str(tmp_path / "export")})
+
+
+def test_what_was_trained_of_its_thinker_is_put_back(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """scripts/qwen_omni_merge.py, with the answers of PEFT's own model, and of the part that was trained whole."""
+    whole = tmp_path / "whole"
+    shutil.copytree(folder, whole)
+    weights = load_file(whole / "model.safetensors")
+    save_file(weights | {"talker.head.weight": torch.ones(3, 2)}, whole / "model.safetensors", {"format": "pt"})
+    torch.save({"voice": torch.ones(1)}, whole / "spk_dict.pt")
+    thinker = Qwen2_5OmniThinkerForConditionalGeneration
+    ids = torch.tensor([[5, 17, 80, 3, 44]])
+    tuned = get_peft_model(
+        thinker.from_pretrained(folder, dtype=torch.float32),
+        LoraConfig(r=2, target_modules=r".*model\.layers.*\.(q_proj|up_proj)", init_lora_weights=False),
+    ).eval()
+    tuned.save_pretrained(tmp_path / "adapter")
+    script = Path(__file__).parents[2] / "scripts" / "qwen_omni_merge.py"
+
+    def run(*words: str) -> torch.Tensor:
+        monkeypatch.setattr(sys, "argv", [str(script), *words, "--model_path", str(whole)])
+        runpy.run_path(str(script), run_name="__main__")
+        written = Path(words[words.index("--save_path") + 1])
+        assert torch.equal(load_file(written / "model.safetensors")["talker.head.weight"], torch.ones(3, 2))
+        assert (written / "spk_dict.pt").is_file() and (written / "preprocessor_config.json").is_file()
+        with torch.no_grad():
+            return thinker.from_pretrained(written, dtype=torch.float32).eval()(input_ids=ids).logits
+
+    with torch.no_grad():
+        wanted, plain = tuned(input_ids=ids).logits, thinker.from_pretrained(folder)(input_ids=ids).logits
+    assert (wanted - plain).abs().max() > 1e-2
+    merged = run("merge_lora", "--lora_path", str(tmp_path / "adapter"), "--save_path", str(tmp_path / "a"))
+    torch.testing.assert_close(merged, wanted, atol=1e-4, rtol=1e-4)
+    tuned.merge_and_unload().save_pretrained(tmp_path / "thinker")
+    saved = run("save_full", "--thinker_path", str(tmp_path / "thinker"), "--save_path", str(tmp_path / "b"))
+    torch.testing.assert_close(saved, wanted, atol=1e-4, rtol=1e-4)

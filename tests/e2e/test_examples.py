@@ -12,7 +12,7 @@ import yaml
 from llamafactory.train.tuner import run_exp
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FOLDERS = ("train_full", "train_freeze", "train_lora", "train_qlora", "extras")
+FOLDERS = ("train_full", "train_freeze", "train_lora", "train_qlora", "extras", "ascend")
 FILES = {
     str(path.relative_to(REPOSITORY / "examples")): yaml.safe_load(path.read_text("utf-8"))
     for folder in FOLDERS
@@ -27,6 +27,7 @@ HERE = [
     and not keys.get("use_ray")
     and not keys.get("context_parallel_size")
     and not keys.get("tensor_parallel_size")
+    and not keys.get("fsdp")
     and keys["stage"] not in ("ppo", "grpo")
     and keys["model_name_or_path"].startswith("pkg://")
 ]

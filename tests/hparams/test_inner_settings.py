@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import get_scheduler, trainer_optimizer
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
 from transformers.trainer_utils import SchedulerType
 
@@ -20,7 +21,7 @@ from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_train_args
 from llamafactory.hparams.derive import OWN_OPTIMIZERS
 from llamafactory.hparams.inner_settings import OPTIMIZERS, SCHEDULES, optimizer_settings, schedule_settings
-from llamafactory.hparams.rules.training import COMPILERS
+from llamafactory.hparams.rules.training import COMPILERS, TRACKERS
 from llamafactory.hparams.training_args import CompileMode, OptimizerName
 
 BASE = {"model_name_or_path": "org/tiny", "dataset": "identity"}
@@ -166,6 +167,11 @@ def test_the_compilers_are_those_of_torch() -> None:
     ours = {name for name in list_backends(exclude_tags=None) if "TESTING" not in name and "minifier" not in name}
     assert set(COMPILERS) == ours - {"aot_eager_decomp_partition_crossref", "aot_eager_decomp_partition_with_mode"}
     assert set(get_args(CompileMode)) == set(list_mode_options())
+
+
+def test_trackers_are_those_of_transformers() -> None:
+    """Kubeflow's reports to the cluster that started it, without being asked for."""
+    assert set(TRACKERS) == set(INTEGRATION_TO_CALLBACK) - {"kubeflow"}
 
 
 @pytest.mark.parametrize(

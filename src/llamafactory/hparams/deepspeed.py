@@ -31,7 +31,8 @@ _OF_ENGINE = (
 # What our own keys say; the file may say the same, or ``auto``.
 _OF_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
             "bf16", "fp16", "optimizer")  # fmt: skip
-_NO_EFFECT = ("zero_allow_untested_optimizer", "activation_checkpointing")
+# The last two stand in files of users, and DeepSpeed reads neither: its own are comms_logger and csv_monitor.
+_NO_EFFECT = ("zero_allow_untested_optimizer", "activation_checkpointing", "comms_config", "monitor_config")
 _OPTIMIZERS = ("adam", "adamw")
 _OFFLOADS = ("offload_optimizer", "offload_param")
 _BY_HIDDEN_SIZE = {  # as transformers fills them
@@ -133,7 +134,7 @@ def _read(value: Mapping[str, Any] | str | None) -> dict[str, Any]:
 
 def _check_names(given: Mapping[str, Any]) -> None:
     for key, value in given.items():
-        if key in _NO_EFFECT:
+        if key in _NO_EFFECT or key.startswith("_"):  # "_comment"
             logger.info_once(f"deepspeed: {key}: makes no difference")
         elif key not in (*_OF_ENGINE, *_OF_KEYS):
             off = isinstance(value, Mapping) and value.get("enabled") is False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .field import arg
-from .ranges import AT_LEAST_0, AT_LEAST_1
+from .ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,14 @@ class FinetuningArguments:
     early_stopping_steps: int | None = arg(
         None, "Stop after this many evaluations without a better metric.", within=AT_LEAST_1
     )
+    loss_watchdog_threshold: float | None = arg(
+        None, "End the run when the logged loss is above this again and again.", within=POSITIVE
+    )
+    loss_watchdog_patience: int = arg(3, "How many logs in a row the loss may be above that.", within=AT_LEAST_1)
+    generate_samples: int = arg(
+        0, "Answer the first so many prompts of each evaluation set at every evaluation; logged as text.",
+        within=AT_LEAST_0,
+    )  # fmt: skip
     compute_accuracy: bool = arg(False, "Report token accuracy in evaluation.")
     plot_loss: bool = arg(False, "Draw the loss curve as a picture.")
     include_effective_tokens_per_second: bool = arg(False, "Report trained tokens per second.")

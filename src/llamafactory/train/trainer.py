@@ -27,6 +27,7 @@ from .base_trainer import BaseTrainer
 from .distributed.whole import sharded
 from .evaluation import evaluate as evaluation
 from .evaluation import prediction
+from .evaluation.samples import log_samples
 from .losses.cross_entropy import cross_entropy
 from .metrics.channels import ChannelMeter
 from .metrics.means import Means
@@ -160,6 +161,8 @@ class Trainer(BaseTrainer):
         if self.run_args.training.predict_with_generate:
             for name, prompts in self.prompts.items():
                 metrics |= self.score_responses(prompts, f"{metric_key_prefix}_{name}" if name else metric_key_prefix)
+        if self.run_args.finetuning.generate_samples:
+            log_samples(self)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -195,8 +198,13 @@ class Trainer(BaseTrainer):
             prefix: Of the metrics' names.
             path: Where the responses go; None = they are only scored.
         """
+        legacy = self.run_args.generating.legacy_text_scores
+        return prediction.score(self.responses(prompts), self.args, prefix, path, legacy)
+
+    def responses(self, prompts: Any) -> Iterator[prediction.Response]:
+        """Yield this rank's responses to the prompts of a set, from the weights that would be saved."""
         with averaged(self.optimizer):
-            responses = prediction.generate(
+            yield from prediction.generate(
                 self.accelerator.unwrap_model(self.model),
                 self.processing_class,
                 prompts,
@@ -207,8 +215,6 @@ class Trainer(BaseTrainer):
                 autocast=self.accelerator.autocast,
                 media=self.template.batch_media() if "media" in prompts.column_names else None,
             )
-        legacy = self.run_args.generating.legacy_text_scores
-        return prediction.score(responses, self.args, prefix, path, legacy)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

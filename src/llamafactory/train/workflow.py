@@ -44,6 +44,7 @@ from .callbacks.progress import ProgressCallback
 from .callbacks.reporters import ReporterCallback, get_swanlab_callback, trackers
 from .callbacks.signals import SignalCallback
 from .callbacks.threads import ThreadsCallback
+from .callbacks.watchdog import LossWatchdog
 from .process_group import any_rank, said_first
 from .recipe import settle_recipe
 from .saving.checkpoints import checkpoint_folder, clear_leftovers, is_restarted, resume_point
@@ -170,6 +171,8 @@ def build_trainer(
     if hasattr(tuner, "callbacks"):
         extra += tuner.callbacks(model, args)
     extra += callbacks or []
+    if args.finetuning.loss_watchdog_threshold is not None:
+        extra.append(LossWatchdog(args.finetuning.loss_watchdog_threshold, args.finetuning.loss_watchdog_patience))
     if args.finetuning.early_stopping_steps is not None:
         extra.append(EarlyStoppingCallback(early_stopping_patience=args.finetuning.early_stopping_steps))
     trainer = stage.trainer(

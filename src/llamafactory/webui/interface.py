@@ -129,7 +129,7 @@ def create_ui(demo_mode: bool = False) -> Any:
 
     board = Board(demo_mode=demo_mode)
     manager = board.manager
-    host = os.environ.get("HOSTNAME", platform.node()).split(".")[0]
+    host = os.environ.get("HOSTNAME", os.environ.get("COMPUTERNAME", platform.node())).split(".")[0]
     kept = (KEPT_SECONDS, KEPT_SECONDS)
     title = f"LLaMA Board ({host})" if host else "LLaMA Board"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=kept) as page:

@@ -37,6 +37,8 @@ class Translation:
 def recognize(values: Values) -> str | None:
     """Return the dialect that most keys of a file belong to and whose marks it bears, or None."""
     found = {name: len(dialect.marks.intersection(values)) for name, dialect in DIALECTS.items()}
+    plugin = values.get("peft_config")  # the key is ours too; a name in it is not
+    found["v1"] += isinstance(plugin, Mapping) and "name" in plugin
     name = max(found, key=lambda name: found[name])
     return name if found[name] else None
 

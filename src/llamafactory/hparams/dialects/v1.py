@@ -16,6 +16,7 @@ _PEFT = {
         "lora_alpha": "lora_alpha", "dropout": "lora_dropout", "lora_dropout": "lora_dropout",
         "target_modules": "lora_target", "lora_target": "lora_target", "modules_to_save": "additional_target",
         "use_rslora": "use_rslora", "use_dora": "use_dora", "adapter_name_or_path": "adapter_name_or_path",
+        "export_dir": "export_dir", "export_size": "export_size", "infer_dtype": "infer_dtype",
     },
     "freeze": {
         "freeze_trainable_layers": "freeze_trainable_layers", "freeze_trainable_modules": "freeze_trainable_modules",
@@ -29,6 +30,9 @@ _LAYOUTS: dict[str, dict[str, Any]] = {
 }
 # Rows in the engine's own layout are OpenAI messages.
 _OWN_LAYOUT: dict[str, Any] = {"formatting": "openai", "columns": {"messages": "messages"}}
+_ONLY_ULYSSES = "only Ulysses splits a sequence here"
+# The engine hands the word on to transformers; "flash_attention2" stands in its own examples.
+_ATTENTION = {"flash_attention_2": "fa2", "flash_attention2": "fa2", "flash_attention_3": "fa3", "eager": "disabled"}
 _PAIR_COLUMNS = {"chosen": "chosen", "rejected": "rejected"}
 
 
@@ -89,10 +93,13 @@ def _scheduler(value: Any, _: Values) -> Values:
 
 def _distribution(value: Any, _: Values) -> Values:
     name, rest = _section(value)
+    found = {} if rest.pop("cp_size", 1) == 1 else {"context_parallel_size": value["cp_size"]}
+    if rest.pop("cp_mode", "ulysses") != "ulysses":
+        raise NoCounterpart(f"its cp_mode: {_ONLY_ULYSSES}")
     if name in ("", "ddp", "none"):
-        return {}
+        return found
     if name == "deepspeed":
-        return {"deepspeed": rest.get("config_file", rest.get("config"))}
+        return {"deepspeed": rest.get("config_file", rest.get("config")), **found}
     if name != "fsdp2":
         raise NoCounterpart(f"expected fsdp2 or deepspeed, got {name}")
     kind = "shard_grad_op" if rest.pop("reshard_after_forward", True) is False else "full_shard"
@@ -101,7 +108,7 @@ def _distribution(value: Any, _: Values) -> Values:
         rest.pop(key, None)
     if rest:
         raise NoCounterpart(f"its {next(iter(rest))} has no counterpart")
-    return {"fsdp": kind + offload}
+    return {"fsdp": kind + offload, **found}
 
 
 def processes() -> int:
@@ -192,7 +199,7 @@ _RULES: dict[str, Rule] = {
     "dist_config": _distribution,
     "dp_size": Aside("processes that no other dimension takes hold copies"),
     "cp_size": lambda value, _: {} if value == 1 else {"context_parallel_size": value},
-    "cp_mode": fixed("ulysses", why="only Ulysses splits a sequence here"),
+    "cp_mode": fixed("ulysses", why=_ONLY_ULYSSES),
     "mp_replicate_size": lambda value, _: {} if value == 1 else {"fsdp_config": {"dp_replicate_size": value}},
     "mp_shard_size": Aside("it follows from the number of processes and mp_replicate_size"),
     "dist_timeout": "ddp_timeout",
@@ -201,7 +208,7 @@ _RULES: dict[str, Rule] = {
     "save_epochs": words("save_strategy", {1: "epoch"}),
     "save_ckpt_as_hf": Aside("checkpoints are in Hugging Face's layout always"),
     "sample_backend": words("infer_backend", {"hf": "huggingface", "vllm": "vllm", "sglang": "sglang"}),
-    "flash_attn": lambda value, _: {"flash_attn": {"flash_attention_2": "fa2", "eager": "disabled"}.get(value, value)},
+    "flash_attn": lambda value, _: {"flash_attn": _ATTENTION.get(value, value)},
     "resume_from_checkpoint": lambda value, _: {} if value == "auto" else {"resume_from_checkpoint": value},
     "save_steps": lambda value, _: {"save_steps": value, "save_strategy": "steps"},
     "chat_template": Absent("give it as custom_chat_template"),

@@ -41,6 +41,10 @@ def check_training(args: TrainArgs) -> None:
         _check_qat(args)
     if finetuning.early_stopping_steps is not None:
         require(training.eval_strategy != "no", "early_stopping_steps: needs eval_strategy steps or epoch")
+    if finetuning.generate_samples:
+        require(finetuning.stage == "sft", f"generate_samples: only for stage sft, not {finetuning.stage}")
+        evaluates = training.do_eval or training.eval_strategy != "no"
+        require(evaluates, "generate_samples: answers at evaluations, so it needs eval_strategy or do_eval")
 
 
 def _check_qat(args: TrainArgs) -> None:

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from ..args import TrainArgs
 
 
-TRACKERS = ("tensorboard", "wandb", "mlflow", "swanlab", "trackio")
+# Name -> the module that must be there. All but SwanLab report by transformers' own callbacks.
+TRACKERS = {
+    "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "swanlab": "swanlab", "trackio": "trackio",
+    "azure_ml": "azureml", "clearml": "clearml", "codecarbon": "codecarbon", "comet_ml": "comet_ml",
+    "dagshub": "dagshub", "dvclive": "dvclive", "flyte": "flytekit", "neptune": "neptune",
+}  # fmt: skip
 # What torch.compile knows without further packages and is not there for torch's own tests; a test compares them.
 COMPILERS = (
     "inductor", "eager", "aot_eager", "cudagraphs", "openxla", "tvm", "ts", "aot_ts", "aot_eager_decomp_partition",
@@ -98,7 +103,7 @@ _WRITTEN = (
     "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "adapter_config.json", "config.json",
     "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "chat_template.jin*", "*processor_config.json", "README.md", "*_results.json", "trainer_*.json*",
-    "training_*.png", "rollouts.jsonl", "generated_predictions*", "checkpoint-*",
+    "training_*.png", "rollouts.jsonl", "generated_*", "checkpoint-*",
 )  # fmt: skip
 
 

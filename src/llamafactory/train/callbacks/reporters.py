@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -31,11 +32,11 @@ def trackers(args: TrainArgs) -> list[str]:
     names = given if isinstance(given, list) else split_list(given)
     chosen = [name for name in names if name not in ("none", "all")]
     if "all" in names:
-        chosen = [name for name in TRACKERS if importlib.util.find_spec(name)]
+        chosen = [name for name, module in TRACKERS.items() if importlib.util.find_spec(module)]
     if args.swanlab.use_swanlab and "swanlab" not in chosen:
         chosen.append("swanlab")
     for name in chosen:
-        require(name, f"report_to: {name}")
+        require(TRACKERS[name], f"report_to: {name}")
     if "wandb" in chosen:
         os.environ.setdefault("WANDB_PROJECT", "llamafactory")
     return chosen
@@ -106,9 +107,41 @@ class ReporterCallback(TrainerCallback):
             self._tensorboard()
 
     def _tensorboard(self) -> None:
-        for callback in self.handler.callbacks if self.handler is not None else ():
-            writer = getattr(callback, "tb_writer", None)
-            if writer is not None:
-                for section, values in self.arguments.items():
-                    lines = [f"| {key} | {value} |" for key, value in values.items()]
-                    writer.add_text(section, "\n".join(["| key | value |", "|---|---|", *lines]))
+        for writer in _tensorboard_writers(self.handler):
+            for section, values in self.arguments.items():
+                lines = [f"| {key} | {value} |" for key, value in values.items()]
+                writer.add_text(section, "\n".join(["| key | value |", "|---|---|", *lines]))
+
+
+def _tensorboard_writers(handler: CallbackHandler | None) -> list[Any]:
+    found = [getattr(callback, "tb_writer", None) for callback in (handler.callbacks if handler is not None else ())]
+    return [writer for writer in found if writer is not None]
+
+
+def log_texts(names: Sequence[str], handler: CallbackHandler, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Send rows of texts to the trackers that take them.
+
+    Args:
+        names: Of the run's trackers.
+        handler: Of the trainer.
+        step: At which the texts were made.
+        rows: The same keys in each.
+    """
+    columns, texts = list(rows[0]), [[str(value) for value in row.values()] for row in rows]
+    for writer in _tensorboard_writers(handler):
+        blocks = (
+            "\n\n".join(f"**{name}**\n\n{text}" for name, text in zip(columns, row, strict=True)) for row in texts
+        )
+        writer.add_text("samples", "\n\n---\n\n".join(blocks), step)
+    if "wandb" in names:
+        import wandb
+
+        wandb.log({"samples": wandb.Table(columns=columns, data=texts), "train/global_step": step})
+    if "mlflow" in names:
+        import mlflow
+
+        mlflow.log_dict([dict(row) for row in rows], f"samples/step_{step}.json")
+    if any(type(callback).__name__ == "SwanLabCallback" for callback in handler.callbacks):
+        import swanlab
+
+        swanlab.log({"samples": [swanlab.Text("\n".join(row)) for row in texts]}, step=step)

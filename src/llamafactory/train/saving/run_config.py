@@ -40,6 +40,7 @@ _FREE = (
     "trackio_*", "skip_memory_metrics", "debug", "plot_loss", "compute_accuracy", "channel_loss", "print_param_status",
     "eval_*", "per_device_eval_batch_size", "batch_eval_metrics", "prediction_loss_only", "predict_with_generate",
     "generation_*", "sortish_sampler", "load_best_model_at_end", "early_stopping_steps", "val_size_*", "*_full_eval",
+    "loss_watchdog_*", "generate_samples",
     "save_*", "async_save", "enable_jit_checkpoint", "restore_callback_states_from_checkpoint",
     "push_to_hub", "hub_*", "*_hub_token", "dataloader_num_workers", "dataloader_p*",
     "dataloader_in_order", "dataloader_multiprocessing_context",

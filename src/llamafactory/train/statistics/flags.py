@@ -46,6 +46,38 @@ def read_flags(
     return {**own, **flags}, {**keys, **given}
 
 
+def own_flags(own: Mapping[str, Any], needed: tuple[str, ...] = ()) -> dict[str, Any]:
+    """As :func:`read_flags`, of a script that takes no keys of a configuration.
+
+    Raises:
+        UsageError: A needed flag is missing, or one is unknown.
+    """
+    flags, keys = read_flags({**dict.fromkeys(needed, ""), **own}, {}, needed)
+    if keys:
+        raise UsageError(f"--{next(iter(keys))}: this script takes {', '.join(f'--{name}' for name in flags)}")
+    return flags
+
+
+def refuse_pickles(save_safetensors: bool) -> None:
+    """Of scripts that once chose between two formats.
+
+    Raises:
+        UsageError: The other one is asked for.
+    """
+    if not save_safetensors:
+        raise UsageError("--save_safetensors: false would write pickles, which are not written any more; leave it out")
+
+
+def speed_keys(
+    deepspeed_stage: int = 0, disable_gc: bool = False, liger_kernel: bool = False, unsloth_gc: bool = False
+) -> dict[str, Any]:
+    """Keys of a configuration for flags of scripts that measure speed; what is off is left to its default."""
+    keys: dict[str, Any] = {"disable_gradient_checkpointing": True} if disable_gc else {}
+    keys |= {"enable_liger_kernel": True} if liger_kernel else {}
+    keys |= {"use_unsloth_gc": True} if unsloth_gc else {}
+    return keys | ({"deepspeed": {"zero_optimization": {"stage": deepspeed_stage}}} if deepspeed_stage else {})
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script; what its user can mend is one line."""
     if any(word in ("-h", "--help") for word in sys.argv[1:]):

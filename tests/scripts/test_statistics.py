@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-import runpy
-import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 Run = Any
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``run(script, *words)`` -> what it printed; it works in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-    def start(script: str, *words: object) -> str:
-        monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
-        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
-        return capsys.readouterr().out
-
-    return start
 
 
 @pytest.fixture
@@ -118,11 +101,48 @@ def test_a_tiny_model_loads(name: str, run: Run, tiny_llama: Path, tmp_path: Pat
     )
 
 
-def test_a_missing_flag_is_one_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run("stat_utils/cal_ppl.py")
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("error: --model_name_or_path is needed; this script takes --save_name")
-    with pytest.raises(SystemExit) as ended:
-        run("eval_bleu_rouge.py", "missing.jsonl")
-    assert ended.value.code == 1 and capsys.readouterr().err == "error: missing.jsonl does not exist\n"
+def test_a_missing_flag_is_one_line(refused: Run) -> None:
+    line = refused("stat_utils/cal_ppl.py")
+    assert line.startswith("--model_name_or_path is needed; this script takes --save_name")
+    assert refused("eval_bleu_rouge.py", "missing.jsonl") == "missing.jsonl does not exist"
+    assert refused("dcp2hf.py", "a", "b", "c", "--d", "1") == (
+        "--d: this script takes --dcp_path, --hf_path, --config_path, --shard_size"
+    )
+    assert "pickles" in refused("llama_pro.py", "a", "b", "--save_safetensors", "false")
+
+
+@pytest.mark.parametrize("script", ["stat_utils/cal_mfu.py", pytest.param("bench.py", marks=pytest.mark.slow)])
+def test_a_share_is_of_what_the_products_of_a_step_take(
+    script: str, run: Run, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock stands for the test: each step takes two seconds of a device of 10^9 operations a second."""
+    from llamafactory.train.planning import devices
+
+    monkeypatch.setattr(devices, "measured_speed", lambda: devices.Speed(1e9, 1e9, 1e9))
+    ticks = iter(range(0, 1000, 2))
+    monkeypatch.setattr("llamafactory.train.statistics.speed.clock", lambda: next(ticks))
+    out = run(script, tiny_llama, "--batch_size", 2, "--seq_length", 16, "--num_steps", 2, "--finetuning_type", "full")
+    found = dict(line.split(": ") for line in out.strip().splitlines()[-4:])
+    assert float(found["seconds a step"]) == 2 and float(found["tokens a second"]) == 16
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    head = model.config.vocab_size * model.config.hidden_size
+    weights = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear))
+    assert weights > head
+    width = model.config.num_attention_heads * model.config.head_dim
+    scores = 2 * 2 * 16 * width * model.config.num_hidden_layers  # both products of a token with all tokens
+    wanted = 3 * 2 * 16 * (2 * weights + scores) / 2  # a step, by the second
+    assert float(found["FLOP/s"]) == pytest.approx(wanted, rel=2e-3)
+    assert float(found["MFU"].rstrip("%")) == pytest.approx(100 * wanted / 1e9, rel=0.01)
+
+
+def test_rates_grow_until_the_loss_has_gone_up(run: Run, tiny_llama: Path, texts: list[str], tmp_path: Path) -> None:
+    words = (tiny_llama, 4, "--stage", "pt", "--dataset", tmp_path / "texts.jsonl", "--cutoff_len", 64)
+    out = run("stat_utils/cal_lr.py", *words, "--find", "true", "--num_steps", 24, "--first_rate", 1e-6)
+    *_, last = out.strip().splitlines()
+    rows = [line.split() for line in out.splitlines() if len(line.split()) == 2 and "e-" in line.split()[0]]
+    rates, losses = ([float(row[column]) for row in rows] for column in (0, 1))
+    ratios = [after / before for before, after in pairwise(rates)]
+    assert all(ratio == pytest.approx((1 / 1e-6) ** (1 / 23), rel=0.02) for ratio in ratios)
+    found = float(last.removeprefix("learning_rate: "))
+    assert found == pytest.approx(rates[losses.index(min(losses))] / 10, rel=0.02)
+    assert min(losses) < losses[0] - 0.1 and 1e-5 < found < 1e-1
