@@ -43,6 +43,7 @@ STAGES: dict[str, str] = {
     "ppo": "llamafactory.train.ppo.workflow:stage",
     "grpo": "llamafactory.train.grpo.workflow:stage",
     "gkd": "llamafactory.train.gkd.workflow:stage",
+    "classification": "llamafactory.train.classification.workflow:stage",
 }
 
 # One ChatTemplate value a row.

@@ -12,6 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from .. import __version__
 from ..chat.base_engine import load_engine
+from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..extras.serving import Process, bind, url_of
 from ..hparams import InferArgs, get_infer_args
@@ -38,6 +39,8 @@ def run_api(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -
     """
     args = args if isinstance(args, InferArgs) else get_infer_args(args)
     settings = ServerSettings.from_environment()
+    if args.finetuning.stage == "classification":
+        raise ConfigError("stage: classifiers are not served; transformers' pipeline takes the folder of export")
     # Before the model is loaded: a taken port shows at once.
     with (
         closing(bind(settings.host, settings.port, "API_HOST, API_PORT")) as listener,

@@ -16,7 +16,9 @@ from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..hparams import InferArgs
 from ..hparams.model_args import named_adapters
+from ..hparams.stages import WITHOUT_TEXT, require_text
 from ..model import load_model
+from ..model.heads import head_for
 from ..model.rope import context_length
 from .base_engine import Delta, EngineBase, copies
 from .continuous_batching import ModelRunner, can_batch, can_join
@@ -42,22 +44,21 @@ class HuggingfaceEngine(EngineBase):
 
     def __init__(self, args: InferArgs) -> None:
         self._args = args
+        silent = args.finetuning.stage in WITHOUT_TEXT
         self._scores = args.finetuning.stage == "rm"
         self.load_template(args)
-        self.model: Any = load_model(
-            self.tokenizer, args, trainable=False, head="reward" if self._scores else None
-        ).eval()
+        self.model: Any = load_model(self.tokenizer, args, trainable=False, head=head_for(args)).eval()
         lay_out_for_rows(self.model)
         # transformers fills what a call leaves open from here; only our own keys shall decide.
         self.model.generation_config = GenerationConfig()
         self.context = context_length(self.model.config)
-        self._batches = args.model.use_kv_cache and not self._scores and can_batch(self.model)
+        self._batches = args.model.use_kv_cache and not silent and can_batch(self.model)
         self._joins = self._batches and can_join(self.model)
         self.adapters = self._load_adapters()
         self._ends = sorted({*self.template.stop_token_ids, self.tokenizer.eos_token_id} - {None})
         self._grammars = JsonGrammars(self.tokenizer, self._ends)
         self._scheduler = Scheduler(ModelRunner(self.model, self.adapters), args.model.max_batch_size)
-        if not self._batches and not self._scores:
+        if not self._batches and not silent:
             logger.info_rank0("Requests are answered one at a time: this model cannot share a forward pass")
 
     def _load_adapters(self) -> tuple[str, ...]:
@@ -136,8 +137,7 @@ class HuggingfaceEngine(EngineBase):
         return self._scheduler.load
 
     def _sampling(self, overrides: dict[str, Any]) -> Sampling:
-        if self._scores:
-            raise ConfigError("stage: rm loads a reward model, which scores texts and does not answer")
+        require_text(self._args.finetuning.stage)
         sampling = get_sampling(self._args, overrides, self.vocabulary)
         if sampling.adapter is not None and sampling.adapter not in self.adapters:
             known = ", ".join(self.adapters) or "none; lora_modules names them"

@@ -31,11 +31,13 @@ from ..extras.manifest import NAME as MANIFEST
 from ..extras.manifest import write_manifest
 from ..hparams import InferArgs, get_infer_args, split_list, to_dict
 from ..hparams.coercion import as_written
+from ..hparams.stages import WITHOUT_TEXT
 from ..model import load_model, load_tokenizer, resolve_model_path
 from ..model.adapter_config import require_merging
 from ..model.adapters import load_adapter
 from ..model.config import has_talker, media_class, read_config
 from ..model.generation_config import make_savable, sampling_advice
+from ..model.heads import REWARD, head_for
 from ..model.loftq import restore_base
 from ..model.merging import hold_biases, merge
 from ..model.older_readers import add_older_names
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 
     from ..data.template.base import Template
     from ..hparams.model_args import QuantizationArguments
+    from ..model.heads import Head
 
 logger = get_logger(__name__)
 
@@ -100,7 +103,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     _note_qat(args)
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, resolve_thinking(args.data))
-    head = "reward" if args.finetuning.stage == "rm" else None
+    head = head_for(args)
     calibration = None
     if args.export.export_quantization_bit is not None:
         _check_quantizable(config, head)
@@ -122,7 +125,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
                 template, context_length(config), weights, _end_ids(GenerationConfig.from_pretrained(staging))
             )
             write_atomic(staging / "Modelfile", text)
-        if head is not None:
+        if head == REWARD:
             write_cross_encoder(staging)
         figures = {"export_proof": dataclasses.asdict(proof)}
         quantization = None
@@ -135,7 +138,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
         publish_folder(staging, final)
     _print_summary(args, final, template, dtype, proof, head, quantization)
     _print_rows("Runs in:", [(f"{one.reader} {one.version or ''}".strip(), words(one)) for one in readers])
-    print("\n" + next_commands(final, head), flush=True)
+    print("\n" + next_commands(final, args.finetuning.stage), flush=True)
     if args.export.export_hub_model_id:
         _push(final, args)
 
@@ -163,7 +166,7 @@ def _note_qat(args: InferArgs) -> None:
             logger.warning("export: trained with qat, only these keys write the model that was trained: %s", keys)
 
 
-def _check_quantizable(config: Any, head: str | None) -> None:
+def _check_quantizable(config: Any, head: Head | None) -> None:
     if head is not None:
         raise ConfigError("export_quantization_bit: reward models cannot be quantized")
     if media_class(config) is not None:
@@ -183,7 +186,7 @@ def _free_folder(export_dir: str | None) -> Path:
     return final
 
 
-def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase, head: str | None) -> PreTrainedModel | PeftModel:
+def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase, head: Head | None) -> PreTrainedModel | PeftModel:
     """Load the base in its own type with the last adapter beside it; adapters before it are merged in order."""
     adapters = split_list(args.model.adapter_name_or_path)
     on_cpu = args.export.export_device == "cpu"
@@ -255,7 +258,7 @@ def _stored_dtype(args: InferArgs) -> str:
 
 
 def _write_model(
-    args: InferArgs, tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path, head: str | None
+    args: InferArgs, tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path, head: Head | None
 ) -> torch.dtype:
     """Merge, cast and save; the model is gone from memory afterwards."""
     wanted = args.model.infer_dtype
@@ -334,7 +337,7 @@ def _print_summary(
     template: Template,
     dtype: torch.dtype,
     proof: Proof,
-    head: str | None,
+    head: Head | None,
     quantization: QuantizationReport | None,
 ) -> None:
     weights = sorted(final.glob("*.safetensors"))
@@ -374,11 +377,14 @@ def _print_rows(head: str, rows: Sequence[tuple[str, str]]) -> None:
     print(*[f"\n{head}"] * bool(head), *(f"  {name:<{width}}  {value}" for name, value in rows), sep="\n")
 
 
-def next_commands(final: Path, head: str | None = None) -> str:
-    """Return what to type after an export; a reward model is served: it scores and reranks."""
+def next_commands(final: Path, stage: str = "sft") -> str:
+    """Return what to type after an export; a model that does not write is served, but for a classifier."""
     commands = [["llamafactory-cli", "chat", "--model_name_or_path", str(final)]]
-    if head is not None:
-        commands = [["llamafactory-cli", "api", "--stage", "rm", "--model_name_or_path", str(final)]]
+    if stage in WITHOUT_TEXT:
+        commands = [["llamafactory-cli", "api", "--stage", stage, "--model_name_or_path", str(final)]]
+    if stage == "classification":
+        load = f"from transformers import pipeline; print(pipeline('text-classification', {str(final)!r})('Hello'))"
+        commands = [["python", "-c", load]]
     if (final / "Modelfile").exists():
         commands.append(["ollama", "create", final.name, "-f", str(final / "Modelfile")])
     return "Next:\n  " + "\n  ".join(map(shlex.join, commands))

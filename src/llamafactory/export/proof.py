@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..data.template.base import Template
+    from ..model.heads import Head
 
 # Largest difference of logits, relative to the largest logit. Both sides compute in float32: what is left is the
 # rounding of the weights to the exported type. A half type also loses the part of an adapter that is smaller than its
@@ -103,7 +104,7 @@ def prove(
     template: Template,
     dtype: torch.dtype,
     trust_remote_code: bool = False,
-    head: str | None = None,
+    head: Head | None = None,
 ) -> Proof:
     """Load the folder with plain transformers and compare everything with base + adapter.
 
@@ -120,11 +121,11 @@ def prove(
     Raises:
         ExportFailure: A tensor, a logit or a token id differs; the message names it.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
     remote = {"trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(folder, **remote)
-    auto = language_class(config) if head is None else AutoModelForSequenceClassification
+    auto = language_class(config) if head is None else head.auto_class()
     conversations = prove_template(open_tokenizer(str(folder), **remote), template)
     reference = load_reference()
     placement = getattr(reference, "hf_device_map", None) or {"": reference.device}

@@ -14,7 +14,7 @@ from .ranges import AT_LEAST_0, AT_LEAST_1
 class FinetuningArguments:
     """The kind of training: stage, tuner, losses and what is reported."""
 
-    stage: str = arg("sft", "Training stage: pt, sft, rm, ppo, dpo, kto, grpo, gkd.")
+    stage: str = arg("sft", "Training stage: pt, sft, rm, ppo, dpo, kto, grpo, gkd, classification.")
     finetuning_type: str = arg(
         "lora", "Which weights are trained: lora, oft, freeze, full, or a method of PEFT (docs/methods.md)."
     )
@@ -36,6 +36,11 @@ class FinetuningArguments:
     asft_alpha: float = arg(0.1, "Weight of ASFT's pull.", within=AT_LEAST_0)
     use_eaft_loss: bool = arg(False, "EAFT loss: cross-entropy weighted by entropy.")
     eaft_alpha: float = arg(1.0, "Exponent of EAFT's entropy.", within=AT_LEAST_0)
+
+    # Stages without a language-model head.
+    class_names: str | None = arg(
+        None, "Classes in the order of the scores, comma list; unset = those of the training rows, sorted.", comma=True
+    )
 
     # Parts of multimodal models.
     freeze_vision_tower: bool = arg(True, "Leave the encoders of images, videos and sound as they are.")

@@ -24,12 +24,15 @@ METRICS: dict[str, tuple[str, ...]] = {
     "ppo": _ROLLOUTS,
     "grpo": _ROLLOUTS,
     "gkd": ("loss", "nll"),
+    "classification": ("loss", "accuracy", "f1"),
 }
 
 
 def metrics_of(args: TrainArgs) -> tuple[str, ...]:
     """Return the names under which an evaluation of this run reports, without ``eval_``; none for an unknown stage."""
     stage, rlhf = args.finetuning.stage, args.rlhf
+    if stage == "classification" and args.data.problem_type == "regression":
+        return ("loss", "mae", "pearson")
     further = {
         "accuracy": stage in ("pt", "sft", "gkd") and args.finetuning.compute_accuracy,
         "nll": any(getattr(args.finetuning, key) for key in ("use_dft_loss", "use_asft_loss", "use_eaft_loss")),

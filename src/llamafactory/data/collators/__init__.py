@@ -13,5 +13,6 @@ __getattr__ = exports(
         "PromptCollator": "padded",
         "PairCollator": "completions",
         "FeedbackCollator": "completions",
+        "ClassificationCollator": "classification",
     },
 )

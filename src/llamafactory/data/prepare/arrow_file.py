@@ -31,6 +31,9 @@ class ArrowFile:
             "source": text,
             "reference": text,
             "rollout": text,
+            "classes": pa.list_(pa.list_(text)),
+            "targets": pa.list_(pa.list_(pa.float32())),
+            "grades": pa.list_(pa.float32()),
             "media": media_type(),
         }
         self.sink = pa.OSFile(self.path, "wb")

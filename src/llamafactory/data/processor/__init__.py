@@ -2,6 +2,7 @@
 """Samples to features, one processor a kind of training."""
 
 from .base import IGNORED, Encoded, Processor, Tally
+from .classification import ClassificationProcessor
 from .feedback import FeedbackProcessor
 from .pairwise import PairwiseProcessor
 from .pretrain import PretrainProcessor
@@ -11,6 +12,7 @@ from .supervised import SupervisedProcessor
 
 __all__ = [
     "IGNORED",
+    "ClassificationProcessor",
     "Encoded",
     "FeedbackProcessor",
     "PairwiseProcessor",

@@ -43,6 +43,7 @@ STAGES: dict[tuple[str, ...], tuple[str, ...]] = {
         "gkd_beta", "gkd_temperature", "gkd_lambda", "teacher_model_name_or_path", "teacher_model",
         "teacher_model_adapters", "teacher_model_quantization_bit",
     ),
+    ("classification",): ("problem_type", "class_names"),
 }  # fmt: skip
 
 # Switch -> the keys that only it reads, by the beginning of their names.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...extras.packages import require_installed
 from ...hparams.field import arg, require, split_list
 from ...hparams.ranges import AT_LEAST_0, AT_LEAST_1, BELOW_1, POSITIVE, Range
+from ..heads import score_layer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -240,7 +241,7 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
         **_options_of_start(tuner),
     }
     return LoraConfig(
-        task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",  # the former trains and saves the score too
+        task_type="CAUSAL_LM" if score_layer(model) is None else "SEQ_CLS",  # the latter trains and saves the score too
         r=tuner.lora_rank,
         lora_alpha=tuner.lora_alpha or 2 * tuner.lora_rank,
         lora_dropout=tuner.lora_dropout,

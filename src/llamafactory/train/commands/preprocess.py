@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...data.loader import get_dataset
 from ...data.processor import (
+    ClassificationProcessor,
     FeedbackProcessor,
     PairwiseProcessor,
     PretrainProcessor,
@@ -69,6 +70,7 @@ def stage_processor(stage: str) -> Processor:
         "kto": FeedbackProcessor(),
         "ppo": RolloutProcessor(),
         "grpo": RolloutProcessor(),
+        "classification": ClassificationProcessor(),
     }
     if stage not in processors:
         raise ConfigError(f"stage: the data of {', '.join(processors)} can be prepared, not of {stage}")
