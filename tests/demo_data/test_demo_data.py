@@ -31,6 +31,7 @@ MINIMUM = {
     "kto_en_demo": 60,
     "pt_demo": 40,
     "sums_demo": 100,
+    "tickets_demo": 90,
 }
 MEDIA = {"mllm_demo", "mllm_video_demo", "mllm_audio_demo"}  # what they hold is tested where media are trained
 MAKER = re.compile(
@@ -86,7 +87,8 @@ def test_project_reads_every_row(name: str) -> None:
     for sample in samples:
         assert (sample.chosen is not None) == (sample.rejected is not None) == attr.ranking
         assert (sample.label is not None) == (name == "kto_en_demo")
-        if attr.ranking or name == "pt_demo":
+        assert (sample.target is not None) == (name == "tickets_demo")
+        if attr.ranking or name in ("pt_demo", "tickets_demo"):
             assert [message.role for message in sample.messages] == ["user"]
         else:
             assert sample.messages[-1].role == "assistant"

@@ -126,8 +126,8 @@ def test_an_adapter_says_what_its_scores_mean_and_its_figures_are_those_of_sklea
     held = tmp_path / "held.json"
     held.write_text(json.dumps(_rows(_KINDS[0], 60)[40:]), encoding="utf-8")
     given = classify(
-        lora_rank=4, max_steps=20, learning_rate=5e-3, eval_dataset=str(held), do_eval=True, do_train=True, packing=True,
-        save_steps=10, save_strategy="steps",
+        lora_rank=4, max_steps=20, learning_rate=5e-3, eval_dataset=str(held), do_eval=True, do_train=True,
+        packing=True, save_steps=10, save_strategy="steps",
     )  # fmt: skip
     run = train(given)
     config = AutoConfig.from_pretrained(run)

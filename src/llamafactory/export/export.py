@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,6 @@ from ..extras.manifest import NAME as MANIFEST
 from ..extras.manifest import write_manifest
 from ..hparams import InferArgs, get_infer_args, split_list, to_dict
 from ..hparams.coercion import as_written
-from ..hparams.stages import WITHOUT_TEXT
 from ..model import load_model, load_tokenizer, resolve_model_path
 from ..model.adapter_config import require_merging
 from ..model.adapters import load_adapter
@@ -52,6 +50,7 @@ from ..model.value_head import drop_bias
 from .cross_encoder import write_cross_encoder
 from .gguf.writer import check_config, check_types, write_gguf
 from .model_card import model_card
+from .next_steps import next_commands
 from .ollama import context_length, modelfile
 from .proof import ExportFailure, Proof, prove, prove_template
 from .quantization.calibration import read_calibration
@@ -375,19 +374,6 @@ def _print_summary(
 def _print_rows(head: str, rows: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     print(*[f"\n{head}"] * bool(head), *(f"  {name:<{width}}  {value}" for name, value in rows), sep="\n")
-
-
-def next_commands(final: Path, stage: str = "sft") -> str:
-    """Return what to type after an export; a model that does not write is served, but for a classifier."""
-    commands = [["llamafactory-cli", "chat", "--model_name_or_path", str(final)]]
-    if stage in WITHOUT_TEXT:
-        commands = [["llamafactory-cli", "api", "--stage", stage, "--model_name_or_path", str(final)]]
-    if stage == "classification":
-        load = f"from transformers import pipeline; print(pipeline('text-classification', {str(final)!r})('Hello'))"
-        commands = [["python", "-c", load]]
-    if (final / "Modelfile").exists():
-        commands.append(["ollama", "create", final.name, "-f", str(final / "Modelfile")])
-    return "Next:\n  " + "\n  ".join(map(shlex.join, commands))
 
 
 def _push(final: Path, args: InferArgs) -> None:

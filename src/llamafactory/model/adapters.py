@@ -196,7 +196,7 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool, live: boo
     config, state, renamed = read_adapter(folder, model, live=live)
     if config.task_type == "SEQ_CLS" and score_layer(model) is None:
         raise ConfigError(
-            f"adapter_name_or_path: '{folder}' is a reward model or a classifier; add stage: rm, or its stage"
+            f"adapter_name_or_path: '{folder}' is a reward model; add stage: rm (a classifier: its own stage)"
         )
     try:
         with _same_svd(model), _no_hints():

@@ -21,8 +21,7 @@ Rows = Sequence[Mapping[str, Any]]
 _SPELLINGS = Path(__file__).with_name("spellings.yaml")
 _LAYOUTS = (
     "messages or conversations (a list of turns); instruction + input + output; prompt + response, "
-    "question + answer, user + assistant and the like; prompt + chosen + rejected; text; text + label; "
-    "query + positive + negative"
+    "question + answer, user + assistant and the like; prompt + chosen + rejected; text (+ label)"
 )
 _OF_HEADS = ("label", "positive", "negative", "score")  # what rows without an answer may hold beside their text
 _DIALOGUE = re.compile(r"\s*(Human|Assistant): ?")

@@ -139,7 +139,7 @@ def next_commands(args: TrainArgs) -> str:
         words = _words_of_result(args, output_dir)  # overrides of a file stay: one of them may be the folder
     export = next_command("export", words, export_dir=_beside(output_dir), **_keys_of_export(args))
     chat = [] if args.finetuning.stage in WITHOUT_TEXT else [next_command("chat", words)]
-    return "Next:\n  " + "\n  ".join([*chat, export, *_note_of_vllm(Path(output_dir))])
+    return "Next:\n  " + "\n  ".join([*chat, export, *([] if chat == [] else _note_of_vllm(Path(output_dir)))])
 
 
 def _keys_of_export(args: TrainArgs) -> dict[str, str]:
