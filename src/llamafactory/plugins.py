@@ -44,6 +44,7 @@ STAGES: dict[str, str] = {
     "grpo": "llamafactory.train.grpo.workflow:stage",
     "gkd": "llamafactory.train.gkd.workflow:stage",
     "classification": "llamafactory.train.classification.workflow:stage",
+    "embedding": "llamafactory.train.embedding.workflow:stage",
 }
 
 # One ChatTemplate value a row.

@@ -35,7 +35,7 @@ from ..model.adapter_config import require_merging
 from ..model.adapters import load_adapter
 from ..model.config import has_talker, media_class, read_config
 from ..model.generation_config import make_savable, sampling_advice
-from ..model.heads import REWARD, head_for
+from ..model.heads import REWARD, VECTORS, head_for
 from ..model.loftq import restore_base
 from ..model.merging import hold_biases, merge
 from ..model.older_readers import add_older_names
@@ -47,6 +47,7 @@ from ..model.quantizers.record import require_same_base, trained_for, trained_ov
 from ..model.tokenizer import hub_options
 from ..model.tokenizer_file import replaced_by
 from ..model.value_head import drop_bias
+from ..model.vectors import vector_settings, write_settings
 from .cross_encoder import write_cross_encoder
 from .gguf.writer import check_config, check_types, write_gguf
 from .model_card import model_card
@@ -126,6 +127,8 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
             write_atomic(staging / "Modelfile", text)
         if head == REWARD:
             write_cross_encoder(staging)
+        elif head == VECTORS:
+            write_settings(staging, vector_settings(args), config.get_text_config().hidden_size)
         figures = {"export_proof": dataclasses.asdict(proof)}
         quantization = None
         if calibration is not None:

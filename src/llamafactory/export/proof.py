@@ -374,12 +374,13 @@ def _shape(tensor: Tensor | None) -> str:
 def probe_logits(model: PreTrainedModel | PeftModel, template: Template) -> list[Tensor]:
     """Return logits ``[tokens, vocabulary]`` of the first probes, computed in float32; widens the model in place.
 
-    Of a reward model they are one tensor with the scores of these probes.
+    Of a reward model they are one tensor with the scores of these probes, of a model without any head its states.
     """
     model.eval().float()
     logits = []
     for messages, tools, prompt in PROBES[:3]:
         ids = torch.tensor([_encode(template, messages, tools, prompt)], device=model.device)
-        logits.append(model(input_ids=ids, use_cache=False).logits[0].cpu())
+        found = model(input_ids=ids, use_cache=False, return_dict=True)
+        logits.append((found.logits if "logits" in found else found.last_hidden_state)[0].cpu())
     is_reward = logits[0].ndim == 1
     return [torch.cat(logits)] if is_reward else logits

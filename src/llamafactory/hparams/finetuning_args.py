@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .field import arg
-from .ranges import AT_LEAST_0, AT_LEAST_1
+from .ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE
 
 
 @dataclass(frozen=True)
 class FinetuningArguments:
     """The kind of training: stage, tuner, losses and what is reported."""
 
-    stage: str = arg("sft", "Training stage: pt, sft, rm, ppo, dpo, kto, grpo, gkd, classification.")
+    stage: str = arg("sft", "Training stage: pt, sft, rm, ppo, dpo, kto, grpo, gkd, classification, embedding.")
     finetuning_type: str = arg(
         "lora", "Which weights are trained: lora, oft, freeze, full, or a method of PEFT (docs/methods.md)."
     )
@@ -41,6 +41,17 @@ class FinetuningArguments:
     class_names: str | None = arg(
         None, "Classes in the order of the scores, comma list; unset = those of the training rows, sorted.", comma=True
     )
+    pooling: Literal["last", "mean", "cls"] | None = arg(
+        None, "Stage embedding: which states make the vector; unset = as the model says, else last of decoders, mean."
+    )
+    embedding_loss: Literal["infonce", "cosent"] = arg(
+        "infonce", "Stage embedding: positives against all other documents of a step, or the order of given scores."
+    )
+    embedding_temperature: float = arg(0.05, "Stage embedding: cosines are divided by it.", within=POSITIVE)
+    embedding_dims: str | None = arg(
+        None, "Stage embedding: widths that shall do too (Matryoshka), comma list; the loss is a sum over them.",
+        comma=True,
+    )  # fmt: skip
 
     # Parts of multimodal models.
     freeze_vision_tower: bool = arg(True, "Leave the encoders of images, videos and sound as they are.")

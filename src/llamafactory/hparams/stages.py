@@ -9,10 +9,11 @@ from ..extras.errors import ConfigError
 WITHOUT_TEXT: dict[str, str] = {
     "rm": "a reward model, which scores texts",
     "classification": "a classifier, which scores texts",
+    "embedding": "an embedding model, which makes vectors of texts",
 }
 
 
-HEADS = ("classification",)  # of these, those that came with a head of their own
+HEADS = ("classification", "embedding")  # of these, those that came with a head of their own
 
 
 def require_text(stage: str) -> None:

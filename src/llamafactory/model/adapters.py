@@ -198,6 +198,8 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool, live: boo
         raise ConfigError(
             f"adapter_name_or_path: '{folder}' is a reward model; add stage: rm (a classifier: its own stage)"
         )
+    if config.task_type == "FEATURE_EXTRACTION" and model.get_output_embeddings() is not None:
+        raise ConfigError(f"adapter_name_or_path: '{folder}' is of an embedding model; add stage: embedding")
     try:
         with _same_svd(model), _no_hints():
             if score_layer(model) is not None and config.task_type == "CAUSAL_LM":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..extras.errors import ConfigError
 from ..extras.files import read_json
+from .config import media_class
 from .paths import resolve_adapter_path, resolve_model_path
 from .tokenizer import adapter_names
 
@@ -23,21 +24,23 @@ _UNNAMED = "LABEL_"
 
 @dataclass(frozen=True)
 class Head:
-    """Sequence classification of transformers, with what its ``config.json`` says of the scores.
+    """Sequence classification of transformers, with what its ``config.json`` says of the scores; or nothing at all.
 
     Attributes:
+        kind: ``scores``, or ``vectors``: the bare model, whose states are pooled.
         labels: Names of the scores in order; none = one score without a name.
         problem_type: As transformers calls it; the score of ``regression`` is meant as it is.
     """
 
+    kind: Literal["scores", "vectors"] = "scores"
     labels: tuple[str, ...] = ()
     problem_type: Problem = "regression"
 
     def auto_class(self) -> Any:
         """The ``Auto...`` class that loads a model with it."""
-        from transformers import AutoModelForSequenceClassification
+        from transformers import AutoModel, AutoModelForSequenceClassification
 
-        return AutoModelForSequenceClassification
+        return AutoModelForSequenceClassification if self.kind == "scores" else AutoModel
 
     def configure(self, config: Any) -> None:
         """Write it into a model's configuration, for who loads the model elsewhere.
@@ -47,6 +50,10 @@ class Head:
         """
         if type(config) not in self.auto_class()._model_mapping:
             raise ConfigError(f"stage: transformers has no classification head for {config.model_type} models")
+        if self.kind == "vectors":
+            if media_class(config) is not None:
+                raise ConfigError(f"stage: embedding is of models of text, not of {config.model_type}")
+            return
         config.num_labels = max(1, len(self.labels))
         if self.labels:
             config.id2label = dict(enumerate(self.labels))
@@ -58,6 +65,7 @@ class Head:
 
 
 REWARD = Head()
+VECTORS = Head("vectors")
 
 
 def head_for(args: InferArgs) -> Head | None:
@@ -72,7 +80,7 @@ def head_for(args: InferArgs) -> Head | None:
         if found is None:
             raise ConfigError(f"model_name_or_path: '{args.model.model_name_or_path}' is no classifier")
         return found
-    return REWARD if stage == "rm" else None
+    return {"rm": REWARD, "embedding": VECTORS}.get(stage)
 
 
 def stored_head(args: InferArgs) -> Head | None:
@@ -91,7 +99,7 @@ def _head_of(config: dict[str, Any]) -> Head:
     names = {int(number): str(name) for number, name in (config.get("id2label") or {}).items()}
     labels = tuple(names[number] for number in sorted(names)) or (f"{_UNNAMED}0", f"{_UNNAMED}1")
     usual: Problem = "regression" if len(labels) == 1 else "single_label_classification"
-    return Head(labels, config.get("problem_type") or usual)
+    return Head("scores", labels, config.get("problem_type") or usual)
 
 
 def is_named(head: Head) -> bool:

@@ -82,7 +82,8 @@ def load_model(
     dtypes = resolve_dtypes(args, device)
     tuner = resolve("tuners", args.finetuning.finetuning_type)
     model = _load_base(args, dtypes, device, trainable, trainable or beside_training, head)
-    if trainable and not hasattr(model, model.base_model_prefix):  # the loss asks it for the hidden states
+    bare = head is not None and head.kind == "vectors"
+    if trainable and not bare and not hasattr(model, model.base_model_prefix):  # the loss asks it for the hidden states
         raise ConfigError(
             f"model_name_or_path: models of type {model.config.model_type} that take media only answer here; "
             "their language model cannot be trained in place"
@@ -111,7 +112,7 @@ def _fit_to_run(
     """Give the base model its head, its embedding rows and its settings; returns the ids of new tokens."""
     from . import embeddings
 
-    if head is not None:
+    if head is not None and head.kind == "scores":
         from .value_head import resolve_head
 
         resolve_head(model, resolve_model_path(str(args.model.model_name_or_path), args.model), args.model, trainable)

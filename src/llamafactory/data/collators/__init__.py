@@ -14,5 +14,6 @@ __getattr__ = exports(
         "PairCollator": "completions",
         "FeedbackCollator": "completions",
         "ClassificationCollator": "classification",
+        "EmbeddingCollator": "documents",
     },
 )

@@ -33,7 +33,7 @@ _SETTINGS = (
     "columns", "cutoff_len", "overlong", "train_on_prompt", "mask_history", "packing", "tool_format", "default_system",
     "enable_thinking", "preserve_thinking", "thoughts", "max_samples", "mix_strategy", "interleave_probs", "val_size",
     "eval_on_each_dataset", "deduplicate", "train_on_turn_break", "parse_special_tokens",
-    "problem_type",
+    "problem_type", "query_prompt", "document_prompt",
 )  # fmt: skip
 # Not part of a shard's key: rows are counted by what they hold, and mixed and packed after they were encoded.
 _AFTER_ENCODING = (

@@ -3,6 +3,7 @@
 
 from .base import IGNORED, Encoded, Processor, Tally
 from .classification import ClassificationProcessor
+from .documents import EmbeddingProcessor
 from .feedback import FeedbackProcessor
 from .pairwise import PairwiseProcessor
 from .pretrain import PretrainProcessor
@@ -13,6 +14,7 @@ from .supervised import SupervisedProcessor
 __all__ = [
     "IGNORED",
     "ClassificationProcessor",
+    "EmbeddingProcessor",
     "Encoded",
     "FeedbackProcessor",
     "PairwiseProcessor",

@@ -80,6 +80,9 @@ _PACKS_MEDIA = {
     "smolvlm",
 }
 
+# Encoders whose configuration does not say that they are no decoder.
+_ENCODERS = {"albert", "deberta", "deberta-v2", "distilbert", "eurobert", "modernbert", "mpnet", "nomic_bert"}
+
 _LAYERS_THAT_ISOLATE = {"full_attention", "sliding_attention"}
 
 
@@ -121,6 +124,13 @@ def prompt_types(model: Any, input_ids: Any) -> dict[str, Any]:
     return {"token_type_ids": input_ids.new_zeros(input_ids.shape)} if reads_prefix_both_ways(model.config) else {}
 
 
+def is_encoder(config: Any) -> bool:
+    """Whether each token of a text sees all others."""
+    if config.model_type in _ENCODERS:
+        return True
+    return getattr(config, "is_decoder", True) is False
+
+
 def isolation(model_class: type, config: Any) -> Capability:
     """Whether the ``isolated`` attention computes what this model means.
 
@@ -135,7 +145,7 @@ def isolation(model_class: type, config: Any) -> Capability:
     others = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYERS_THAT_ISOLATE)
     if others:
         return Capability(False, f"it has layers of type {', '.join(others)}")
-    if getattr(config, "is_decoder", True) is False:  # an encoder
+    if is_encoder(config):
         return Capability(False, "its attention is not causal")
     if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", None):
         return Capability(False, "its attention is not causal")

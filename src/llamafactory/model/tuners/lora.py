@@ -241,7 +241,7 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
         **_options_of_start(tuner),
     }
     return LoraConfig(
-        task_type="CAUSAL_LM" if score_layer(model) is None else "SEQ_CLS",  # the latter trains and saves the score too
+        task_type=_task(model),
         r=tuner.lora_rank,
         lora_alpha=tuner.lora_alpha or 2 * tuner.lora_rank,
         lora_dropout=tuner.lora_dropout,
@@ -253,6 +253,13 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
         ensure_weight_tying=tied and not set(embeddings).isdisjoint(additional),
         **fields,
     )
+
+
+def _task(model: PreTrainedModel) -> str:
+    """What the model is for; with the second PEFT trains and saves the score too."""
+    if model.get_output_embeddings() is not None:
+        return "CAUSAL_LM"
+    return "FEATURE_EXTRACTION" if score_layer(model) is None else "SEQ_CLS"
 
 
 def _options_of_start(tuner: Arguments) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def find_head(args: TrainArgs, dataset: DatasetModule | None) -> Head:
     problem = args.data.problem_type or "single_label_classification"
     stored = stored_head(args)
     if problem == "regression":
-        return Head(_numbers(args, dataset), problem)
+        return Head("scores", _numbers(args, dataset), problem)
     known = split_list(args.finetuning.class_names)
     if not known and stored is not None and is_named(stored):
         known = list(stored.labels)
@@ -46,7 +46,7 @@ def find_head(args: TrainArgs, dataset: DatasetModule | None) -> Head:
         raise ConfigError(f"class_names: all rows are of one class, {known[0]!r}; there is nothing to tell apart")
     if dataset is not None:
         logger.info_rank0("%d classes: %s", len(known), first_names(known))
-    return Head(tuple(known), problem)
+    return Head("scores", tuple(known), problem)
 
 
 def _classes(dataset: DatasetModule) -> list[str]:

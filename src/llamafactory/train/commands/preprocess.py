@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...data.loader import get_dataset
 from ...data.processor import (
     ClassificationProcessor,
+    EmbeddingProcessor,
     FeedbackProcessor,
     PairwiseProcessor,
     PretrainProcessor,
@@ -71,6 +72,7 @@ def stage_processor(stage: str) -> Processor:
         "ppo": RolloutProcessor(),
         "grpo": RolloutProcessor(),
         "classification": ClassificationProcessor(),
+        "embedding": EmbeddingProcessor(),
     }
     if stage not in processors:
         raise ConfigError(f"stage: the data of {', '.join(processors)} can be prepared, not of {stage}")

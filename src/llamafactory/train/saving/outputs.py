@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,10 @@ def save_model(trainer: Trainer) -> None:
             tuner.save_final(trainer.accelerator.unwrap_model(trainer.model), str(staging), trainer.run_args)
     written = {path.name for path in staging.iterdir()}
     for name in sorted(written):
-        set_usual_mode(staging / name)
+        for file in (staging / name).iterdir() if (staging / name).is_dir() else (staging / name,):
+            set_usual_mode(file)
+        if (staging / name).is_dir():
+            shutil.rmtree(output_dir / name, ignore_errors=True)
         os.replace(staging / name, output_dir / name)
     staging.rmdir()
     for path in [path for pattern in _OF_MODEL for path in output_dir.glob(pattern)]:
