@@ -20,6 +20,7 @@ from ..hparams.stages import WITHOUT_TEXT, require_text
 from ..model import load_model
 from ..model.heads import head_for
 from ..model.rope import context_length
+from ..model.vectors import encode_texts, vector_settings
 from .base_engine import Delta, EngineBase, copies
 from .continuous_batching import ModelRunner, can_batch, can_join
 from .json_constraint import JsonGrammars
@@ -44,6 +45,7 @@ class HuggingfaceEngine(EngineBase):
 
     def __init__(self, args: InferArgs) -> None:
         self._args = args
+        self._vectors = vector_settings(args) if args.finetuning.stage == "embedding" else None
         silent = args.finetuning.stage in WITHOUT_TEXT
         self._scores = args.finetuning.stage == "rm"
         self.load_template(args)
@@ -119,6 +121,13 @@ class HuggingfaceEngine(EngineBase):
 
         _refuse_media(texts, "embeddings")
         await self.refuse_long_texts(texts)
+        if self._vectors is not None:
+            for number, text in enumerate(texts, start=1):
+                if not text.strip():
+                    raise ConfigError(f"text {number} is empty")
+            pooled = partial(encode_texts, self.model, self.tokenizer, list(texts), self._vectors.pooling)
+            vectors: list[list[float]] = (await asyncio.wrap_future(self._scheduler.run_alone(pooled))).tolist()
+            return vectors
         job = partial(embed_texts, self.model, self.tokenizer, list(texts), self.context)
         return await asyncio.wrap_future(self._scheduler.run_alone(job))
 

@@ -22,7 +22,7 @@ from ..extras.files import write_atomic
 from ..extras.logging import get_logger
 from .adapter_config import LOFTQ, is_live, read_adapter_config, read_adapter_values, require_merging, starts_as_base
 from .former_names import PREFIX, find_former_names, name_of_today
-from .heads import score_layer
+from .heads import require_head, score_layer
 from .loftq import restore_base
 from .lora_linear import use_exact_add
 from .lora_start import remember_start
@@ -194,12 +194,7 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool, live: boo
         ConfigError: It was made for another model.
     """
     config, state, renamed = read_adapter(folder, model, live=live)
-    if config.task_type == "SEQ_CLS" and score_layer(model) is None:
-        raise ConfigError(
-            f"adapter_name_or_path: '{folder}' is a reward model; add stage: rm (a classifier: its own stage)"
-        )
-    if config.task_type == "FEATURE_EXTRACTION" and model.get_output_embeddings() is not None:
-        raise ConfigError(f"adapter_name_or_path: '{folder}' is of an embedding model; add stage: embedding")
+    require_head(model, config.task_type, folder)
     try:
         with _same_svd(model), _no_hints():
             if score_layer(model) is not None and config.task_type == "CAUSAL_LM":

@@ -124,3 +124,23 @@ def save_head(model: Any, folder: Path) -> None:
     before, model.config.architectures = model.config.architectures, [type(model).__name__]
     model.config.save_pretrained(folder)
     model.config.architectures = before
+
+
+def require_head(model: Any, task: str | None, folder: str) -> None:
+    """Refuse an adapter of a model with another head.
+
+    Args:
+        model: What it shall be put on.
+        task: What PEFT calls the kind of its model.
+        folder: Of the adapter.
+
+    Raises:
+        ConfigError: The stage is another one.
+    """
+    if task == "SEQ_CLS" and score_layer(model) is None:
+        what = "is a reward model; add stage: rm (a classifier: its own stage)"
+    elif task == "FEATURE_EXTRACTION" and model.get_output_embeddings() is not None:
+        what = "is of an embedding model; add stage: embedding"
+    else:
+        return
+    raise ConfigError(f"adapter_name_or_path: '{folder}' {what}")
