@@ -141,3 +141,25 @@ def test_sentence_transformers_makes_the_vectors_that_were_trained(kind: str, ti
         theirs = read("vectors", folder, "who are you?")
         found = torch.tensor([theirs[of] for of in ("text", "query", "document")])
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_sentence_transformers_scores_the_pairs_that_were_trained(kind: str, tiny_llama: Path, tmp_path: Path) -> None:
+    """All weights: the run's folder; and the export. A chat template that lies there is not used for pairs."""
+    rows = [{"query": f"fox {n}", "positive": f"a star {n}", "negative": "rain"} for n in range(8)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    keys = {
+        "model_name_or_path": str(tiny_llama), "stage": "reranker", "dataset": str(tmp_path / "rows.json"),
+        "finetuning_type": kind, "output_dir": str(tmp_path / "run"), "max_steps": 3, "learning_rate": 1e-2,
+        "bf16": False, "template": "chatml",
+    }  # fmt: skip
+    run_exp(keys)
+    named = {"adapter_name_or_path" if kind == "lora" else "model_name_or_path": str(tmp_path / "run")}
+    run_export({**keys, **named, "export_dir": str(tmp_path / "merged")})
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    documents = ["a river", " a story of rain", "who?"]
+    with torch.no_grad():
+        wanted = [float(model(**tokenizer("who are you", text, return_tensors="pt")).logits) for text in documents]
+    for folder in (tmp_path / "merged", *([tmp_path / "run"] if kind == "full" else [])):
+        assert read("pairs", folder, "who are you", *documents)["scores"] == pytest.approx(wanted, abs=1e-5)

@@ -82,7 +82,8 @@ def test_values_take_the_declared_type(section, key, given, expected):
         (
             "stage",
             "sftt",
-            "stage: expected one of pt, sft, rm, dpo, kto, ppo, grpo, gkd, classification, embedding, got 'sftt'",
+            "stage: expected one of pt, sft, rm, dpo, kto, ppo, grpo, gkd, classification, embedding, reranker, "
+            "got 'sftt'",
         ),
         (
             "finetuning_type",

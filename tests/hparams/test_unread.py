@@ -57,6 +57,7 @@ REFUSED = [
     ({}, {"pooling": "mean"}, "pooling: only for stage embedding, not sft"),
     ({"stage": "rm"}, {"embedding_loss": "cosent"}, "embedding_loss: only for stage embedding, not rm"),
     ({}, {"query_prompt": "q: "}, "query_prompt: only for stage embedding, not sft"),
+    ({}, {"reranker_loss": "listwise"}, "reranker_loss: only for stage reranker, not sft"),
     ({}, {"class_names": "a,b"}, "class_names: only for stage classification, not sft"),
     ({}, {"dynamic_sampling": True}, "dynamic_sampling: only for stage grpo, not sft"),
     ({}, {"scale_rewards": "none"}, "scale_rewards: only for stage grpo, not sft"),

@@ -131,6 +131,10 @@ def test_two_ranks_are_one_with_dropout_that_falls_alike(embed: Keys, tmp_path: 
     alone = train(given | {"gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "one")})
     done = train_elsewhere(given | {"output_dir": str(tmp_path / "two")}, ranks=2)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert all(
+        any(key in row for row in log_of(alone))
+        for key in ("loss", "grad_norm", "accuracy", "eval_loss", "eval_ndcg_at_10", "eval_recall_at_10")
+    )
     for one, two in zip(log_of(alone), log_of(tmp_path / "two"), strict=True):
         for key in ("loss", "grad_norm", "accuracy", "eval_loss", "eval_ndcg_at_10", "eval_recall_at_10"):
             assert (one.get(key) or 0.0) == pytest.approx(two.get(key) or 0.0, rel=1e-4), key

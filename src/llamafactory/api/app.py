@@ -68,7 +68,8 @@ def _server(engine: Engine, settings: ServerSettings, args: InferArgs) -> Server
     if args.finetuning.stage == "embedding":
         found = vector_settings(args)
         prompts = {kind: found.prompt(kind) for kind in ("query", "document")}
-    return Server(engine, settings, args.finetuning.stage == "rm", prompts)
+    pairs = args.finetuning.stage == "reranker"
+    return Server(engine, settings, pairs or args.finetuning.stage == "rm", prompts, pairs)
 
 
 def make_app(server: Server) -> Guard:

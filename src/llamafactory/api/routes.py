@@ -19,7 +19,7 @@ from .choices import Choices, chat_choices, text_choices
 from .disconnect import unless_gone
 from .errors import ApiError
 from .protocol import ChatRequest, ChoicesRequest, CompletionRequest, EmbeddingRequest, RerankRequest, ScoreRequest
-from .rerank import conversations, ranking
+from .rerank import conversations, pairs, ranking
 from .response_answer import ResponseAnswer, identity
 from .response_call import response_call
 from .response_protocol import ResponsesRequest
@@ -112,10 +112,11 @@ def _add_score_routes(router: APIRouter, server: Server) -> None:
 
     @router.post("/v1/rerank", tags=["scores"], summary="Order documents by how well they answer a query.")
     async def rerank(body: RerankRequest, request: Request) -> Response:
-        server.expect("scores")
+        server.expect("ranks")
         name, _ = server.choose(body.model)
-        texts = conversations(body, server.engine.template)
-        scores, tokens = await server.work(request, lambda: server.engine.get_scores(texts), texts)
+        texts = pairs(body) if server.pairs else conversations(body, server.engine.template)
+        counted = ["\n".join(text) if isinstance(text, tuple) else text for text in texts]
+        scores, tokens = await server.work(request, lambda: server.engine.get_scores(texts), counted)
         return JSONResponse(ranking(body, name, scores, tokens))
 
     @router.post("/v1/embeddings", tags=["scores"], summary="One vector for each text.")

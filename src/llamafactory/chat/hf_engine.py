@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import GenerationConfig
 
+from ..data.pairs import separate_pairs
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..hparams import InferArgs
@@ -47,7 +48,7 @@ class HuggingfaceEngine(EngineBase):
         self._args = args
         self._vectors = vector_settings(args) if args.finetuning.stage == "embedding" else None
         silent = args.finetuning.stage in WITHOUT_TEXT
-        self._scores = args.finetuning.stage == "rm"
+        self._scores = args.finetuning.stage in ("rm", "reranker")
         self.load_template(args)
         self.model: Any = load_model(self.tokenizer, args, trainable=False, head=head_for(args)).eval()
         lay_out_for_rows(self.model)
@@ -110,7 +111,9 @@ class HuggingfaceEngine(EngineBase):
         for name in overrides.keys() - {"max_length"}:
             raise ConfigError(f"{name}: unknown option of scoring; known: max_length")
         limit = overrides.get("max_length") or self.context
-        if limit is not None:  # what is cut off is not tokenized first
+        if self._args.finetuning.stage == "reranker":
+            separate_pairs(self.tokenizer)
+        elif limit is not None:  # what is cut off is not tokenized first
             texts = await self.run_tokenizing(lambda: [beginning(self.tokenizer, text, limit) for text in texts])
         job = partial(score_texts, self.model, self.tokenizer, list(texts), limit)
         return await asyncio.wrap_future(self._scheduler.run_alone(job))
@@ -187,5 +190,5 @@ class HuggingfaceEngine(EngineBase):
 
 
 def _refuse_media(texts: Sequence[Any], what: str) -> None:
-    if not all(isinstance(text, str) for text in texts):
+    if not all(isinstance(part, str) for text in texts for part in (text if isinstance(text, tuple) else (text,))):
         raise ConfigError(f"{what} are of texts; images, videos and sound have none here")

@@ -18,6 +18,7 @@ import jinja2
 import torch
 from transformers import AutoConfig, GenerationConfig
 
+from ..data.pairs import separate_pairs
 from ..data.template.thinking import resolve_thinking
 from ..data.template_loader import get_template
 from ..extras.device import probe
@@ -102,6 +103,8 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
             logger.warning("export_gguf: %s", note)
     _note_qat(args)
     tokenizer = load_tokenizer(args.model)
+    if args.finetuning.stage == "reranker":
+        separate_pairs(tokenizer)
     template = get_template(tokenizer, resolve_thinking(args.data))
     head = head_for(args)
     calibration = None

@@ -14,7 +14,10 @@ from .ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE
 class FinetuningArguments:
     """The kind of training: stage, tuner, losses and what is reported."""
 
-    stage: str = arg("sft", "Training stage: pt, sft, rm, ppo, dpo, kto, grpo, gkd, classification, embedding.")
+    stage: str = arg(
+        "sft",
+        "Training stage: pt, sft, rm, ppo, dpo, kto, grpo, gkd, classification, embedding, reranker.",
+    )
     finetuning_type: str = arg(
         "lora", "Which weights are trained: lora, oft, freeze, full, or a method of PEFT (docs/methods.md)."
     )
@@ -52,6 +55,9 @@ class FinetuningArguments:
         None, "Stage embedding: widths that shall do too (Matryoshka), comma list; the loss is a sum over them.",
         comma=True,
     )  # fmt: skip
+    reranker_loss: Literal["pointwise", "listwise"] = arg(
+        "pointwise", "Stage reranker: each document for itself, or all of a query against each other."
+    )
 
     # Parts of multimodal models.
     freeze_vision_tower: bool = arg(True, "Leave the encoders of images, videos and sound as they are.")

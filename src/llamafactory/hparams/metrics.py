@@ -27,6 +27,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "gkd": ("loss", "nll"),
     "classification": ("loss", "accuracy", "f1"),
     "embedding": ("loss", *_RANKING),
+    "reranker": ("loss", *_RANKING),
 }
 
 

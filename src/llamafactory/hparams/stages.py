@@ -10,10 +10,11 @@ WITHOUT_TEXT: dict[str, str] = {
     "rm": "a reward model, which scores texts",
     "classification": "a classifier, which scores texts",
     "embedding": "an embedding model, which makes vectors of texts",
+    "reranker": "a reranker, which scores documents",
 }
 
 
-HEADS = ("classification", "embedding")  # of these, those that came with a head of their own
+HEADS = ("classification", "embedding", "reranker")  # of these, those that came with a head of their own
 
 
 def require_text(stage: str) -> None:

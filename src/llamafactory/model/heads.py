@@ -80,7 +80,7 @@ def head_for(args: InferArgs) -> Head | None:
         if found is None:
             raise ConfigError(f"model_name_or_path: '{args.model.model_name_or_path}' is no classifier")
         return found
-    return {"rm": REWARD, "embedding": VECTORS}.get(stage)
+    return {"rm": REWARD, "reranker": REWARD, "embedding": VECTORS}.get(stage)
 
 
 def stored_head(args: InferArgs) -> Head | None:

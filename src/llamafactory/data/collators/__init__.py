@@ -15,5 +15,6 @@ __getattr__ = exports(
         "FeedbackCollator": "completions",
         "ClassificationCollator": "classification",
         "EmbeddingCollator": "documents",
+        "RankingCollator": "documents",
     },
 )

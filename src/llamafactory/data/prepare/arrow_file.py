@@ -24,6 +24,7 @@ class ArrowFile:
             "labels": ids,
             "seq_lens": ids,
             "desirable": ids,
+            "seconds": ids,
             "channels": ids,
             "weights": pa.list_(pa.float32()),
             "margin": pa.list_(pa.float32()),

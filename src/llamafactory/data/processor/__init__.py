@@ -3,7 +3,7 @@
 
 from .base import IGNORED, Encoded, Processor, Tally
 from .classification import ClassificationProcessor
-from .documents import EmbeddingProcessor
+from .documents import EmbeddingProcessor, RankingProcessor
 from .feedback import FeedbackProcessor
 from .pairwise import PairwiseProcessor
 from .pretrain import PretrainProcessor
@@ -21,6 +21,7 @@ __all__ = [
     "PretrainProcessor",
     "Processor",
     "PromptProcessor",
+    "RankingProcessor",
     "RolloutProcessor",
     "SupervisedProcessor",
     "Tally",

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...extras.errors import ConfigError
+from ..pairs import separate_pairs
 from .base import Outcome, Processor, Row
-from .texts import Text, is_text, plain_texts
+from .texts import Text, cut, is_text, plain_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +26,7 @@ class DocumentsProcessor(Processor[list[Text]]):
     ``labels`` are the tokens themselves: all of them are read, none is predicted.
     """
 
-    columns = ("input_ids", "labels", "seq_lens", "grades", "sample")
+    columns: tuple[str, ...] = ("input_ids", "labels", "seq_lens", "grades", "sample")
     unused = ("margin", "kto_tag", "chosen", "rejected", "response", "reasoning", "weights", "label")
 
     def check_layout(self, attr: DatasetAttr) -> None:
@@ -44,7 +45,12 @@ class DocumentsProcessor(Processor[list[Text]]):
         ids = [token for text in tokens for token in text.ids]
         row: dict[str, Any] = {"input_ids": ids, "labels": ids, "seq_lens": [len(text.ids) for text in tokens]}
         row |= {"grades": list(sample.grades), "media": [[] for _ in tokens]}
+        row |= self.extra(tokens)
         return Outcome([Row(row, len(ids))], length, sum(text.length for text in tokens) - len(ids), too_long=False)
+
+    def extra(self, tokens: Sequence[Text]) -> dict[str, Any]:
+        """Further columns of a row."""
+        return {}
 
 
 class EmbeddingProcessor(DocumentsProcessor):
@@ -64,6 +70,49 @@ class EmbeddingProcessor(DocumentsProcessor):
         origins = [sample.origin for sample, group in zip(samples, groups, strict=True) for _ in group]
         found = iter(plain_texts(texts, tokenizer, args, origins))
         return [[next(found) for _ in group] for group in groups]
+
+
+class Pair(NamedTuple):
+    """A :class:`Text` of a query and a document; ``second``: where tokens of type 1 begin, its length if none is."""
+
+    ids: list[int]
+    length: int
+    second: int
+
+
+class RankingProcessor(DocumentsProcessor):
+    """Each sequence is the query with one document, as the tokenizer writes a pair."""
+
+    name = "ranking"
+    columns = ("input_ids", "labels", "seq_lens", "grades", "seconds", "sample")
+
+    def tokenize(
+        self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments
+    ) -> list[list[Text]]:
+        """Raises ConfigError for an empty text, or a row without documents."""
+        separate_pairs(tokenizer)
+        pairs = [(query_of(sample), text, sample) for sample in samples for text in sample.documents]
+        found = iter(self._pairs(pairs, tokenizer, args))
+        return [[next(found) for _ in sample.documents] for sample in samples]
+
+    def _pairs(
+        self, pairs: list[tuple[str, str, Sample]], tokenizer: PreTrainedTokenizerBase, args: DataArguments
+    ) -> list[Any]:
+        options: dict[str, Any] = {"return_token_type_ids": True, "verbose": False}
+        whole = tokenizer([query for query, _, _ in pairs], [text for _, text, _ in pairs], **options)
+        found = []
+        for number, (query, text, sample) in enumerate(pairs):
+            ids, types = whole["input_ids"][number], whole["token_type_ids"][number]
+            length = len(ids)
+            if length > args.cutoff_len and args.overlong in ("truncate", "keep_start"):
+                short = tokenizer(query, text, truncation=True, max_length=args.cutoff_len, **options)
+                ids, types = short["input_ids"], short["token_type_ids"]
+            ids = cut(ids, args.cutoff_len, args.overlong, sample.origin)
+            found.append(Pair(ids, length, types.index(1) if 1 in types else len(ids)))
+        return found
+
+    def extra(self, tokens: Sequence[Any]) -> dict[str, Any]:
+        return {"seconds": [pair.second for pair in tokens]}
 
 
 def query_of(sample: Sample) -> str:

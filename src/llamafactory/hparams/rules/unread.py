@@ -44,6 +44,7 @@ STAGES: dict[tuple[str, ...], tuple[str, ...]] = {
         "teacher_model_adapters", "teacher_model_quantization_bit",
     ),
     ("classification",): ("problem_type", "class_names"),
+    ("reranker",): ("reranker_loss",),
     ("embedding",): (
         "pooling", "embedding_loss", "embedding_temperature", "embedding_dims", "query_prompt", "document_prompt",
     ),

@@ -17,6 +17,7 @@ from ...data.processor import (
     PretrainProcessor,
     Processor,
     PromptProcessor,
+    RankingProcessor,
     RolloutProcessor,
     SupervisedProcessor,
 )
@@ -73,6 +74,7 @@ def stage_processor(stage: str) -> Processor:
         "grpo": RolloutProcessor(),
         "classification": ClassificationProcessor(),
         "embedding": EmbeddingProcessor(),
+        "reranker": RankingProcessor(),
     }
     if stage not in processors:
         raise ConfigError(f"stage: the data of {', '.join(processors)} can be prepared, not of {stage}")
