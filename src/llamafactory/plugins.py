@@ -35,15 +35,11 @@ TUNERS: dict[str, str] = {
 }
 
 STAGES: dict[str, str] = {
-    "pt": "llamafactory.train.pt.workflow:stage",
-    "sft": "llamafactory.train.sft.workflow:stage",
-    "rm": "llamafactory.train.rm.workflow:stage",
-    "dpo": "llamafactory.train.dpo.workflow:stage",
-    "kto": "llamafactory.train.kto.workflow:stage",
-    "ppo": "llamafactory.train.ppo.workflow:stage",
-    "grpo": "llamafactory.train.grpo.workflow:stage",
-    "gkd": "llamafactory.train.gkd.workflow:stage",
-}
+    name: f"llamafactory.train.{name}.workflow:stage"
+    for name in (
+        "pt", "sft", "rm", "dpo", "kto", "ppo", "grpo", "gkd", "classification", "embedding", "reranker",
+    )
+}  # fmt: skip
 
 # One ChatTemplate value a row.
 TEMPLATES: dict[str, str] = {

@@ -42,9 +42,9 @@ class Running:
 
 
 @contextmanager
-def running(engine: Any, scores: bool = False, **settings: Any) -> Iterator[Running]:
+def running(engine: Any, scores: bool = False, prompts: Any = None, **settings: Any) -> Iterator[Running]:
     """Serve an engine at a free port of this machine."""
-    server = Server(engine, ServerSettings(port=0, **settings), scores)
+    server = Server(engine, ServerSettings(port=0, **settings), scores, prompts)
     listener = bind(server.settings.host, 0, "API_HOST")
     process = make_process(server)
     thread = threading.Thread(target=process.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -31,6 +31,8 @@ MINIMUM = {
     "kto_en_demo": 60,
     "pt_demo": 40,
     "sums_demo": 100,
+    "tickets_demo": 90,
+    "questions_demo": 64,
 }
 MEDIA = {"mllm_demo", "mllm_video_demo", "mllm_audio_demo"}  # what they hold is tested where media are trained
 MAKER = re.compile(
@@ -51,8 +53,8 @@ def question(row: dict[str, Any]) -> str:
     """Return what a row asks (or its text), the part by which two rows are the same row."""
     if "instruction" in row:
         return f"{row['instruction']}\n{row.get('input', '')}"
-    if "text" in row:
-        return row["text"]
+    if "text" in row or "query" in row:
+        return row.get("text") or row["query"]
     turns = row.get("conversations") or row["messages"]
     first = next(turn for turn in turns if (turn.get("from") or turn["role"]) in ("human", "user"))
     return first.get("value") or first["content"]
@@ -86,7 +88,8 @@ def test_project_reads_every_row(name: str) -> None:
     for sample in samples:
         assert (sample.chosen is not None) == (sample.rejected is not None) == attr.ranking
         assert (sample.label is not None) == (name == "kto_en_demo")
-        if attr.ranking or name == "pt_demo":
+        assert (sample.target is not None) == (name == "tickets_demo")
+        if attr.ranking or name in ("pt_demo", "tickets_demo", "questions_demo"):
             assert [message.role for message in sample.messages] == ["user"]
         else:
             assert sample.messages[-1].role == "assistant"

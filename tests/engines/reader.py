@@ -3,6 +3,8 @@
 
 python reader.py transformers FOLDER TEXT        → ids of the text and logits of its last position
 python reader.py cross-encoder FOLDER TEXT…      → one score a text
+python reader.py pairs FOLDER QUERY DOCUMENT…    → one score a document
+python reader.py vectors FOLDER TEXT             → the vectors of the text, and of it as a query and as a document
 """
 
 from __future__ import annotations
@@ -38,5 +40,22 @@ def _cross_encoder(folder: str, *texts: str) -> dict[str, object]:
     return {"version": __version__, "scores": [float(score) for score in scores]}
 
 
+def _pairs(folder: str, query: str, *documents: str) -> dict[str, object]:
+    from sentence_transformers import CrossEncoder, __version__
+
+    scores = CrossEncoder(folder, device="cpu").predict([(query, text) for text in documents])
+    return {"version": __version__, "scores": [float(score) for score in scores]}
+
+
+def _vectors(folder: str, text: str) -> dict[str, object]:
+    from sentence_transformers import SentenceTransformer, __version__
+
+    model = SentenceTransformer(folder, device="cpu")
+    found = {"text": model.encode(text), "query": model.encode_query(text), "document": model.encode_document(text)}
+    return {"version": __version__, **{kind: vector.tolist() for kind, vector in found.items()}}
+
+
+_PROGRAMS = {"transformers": _transformers, "cross-encoder": _cross_encoder, "vectors": _vectors, "pairs": _pairs}
+
 if __name__ == "__main__":
-    print(json.dumps({"transformers": _transformers, "cross-encoder": _cross_encoder}[sys.argv[1]](*sys.argv[2:])))
+    print(json.dumps(_PROGRAMS[sys.argv[1]](*sys.argv[2:])))

@@ -26,7 +26,7 @@ TEXT = "Who are you? I am a small model that answers questions. " * 6
 
 def read(program: str, folder: Path, *texts: str) -> dict[str, Any]:
     """What another program makes of the folder."""
-    packages = READERS / {"transformers": "transformers4", "cross-encoder": "sentence-transformers"}[program]
+    packages = READERS / {"transformers": "transformers4"}.get(program, "sentence-transformers")
     assert packages.is_dir(), "make test-engines installs it"
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("reader.py")), program, str(folder), *texts],
@@ -108,3 +108,58 @@ def test_a_cross_encoder_gives_the_reward(tiny_llama: Path, tmp_path: Path) -> N
     with torch.no_grad():
         rewards = [model(**tokenizer(text, return_tensors="pt")).logits.item() for text in texts]
     assert read("cross-encoder", out, *texts)["scores"] == pytest.approx(rewards, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_sentence_transformers_makes_the_vectors_that_were_trained(kind: str, tiny_llama: Path, tmp_path: Path) -> None:
+    """The run's folder (weights or adapter) and the merged export, with prompts; texts alone, no chat template."""
+    from llamafactory.hparams import get_infer_args
+    from llamafactory.model import load_model, load_tokenizer
+    from llamafactory.model.heads import VECTORS
+    from llamafactory.model.vectors import encode_texts, vector_settings
+
+    rows = [{"query": f"fox {n}", "positive": f"a star {n}", "negative": "rain"} for n in range(8)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    keys = {
+        "model_name_or_path": str(tiny_llama), "stage": "embedding", "dataset": str(tmp_path / "rows.json"),
+        "finetuning_type": kind, "output_dir": str(tmp_path / "run"), "max_steps": 3, "learning_rate": 1e-2,
+        "query_prompt": "query: ", "document_prompt": "passage: ", "bf16": False, "template": "chatml",
+    }  # fmt: skip
+    run_exp(keys)
+    named = (
+        {"adapter_name_or_path": str(tmp_path / "run")}
+        if kind == "lora"
+        else {"model_name_or_path": str(tmp_path / "run")}
+    )
+    args = get_infer_args({**keys, **named, "infer_dtype": "float32"})
+    tokenizer = load_tokenizer(args.model)
+    ours, settings = load_model(tokenizer, args, trainable=False, head=VECTORS), vector_settings(args)
+    texts = [settings.prompt(of) + "who are you?" for of in ("text", "query", "document")]
+    wanted = encode_texts(ours, tokenizer, texts, settings.pooling)
+    run_export({**keys, **named, "export_dir": str(tmp_path / "merged")})
+    for folder in (tmp_path / "run", tmp_path / "merged"):
+        theirs = read("vectors", folder, "who are you?")
+        found = torch.tensor([theirs[of] for of in ("text", "query", "document")])
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_sentence_transformers_scores_the_pairs_that_were_trained(kind: str, tiny_llama: Path, tmp_path: Path) -> None:
+    """All weights: the run's folder; and the export. A chat template that lies there is not used for pairs."""
+    rows = [{"query": f"fox {n}", "positive": f"a star {n}", "negative": "rain"} for n in range(8)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    keys = {
+        "model_name_or_path": str(tiny_llama), "stage": "reranker", "dataset": str(tmp_path / "rows.json"),
+        "finetuning_type": kind, "output_dir": str(tmp_path / "run"), "max_steps": 3, "learning_rate": 1e-2,
+        "bf16": False, "template": "chatml",
+    }  # fmt: skip
+    run_exp(keys)
+    named = {"adapter_name_or_path" if kind == "lora" else "model_name_or_path": str(tmp_path / "run")}
+    run_export({**keys, **named, "export_dir": str(tmp_path / "merged")})
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    documents = ["a river", " a story of rain", "who?"]
+    with torch.no_grad():
+        wanted = [float(model(**tokenizer("who are you", text, return_tensors="pt")).logits) for text in documents]
+    for folder in (tmp_path / "merged", *([tmp_path / "run"] if kind == "full" else [])):
+        assert read("pairs", folder, "who are you", *documents)["scores"] == pytest.approx(wanted, abs=1e-5)

@@ -17,6 +17,7 @@ from llamafactory.export.export import run_export
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args
 from llamafactory.model import load_model, load_tokenizer
+from llamafactory.model.heads import REWARD
 from llamafactory.model.reward import score_texts
 from llamafactory.train.tuner import run_exp
 
@@ -85,14 +86,14 @@ def test_the_export_scores_as_training_did(trained: dict[str, Any], tmp_path: Pa
     piped = [classify(text)[0]["score"] for text in _texts(tokenizer)]
     assert piped == pytest.approx(found, abs=1e-5)  # the reward itself, not its sigmoid
     served = get_infer_args({**trained["keys"], "model_name_or_path": str(out), "adapter_name_or_path": None})
-    ours = load_model(load_tokenizer(served.model), served, trainable=False, head="reward")
+    ours = load_model(load_tokenizer(served.model), served, trainable=False, head=REWARD)
     assert score_texts(ours, tokenizer, _texts(tokenizer)) == pytest.approx(found, abs=1e-5)
 
 
 def test_served_scores_are_those_of_training(trained: dict[str, Any]) -> None:
     args = get_infer_args(trained["keys"])
     tokenizer = load_tokenizer(args.model)
-    model = load_model(tokenizer, args, trainable=False, head="reward")
+    model = load_model(tokenizer, args, trainable=False, head=REWARD)
     scores = score_texts(model, tokenizer, _texts(tokenizer))
     results = trained["results"]
     wanted = (results["eval_rewards/chosen"], results["eval_rewards/rejected"])
@@ -135,7 +136,7 @@ def test_a_value_head_over_a_language_model_is_exported(tiny_llama: Path, tmp_pa
     assert torch.equal(model.score.weight, weight) and model.score.bias is None
     served = get_infer_args(keys)
     tokenizer = load_tokenizer(served.model)
-    ours = load_model(tokenizer, served, trainable=False, head="reward")
+    ours = load_model(tokenizer, served, trainable=False, head=REWARD)
     ids = tokenizer("Tell me a story", return_tensors="pt").input_ids
     with torch.no_grad():
         alone = model(ids).logits.item()

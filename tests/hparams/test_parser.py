@@ -79,7 +79,12 @@ def test_values_take_the_declared_type(section, key, given, expected):
         ("dataset", [{"a": 1}], "dataset: expected a list of text"),
         ("num_train_epochs", "inf steps", "num_train_epochs: expected float"),
         ("seed", "inf", "seed: expected int, got 'inf'"),
-        ("stage", "sftt", "stage: expected one of pt, sft, rm, dpo, kto, ppo, grpo, gkd, got 'sftt'"),
+        (
+            "stage",
+            "sftt",
+            "stage: expected one of pt, sft, rm, dpo, kto, ppo, grpo, gkd, classification, embedding, reranker, "
+            "got 'sftt'",
+        ),
         (
             "finetuning_type",
             "lorra",

@@ -53,6 +53,12 @@ REFUSED = [
     ({}, {"ppo_whiten_rewards": True}, "ppo_whiten_rewards: only for stage ppo, not sft"),
     ({"stage": "ppo", "reward_funcs": "length"}, {"beta": 0.1}, "beta: only for stage grpo, not ppo"),
     ({"stage": "ppo", "reward_funcs": "length"}, {"loss_type": "gspo"}, "loss_type: only for stage grpo, not ppo"),
+    ({}, {"problem_type": "regression"}, "problem_type: only for stage classification, not sft"),
+    ({}, {"pooling": "mean"}, "pooling: only for stage embedding, not sft"),
+    ({"stage": "rm"}, {"embedding_loss": "cosent"}, "embedding_loss: only for stage embedding, not rm"),
+    ({}, {"query_prompt": "q: "}, "query_prompt: only for stage embedding, not sft"),
+    ({}, {"reranker_loss": "listwise"}, "reranker_loss: only for stage reranker, not sft"),
+    ({}, {"class_names": "a,b"}, "class_names: only for stage classification, not sft"),
     ({}, {"dynamic_sampling": True}, "dynamic_sampling: only for stage grpo, not sft"),
     ({}, {"scale_rewards": "none"}, "scale_rewards: only for stage grpo, not sft"),
     ({}, {"mask_truncated_completions": True}, "mask_truncated_completions: only for stage grpo, not sft"),
@@ -127,7 +133,7 @@ def test_a_choice_that_is_called_none_is_not_null():
 
 def test_every_key_of_the_stages_has_a_row():
     rows = list(chain(*unread.STAGES.values()))
-    assert sorted(rows) == sorted(keys_of(RLHFArguments))
+    assert len(rows) == len(set(rows)) and set(rows) >= set(keys_of(RLHFArguments))
     assert set(chain(*unread.STAGES)) <= set(plugins.STAGES)
     assert known_keys() >= unread.TUNING
 

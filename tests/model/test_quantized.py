@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from llamafactory.model import load_model, load_tokenizer
+from llamafactory.model.heads import REWARD
 from llamafactory.model.quantizers.layers import dequantize, quantized_layers
 from llamafactory.model.report import trainable_line
 
@@ -161,7 +162,7 @@ def test_dequantizing_after_an_evaluation_gives_the_same_model(
 
 def test_head_embedding_and_reward_score_are_not_quantized(tiny_llama: Path, train_args: Callable[..., Any]) -> None:
     args = train_args(tiny_llama, quantization_bit=4, stage="rm")
-    model: Any = load_model(load_tokenizer(args.model), args, head="reward").get_base_model()
+    model: Any = load_model(load_tokenizer(args.model), args, head=REWARD).get_base_model()
     assert {name.removesuffix(".base_layer").rsplit(".", 1)[-1] for name, _ in quantized_layers(model)} == {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     }  # fmt: skip

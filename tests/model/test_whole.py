@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from llamafactory.extras.errors import ConfigError
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.model.adapters import load_adapter, load_named_adapters
+from llamafactory.model.heads import REWARD
 from llamafactory.model.reference import make_reference
 
 
@@ -112,7 +113,7 @@ def test_a_reward_model_without_its_score_is_refused(tiny_llama, infer_args, tmp
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForSequenceClassification"]}))
     args = infer_args(folder)
     with pytest.raises(ConfigError, match=r"score\.weight"):
-        load_model(load_tokenizer(args.model), args, trainable=False, head="reward")
+        load_model(load_tokenizer(args.model), args, trainable=False, head=REWARD)
 
 
 def test_a_reference_with_another_vocabulary_is_refused(tiny_llama, train_args, tmp_path):

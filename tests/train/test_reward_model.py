@@ -24,6 +24,7 @@ from llamafactory.data.template_loader import get_template
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import TrainArgs, get_train_args
 from llamafactory.model import load_model, load_tokenizer
+from llamafactory.model.heads import REWARD
 from llamafactory.train.rl.rewards.completion import Completion
 from llamafactory.train.rl.rewards.reward_model import ServiceReward, load_reward_model
 from llamafactory.train.rl.rewards.reward_set import load_rewards
@@ -175,7 +176,7 @@ def test_value_head_beside_an_adapter(keys: Keys, tiny_llama: Path, adapter: Cal
 def test_stage_rm_starts_from_a_value_head(keys: Keys, causal: Path) -> None:
     weight, _ = _value_head(causal)
     args = get_train_args(keys(model_name_or_path=str(causal), stage="rm", finetuning_type="full"))
-    model: Any = load_model(load_tokenizer(args.model), args, head="reward")
+    model: Any = load_model(load_tokenizer(args.model), args, head=REWARD)
     torch.testing.assert_close(model.score.weight.detach(), weight)
     assert model.score.bias is None and model.score.weight.requires_grad
 
@@ -186,7 +187,7 @@ def test_stage_rm_goes_on_from_an_adapter_of_a_language_model(
     folder = adapter("CAUSAL_LM")
     weight, _ = _value_head(folder)
     args = get_train_args(keys(stage="rm", adapter_name_or_path=str(folder)))
-    model: Any = load_model(load_tokenizer(args.model), args, head="reward").eval()
+    model: Any = load_model(load_tokenizer(args.model), args, head=REWARD).eval()
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert any("score" in name for name in trained) and any("lora_B" in name for name in trained)
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32), folder)

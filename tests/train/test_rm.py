@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llamafactory.data.processor import PairwiseProcessor
 from llamafactory.extras.errors import ConfigError
-from llamafactory.train.preference.reward_scores import last_tokens
+from llamafactory.train.sequence_scores import last_tokens
 
 from .conftest import Keys
 from .pairs import features, pair_set

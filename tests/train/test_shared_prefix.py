@@ -17,7 +17,7 @@ from llamafactory.data.collators import PaddedCollator, PaddingFreeCollator, Pai
 from llamafactory.data.collators.completions import share_prefixes
 from llamafactory.extras.errors import ConfigError
 from llamafactory.model import attention
-from llamafactory.train.preference.reward_scores import attach_rewards
+from llamafactory.train.sequence_scores import attach_scores
 from llamafactory.train.token_scores import attach
 
 from .conftest import Keys
@@ -104,7 +104,7 @@ def test_rewards_are_those_of_two_passes(tiny_llama: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(
         tiny_llama, num_labels=1, attn_implementation="isolated", dtype=torch.float32
     ).eval()
-    attach_rewards(model)
+    attach_scores(model)
     model.config.pad_token_id = 0
     rows, single = _rows(), PaddingFreeCollator(Tokenizer())
     batches = (
@@ -112,7 +112,7 @@ def test_rewards_are_those_of_two_passes(tiny_llama: Path) -> None:
         PairCollator(single)(rows),
         PairCollator(PaddedCollator(Tokenizer()))(rows),
     )
-    _assert_same(model, lambda batch: model(**batch, reward=True), *batches)
+    _assert_same(model, lambda batch: model(**batch, scores=True), *batches)
 
 
 @settings(deadline=None, max_examples=100)

@@ -11,10 +11,12 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from .. import __version__
-from ..chat.base_engine import load_engine
+from ..chat.base_engine import Engine, load_engine
+from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..extras.serving import Process, bind, url_of
 from ..hparams import InferArgs, get_infer_args
+from ..model.vectors import vector_settings
 from . import errors
 from .guard import Guard
 from .routes import make_router
@@ -38,12 +40,14 @@ def run_api(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) -
     """
     args = args if isinstance(args, InferArgs) else get_infer_args(args)
     settings = ServerSettings.from_environment()
+    if args.finetuning.stage == "classification":
+        raise ConfigError("stage: classifiers are not served; transformers' pipeline takes the folder of export")
     # Before the model is loaded: a taken port shows at once.
     with (
         closing(bind(settings.host, settings.port, "API_HOST, API_PORT")) as listener,
         closing(load_engine(args)) as engine,
     ):
-        server = Server(engine, settings, scores=args.finetuning.stage == "rm")
+        server = _server(engine, settings, args)
         logger.info_rank0("serving %s at %s/v1 (documentation: /docs)", ", ".join(server.names), url_of(listener))
         make_process(server).run(sockets=[listener])
 
@@ -56,8 +60,16 @@ def create_app(chat_model: ChatModel) -> Guard:
     Raises:
         ConfigError: The environment cannot be used.
     """
-    scores = chat_model.args.finetuning.stage == "rm"
-    return make_app(Server(chat_model.engine, ServerSettings.from_environment(), scores))
+    return make_app(_server(chat_model.engine, ServerSettings.from_environment(), chat_model.args))
+
+
+def _server(engine: Engine, settings: ServerSettings, args: InferArgs) -> Server:
+    prompts = None
+    if args.finetuning.stage == "embedding":
+        found = vector_settings(args)
+        prompts = {kind: found.prompt(kind) for kind in ("query", "document")}
+    pairs = args.finetuning.stage == "reranker"
+    return Server(engine, settings, pairs or args.finetuning.stage == "rm", prompts, pairs)
 
 
 def make_app(server: Server) -> Guard:

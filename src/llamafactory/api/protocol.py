@@ -234,4 +234,9 @@ class EmbeddingRequest(_Model):
     model: Name | None = Field(None, description=MODEL)
     input: str | Texts
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, description="Not offered: vectors have the model's width.")
+    dimensions: int | None = Field(
+        None, ge=1, description="Only the first numbers, of unit length again; of models of stage embedding."
+    )
+    input_type: Literal["query", "document"] | None = Field(
+        None, description="Which prompt of training stands before the texts; of models of stage embedding."
+    )

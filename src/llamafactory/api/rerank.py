@@ -21,6 +21,11 @@ def conversations(request: RerankRequest, template: Template) -> list[str]:
     return [template.render([query, Message.of("assistant", text)]) for text in _texts(request)]
 
 
+def pairs(request: RerankRequest) -> list[Any]:
+    """The query with each document, for a model of stage reranker."""
+    return [(request.query, text) for text in _texts(request)]
+
+
 def ranking(request: RerankRequest, model: str, scores: Sequence[float], tokens: int) -> dict[str, Any]:
     """The answer, in the form that the clients of Jina and Cohere read; the best document comes first."""
     order = sorted(range(len(scores)), key=lambda place: -scores[place])[: request.top_n]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import struct
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from .choices import Choices, chat_choices, text_choices
 from .disconnect import unless_gone
 from .errors import ApiError
 from .protocol import ChatRequest, ChoicesRequest, CompletionRequest, EmbeddingRequest, RerankRequest, ScoreRequest
-from .rerank import conversations, ranking
+from .rerank import conversations, pairs, ranking
 from .response_answer import ResponseAnswer, identity
 from .response_call import response_call
 from .response_protocol import ResponsesRequest
@@ -70,7 +71,7 @@ def _add_server_routes(router: APIRouter, server: Server) -> None:
 def _add_generation_routes(router: APIRouter, server: Server) -> None:
     @router.post("/v1/chat/completions", tags=["generation"], summary="Answer a conversation.")
     async def chat(body: ChatRequest, request: Request) -> Response:
-        server.expect(scores=False)
+        server.expect("text")
         name, adapter = server.choose(body.model)
         call = await unless_gone(request.receive, chat_call(body, server.engine, server.media), server.metrics)
         head = _head("chatcmpl-", "chat.completion", name)
@@ -79,7 +80,7 @@ def _add_generation_routes(router: APIRouter, server: Server) -> None:
 
     @router.post("/v1/completions", tags=["generation"], summary="Go on with a text.")
     async def completion(body: CompletionRequest, request: Request) -> Response:
-        server.expect(scores=False)
+        server.expect("text")
         name, adapter = server.choose(body.model)
         calls = completion_calls(body, server.engine)
         echoes = [_text_of(server, call) if body.echo else "" for call in calls]
@@ -89,7 +90,7 @@ def _add_generation_routes(router: APIRouter, server: Server) -> None:
 
     @router.post("/v1/responses", tags=["generation"], summary="Answer items of a conversation with such items.")
     async def response(body: ResponsesRequest, request: Request) -> Response:
-        server.expect(scores=False)
+        server.expect("text")
         name, adapter = server.choose(body.model)
         call = await unless_gone(request.receive, response_call(body, server.engine, server.media), server.metrics)
         return await respond(server, request, [call], adapter, ResponseAnswer(body, name, call), body.stream)
@@ -98,7 +99,7 @@ def _add_generation_routes(router: APIRouter, server: Server) -> None:
 def _add_score_routes(router: APIRouter, server: Server) -> None:
     @router.post("/v1/score/evaluation", tags=["scores"], summary="Score texts with a reward model.")
     async def score(body: ScoreRequest, request: Request) -> Response:
-        server.expect(scores=True)
+        server.expect("scores")
         name, _ = server.choose(body.model)
         limits = {} if body.max_length is None else {"max_length": body.max_length}
         texts = body.messages
@@ -111,26 +112,48 @@ def _add_score_routes(router: APIRouter, server: Server) -> None:
 
     @router.post("/v1/rerank", tags=["scores"], summary="Order documents by how well they answer a query.")
     async def rerank(body: RerankRequest, request: Request) -> Response:
-        server.expect(scores=True)
+        server.expect("ranks")
         name, _ = server.choose(body.model)
-        texts = conversations(body, server.engine.template)
-        scores, tokens = await server.work(request, lambda: server.engine.get_scores(texts), texts)
+        texts = pairs(body) if server.pairs else conversations(body, server.engine.template)
+        counted = ["\n".join(text) if isinstance(text, tuple) else text for text in texts]
+        scores, tokens = await server.work(request, lambda: server.engine.get_scores(texts), counted)
         return JSONResponse(ranking(body, name, scores, tokens))
 
     @router.post("/v1/embeddings", tags=["scores"], summary="One vector for each text.")
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
-        server.expect(scores=False)
+        server.expect("vectors")
         name, _ = server.choose(body.model)
-        if body.dimensions is not None:
-            raise ApiError(400, "dimensions: not offered; vectors have the model's width", "dimensions")
-        texts = [body.input] if isinstance(body.input, str) else body.input
+        before = _prompt(server, body)
+        texts = [before + text for text in ([body.input] if isinstance(body.input, str) else body.input)]
         vectors, tokens = await server.work(request, lambda: server.engine.embed(texts), texts)
         data = [
-            {"object": "embedding", "index": index, "embedding": _vector(vector, body.encoding_format)}
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": _vector(_cut(vector, body.dimensions), body.encoding_format),
+            }
             for index, vector in enumerate(vectors)
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "data": data, "model": name, "usage": usage})
+
+
+def _prompt(server: Server, body: EmbeddingRequest) -> str:
+    """What stands before each text; only a model that was trained to make vectors is asked for a kind or a width."""
+    for name in ("dimensions", "input_type"):
+        if server.prompts is None and getattr(body, name) is not None:
+            raise ApiError(400, f"{name}: not offered; the model was not trained in stage embedding", name)
+    return (server.prompts or {}).get(body.input_type or "", "")
+
+
+def _cut(vector: list[float], width: int | None) -> list[float]:
+    """The first numbers of a vector, of unit length again."""
+    if width is None or width == len(vector):
+        return vector
+    if width > len(vector):
+        raise ApiError(400, f"dimensions: {width} is more than the {len(vector)} that vectors have", "dimensions")
+    length = math.hypot(*vector[:width])
+    return [number / length for number in vector[:width]] if length else vector[:width]
 
 
 def _head(prefix: str, kind: str, model: str) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from .admission import Admission
 from .disconnect import unless_gone
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+_KINDS = {
+    "text": "a chat model: ask /v1/chat/completions (scores need a reward model, stage: rm)",
+    "scores": "a reward model: ask /v1/score/evaluation or /v1/rerank",
+    "ranks": "a reranker: ask /v1/rerank",
+    "vectors": "an embedding model: ask /v1/embeddings",
+}
+
+
 @dataclass
 class Server:
     """One served model.
@@ -35,12 +43,16 @@ class Server:
         engine: Answers.
         settings: From the environment.
         scores: The model is a reward model: it scores, and does not talk.
+        prompts: The model makes vectors, and does not talk: what stands before a ``query`` and a ``document``.
+        pairs: Scores are of a query with a document, as a reranker reads them.
         created: When it was loaded, in seconds since 1970.
     """
 
     engine: Engine
     settings: ServerSettings
     scores: bool = False
+    prompts: Mapping[str, str] | None = None
+    pairs: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
@@ -74,15 +86,12 @@ class Server:
             names = ", ".join(self.names)
             raise ApiError(404, f"model: {model!r} does not exist; there is {names}", "model", "model_not_found")
 
-    def expect(self, scores: bool) -> None:
-        """Refuse a route that is not for the loaded model (405)."""
-        if scores != self.scores:
-            kind = (
-                "a reward model: ask /v1/score/evaluation or /v1/rerank"
-                if self.scores
-                else "a chat model: ask /v1/chat/completions (scores need a reward model, stage: rm)"
-            )
-            raise ApiError(405, f"the loaded model is {kind}", code="wrong_model_kind")
+    def expect(self, kind: Literal["text", "scores", "vectors", "ranks"]) -> None:
+        """Refuse a route that is not for the loaded model (405); models that write have vectors too."""
+        own = "text" if self.prompts is None else "vectors"
+        own = own if not self.scores else "ranks" if self.pairs else "scores"
+        if kind != own and (kind, own) not in (("vectors", "text"), ("ranks", "scores")):
+            raise ApiError(405, f"the loaded model is {_KINDS[own]}", code="wrong_model_kind")
 
     async def deltas(
         self, calls: Sequence[Call], adapter: str | None, spent: Spent

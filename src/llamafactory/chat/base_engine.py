@@ -17,6 +17,7 @@ from ..data.formats.media import with_markers
 from ..data.media.encoder import MediaPrompt
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
+from ..hparams.stages import WITHOUT_TEXT
 from .json_check import check, validator
 from .prompt_length import beginning, characters, is_ids, is_short
 
@@ -166,7 +167,7 @@ class EngineBase:
         from ..model import load_processor, load_tokenizer
 
         self.tokenizer = load_tokenizer(args.model)
-        processor = None if args.finetuning.stage == "rm" else load_processor(args.model, self.tokenizer)
+        processor = None if args.finetuning.stage in WITHOUT_TEXT else load_processor(args.model, self.tokenizer)
         self.template = get_template(self.tokenizer, resolve_thinking(args.data))
         if processor is None:
             return

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import GenerationConfig
 
+from ..data.pairs import separate_pairs
 from ..extras.errors import ConfigError
 from ..extras.logging import get_logger
 from ..hparams import InferArgs
 from ..hparams.model_args import named_adapters
+from ..hparams.stages import WITHOUT_TEXT, require_text
 from ..model import load_model
+from ..model.heads import head_for
 from ..model.rope import context_length
+from ..model.vectors import encode_texts, vector_settings
 from .base_engine import Delta, EngineBase, copies
 from .continuous_batching import ModelRunner, can_batch, can_join
 from .json_constraint import JsonGrammars
@@ -42,22 +46,22 @@ class HuggingfaceEngine(EngineBase):
 
     def __init__(self, args: InferArgs) -> None:
         self._args = args
-        self._scores = args.finetuning.stage == "rm"
+        self._vectors = vector_settings(args) if args.finetuning.stage == "embedding" else None
+        silent = args.finetuning.stage in WITHOUT_TEXT
+        self._scores = args.finetuning.stage in ("rm", "reranker")
         self.load_template(args)
-        self.model: Any = load_model(
-            self.tokenizer, args, trainable=False, head="reward" if self._scores else None
-        ).eval()
+        self.model: Any = load_model(self.tokenizer, args, trainable=False, head=head_for(args)).eval()
         lay_out_for_rows(self.model)
         # transformers fills what a call leaves open from here; only our own keys shall decide.
         self.model.generation_config = GenerationConfig()
         self.context = context_length(self.model.config)
-        self._batches = args.model.use_kv_cache and not self._scores and can_batch(self.model)
+        self._batches = args.model.use_kv_cache and not silent and can_batch(self.model)
         self._joins = self._batches and can_join(self.model)
         self.adapters = self._load_adapters()
         self._ends = sorted({*self.template.stop_token_ids, self.tokenizer.eos_token_id} - {None})
         self._grammars = JsonGrammars(self.tokenizer, self._ends)
         self._scheduler = Scheduler(ModelRunner(self.model, self.adapters), args.model.max_batch_size)
-        if not self._batches and not self._scores:
+        if not self._batches and not silent:
             logger.info_rank0("Requests are answered one at a time: this model cannot share a forward pass")
 
     def _load_adapters(self) -> tuple[str, ...]:
@@ -107,7 +111,9 @@ class HuggingfaceEngine(EngineBase):
         for name in overrides.keys() - {"max_length"}:
             raise ConfigError(f"{name}: unknown option of scoring; known: max_length")
         limit = overrides.get("max_length") or self.context
-        if limit is not None:  # what is cut off is not tokenized first
+        if self._args.finetuning.stage == "reranker":
+            separate_pairs(self.tokenizer)
+        elif limit is not None:  # what is cut off is not tokenized first
             texts = await self.run_tokenizing(lambda: [beginning(self.tokenizer, text, limit) for text in texts])
         job = partial(score_texts, self.model, self.tokenizer, list(texts), limit)
         return await asyncio.wrap_future(self._scheduler.run_alone(job))
@@ -118,6 +124,13 @@ class HuggingfaceEngine(EngineBase):
 
         _refuse_media(texts, "embeddings")
         await self.refuse_long_texts(texts)
+        if self._vectors is not None:
+            for number, text in enumerate(texts, start=1):
+                if not text.strip():
+                    raise ConfigError(f"text {number} is empty")
+            pooled = partial(encode_texts, self.model, self.tokenizer, list(texts), self._vectors.pooling)
+            vectors: list[list[float]] = (await asyncio.wrap_future(self._scheduler.run_alone(pooled))).tolist()
+            return vectors
         job = partial(embed_texts, self.model, self.tokenizer, list(texts), self.context)
         return await asyncio.wrap_future(self._scheduler.run_alone(job))
 
@@ -136,8 +149,7 @@ class HuggingfaceEngine(EngineBase):
         return self._scheduler.load
 
     def _sampling(self, overrides: dict[str, Any]) -> Sampling:
-        if self._scores:
-            raise ConfigError("stage: rm loads a reward model, which scores texts and does not answer")
+        require_text(self._args.finetuning.stage)
         sampling = get_sampling(self._args, overrides, self.vocabulary)
         if sampling.adapter is not None and sampling.adapter not in self.adapters:
             known = ", ".join(self.adapters) or "none; lora_modules names them"
@@ -178,5 +190,5 @@ class HuggingfaceEngine(EngineBase):
 
 
 def _refuse_media(texts: Sequence[Any], what: str) -> None:
-    if not all(isinstance(text, str) for text in texts):
+    if not all(isinstance(part, str) for text in texts for part in (text if isinstance(text, tuple) else (text,))):
         raise ConfigError(f"{what} are of texts; images, videos and sound have none here")

@@ -242,6 +242,9 @@ class Sample:
         row: The row as it was read; rewards may look at any of its columns.
         prompt: How many messages stand before a completion that has a column of its own, which alone is trained;
             0 = there is no such column.
+        target: What a classifier says of the conversation, as the row holds it: a class, several, or numbers.
+        documents: Texts to which ``messages`` is the query.
+        grades: How relevant (or alike) each document is: 1 and 0 where the row names positives and negatives.
     """
 
     messages: tuple[Message, ...]
@@ -253,6 +256,9 @@ class Sample:
     origin: Origin | None = None
     row: Mapping[str, Any] | None = None
     prompt: int = 0
+    target: Any = None
+    documents: tuple[str, ...] = ()
+    grades: tuple[float, ...] = ()
 
 
 def _unpack_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:

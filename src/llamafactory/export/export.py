@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import jinja2
 import torch
 from transformers import AutoConfig, GenerationConfig
 
+from ..data.pairs import separate_pairs
 from ..data.template.thinking import resolve_thinking
 from ..data.template_loader import get_template
 from ..extras.device import probe
@@ -36,6 +36,7 @@ from ..model.adapter_config import require_merging
 from ..model.adapters import load_adapter
 from ..model.config import has_talker, media_class, read_config
 from ..model.generation_config import make_savable, sampling_advice
+from ..model.heads import REWARD, VECTORS, head_for
 from ..model.loftq import restore_base
 from ..model.merging import hold_biases, merge
 from ..model.older_readers import add_older_names
@@ -47,9 +48,11 @@ from ..model.quantizers.record import require_same_base, trained_for, trained_ov
 from ..model.tokenizer import hub_options
 from ..model.tokenizer_file import replaced_by
 from ..model.value_head import drop_bias
+from ..model.vectors import vector_settings, write_settings
 from .cross_encoder import write_cross_encoder
 from .gguf.writer import check_config, check_types, write_gguf
 from .model_card import model_card
+from .next_steps import next_commands
 from .ollama import context_length, modelfile
 from .proof import ExportFailure, Proof, prove, prove_template
 from .quantization.calibration import read_calibration
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
 
     from ..data.template.base import Template
     from ..hparams.model_args import QuantizationArguments
+    from ..model.heads import Head
 
 logger = get_logger(__name__)
 
@@ -99,8 +103,10 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
             logger.warning("export_gguf: %s", note)
     _note_qat(args)
     tokenizer = load_tokenizer(args.model)
+    if args.finetuning.stage == "reranker":
+        separate_pairs(tokenizer)
     template = get_template(tokenizer, resolve_thinking(args.data))
-    head = "reward" if args.finetuning.stage == "rm" else None
+    head = head_for(args)
     calibration = None
     if args.export.export_quantization_bit is not None:
         _check_quantizable(config, head)
@@ -122,8 +128,10 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
                 template, context_length(config), weights, _end_ids(GenerationConfig.from_pretrained(staging))
             )
             write_atomic(staging / "Modelfile", text)
-        if head is not None:
+        if head == REWARD:
             write_cross_encoder(staging)
+        elif head == VECTORS:
+            write_settings(staging, vector_settings(args), config.get_text_config().hidden_size)
         figures = {"export_proof": dataclasses.asdict(proof)}
         quantization = None
         if calibration is not None:
@@ -135,7 +143,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
         publish_folder(staging, final)
     _print_summary(args, final, template, dtype, proof, head, quantization)
     _print_rows("Runs in:", [(f"{one.reader} {one.version or ''}".strip(), words(one)) for one in readers])
-    print("\n" + next_commands(final, head), flush=True)
+    print("\n" + next_commands(final, args.finetuning.stage), flush=True)
     if args.export.export_hub_model_id:
         _push(final, args)
 
@@ -163,7 +171,7 @@ def _note_qat(args: InferArgs) -> None:
             logger.warning("export: trained with qat, only these keys write the model that was trained: %s", keys)
 
 
-def _check_quantizable(config: Any, head: str | None) -> None:
+def _check_quantizable(config: Any, head: Head | None) -> None:
     if head is not None:
         raise ConfigError("export_quantization_bit: reward models cannot be quantized")
     if media_class(config) is not None:
@@ -183,7 +191,7 @@ def _free_folder(export_dir: str | None) -> Path:
     return final
 
 
-def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase, head: str | None) -> PreTrainedModel | PeftModel:
+def _load(args: InferArgs, tokenizer: PreTrainedTokenizerBase, head: Head | None) -> PreTrainedModel | PeftModel:
     """Load the base in its own type with the last adapter beside it; adapters before it are merged in order."""
     adapters = split_list(args.model.adapter_name_or_path)
     on_cpu = args.export.export_device == "cpu"
@@ -255,7 +263,7 @@ def _stored_dtype(args: InferArgs) -> str:
 
 
 def _write_model(
-    args: InferArgs, tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path, head: str | None
+    args: InferArgs, tokenizer: PreTrainedTokenizerBase, template: Template, folder: Path, head: Head | None
 ) -> torch.dtype:
     """Merge, cast and save; the model is gone from memory afterwards."""
     wanted = args.model.infer_dtype
@@ -334,7 +342,7 @@ def _print_summary(
     template: Template,
     dtype: torch.dtype,
     proof: Proof,
-    head: str | None,
+    head: Head | None,
     quantization: QuantizationReport | None,
 ) -> None:
     weights = sorted(final.glob("*.safetensors"))
@@ -372,16 +380,6 @@ def _print_summary(
 def _print_rows(head: str, rows: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     print(*[f"\n{head}"] * bool(head), *(f"  {name:<{width}}  {value}" for name, value in rows), sep="\n")
-
-
-def next_commands(final: Path, head: str | None = None) -> str:
-    """Return what to type after an export; a reward model is served: it scores and reranks."""
-    commands = [["llamafactory-cli", "chat", "--model_name_or_path", str(final)]]
-    if head is not None:
-        commands = [["llamafactory-cli", "api", "--stage", "rm", "--model_name_or_path", str(final)]]
-    if (final / "Modelfile").exists():
-        commands.append(["ollama", "create", final.name, "-f", str(final / "Modelfile")])
-    return "Next:\n  " + "\n  ".join(map(shlex.join, commands))
 
 
 def _push(final: Path, args: InferArgs) -> None:

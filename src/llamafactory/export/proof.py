@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..data.template.base import Template
+    from ..model.heads import Head
 
 # Largest difference of logits, relative to the largest logit. Both sides compute in float32: what is left is the
 # rounding of the weights to the exported type. A half type also loses the part of an adapter that is smaller than its
@@ -103,7 +104,7 @@ def prove(
     template: Template,
     dtype: torch.dtype,
     trust_remote_code: bool = False,
-    head: str | None = None,
+    head: Head | None = None,
 ) -> Proof:
     """Load the folder with plain transformers and compare everything with base + adapter.
 
@@ -120,11 +121,11 @@ def prove(
     Raises:
         ExportFailure: A tensor, a logit or a token id differs; the message names it.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
     remote = {"trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(folder, **remote)
-    auto = language_class(config) if head is None else AutoModelForSequenceClassification
+    auto = language_class(config) if head is None else head.auto_class()
     conversations = prove_template(open_tokenizer(str(folder), **remote), template)
     reference = load_reference()
     placement = getattr(reference, "hf_device_map", None) or {"": reference.device}
@@ -373,12 +374,13 @@ def _shape(tensor: Tensor | None) -> str:
 def probe_logits(model: PreTrainedModel | PeftModel, template: Template) -> list[Tensor]:
     """Return logits ``[tokens, vocabulary]`` of the first probes, computed in float32; widens the model in place.
 
-    Of a reward model they are one tensor with the scores of these probes.
+    Of a reward model they are one tensor with the scores of these probes, of a model without any head its states.
     """
     model.eval().float()
     logits = []
     for messages, tools, prompt in PROBES[:3]:
         ids = torch.tensor([_encode(template, messages, tools, prompt)], device=model.device)
-        logits.append(model(input_ids=ids, use_cache=False).logits[0].cpu())
+        found = model(input_ids=ids, use_cache=False, return_dict=True)
+        logits.append((found.logits if "logits" in found else found.last_hidden_state)[0].cpu())
     is_reward = logits[0].ndim == 1
     return [torch.cat(logits)] if is_reward else logits

@@ -72,6 +72,11 @@ class DataArguments:
     )
     packing: bool | None = arg(None, "Join short samples up to cutoff_len; unset = on for stage pt.")
     neat_packing: bool = arg(False, "Packing whose samples cannot see each other (stage sft); turns packing on.")
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = arg(
+        None, "Stage classification: what the labels of rows are, as in transformers; unset = one class a row."
+    )
+    query_prompt: str | None = arg(None, "Stage embedding: text before each query, such as 'query: '.")
+    document_prompt: str | None = arg(None, "Stage embedding: text before each document.")
     padding_free: bool | None = arg(None, "Batches without padding; unset = where the attention isolates samples.")
 
     # Preprocessing.

@@ -18,7 +18,8 @@ from .reader import Flat
 
 logger = get_logger(__name__)
 
-PAIRED = ("rm", "dpo", "kto", "ppo", "grpo")  # stages whose rows are more than one sequence, or are answered
+# Stages whose rows are more than one sequence, or are answered.
+PAIRED = ("rm", "dpo", "kto", "ppo", "grpo", "embedding", "reranker")
 OWN_OPTIMIZERS = ("prodigy", "soap", "lion")  # values of `optim` that transformers does not have
 ROUNDING_OPTIMIZERS = ("adamw_torch_8bit", "adamw_torch_4bit")  # of torchao; they round at random when they are told
 _ACTIONS = ("do_train", "do_eval", "do_predict")

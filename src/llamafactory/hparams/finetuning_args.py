@@ -14,7 +14,10 @@ from .ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE
 class FinetuningArguments:
     """The kind of training: stage, tuner, losses and what is reported."""
 
-    stage: str = arg("sft", "Training stage: pt, sft, rm, ppo, dpo, kto, grpo, gkd.")
+    stage: str = arg(
+        "sft",
+        "Training stage: pt, sft, rm, ppo, dpo, kto, grpo, gkd, classification, embedding, reranker.",
+    )
     finetuning_type: str = arg(
         "lora", "Which weights are trained: lora, oft, freeze, full, or a method of PEFT (docs/methods.md)."
     )
@@ -44,6 +47,25 @@ class FinetuningArguments:
     asft_alpha: float = arg(0.1, "Weight of ASFT's pull.", within=AT_LEAST_0)
     use_eaft_loss: bool = arg(False, "EAFT loss: cross-entropy weighted by entropy.")
     eaft_alpha: float = arg(1.0, "Exponent of EAFT's entropy.", within=AT_LEAST_0)
+
+    # Stages without a language-model head.
+    class_names: str | None = arg(
+        None, "Classes in the order of the scores, comma list; unset = those of the training rows, sorted.", comma=True
+    )
+    pooling: Literal["last", "mean", "cls"] | None = arg(
+        None, "Stage embedding: which states make the vector; unset = as the model says, else last of decoders, mean."
+    )
+    embedding_loss: Literal["infonce", "cosent"] = arg(
+        "infonce", "Stage embedding: positives against all other documents of a step, or the order of given scores."
+    )
+    embedding_temperature: float = arg(0.05, "Stage embedding: cosines are divided by it.", within=POSITIVE)
+    embedding_dims: str | None = arg(
+        None, "Stage embedding: widths that shall do too (Matryoshka), comma list; the loss is a sum over them.",
+        comma=True,
+    )  # fmt: skip
+    reranker_loss: Literal["pointwise", "listwise"] = arg(
+        "pointwise", "Stage reranker: each document for itself, or all of a query against each other."
+    )
 
     # Parts of multimodal models.
     freeze_vision_tower: bool = arg(True, "Leave the encoders of images, videos and sound as they are.")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
 _PREFERENCE = ("loss", *_REWARDS, "logps/chosen", "logps/rejected", "entropy")
+_RANKING = ("ndcg_at_10", "mrr_at_10", "recall_at_10")
 _ROLLOUTS = ("reward", "response_length", "finished")  # and reward/<name> of each reward
 
 # Stage -> metrics, the one that is watched first; those of other packages are not known here.
@@ -24,12 +25,19 @@ METRICS: dict[str, tuple[str, ...]] = {
     "ppo": _ROLLOUTS,
     "grpo": _ROLLOUTS,
     "gkd": ("loss", "nll"),
+    "classification": ("loss", "accuracy", "f1"),
+    "embedding": ("loss", *_RANKING),
+    "reranker": ("loss", *_RANKING),
 }
 
 
 def metrics_of(args: TrainArgs) -> tuple[str, ...]:
     """Return the names under which an evaluation of this run reports, without ``eval_``; none for an unknown stage."""
     stage, rlhf = args.finetuning.stage, args.rlhf
+    if stage == "classification" and args.data.problem_type == "regression":
+        return ("loss", "mae", "pearson")
+    if stage == "embedding" and args.finetuning.embedding_loss == "cosent":
+        return ("loss", "pearson", "spearman")
     further = {
         "accuracy": stage in ("pt", "sft", "gkd") and args.finetuning.compute_accuracy,
         "nll": any(getattr(args.finetuning, key) for key in ("use_dft_loss", "use_asft_loss", "use_eaft_loss")),

@@ -22,6 +22,7 @@ from ..extras.files import write_atomic
 from ..extras.logging import get_logger
 from .adapter_config import LOFTQ, is_live, read_adapter_config, read_adapter_values, require_merging, starts_as_base
 from .former_names import PREFIX, find_former_names, name_of_today
+from .heads import require_head, score_layer
 from .loftq import restore_base
 from .lora_linear import use_exact_add
 from .lora_start import remember_start
@@ -193,11 +194,10 @@ def load_adapter(model: PreTrainedModel, folder: str, trainable: bool, live: boo
         ConfigError: It was made for another model.
     """
     config, state, renamed = read_adapter(folder, model, live=live)
-    if config.task_type == "SEQ_CLS" and not hasattr(model, "score"):
-        raise ConfigError(f"adapter_name_or_path: '{folder}' is a reward model; add stage: rm")
+    require_head(model, config.task_type, folder)
     try:
         with _same_svd(model), _no_hints():
-            if hasattr(model, "score") and config.task_type == "CAUSAL_LM":
+            if score_layer(model) is not None and config.task_type == "CAUSAL_LM":
                 tuned, state = _onto_reward_model(model, state, config, trainable)
             else:
                 tuned = _with_prefix(

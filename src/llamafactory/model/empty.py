@@ -21,6 +21,7 @@ from .towers import freeze_parts, settle_parts
 
 if TYPE_CHECKING:
     from ..hparams import Dtypes, TrainArgs
+    from .heads import Head
 
 # What looks at the values of weights when adapters are made; the adapters have the same shapes without.
 _LOOKS_AT_WEIGHTS = {"pissa_init": False, "lora_init": "default"}
@@ -41,33 +42,33 @@ def planned_config(args: TrainArgs) -> Any:
     return config
 
 
-def weight_bytes(args: TrainArgs, dtype: torch.dtype, reward: bool = False, fused: bool = False) -> int:
+def weight_bytes(args: TrainArgs, dtype: torch.dtype, head: Head | None = None, fused: bool = False) -> int:
     """Return the bytes of a model's weights, without adapters.
 
     Args:
         args: What the model is loaded by.
         dtype: Of weights that are not quantized.
-        reward: With a head that gives one score.
+        head: None for a language model.
         fused: Only experts that share a tensor, each of which has tensors of its own in a file.
     """
     with torch.device("meta"):
-        model = _base(args, planned_config(args), dtype, reward)
+        model = _base(args, planned_config(args), dtype, head)
     return sum(weight.nbytes for weight in model.parameters() if weight.dim() == 3 or not fused)
 
 
-def empty_model(args: TrainArgs, config: Any, dtypes: Dtypes, reward: bool = False) -> nn.Module:
+def empty_model(args: TrainArgs, config: Any, dtypes: Dtypes, head: Head | None = None) -> nn.Module:
     """Return the model of a run on the meta device, ready to train.
 
     Args:
         args: The whole resolved configuration. Adapters that it goes on with are taken to be as large as new ones.
         config: From :func:`planned_config`.
         dtypes: Number formats.
-        reward: With a head that gives one score.
+        head: None for a language model.
     """
     whole = args.finetuning.finetuning_type == "full"
     dtype = getattr(torch, dtypes.trainable if whole else dtypes.frozen)
     with torch.device("meta"):
-        model = _base(args, config, dtype, reward)
+        model = _base(args, config, dtype, head)
         settle_parts(model, args.finetuning)
         tuned: nn.Module = resolve("tuners", args.finetuning.finetuning_type).create(model, _fresh(args), dtypes)
     freeze_parts(tuned)
@@ -76,12 +77,10 @@ def empty_model(args: TrainArgs, config: Any, dtypes: Dtypes, reward: bool = Fal
     return tuned.train()
 
 
-def _base(args: TrainArgs, config: Any, dtype: torch.dtype, reward: bool) -> Any:
-    from transformers import AutoModelForSequenceClassification
-
-    auto = AutoModelForSequenceClassification if reward else language_class(config)
-    if reward:
-        config.num_labels = 1
+def _base(args: TrainArgs, config: Any, dtype: torch.dtype, head: Head | None) -> Any:
+    auto = language_class(config) if head is None else head.auto_class()
+    if head is not None:
+        head.configure(config)
     attention = choose_attention(
         language_class(config)._model_mapping[type(config)], config, args.model.flash_attn, trainable=True
     )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..hparams.model_args import ModelArguments
     from ..hparams.sharding import Sharding
     from .families.family import Capability
+    from .heads import Head
 
 logger = get_logger(__name__)
 
@@ -44,7 +45,7 @@ def load_model(
     tokenizer: PreTrainedTokenizerBase,
     args: TrainArgs | InferArgs,
     trainable: bool = True,
-    head: str | None = None,
+    head: Head | None = None,
     batch_tokens: int | None = None,
     use_cpu: bool = False,
     beside_training: bool = False,
@@ -55,7 +56,7 @@ def load_model(
         tokenizer: From :func:`load_tokenizer`; the embedding grows to its size when tokens were added.
         args: The whole resolved configuration.
         trainable: Apply the tuner for training; else adapters are merged and nothing requires a gradient.
-        head: ``None`` for a language model, ``"reward"`` for sequence classification with one label.
+        head: ``None`` for a language model.
         batch_tokens: Most tokens a micro-batch will hold, if known; default batch size x ``cutoff_len``.
         beside_training: A frozen model that sees the batches of a model in training: same attention, same device.
         use_cpu: Stay on the CPU although there is an accelerator; ``use_cpu: true`` of a training run does it too.
@@ -74,7 +75,6 @@ def load_model(
     from .media_inputs import shield_towers
     from .towers import settle_parts
 
-    assert head in (None, "reward"), head
     training = args.training if isinstance(args, TrainArgs) else None
     device = probe(use_cpu=use_cpu or (training is not None and training.use_cpu))
     if device.type == "cpu" or args.model.threads != "auto":
@@ -82,7 +82,8 @@ def load_model(
     dtypes = resolve_dtypes(args, device)
     tuner = resolve("tuners", args.finetuning.finetuning_type)
     model = _load_base(args, dtypes, device, trainable, trainable or beside_training, head)
-    if trainable and not hasattr(model, model.base_model_prefix):  # the loss asks it for the hidden states
+    bare = head is not None and head.kind == "vectors"
+    if trainable and not bare and not hasattr(model, model.base_model_prefix):  # the loss asks it for the hidden states
         raise ConfigError(
             f"model_name_or_path: models of type {model.config.model_type} that take media only answer here; "
             "their language model cannot be trained in place"
@@ -106,12 +107,12 @@ def _fit_to_run(
     tokenizer: PreTrainedTokenizerBase,
     args: TrainArgs | InferArgs,
     trainable: bool,
-    head: str | None,
+    head: Head | None,
 ) -> list[int]:
     """Give the base model its head, its embedding rows and its settings; returns the ids of new tokens."""
     from . import embeddings
 
-    if head == "reward":
+    if head is not None and head.kind == "scores":
         from .value_head import resolve_head
 
         resolve_head(model, resolve_model_path(str(args.model.model_name_or_path), args.model), args.model, trainable)
@@ -152,7 +153,7 @@ def _ready_to_train(
     return tuned
 
 
-def base_config(args: TrainArgs | InferArgs, trainable: bool) -> Any:
+def base_config(args: TrainArgs | InferArgs, trainable: bool, head: Head | None = None) -> Any:
     """The configuration that the base of a run is built by.
 
     Raises:
@@ -165,7 +166,8 @@ def base_config(args: TrainArgs | InferArgs, trainable: bool) -> Any:
     if trainable:
         refuse_untrainable(config, path)
     config = config.thinker_config if has_talker(config) else config
-    if type(config) not in language_class(config)._model_mapping and "auto_map" not in config.to_dict():
+    known = type(config) in language_class(config)._model_mapping or head is not None
+    if not known and "auto_map" not in config.to_dict():
         raise ConfigError(f"model_name_or_path: '{path}' is a {config.model_type} model, not a language model")
     if args.model.rope_scaling is not None:
         scale_rope(config, args.model.rope_scaling, args.data.cutoff_len)
@@ -173,10 +175,9 @@ def base_config(args: TrainArgs | InferArgs, trainable: bool) -> Any:
 
 
 def _load_base(
-    args: TrainArgs | InferArgs, dtypes: Dtypes, device: Device, trainable: bool, in_training: bool, head: str | None
+    args: TrainArgs | InferArgs, dtypes: Dtypes, device: Device, trainable: bool, in_training: bool, head: Head | None
 ) -> PreTrainedModel:
     import torch
-    from transformers import AutoModelForSequenceClassification
 
     from ..hparams import TrainArgs
     from . import streaming
@@ -184,16 +185,10 @@ def _load_base(
 
     path = resolve_model_path(str(args.model.model_name_or_path), args.model)
     options = hub_options(args.model)
-    config = base_config(args, trainable)
-    auto = language_class(config)
-    if head == "reward":
-        auto = AutoModelForSequenceClassification
-        if type(config) not in AutoModelForSequenceClassification._model_mapping:
-            raise ConfigError(f"stage: transformers has no reward head for {config.model_type} models")
-        config.num_labels = 1
-        # The score is meant as it is; without these, pipelines and cross-encoders give its sigmoid.
-        config.problem_type = "regression"
-        config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    config = base_config(args, trainable, head)
+    auto = language_class(config) if head is None else head.auto_class()
+    if head is not None:
+        head.configure(config)
 
     quantizer = choose_quantizer(args, config, path, device, trainable)
     zero = zero_of(args) if isinstance(args, TrainArgs) and in_training and trainable else None

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..extras.errors import ConfigError, first_line
 from ..extras.logging import get_logger
+from .heads import score_layer
 from .towers import frozen_modules
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _named(model: PreTrainedModel, names: list[str], linear: set[str], experts: 
 
 def _head(model: Any) -> Any:
     """The layer that scores or writes, which ``all`` leaves alone."""
-    return getattr(model, "score", None) or model.get_output_embeddings()
+    return score_layer(model) or model.get_output_embeddings()
 
 
 def _outside(model: Any) -> re.Pattern[str]:

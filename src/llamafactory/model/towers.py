@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from ..extras.errors import ConfigError
 from .config import media_class
 from .families.parts import PARTS, Part, known_layout, pattern_of
+from .heads import score_layer
 from .wrapping import beneath_adapters
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def part_patterns(model: Any) -> dict[Part, str]:
     layout = known_layout(model.config)
     if layout is not None:
         return {part: pattern_of(layout, part, model.base_model_prefix) for part in PARTS}
-    if hasattr(model, "score"):
+    if score_layer(model) is not None:
         return {}
     language, head = model.get_decoder(), model.get_output_embeddings()
     names = {module: name for name, module in model.named_modules()}

@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor, nn
 
+    from .heads import Head
+
 _PLACES = re.compile(r"_(indices|size)(\.|$)")  # where in a weight a sparse adapter acts: the only integers
 _SHOWN = 3  # names in a message: enough to see whose they are
 
 
-def check_base(model: Any, info: Mapping[str, Any], place: str, head: str | None, is_quantized: bool = False) -> None:
+def check_base(model: Any, info: Mapping[str, Any], place: str, head: Head | None, is_quantized: bool = False) -> None:
     """Refuse a base model that was loaded in part, or whose weights are not numbers.
 
     Args:
         model: As ``from_pretrained`` gave it.
         info: Its ``output_loading_info``, read with ``ignore_mismatched_sizes=True``.
         place: Folder or hub name, for the message.
-        head: ``"reward"``: a language model may lack the score, which is made new or read from elsewhere.
+        head: With one, a language model may lack the score, which is made new or read from elsewhere.
         is_quantized: The checkpoint holds quantized weights, whose scales have names of their own.
 
     Raises:

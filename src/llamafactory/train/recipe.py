@@ -22,7 +22,7 @@ logger = get_logger(__name__)
 # bear and need larger ones.
 _RATES = ((0.5e9, 1e-3, 1e-4), (2e9, 5e-4, 3e-5), (9e9, 2e-4, 1e-5), (math.inf, 1e-4, 5e-6))
 # Stages that compare or reward completions move a model that can write already.
-_SHARE_OF_STAGE = {"pt": 1.0, "sft": 1.0, "gkd": 1.0, "rm": 0.5}
+_SHARE_OF_STAGE = {"pt": 1.0, "sft": 1.0, "gkd": 1.0, "rm": 0.5, "classification": 0.5}
 _SHARE_OF_OTHERS = 0.05
 _FEW_ROWS, _SMALL_BATCH = 512, 4
 # To learn what a small set says; below the second nothing is learned. (docs/training.md has the figures.)

@@ -11,11 +11,17 @@ from ..extras.errors import ConfigError
 from .trainer import Trainer
 
 if TYPE_CHECKING:
+    from ..data.loader import DatasetModule
     from ..hparams import TrainArgs
+    from ..model.heads import Head
 
 
 def _never(args: TrainArgs) -> bool:
     return False
+
+
+def _language_model(args: TrainArgs, dataset: DatasetModule | None) -> None:
+    return None
 
 
 def always(args: TrainArgs) -> bool:
@@ -30,7 +36,8 @@ class Stage:
     Attributes:
         name: As users write it.
         processor: Rows -> features, from the data room.
-        head: Model head that ``load_model`` puts on; None = the language-model head.
+        head: What ``load_model`` puts on, given the configuration and (None: not known yet) the data; None = the
+            language-model head.
         trainer: What differs in the loop: :class:`Trainer` or a subclass with its own ``loss_sums``.
         collator: Makes the collator of rows with several completions from that of single sequences; None = rows are
             single.
@@ -43,7 +50,7 @@ class Stage:
 
     name: str
     processor: Any
-    head: str | None = None
+    head: Callable[[TrainArgs, DatasetModule | None], Head | None] = _language_model
     trainer: type[Trainer] = Trainer
     collator: Callable[[Any], Any] | None = None
     generates: Callable[[TrainArgs], bool] = _never

@@ -156,8 +156,7 @@ class Trainer(BaseTrainer):
         sets = sets if isinstance(sets, dict) else {"": sets}
         batches: dict[str, Iterable[dict[str, Any]]] = {name: self._eval_batches(rows) for name, rows in sets.items()}
         with averaged(self.optimizer), eval_mode(self.accelerator.unwrap_model(self.model)) as model:
-            sums_of = partial(self._eval_sums, model)
-            metrics = evaluation.evaluate(batches, sums_of, self.derived, self.args.device, metric_key_prefix)
+            metrics = self.measure(model, batches, metric_key_prefix)
         if self.run_args.training.predict_with_generate:
             for name, prompts in self.prompts.items():
                 metrics |= self.score_responses(prompts, f"{metric_key_prefix}_{name}" if name else metric_key_prefix)
@@ -166,6 +165,11 @@ class Trainer(BaseTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def measure(self, model: nn.Module, batches: dict[str, Iterable[dict[str, Any]]], prefix: str) -> dict[str, float]:
+        """Return the figures of sets, given this rank's batches by name."""
+        sums_of = partial(self._eval_sums, model)
+        return evaluation.evaluate(batches, sums_of, self.derived, self.args.device, prefix)
 
     def _eval_batches(self, rows: Any) -> Iterator[dict[str, Any]]:
         yield from self._with_progress(self.get_eval_dataloader(rows))

@@ -117,7 +117,7 @@ def run(args: TrainArgs, callbacks: list[TrainerCallback] | None = None) -> None
     if tokens and stage.generates(args):
         tokens += arguments.train_batch_size * args.generating.max_new_tokens
     tokens = tokens and -(-tokens // arguments.context_size)
-    model = load_model(tokenizer, args, head=stage.head, batch_tokens=tokens)
+    model = load_model(tokenizer, args, head=stage.head(args, dataset), batch_tokens=tokens)
     trainer = build_trainer(stage, model, tokenizer, template, dataset, args, arguments, callbacks)
     trainer.start = start
     if trainer.is_world_process_zero():

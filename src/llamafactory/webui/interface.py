@@ -21,6 +21,7 @@ from ..extras.logging import get_logger
 from ..extras.packages import require, require_installed
 from ..extras.serving import Process, bind, url_of
 from ..hparams import InferArgs, get_infer_args
+from ..hparams.stages import require_text
 from .chat_page import STYLE, TITLE, make_page
 from .runner import RUN_TABS
 from .serving.guard import Guard
@@ -85,8 +86,7 @@ def _read(args: InferArgs | Mapping[str, Any] | Sequence[str] | None) -> tuple[I
     args = args if isinstance(args, InferArgs) else get_infer_args(args)
     settings = WebSettings.from_environment()
     require_installed("gradio", "webchat", "'gradio>=6'")  # importing it takes seconds
-    if args.finetuning.stage == "rm":
-        raise ConfigError("stage: rm loads a reward model, which scores texts and does not answer")
+    require_text(args.finetuning.stage)
     return replace(args, data=resolve_thinking(args.data)), settings
 
 

@@ -13,5 +13,8 @@ __getattr__ = exports(
         "PromptCollator": "padded",
         "PairCollator": "completions",
         "FeedbackCollator": "completions",
+        "ClassificationCollator": "classification",
+        "EmbeddingCollator": "documents",
+        "RankingCollator": "documents",
     },
 )

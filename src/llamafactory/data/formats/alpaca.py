@@ -9,7 +9,16 @@ from typing import Any
 from ...extras.errors import ConfigError, short
 from ..messages import Message, Sample
 from ..sources.dataset_info import Columns, DatasetAttr
-from .fields import label_field, list_field, margin_field, require_columns, text_field, tools_field
+from .fields import (
+    documents_fields,
+    label_field,
+    list_field,
+    margin_field,
+    require_columns,
+    target_field,
+    text_field,
+    tools_field,
+)
 from .media import attach_media, has_media_columns
 
 
@@ -37,7 +46,11 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
     elif response := text_field(row, columns.response):
         messages.append(Message.of("assistant", response, reasoning=text_field(row, columns.reasoning) or None))
     margin, label = margin_field(row, columns.margin), label_field(row, columns.kto_tag)
-    sample = Sample(tuple(messages), tools_field(row, columns.tools), chosen, rejected, margin, label)
+    documents, grades = documents_fields(row, columns.positive, columns.negative, columns.score)
+    sample = Sample(
+        *(tuple(messages), tools_field(row, columns.tools), chosen, rejected, margin, label),
+        target=target_field(row, columns.label), documents=documents, grades=grades,
+    )  # fmt: skip
     return attach_media(sample, row, attr) if has_media_columns(attr) else sample
 
 

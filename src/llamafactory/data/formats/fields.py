@@ -68,18 +68,73 @@ def label_field(row: Row, column: str | None) -> bool | None:
     return bool(value)
 
 
+def target_field(row: Row, column: str | None) -> Any:
+    """Return what a classifier shall say of the row, as it stands there; None when the set has none."""
+    if column is None:
+        return None
+    value = _perhaps_list(row.get(column))
+    parts = value if isinstance(value, list) else [value]
+    if value is not None and not all(isinstance(part, str | int | float) for part in parts):
+        raise ConfigError(f"field {column!r} is {short(value)}, expected a class, a number or a list of them")
+    return value
+
+
+def documents_fields(
+    row: Row, positive: str | None, negative: str | None, score: str | None
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Return the documents of a row's query and how relevant each is; none when the set has no such columns.
+
+    Without ``score`` positives count 1, negatives 0; with it there is a number for each document of ``positive``.
+    """
+    if positive is None and negative is None:
+        return (), ()
+    good, bad = _texts(row, positive), _texts(row, negative)
+    value = _perhaps_list(row.get(score)) if score else None
+    if value is None:
+        return (*good, *bad), (1.0,) * len(good) + (0.0,) * len(bad)
+    given = value if isinstance(value, list) else [value]
+    grades = tuple(number_of(one, f"field {score!r}") for one in given)
+    if len(grades) != len(good):
+        raise ConfigError(f"field {score!r} holds {len(grades)} numbers for {len(good)} documents in {positive!r}")
+    return (*good, *bad), grades + (0.0,) * len(bad)
+
+
+def _texts(row: Row, column: str | None) -> list[str]:
+    value = _perhaps_list(row.get(column) if column else None)
+    texts = [] if value in (None, "") else value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ConfigError(f"field {column!r} is {short(value)}, expected a text or a list of texts")
+    return texts
+
+
+def _perhaps_list(value: Any) -> Any:
+    """A list that is written as JSON text (as in CSV files); other text stays what it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            found = json.loads(value)
+        except (json.JSONDecodeError, RecursionError):
+            return value
+        return found if isinstance(found, list) else value
+    return value
+
+
+def number_of(value: Any, what: str) -> float:
+    """Return a finite number, which may be written as text; ``what`` is named in the error."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"{what} is {short(value)}, expected a number")
+    return number
+
+
 def margin_field(row: Row, column: str | None) -> float | None:
     """Return by how much the chosen completion is the better one; None when the set does not say."""
     value = row.get(column) if column else None
     if value is None or value == "":
         return None
-    try:
-        margin = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        margin = math.nan
-    if not math.isfinite(margin):
-        raise ConfigError(f"field {column!r} is {short(value)}, expected a number")
-    return margin
+    return number_of(value, f"field {column!r}")
 
 
 def require_columns(row: Row, *columns: str | None) -> None:

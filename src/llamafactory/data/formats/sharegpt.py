@@ -10,7 +10,7 @@ from typing import Any
 from ...extras.errors import ConfigError, short
 from ..messages import Message, Sample
 from ..sources.dataset_info import DatasetAttr
-from .fields import label_field, list_field, margin_field, require_columns, text_field, tools_field
+from .fields import label_field, list_field, margin_field, require_columns, target_field, text_field, tools_field
 from .media import attach_media, has_media_columns
 from .turns import read_dialogue, read_turns
 
@@ -38,6 +38,7 @@ def convert(row: Mapping[str, Any], attr: DatasetAttr) -> Sample:
         messages = _with_thought(messages, thought)
     margin, label = margin_field(row, columns.margin), label_field(row, columns.kto_tag)
     sample = Sample(messages, tools_field(row, columns.tools), chosen, rejected, margin, label, prompt=prompt)
+    sample = replace(sample, target=target_field(row, columns.label)) if columns.label else sample
     return attach_media(sample, row, attr) if has_media_columns(attr) else sample
 
 

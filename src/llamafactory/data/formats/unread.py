@@ -11,7 +11,8 @@ from ..messages import CALL_ARGUMENTS, PART_VALUES
 from ..sources.dataset_info import Columns, DatasetAttr
 from .turns import READ_KEYS
 
-_SHARED = ("system", "tools", "images", "videos", "audios", "margin", "kto_tag")
+_SHARED = ("system", "tools", "images", "videos", "audios", "margin", "kto_tag", "label")
+_OF_DOCUMENTS = ("positive", "negative", "score")
 _CALL = ("id", "type", "index", "function", "name", *CALL_ARGUMENTS)
 
 
@@ -61,7 +62,8 @@ def parts_read(attr: DatasetAttr) -> tuple[str, ...]:
     columns: Columns = attr.columns
     if attr.formatting == "alpaca":
         answer = ("chosen", "rejected") if columns.chosen else ("response",)
-        return ("prompt", "query", "history", *(answer if attr.ranking else ("response", "reasoning")), *_SHARED)
+        asked = ("prompt", "query", "history", *_OF_DOCUMENTS)
+        return (*asked, *(answer if attr.ranking else ("response", "reasoning")), *_SHARED)
     question = "messages" if columns.messages is not None else "prompt"
     return (question, *(("chosen", "rejected") if attr.ranking else ("response", "reasoning")), *_SHARED)
 

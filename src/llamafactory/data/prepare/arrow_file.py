@@ -24,6 +24,7 @@ class ArrowFile:
             "labels": ids,
             "seq_lens": ids,
             "desirable": ids,
+            "seconds": ids,
             "channels": ids,
             "weights": pa.list_(pa.float32()),
             "margin": pa.list_(pa.float32()),
@@ -31,6 +32,9 @@ class ArrowFile:
             "source": text,
             "reference": text,
             "rollout": text,
+            "classes": pa.list_(pa.list_(text)),
+            "targets": pa.list_(pa.list_(pa.float32())),
+            "grades": pa.list_(pa.float32()),
             "media": media_type(),
         }
         self.sink = pa.OSFile(self.path, "wb")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
 from ...hparams import split_list
+from ..processor.base import OF_HEADS
 from ..sources.cloud import cloud_version
 from ..sources.dataset_info import DatasetAttr
 from ..sources.files import list_files, readable
@@ -32,6 +33,7 @@ _SETTINGS = (
     "columns", "cutoff_len", "overlong", "train_on_prompt", "mask_history", "packing", "tool_format", "default_system",
     "enable_thinking", "preserve_thinking", "thoughts", "max_samples", "mix_strategy", "interleave_probs", "val_size",
     "eval_on_each_dataset", "deduplicate", "train_on_turn_break", "parse_special_tokens",
+    "problem_type", "query_prompt", "document_prompt",
 )  # fmt: skip
 # Not part of a shard's key: rows are counted by what they hold, and mixed and packed after they were encoded.
 _AFTER_ENCODING = (
@@ -150,6 +152,9 @@ def _set_hash(attr: DatasetAttr) -> str:
 
 def _layout(attr: DatasetAttr) -> dict[str, Any]:
     settings = {key: value for key, value in asdict(attr).items() if key not in ("location", "listed", "media_dir")}
+    # Parts of rows that came later than folders that are still in use.
+    columns = settings["columns"].items()
+    settings["columns"] = {part: name for part, name in columns if part not in OF_HEADS or name is not None}
     return settings if attr.media_dir is None else {**settings, "media_dir": os.path.abspath(attr.media_dir)}
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..template.base import Template
 
 IGNORED = -100
+OF_HEADS = ("label", "positive", "negative", "score")  # parts of rows for stages without a language-model head
 Tokens = TypeVar("Tokens")
 
 
@@ -166,7 +167,7 @@ class Processor(ABC, Generic[Tokens]):
     columns: tuple[str, ...] = ("input_ids", "labels", "seq_lens", "weights", "sample")
     default_overlong: Rule = "truncate"
     packs: bool = False
-    unused: tuple[str, ...] | None = ("margin", "kto_tag")
+    unused: tuple[str, ...] | None = ("margin", "kto_tag", *OF_HEADS)
 
     def check_layout(self, attr: DatasetAttr) -> None:
         """Refuse a set whose rows cannot hold what this stage trains."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
+from .base import OF_HEADS
 from .completions import Completion, CompletionsProcessor, require_completion
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class FeedbackProcessor(CompletionsProcessor):
 
     name = "feedback"
     columns = (*CompletionsProcessor.columns, "desirable")
-    unused = ("margin", "weights")
+    unused = ("margin", "weights", *OF_HEADS)
 
     def prompt(self, sample: Sample) -> tuple[Message, ...]:
         """What stands before the completion: that in a column of its own, else the last turn."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
+from .base import OF_HEADS
 from .completions import Completion, CompletionsProcessor, require_completion
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ class PairwiseProcessor(CompletionsProcessor):
     name = "pairwise"
     columns = (*CompletionsProcessor.columns, "margin")
     must_differ = True
-    unused = ("kto_tag", "weights")
+    unused = ("kto_tag", "weights", *OF_HEADS)
 
     def completions(self, samples: Sequence[Sample]) -> list[tuple[Completion, Completion]]:
         """Raises ConfigError for a row with no pair, an empty completion, or two equal ones."""

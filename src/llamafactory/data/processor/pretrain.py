@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..messages import Message, Segment, ToolCall, has_media
 from ..prepare.overlong import Rule, count, fit_running, fit_text
-from .base import Outcome, Processor
+from .base import OF_HEADS, Outcome, Processor
 from .rows import sequence_rows
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class PretrainProcessor(Processor[list[Segment]]):
     name = "pretrain"
     default_overlong: Rule = "split"
     packs = True
-    unused = ("margin", "kto_tag", "tools", "chosen", "rejected", "reasoning", "weights")
+    unused = ("margin", "kto_tag", "tools", "chosen", "rejected", "reasoning", "weights", *OF_HEADS)
 
     def tokenize(
         self, samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase, args: DataArguments

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ...extras.errors import ConfigError
 from ..messages import Segment
 from ..prepare.overlong import count, fit
-from .base import Outcome, Processor, Row
+from .base import OF_HEADS, Outcome, Processor, Row
 from .rows import is_trained, sequence_rows, without
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class SupervisedProcessor(Processor[Conversation]):
     """``train_on_prompt``, ``mask_history``, ``thoughts`` and the messages' own weights decide what is trained."""
 
     name = "supervised"
-    unused = ("margin", "kto_tag", "chosen", "rejected")
+    unused = ("margin", "kto_tag", "chosen", "rejected", *OF_HEADS)
 
     def check_layout(self, attr: DatasetAttr) -> None:
         """Running text has no answer to train."""

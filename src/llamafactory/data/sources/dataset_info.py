@@ -43,6 +43,10 @@ class Columns:
     margin: str | None = None
     kto_tag: str | None = None
     reasoning: str | None = None
+    label: str | None = None
+    positive: str | None = None
+    negative: str | None = None
+    score: str | None = None
 
 
 NO_COLUMNS = Columns(prompt=None, query=None, response=None, messages=None)

@@ -21,8 +21,9 @@ Rows = Sequence[Mapping[str, Any]]
 _SPELLINGS = Path(__file__).with_name("spellings.yaml")
 _LAYOUTS = (
     "messages or conversations (a list of turns); instruction + input + output; prompt + response, "
-    "question + answer, user + assistant and the like; prompt + chosen + rejected; text"
+    "question + answer, user + assistant and the like; prompt + chosen + rejected; text (+ label)"
 )
+_OF_HEADS = ("label", "positive", "negative", "score")  # what rows without an answer may hold beside their text
 _DIALOGUE = re.compile(r"\s*(Human|Assistant): ?")
 
 
@@ -51,6 +52,8 @@ def sniff(attr: DatasetAttr, rows: Rows) -> DatasetAttr:
     present = list(dict.fromkeys(key for row in rows for key, value in row.items() if value is not None))
     parts = _asked(attr, present) if attr.asked else _spelled(present, rows)
     text = parts.pop("text", None)
+    if not attr.asked and parts.keys() & {"response", "chosen", "rejected"}:
+        parts = {part: column for part, column in parts.items() if part not in _OF_HEADS}
     ranking = "rejected" in parts and ("chosen" in parts or "messages" in parts)
     if "messages" in parts and not attr.asked:
         parts = {part: column for part, column in parts.items() if part not in _repeated(rows, parts["messages"])}
@@ -63,11 +66,14 @@ def sniff(attr: DatasetAttr, rows: Rows) -> DatasetAttr:
     for part in ("messages", "chosen", "response"):
         if (part == "messages" and part in parts) or _turns(rows, parts.get(part)):
             return _chat(attr, rows, parts, part, ranking)
-    if parts.keys() & {"prompt", "query"} and ("response" in parts or ranking or attr.asked):
+    if parts.keys() & {"prompt", "query"} and (
+        "response" in parts or ranking or attr.asked or parts.keys() & {"label", "positive"}
+    ):
         parts.pop("chosen" if not ranking else "response", None)
         return replace(attr, formatting="alpaca", ranking=ranking, columns=replace(NO_COLUMNS, **parts))
     if text is not None:
-        return replace(attr, formatting="alpaca", columns=replace(NO_COLUMNS, prompt=text))
+        heads = {part: column for part, column in parts.items() if part in _OF_HEADS}
+        return replace(attr, formatting="alpaca", columns=replace(NO_COLUMNS, prompt=text, **heads))
     found = first_names(present)
     raise ConfigError(
         f"dataset {attr.name!r}: the columns of {attr.location} fit no known layout: {found}; "
@@ -79,8 +85,9 @@ def describe(attr: DatasetAttr) -> str:
     """Say in one line what a set was taken for."""
     columns = ", ".join(f"{column}→{part}" for part, column in vars(attr.columns).items() if column is not None)
     is_text = attr.formatting == "alpaca" and attr.columns.response is None
+    plain = "texts with labels" if attr.columns.label else "queries and documents" if attr.columns.positive else "text"
     kinds = {
-        "alpaca": "text" if is_text else "questions and answers",
+        "alpaca": plain if is_text else "questions and answers",
         "sharegpt": "conversations",
         "openai": "messages",
     }

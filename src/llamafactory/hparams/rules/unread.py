@@ -43,6 +43,11 @@ STAGES: dict[tuple[str, ...], tuple[str, ...]] = {
         "gkd_beta", "gkd_temperature", "gkd_lambda", "teacher_model_name_or_path", "teacher_model",
         "teacher_model_adapters", "teacher_model_quantization_bit",
     ),
+    ("classification",): ("problem_type", "class_names"),
+    ("reranker",): ("reranker_loss",),
+    ("embedding",): (
+        "pooling", "embedding_loss", "embedding_temperature", "embedding_dims", "query_prompt", "document_prompt",
+    ),
 }  # fmt: skip
 
 # Switch -> the keys that only it reads, by the beginning of their names.
@@ -68,7 +73,7 @@ TUNING = frozenset((
     "apollo_proj", "apollo_proj_type", "apollo_scale_type", "badam_mode", "badam_start_block", "badam_switch_mode",
     "badam_switch_interval", "badam_update_ratio", "badam_mask_mode", "badam_verbose", "fp8_backend", "qat_group_size",
     "ray_num_workers", "ray_init_kwargs", "ray_run_name", "ray_storage_path", "ray_max_failures",
-    "resources_per_worker", "placement_strategy", "gkd_beta", "gkd_temperature",
+    "resources_per_worker", "placement_strategy", "gkd_beta", "gkd_temperature", "embedding_temperature",
 ))  # fmt: skip
 
 

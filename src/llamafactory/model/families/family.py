@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..heads import Head
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,9 @@ _PACKS_MEDIA = {
     "smolvlm",
 }
 
+# Encoders whose configuration does not say that they are no decoder.
+_ENCODERS = {"albert", "deberta", "deberta-v2", "distilbert", "eurobert", "modernbert", "mpnet", "nomic_bert"}
+
 _LAYERS_THAT_ISOLATE = {"full_attention", "sliding_attention"}
 
 
@@ -118,6 +124,13 @@ def prompt_types(model: Any, input_ids: Any) -> dict[str, Any]:
     return {"token_type_ids": input_ids.new_zeros(input_ids.shape)} if reads_prefix_both_ways(model.config) else {}
 
 
+def is_encoder(config: Any) -> bool:
+    """Whether each token of a text sees all others."""
+    if config.model_type in _ENCODERS:
+        return True
+    return getattr(config, "is_decoder", True) is False
+
+
 def isolation(model_class: type, config: Any) -> Capability:
     """Whether the ``isolated`` attention computes what this model means.
 
@@ -132,6 +145,8 @@ def isolation(model_class: type, config: Any) -> Capability:
     others = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYERS_THAT_ISOLATE)
     if others:
         return Capability(False, f"it has layers of type {', '.join(others)}")
+    if is_encoder(config):
+        return Capability(False, "its attention is not causal")
     if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", None):
         return Capability(False, "its attention is not causal")
     return family_of(config).isolates
@@ -146,16 +161,20 @@ _LEFT_OUT = re.compile(
 )
 
 
-def may_be_left_out(name: str, head: str | None) -> bool:
-    """Whether a tensor of a checkpoint may go unused; a reward model has no use for the output head."""
-    return bool(_LEFT_OUT.search(name)) or (head == "reward" and name.endswith("lm_head.weight"))
+_OUTPUT_HEAD = re.compile(r"(^|\.)lm_head\.|^cls\.")  # of decoders, of encoders
+_NEW = re.compile(r"^(score|classifier|head)\.|^(\w+\.)?pooler\.")  # what a classifier has beside its language model
 
 
-def may_be_absent(name: str, config: Any, head: str | None) -> bool:
+def may_be_left_out(name: str, head: Head | None) -> bool:
+    """Whether a tensor of a checkpoint may go unused; a classifier has no use for the output head."""
+    return bool(_LEFT_OUT.search(name)) or (head is not None and bool(_OUTPUT_HEAD.search(name)))
+
+
+def may_be_absent(name: str, config: Any, head: Head | None) -> bool:
     """Whether a tensor may lack in a checkpoint: tied, computed, or a score that a language model cannot have."""
     if name.endswith("rotary_emb.inv_freq"):
         return True
     if name.endswith("lm_head.weight"):
         return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
     classifier = any(made.endswith("ForSequenceClassification") for made in config.architectures or ())
-    return head == "reward" and name.startswith("score.") and not classifier
+    return head is not None and bool(_NEW.search(name)) and not classifier

@@ -11,6 +11,7 @@ from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...hparams.field import arg, require, split_list
 from ...hparams.ranges import PART
+from ..heads import SCORE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -93,7 +94,7 @@ def create(
 
     dtype = getattr(torch, dtypes.trainable)
     for name, parameter in model.named_parameters():
-        chosen = name in trained or name.startswith("score.")  # the reward head
+        chosen = name in trained or name.startswith(tuple(f"{head}." for head in SCORE_NAMES))
         parameter.requires_grad_(chosen)
         if chosen:
             parameter.data = parameter.data.to(dtype)

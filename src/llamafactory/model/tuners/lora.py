@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...extras.packages import require_installed
 from ...hparams.field import arg, require, split_list
 from ...hparams.ranges import AT_LEAST_0, AT_LEAST_1, BELOW_1, POSITIVE, Range
+from ..heads import score_layer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -240,7 +241,7 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
         **_options_of_start(tuner),
     }
     return LoraConfig(
-        task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",  # the former trains and saves the score too
+        task_type=_task(model),
         r=tuner.lora_rank,
         lora_alpha=tuner.lora_alpha or 2 * tuner.lora_rank,
         lora_dropout=tuner.lora_dropout,
@@ -252,6 +253,13 @@ def _config(model: PreTrainedModel, tuner: Arguments, new_rows: Sequence[int]) -
         ensure_weight_tying=tied and not set(embeddings).isdisjoint(additional),
         **fields,
     )
+
+
+def _task(model: PreTrainedModel) -> str:
+    """What the model is for; with the second PEFT trains and saves the score too."""
+    if model.get_output_embeddings() is not None:
+        return "CAUSAL_LM"
+    return "FEATURE_EXTRACTION" if score_layer(model) is None else "SEQ_CLS"
 
 
 def _options_of_start(tuner: Arguments) -> dict[str, Any]:

@@ -23,7 +23,7 @@ FILE_NAME = "trainer_log.jsonl"
 _GROUPS = (
     *("rewards/", "logps/", "losses/", "kl", "nll", "loss/", "data_wait"),
     *("reward", "entropy", "clip_fraction", "response_length", "finished", "value_loss", "equal_groups"),
-    "rollout_seconds",
+    *("rollout_seconds", "ndcg", "mrr", "recall", "f1", "mae", "pearson", "spearman"),
 )
 
 
@@ -77,7 +77,7 @@ class LogCallback(TrainerCallback):
             "accuracy": next(
                 (
                     logs[key]
-                    for key in ("rewards/accuracies", "eval_rewards/accuracies", "eval_accuracy")
+                    for key in ("rewards/accuracies", "eval_rewards/accuracies", "eval_accuracy", "accuracy")
                     if key in logs
                 ),
                 None,

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...data.loader import get_dataset
 from ...data.processor import (
+    ClassificationProcessor,
+    EmbeddingProcessor,
     FeedbackProcessor,
     PairwiseProcessor,
     PretrainProcessor,
     Processor,
     PromptProcessor,
+    RankingProcessor,
     RolloutProcessor,
     SupervisedProcessor,
 )
@@ -69,6 +72,9 @@ def stage_processor(stage: str) -> Processor:
         "kto": FeedbackProcessor(),
         "ppo": RolloutProcessor(),
         "grpo": RolloutProcessor(),
+        "classification": ClassificationProcessor(),
+        "embedding": EmbeddingProcessor(),
+        "reranker": RankingProcessor(),
     }
     if stage not in processors:
         raise ConfigError(f"stage: the data of {', '.join(processors)} can be prepared, not of {stage}")

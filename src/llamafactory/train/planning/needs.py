@@ -15,6 +15,7 @@ from ...hparams import get_train_args, resolve_dtypes
 from ...model.checkpointing import wanted_checkpointing
 from ...model.config import attention_width, read_config
 from ...model.empty import planned_config, weight_bytes
+from ...model.heads import REWARD, Head
 from ...model.reference import names_reference, reference_args
 from ...plugins import resolve
 from ..gkd.teachers import teacher_args
@@ -140,7 +141,7 @@ def _beside(args: TrainArgs, planned: Planned, step: Step) -> dict[str, float]:
     if not resolve("stages", args.finetuning.stage).generates(args):
         return found
     if rlhf.reward_model and rlhf.reward_model_type == "full":
-        found["reward model"] = _beside_bytes(reward_args(args), planned, reward=True)
+        found["reward model"] = _beside_bytes(reward_args(args), planned, REWARD)
     text = read_config(args.model).get_text_config()
     _, keys = attention_width(text)
     length = args.data.cutoff_len + args.generating.max_new_tokens
@@ -148,9 +149,9 @@ def _beside(args: TrainArgs, planned: Planned, step: Step) -> dict[str, float]:
     return found
 
 
-def _beside_bytes(own: TrainArgs, planned: Planned, reward: bool = False) -> int:
+def _beside_bytes(own: TrainArgs, planned: Planned, head: Head | None = None) -> int:
     """Return what a frozen model takes that is loaded by arguments of its own."""
-    return weight_bytes(own, getattr(torch, resolve_dtypes(own, planned.device).frozen), reward)
+    return weight_bytes(own, getattr(torch, resolve_dtypes(own, planned.device).frozen), head)
 
 
 def compares(args: TrainArgs) -> bool:

@@ -106,8 +106,8 @@ def _period(config: Any) -> int:
 
 
 def _simulate(args: TrainArgs, config: Any, dtypes: Dtypes, planned: Planned, checkpointing: bool) -> Step:
-    reward = resolve("stages", args.finetuning.stage).head == "reward"
-    model = empty_model(args, config, dtypes, reward)
+    head = resolve("stages", args.finetuning.stage).head(args, None)
+    model = empty_model(args, config, dtypes, head)
     if checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False, **keeping(args)})
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -116,8 +116,8 @@ def _simulate(args: TrainArgs, config: Any, dtypes: Dtypes, planned: Planned, ch
         everything = [*model.parameters(), *model.buffers()]
         meter.watch(everything)
         with meter, _named(args.finetuning.finetuning_type):
-            step = _run(model, args, dtypes, meter, reward)
-            return step if reward else _with_logits(step, model, args, planned.device.type)
+            step = _run(model, args, dtypes, meter, head is not None)
+            return step if head is not None else _with_logits(step, model, args, planned.device.type)
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def _with_logits(step: Step, model: nn.Module, args: TrainArgs, device: str) -> 
     return replace(step, logits=there, peak=step.peak + there - here)
 
 
-def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, reward: bool) -> Step:
+def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, scores: bool) -> Step:
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     gradients = weights = sum(map(_bytes, trained))
     frozen = meter.alive - weights
@@ -147,7 +147,7 @@ def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, re
     before = meter.peak = meter.alive
     meter.seconds = meter.flops = 0.0
     with torch.autocast("cpu", torch.bfloat16, enabled=dtypes.autocast):
-        loss = _loss(model, args, reward)
+        loss = _loss(model, args, scores)
     kept = meter.alive - before
     loss.backward()
     seconds, flops = times * meter.seconds, times * meter.flops
@@ -184,10 +184,10 @@ def _with_state(model: nn.Module, trained: list[nn.Parameter], args: TrainArgs) 
     return optimizer
 
 
-def _loss(model: nn.Module, args: TrainArgs, reward: bool) -> Tensor:
+def _loss(model: nn.Module, args: TrainArgs, scores: bool) -> Tensor:
     rows = args.training.per_device_train_batch_size * _SEQUENCES.get(args.finetuning.stage, 1)
     ids = torch.zeros(rows, _length(args), dtype=torch.long)
-    if reward:
+    if scores:
         loss: Tensor = model(input_ids=ids).logits.sum()
         return loss
     attach(model, LogitTransform())

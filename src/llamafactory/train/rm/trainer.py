@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..losses.feedback import bradley_terry
 from ..metrics.means import count_sequences
-from ..preference.reward_scores import attach_rewards
+from ..sequence_scores import attach_scores
 from ..trainer import Trainer
 
 
@@ -17,11 +17,11 @@ class RewardTrainer(Trainer):
     """Bradley-Terry on the scores of both completions, with the rows' margins: a mean over pairs."""
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
-        return attach_rewards(model)
+        return attach_scores(model)
 
     def token_scores(self, model: nn.Module, inputs: dict[str, Any], evaluating: bool = False) -> Tensor:
         """Return scores [2 P]."""
-        return model(**inputs, reward=True)
+        return model(**inputs, scores=True)[:, 0]
 
     def num_items(self, batch: dict[str, Any]) -> int:
         """Return the number of pairs; a filler has none."""

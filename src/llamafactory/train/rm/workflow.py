@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...data.collators import PairCollator
 from ...data.processor import PairwiseProcessor
+from ...model.heads import REWARD
 from ..stage import Stage
 from ..workflow import run
 from .trainer import RewardTrainer
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 stage = Stage(
     "rm",
     PairwiseProcessor(),
-    head="reward",
+    head=lambda args, dataset: REWARD,
     trainer=RewardTrainer,
     collator=PairCollator,
     plots=(

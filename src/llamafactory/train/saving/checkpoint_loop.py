@@ -16,8 +16,10 @@ from transformers.trainer import SCHEDULER_NAME
 from ...extras.errors import ConfigError, writing
 from ...extras.hub import pushing
 from ...extras.logging import get_logger
+from ...model.heads import save_head
 from ...model.older_readers import add_older_names
 from ...model.processor import copy_processor
+from ...model.wrapping import beneath_adapters
 from ..distributed.checkpoints import load_parts, require_kind, save_parts
 from ..distributed.engine_loop import EngineLoop
 from ..distributed.parts import load_optimizer, save_optimizer
@@ -233,6 +235,8 @@ class CheckpointLoop(EngineLoop):
         model: Any = self.accelerator.unwrap_model(self.model)
         if not hasattr(model, "peft_config"):
             copy_processor(model, self.run_args.model, folder)
+        else:
+            save_head(beneath_adapters(model), folder)
         if self.keep_template:  # so that any loader renders what was trained
             self.processing_class.chat_template = self.template.jinja()
         self.processing_class.save_pretrained(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from ...hparams import split_list
 from ...hparams.coercion import as_written
 from ...hparams.next_command import next_command
 from ...hparams.reader import FILE_ENDINGS
+from ...hparams.stages import WITHOUT_TEXT
 from ...model.adapter_config import is_live
 from ...model.quantizers.record import keys_of_qat
 from ...model.vllm_adapter import why_not_in_vllm
@@ -68,7 +70,10 @@ def save_model(trainer: Trainer) -> None:
             tuner.save_final(trainer.accelerator.unwrap_model(trainer.model), str(staging), trainer.run_args)
     written = {path.name for path in staging.iterdir()}
     for name in sorted(written):
-        set_usual_mode(staging / name)
+        for file in (staging / name).iterdir() if (staging / name).is_dir() else (staging / name,):
+            set_usual_mode(file)
+        if (staging / name).is_dir():
+            shutil.rmtree(output_dir / name, ignore_errors=True)
         os.replace(staging / name, output_dir / name)
     staging.rmdir()
     for path in [path for pattern in _OF_MODEL for path in output_dir.glob(pattern)]:
@@ -137,8 +142,8 @@ def next_commands(args: TrainArgs) -> str:
     if not words or not words[0].endswith(FILE_ENDINGS):
         words = _words_of_result(args, output_dir)  # overrides of a file stay: one of them may be the folder
     export = next_command("export", words, export_dir=_beside(output_dir), **_keys_of_export(args))
-    chat = [] if args.finetuning.stage == "rm" else [next_command("chat", words)]
-    return "Next:\n  " + "\n  ".join([*chat, export, *_note_of_vllm(Path(output_dir))])
+    chat = [] if args.finetuning.stage in WITHOUT_TEXT else [next_command("chat", words)]
+    return "Next:\n  " + "\n  ".join([*chat, export, *([] if chat == [] else _note_of_vllm(Path(output_dir)))])
 
 
 def _keys_of_export(args: TrainArgs) -> dict[str, str]:
@@ -173,8 +178,8 @@ def _words_of_result(args: TrainArgs, output_dir: str) -> list[str]:
     keys |= {key: str(args.keys[key]) for key in vars(args.quantization) if args.keys.get(key) is not None}
     if args.data.template:
         keys["template"] = args.data.template
-    if args.finetuning.stage == "rm":
-        keys["stage"] = "rm"
+    if args.finetuning.stage in WITHOUT_TEXT:
+        keys["stage"] = args.finetuning.stage
     return [f"{key}={value}" for key, value in keys.items()]
 
 

@@ -19,6 +19,7 @@ from ...extras.heap import give_back_gaps
 from ...extras.logging import get_logger
 from ...extras.secrets import mask
 from ...hparams import InferArgs, get_infer_args, split_list
+from ...hparams.stages import require_text
 from ...model.catalogue.catalogue import of_path
 from .steps import Abandoned, watched
 
@@ -115,8 +116,7 @@ class Chatter:
             ConfigError: They cannot be used, or there is a model, or one is being loaded.
         """
         args = get_infer_args(dict(config))
-        if args.finetuning.stage == "rm":
-            raise ConfigError("stage: rm loads a reward model, which scores texts and does not answer")
+        require_text(args.finetuning.stage)
         with self._changed:
             self._refuse_if_busy()
             self._abandoned.clear()

@@ -111,7 +111,7 @@ def _stages() -> dict[str, tuple[str, ...]]:
     """Key -> the stages that read it, for those that some do not read."""
     found = {key: stages for stages, keys in unread.STAGES.items() for key in keys}
     found |= dict.fromkeys(data.OF_ANSWERS, data.ON_ANSWERS) | dict.fromkeys(finetuning.LOSSES, ("sft",))
-    return found | {"packing": ("pt", *data.ON_ANSWERS), "channel_loss": ("pt", "sft")}
+    return found | {"packing": ("pt", *data.ON_ANSWERS, "classification"), "channel_loss": ("pt", "sft")}
 
 
 @cache

@@ -24,6 +24,7 @@ from ....data.template_loader import get_template
 from ....extras.errors import ConfigError
 from ....model import load_model, load_tokenizer
 from ....model.adapters import add_adapter, read_adapter
+from ....model.heads import REWARD
 from ....model.media_inputs import on_device
 from ....model.paths import resolve_adapter_path
 from ....model.value_head import read_value_head
@@ -92,7 +93,7 @@ def _load_full(args: TrainArgs, tokenizer: PreTrainedTokenizerBase, template: Te
         template = get_template(its_tokenizer, dataclasses.replace(args.data, template=None))
         tokenizer = its_tokenizer
     with _under_its_key():
-        model = load_model(tokenizer, own, trainable=False, head="reward", beside_training=True)
+        model = load_model(tokenizer, own, trainable=False, head=REWARD, beside_training=True)
     return ModelReward(model, tokenizer, template, batch)
 
 

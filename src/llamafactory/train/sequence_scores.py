@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One score a sequence from a reward model: what plain transformers' sequence classification gives, without padding.
+"""Scores of whole sequences: what plain transformers' sequence classification gives, without padding.
 
-``attach_rewards(model)`` gives a ``…ForSequenceClassification`` model the call ``model(**batch, reward=True)``, through
+``attach_scores(model)`` gives a ``…ForSequenceClassification`` model the call ``model(**batch, scores=True)``, through
 any wrapper (DDP, PEFT, autocast).
 """
 
@@ -13,25 +13,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...model.wrapping import beneath_adapters
+from ..model.wrapping import beneath_adapters
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen", "shared_prefix")
 
 
-def attach_rewards(model: nn.Module) -> nn.Module:
-    """Make ``model(**batch, reward=True)`` return scores [S] fp32 of a padded or padding-free batch.
+def attach_scores(model: nn.Module) -> nn.Module:
+    """Make ``model(**batch, scores=True)`` return scores [S, K] fp32 of a padded or padding-free batch.
 
     Args:
-        model: Sequence classification with one label, or a PeftModel around it. The same object is returned.
+        model: Sequence classification, or a PeftModel around it. The same object is returned.
     """
     classifier = beneath_adapters(model)
     forward = classifier.forward
 
     @functools.wraps(forward)
-    def forward_or_score(*args: Any, reward: bool = False, **kwargs: Any) -> Any:
-        if not reward:
+    def forward_or_score(*args: Any, scores: bool = False, **kwargs: Any) -> Any:
+        if not scores:
             return forward(*args, **kwargs)
         inputs = {name: kwargs[name] for name in _INPUTS if kwargs.get(name) is not None}
+        if not hasattr(classifier, "score"):  # an encoder, with a head of its own way
+            return forward(**inputs).logits.float()
         decoder = getattr(classifier, classifier.base_model_prefix)
         hidden = decoder(**inputs, use_cache=False, return_dict=True).last_hidden_state.flatten(0, 1)
         ids, rows = inputs["input_ids"], inputs.get("shared_prefix", {}).get("rows")
@@ -40,7 +42,7 @@ def attach_rewards(model: nn.Module) -> nn.Module:
         )
         if rows is not None:
             ends = rows[ends]
-        return classifier.score(hidden.index_select(0, ends)).squeeze(-1).float()
+        return classifier.score(hidden.index_select(0, ends)).float()
 
     classifier.forward = forward_or_score
     return model
