@@ -45,18 +45,6 @@ def has_talker(config: Any) -> bool:
     return hasattr(config, "thinker_config")
 
 
-def refuse_untrainable(config: Any, path: str) -> None:
-    """Refuse, before any weight is read, a model that only answers here.
-
-    Raises:
-        ConfigError: It also speaks.
-    """
-    if has_talker(config):
-        raise ConfigError(
-            f"model_name_or_path: '{path}' also speaks; models of type {config.model_type} only answer here"
-        )
-
-
 def language_class(config: Any) -> Any:
     """The ``Auto...`` class that loads the whole of a model that writes text.
 

@@ -37,6 +37,8 @@ _IMAGE_OPTIONS = (
 _ROW_BY_ROW = ("InternVLProcessor",)
 # Models or processors that mix up images and videos of one batch: the tokens of both, or the names of their tensors.
 _APART = ("Glm4vProcessor", "Glm46VProcessor", "SmolVLMProcessor")
+# Models whose tensor of videos has one number of frames for all videos of a batch.
+_AS_MANY_FRAMES = ("LlavaNextVideoProcessor", "LlavaOnevisionProcessor", "VideoLlavaProcessor")
 NO_INPUTS = ("input_ids", "attention_mask", "labels")
 
 
@@ -192,6 +194,12 @@ class MediaEncoder:
             out["images"] = [_by_kind(row).get("image", []) for row in rows]
             out |= {"images_kwargs": self.image_options} if self.image_options else {}
         if videos := objects.get("video"):
+            counts = sorted({len(video.frames) for video in videos})
+            if len(counts) > 1 and self._is(_AS_MANY_FRAMES):
+                raise ConfigError(
+                    f"videos of {' and '.join(map(str, counts))} frames stand in one batch, which models of this "
+                    "family do not take; set video_maxlen so that all have as many, or per_device_train_batch_size: 1"
+                )
             out |= _video_arguments([_by_kind(row).get("video", []) for row in rows])
         if any(video.sound is not None for video in videos or ()):
             if not hasattr(self.processor, "load_audio_from_video"):

@@ -82,7 +82,18 @@ class Expander:
             Medium(number, part.type, refer_to(part.value, part.type, self.encoder.store), place)
             for number, part in enumerate(parts)
         ]
-        return expand(pieces, list(self.encoder.tokens.values()), list(zip(media, texts, strict=True)))
+        written = expand(pieces, list(self.encoder.tokens.values()), list(zip(media, texts, strict=True)))
+        return self._bos_behind(written) if self.encoder.family.bare else written
+
+    def _bos_behind(self, pieces: list[Piece]) -> list[Piece]:
+        """Move BOS from the start of a text to behind its last medium, where this processor writes it."""
+        bos = self.encoder.processor.tokenizer.bos_token
+        last = max((place for place, piece in enumerate(pieces) if piece.medium), default=-1)
+        if last < 0 or not pieces[0].literal or not pieces[0].text.startswith(bos):
+            return pieces
+        first = pieces[0]._replace(text=pieces[0].text.removeprefix(bos))
+        behind = pieces[last]._replace(text=bos, medium=None)
+        return [first, *pieces[1 : last + 1], behind, *pieces[last + 1 :]]
 
 
 class Capture:
