@@ -13,6 +13,7 @@ import media_models
 import numpy as np
 import pytest
 import torch
+from data.media.test_training_rows import assert_counts_are_written
 from media_case import Case, talk
 from media_models import picture, tone
 from media_rows import loss_sum
@@ -24,7 +25,7 @@ from llamafactory.data.collators import PaddingFreeCollator
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_train_args
 from llamafactory.model import is_isolating, load_model
-from llamafactory.model.families.family import media_packing
+from llamafactory.model.families.family import media_packing, reads_prefix_both_ways
 from llamafactory.train.token_scores import attach
 
 from . import families
@@ -165,7 +166,7 @@ def assert_same(case: Case, folder: Path, oracle: Any, alone: list[dict[str, Any
     parts = {"freeze_vision_tower": False, "freeze_multi_modal_projector": False, "finetuning_type": "full"}
     base = {"model_name_or_path": str(folder), "dataset": "none", "output_dir": "none", "bf16": False}
     model = attach(load_model(case.tokenizer, get_train_args(base | parts)))
-    batches = {"padded": case.batch()}
+    batches = {"padded": case.batch(prefix_types=reads_prefix_both_ways(model.config))}
     if is_isolating(model) and media_packing(model.config).works:
         batches["packed"] = PaddingFreeCollator(case.tokenizer, case.template.batch_media())(case.rows)
     for name, batch in batches.items():
@@ -179,6 +180,11 @@ def assert_same(case: Case, folder: Path, oracle: Any, alone: list[dict[str, Any
             torch.testing.assert_close(
                 found[weight], value, rtol=1e-4, atol=1e-5, msg=lambda text, n=(name, weight): f"{n}: {text}"
             )
+
+
+@pytest.mark.parametrize("family", [name for name, kinds in KINDS.items() if "image" in kinds])
+def test_images_that_are_counted_take_what_the_processor_writes(family: str, folder_of: Any, media: Path) -> None:
+    assert_counts_are_written(Case(folder_of(family), media / "data", rows(family)[-1:]))
 
 
 def test_paligemma(folder_of: Any, media: Path) -> None:

@@ -39,6 +39,13 @@ _ROW_BY_ROW = ("InternVLProcessor",)
 _APART = ("Glm4vProcessor", "Glm46VProcessor", "SmolVLMProcessor")
 # Models whose tensor of videos has one number of frames for all videos of a batch.
 _AS_MANY_FRAMES = ("LlavaNextVideoProcessor", "LlavaOnevisionProcessor", "VideoLlavaProcessor")
+# Processors that count an image's tokens as they write them, whatever stands beside it (tested).
+_COUNT_IMAGES = (
+    *("Qwen2VLProcessor", "Qwen2_5_VLProcessor", "Qwen3VLProcessor", "Qwen2_5OmniProcessor", "Qwen3OmniMoeProcessor"),
+    *("Glm4vProcessor", "Glm46VProcessor", "Ernie4_5_VLMoeProcessor", "Gemma4Processor"),
+    *("LlavaProcessor", "LlavaNextProcessor"),
+)
+_SAYS = "media: the processor of this model (preprocessor_config.json) says"
 NO_INPUTS = ("input_ids", "attention_mask", "labels")
 
 
@@ -164,8 +171,21 @@ class MediaEncoder:
         processor = copy.copy(self.processor)
         processor.tokenizer = tokenizer
         arguments = self._arguments(media)
-        with in_one_line("media: the processor of this model (preprocessor_config.json) says"):
+        with in_one_line(_SAYS):
             return processor(text=texts, return_tensors="pt", **arguments)
+
+    def count_images(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """The tokens of images of these widths and heights; empty: this processor must be asked with images.
+
+        Raises:
+            ConfigError: The processor refuses a size.
+        """
+        if not self._is(_COUNT_IMAGES):
+            return []
+        with in_one_line(_SAYS):
+            given = [(height, width) for width, height in sizes]
+            counts: list[int] = self.processor._get_num_multimodal_tokens(image_sizes=given)["num_image_tokens"]
+        return counts
 
     def read(self, parts: Sequence[Part]) -> list[tuple[str, Any]]:
         """Decode the media of a conversation: kind and what the processor takes.
