@@ -34,7 +34,7 @@ from ..hparams.coercion import as_written
 from ..model import load_model, load_tokenizer, resolve_model_path
 from ..model.adapter_config import require_merging
 from ..model.adapters import load_adapter
-from ..model.config import has_talker, media_class, read_config
+from ..model.config import has_talker, takes_media, read_config
 from ..model.generation_config import make_savable, sampling_advice
 from ..model.loftq import restore_base
 from ..model.merging import hold_biases, merge
@@ -166,7 +166,7 @@ def _note_qat(args: InferArgs) -> None:
 def _check_quantizable(config: Any, head: str | None) -> None:
     if head is not None:
         raise ConfigError("export_quantization_bit: reward models cannot be quantized")
-    if media_class(config) is not None:
+    if takes_media(config):
         raise ConfigError("export_quantization_bit: models that take images, videos or sound cannot be quantized yet")
 
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ..hparams.model_args import ModelArguments
 
 
+_WRITES_NO_TEXT = ("pi0",)  # moves a robot
+
+
 def read_config(args: ModelArguments) -> Any:
     """The configuration of the model at ``model_name_or_path``.
 
@@ -53,12 +56,12 @@ def language_class(config: Any) -> Any:
     """
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
-    return AutoModelForCausalLM if media_class(config) is None else AutoModelForMultimodalLM
+    return AutoModelForCausalLM if not takes_media(config) else AutoModelForMultimodalLM
 
 
-def media_class(config: Any) -> type | None:
-    """The class of a decoder that takes images, videos or sound beside text; ``None`` for every other model."""
+def takes_media(config: Any) -> bool:
+    """Whether it is a decoder that takes images, videos or sound beside text. Imports no model."""
     from transformers import AutoModelForMultimodalLM
 
-    found = AutoModelForMultimodalLM._model_mapping.get(type(config), None)
-    return None if found is None or config.is_encoder_decoder or not found.can_generate() else found
+    known = type(config) in AutoModelForMultimodalLM._model_mapping
+    return known and not config.is_encoder_decoder and config.model_type not in _WRITES_NO_TEXT

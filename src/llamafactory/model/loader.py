@@ -14,7 +14,7 @@ from ..extras.heap import returning_memory
 from ..extras.logging import get_logger
 from ..hparams.deepspeed import zero_of
 from ..hparams.sharding import sharding_of
-from .config import has_talker, language_class, media_class, read_config
+from .config import has_talker, language_class, takes_media, read_config
 from .paths import resolve_model_path
 from .quantizers.choice import choose_quantizer
 from .tokenizer import hub_options
@@ -270,7 +270,7 @@ def may_pack_media(args: ModelArguments) -> Capability:
 
     config = read_config(args)
     config = config.thinker_config if has_talker(config) else config
-    return Capability(True) if media_class(config) is None else media_packing(config)
+    return Capability(True) if not takes_media(config) else media_packing(config)
 
 
 def _attention_of(config: Any, flash_attn: str, trainable: bool) -> str:
@@ -281,7 +281,7 @@ def _attention_of(config: Any, flash_attn: str, trainable: bool) -> str:
 
 def by_part(attention: str | None, config: Any) -> str | None:
     """The attention that transformers is asked for: SDPA, its own choice, is refused where one tower has none."""
-    return None if attention == "sdpa" and media_class(config) is not None else attention
+    return None if attention == "sdpa" and takes_media(config) else attention
 
 
 def _shifted(attention: str | None, config: Any, context: int) -> str:
