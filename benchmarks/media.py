@@ -3,9 +3,9 @@
 
     .venv/bin/python benchmarks/media.py [--pictures 2000] [--memory-pictures 50000] [--steps 2000] [--reference]
 
-Draws the pictures (JPEG, each of another content, most of another size) and a tiny random Qwen2-VL with SmolLM2's
-tokenizer, so that what is measured is the way of the data. Preparing is from the start of the command to the saved
-``tokenized_path``; training input is rows a second of a training of that model. Memory is the sum of a command's
+Draws the pictures (JPEG, each of another content, most of another size) and makes a tiny random Qwen2-VL with the small
+tokenizer of the tests, so that what is measured is the way of the data. Preparing is from the start of the command to
+the saved ``tokenized_path``; training input is rows a second of a training of that model. Memory is the sum of a command's
 processes, pages they share counted once; what only processes can hold (no pages of mapped files) stands beside it.
 ``--reference`` does the same with LLaMA-Factory 0.9.5, in turns, for which torchvision goes into its environment as its
 processor needs it. Prints Markdown tables; ``benchmarks/RESULTS.md`` keeps the runs worth keeping.
@@ -33,7 +33,7 @@ import psutil
 import yaml
 from PIL import Image
 from reference_env import make_environment
-from training import CACHE, local_model
+from training import CACHE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests"))
@@ -134,9 +134,9 @@ def prepare(side: list[str | Path], model: Path, data: Path, work: Path, workers
     return run(command, keys_of(model, data, work, workers), work, None if own else "tokens/train/state.json")
 
 
-def train(side: list[str | Path], model: Path, data: Path, work: Path, steps: int) -> Measure:
+def train(side: list[str | Path], model: Path, data: Path, work: Path, steps: int, **more: Any) -> Measure:
     """Train on what :func:`prepare` left."""
-    more = {"max_steps": steps, "logging_steps": max(steps // 20, 1)}
+    more |= {"max_steps": steps, "logging_steps": max(steps // 20, 1)}
     return run([*side, "train"], keys_of(model, data, work, 1) | more, work)
 
 
@@ -191,14 +191,17 @@ def flatness(side: list[str | Path], model: Path, data: Path, folder: Path, step
     """Print the memory of a long training by tenths, and the share of its time that it waited for batches."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         work = Path(name)
-        prepare(side, model, data, work, 2)
-        done = train(side, model, data, work, steps)
+        small = {"image_max_pixels": 128 * 128}  # they are decoded whole all the same
+        run([*side, "preprocess"], keys_of(model, data, work, 2) | small, work)
+        done = train(side, model, data, work, steps, **small)
         log = [json.loads(line) for line in (work / "out" / "trainer_log.jsonl").read_text().splitlines()]
     waits = [row["data_wait"] for row in log if "data_wait" in row]
     tenth = len(done.own) // 10
     parts = [statistics.median(done.own[number * tenth : (number + 1) * tenth]) for number in range(10)]
-    print(f"\n{steps:,} steps of {BATCH} pictures in {done.results['train_runtime']:.0f} s, the share of waiting for "
-          f"batches {statistics.mean(waits):.2f}; MiB without pages of files, medians of tenths of the time:")  # fmt: skip
+    print(
+        f"\n{steps:,} steps of {BATCH} pictures in {done.results['train_runtime']:.0f} s, {statistics.mean(waits):.2f} of "
+        "it waiting for batches; MiB without pages of files, medians of tenths of the time:"
+    )
     print(" ".join(f"{part:,.0f}" for part in parts), flush=True)
 
 
@@ -207,23 +210,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--memory-pictures", type=int, default=50_000)
-    parser.add_argument("--steps", type=int, default=2000, help="of the long training; the compared one has a tenth")
+    parser.add_argument("--steps", type=int, default=2000, help="of the long training; of the compared one a 20th")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--reference", action="store_true", help="compare with LLaMA-Factory 0.9.5 too")
     parser.add_argument("--only", choices=["compare", "memory", "flatness"], help="one of the three parts")
     given = parser.parse_args()
+    from conftest import _tiny_tokenizer
     from media_models import build
 
     CACHE.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="benchmark-media-"))
     try:
-        model = build("qwen2_vl", folder / "model", local_model())
+        _tiny_tokenizer().save_pretrained(folder / "tokenizer")
+        model = build("qwen2_vl", folder / "model", folder / "tokenizer")
         data = folder / "data"
         write_rows(data, given.pictures)
         own: list[str | Path] = [sys.executable, "-m", "llamafactory.cli"]
         if given.only in (None, "compare"):
             sides = {THEIRS: reference_side(), OURS: own} if given.reference else {OURS: own}
-            compare(sides, model, data, given.pictures, given.steps // 10, given.rounds)
+            compare(sides, model, data, given.pictures, given.steps // 20, given.rounds)
         if given.only in (None, "memory"):
             memory(own, model, folder, [1000, given.memory_pictures])
         if given.only in (None, "flatness"):

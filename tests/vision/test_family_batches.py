@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import av
 import media_models
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from transformers import AutoModelForMultimodalLM
 from transformers.video_utils import VideoMetadata
 
 from llamafactory.data.collators import PaddingFreeCollator
+from llamafactory.data.media.decode import read_video
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_train_args
 from llamafactory.model import is_isolating, load_model
@@ -106,16 +108,7 @@ def rows(family: str) -> list[dict[str, Any]]:
 
 def official(case: Case, row: dict[str, Any], media: Path) -> dict[str, Any]:
     """The processor on one conversation: frames that are chosen already, two a second."""
-    turns = []
-    for turn in row["messages"]:
-        parts: list[dict[str, Any]] = []
-        for words in turn["content"].replace("<", "|<").replace(">", ">|").split("|"):
-            if words in ("<image>", "<video>", "<audio>"):
-                parts.append({"type": words[1:-1]})
-            elif words:
-                parts.append({"type": "text", "text": words})
-        turns.append({"role": turn["role"], "content": parts})
-    text = case.tokenizer.apply_chat_template(turns, tokenize=False)
+    text = case.tokenizer.apply_chat_template(parts_of(row), tokenize=False)
     given: dict[str, Any] = {}
     if row["images"]:
         given["images"] = [[Image.open(media / name) for name in row["images"]]]
@@ -133,6 +126,20 @@ def official(case: Case, row: dict[str, Any], media: Path) -> dict[str, Any]:
     return {
         name: one.float() if torch.is_tensor(one) and one.is_floating_point() else one for name, one in found.items()
     }
+
+
+def parts_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The messages of a row, their text cut at the media."""
+    turns = []
+    for turn in row["messages"]:
+        parts: list[dict[str, Any]] = []
+        for words in turn["content"].replace("<", "|<").replace(">", ">|").split("|"):
+            if words in ("<image>", "<video>", "<audio>"):
+                parts.append({"type": words[1:-1]})
+            elif words:
+                parts.append({"type": "text", "text": words})
+        turns.append({"role": turn["role"], "content": parts})
+    return turns
 
 
 def samples(path: Path) -> np.ndarray:
@@ -185,6 +192,63 @@ def assert_same(case: Case, folder: Path, oracle: Any, alone: list[dict[str, Any
 @pytest.mark.parametrize("family", [name for name, kinds in KINDS.items() if "image" in kinds])
 def test_images_that_are_counted_take_what_the_processor_writes(family: str, folder_of: Any, media: Path) -> None:
     assert_counts_are_written(Case(folder_of(family), media / "data", rows(family)[-1:]))
+
+
+def speaking_film(path: Path, hertz: float, seconds: float = 2.0) -> None:
+    """Four frames, two a second, with a tone; no sound at 0 Hz."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=2)
+        video.width, video.height = 64, 48
+        audio = container.add_stream("aac", rate=16000, layout="mono") if hertz else None
+        for number in range(int(2 * seconds)):
+            frame = av.VideoFrame.from_ndarray(np.asarray(picture(17 * number + int(hertz))), format="rgb24")
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if audio is None:
+            return
+        sound = av.AudioFrame.from_ndarray(tone(hertz, seconds)[None], format="fltp", layout="mono")
+        sound.sample_rate = 16000
+        container.mux(audio.encode(sound))
+        container.mux(audio.encode(None))
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"])
+def test_the_sound_of_videos_trains_with_them(family: str, folder_of: Any, media: Path) -> None:
+    folder = folder_of(family)
+    for number in (0, 1, 2):
+        speaking_film(media / f"{number}.mp4", 300.0 * number)
+    talks = [row(f"<video>What? {number}", "A tone.", videos=[f"{number}.mp4"]) for number in (1, 2)]
+    talks.append(row("Look <video> and <audio> there", "Both.", videos=["2.mp4"], audios=["low.wav"]))
+    silent = row("<video>A silent one?", "Yes.", videos=["0.mp4"])
+    keys = {"use_audio_in_video": True, "video_max_pixels": 10**6, "video_min_pixels": 1, "cutoff_len": 4096}
+    case = Case(folder, media / "data", talks, **keys)
+    oracle = AutoModelForMultimodalLM.from_pretrained(folder, dtype=torch.float32).train()
+    limits, alone = case.template.media.limits, []
+    for ours, one in zip(case.rows, talks, strict=True):
+        text = case.tokenizer.apply_chat_template(parts_of(one), tokenize=False)
+        (video,) = (read_video(str(media / name), limits) for name in one["videos"])
+        assert video.sound is not None
+        count = len(video.frames)
+        facts = VideoMetadata(count, video.fps, duration=count / video.fps, frames_indices=list(range(count)))
+        theirs = dict(
+            case.processor(
+                text=[text],
+                videos=[[np.stack([np.asarray(frame) for frame in video.frames])]],
+                audio=[video.sound, *(samples(media / name) for name in one["audios"])],
+                audio_from_video_indices=[0, *(None for _ in one["audios"])],
+                load_audio_from_video=True,
+                video_metadata=[[facts]],
+                do_sample_frames=False,
+                fps=video.fps,
+                return_tensors="pt",
+            )
+        )
+        assert theirs["input_ids"][0].tolist() == list(ours["input_ids"])
+        alone.append(theirs | {"labels": torch.tensor([list(ours["labels"])]), "use_audio_in_video": True})
+    assert_same(case, folder, oracle, alone)
+    with pytest.raises(ConfigError, match="row 1: videos with a sound and videos without stand in one batch"):
+        Case(folder, media / "both", [talks[0], silent], **keys).batch()
+    assert "use_audio_in_video" not in Case(folder, media / "silent", [silent], **keys).batch()
 
 
 def test_paligemma(folder_of: Any, media: Path) -> None:

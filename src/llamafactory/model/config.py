@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError, in_one_line
+from ..extras.errors import in_one_line
 from .paths import resolve_model_path
 from .tokenizer import hub_options
 

@@ -14,7 +14,7 @@ from ..extras.heap import returning_memory
 from ..extras.logging import get_logger
 from ..hparams.deepspeed import zero_of
 from ..hparams.sharding import sharding_of
-from .config import has_talker, language_class, takes_media, read_config
+from .config import has_talker, language_class, read_config, takes_media
 from .paths import resolve_model_path
 from .quantizers.choice import choose_quantizer
 from .tokenizer import hub_options

@@ -92,7 +92,7 @@ def _blocks(is_media: Tensor) -> Tensor:
 def rows_alike(causal_lm: Any, inputs: Mapping[str, Any]) -> list[tuple[Tensor, dict[str, Any]]]:
     """Cut a padded batch of a model with cross attention into rows that have as many images.
 
-    Where a token sees no image, it is given the mean of all that the batch has for its row, blanks that fill it up among
+    A token that sees no image is given the mean of all that the batch has for its row, and what fills that up is among
     them; so rows with fewer images than others would be computed otherwise than alone.
 
     Returns:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..extras.errors import first_line, in_one_line
 from ..extras.files import read_json, write_atomic
 from ..extras.logging import get_logger
-from .config import takes_media, read_config
+from .config import read_config, takes_media
 from .folders import CURE
 from .paths import resolve_model_path
 from .tokenizer import hub_options

@@ -64,6 +64,7 @@ class BatchMedia:
         texts = [self._expander.placeholders([medium["type"] for medium in some]) for some in media]
         tokenizer = _Given(self.encoder.processor.tokenizer, rows, left, lambda seen: self._check(seen, media))
         with self._placed(media):
+            _check_sound(decoded)
             out = self.encoder.process(texts, decoded, tokenizer)
         inputs = {name: value for name, value in out.items() if name not in NO_INPUTS}
         if any(kind == "video" and one.sound is not None for some in decoded for kind, one in some):
@@ -104,6 +105,18 @@ class BatchMedia:
                         f"{medium['place']}: {medium['type']} {medium['source']!r} took {medium['tokens']} tokens when "
                         f"the data was prepared and takes {found} now; has the file changed? set overwrite_cache: true"
                     )
+
+
+def _check_sound(rows: Sequence[Sequence[tuple[str, Any]]]) -> None:
+    """Refuse rows whose videos have a sound beside rows whose videos have none: models are told once for a batch."""
+    heard = {
+        any(one.sound is not None for one in videos) for row in rows if (videos := [v for k, v in row if k == "video"])
+    }
+    if len(heard) > 1:
+        raise ConfigError(
+            "videos with a sound and videos without stand in one batch, whose positions these models count in one way; "
+            "set per_device_train_batch_size: 1, or use_audio_in_video: false"
+        )
 
 
 class _Changed(ConfigError):
