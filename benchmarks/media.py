@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/media.py [--pictures 2000] [--memory-pictures 50000] [--steps 2000] [--reference]
 
 Draws the pictures (JPEG, each of another content, most of another size) and makes a tiny random Qwen2-VL with the small
-tokenizer of the tests, so that what is measured is the way of the data. Preparing is from the start of the command to
+tokenizer of the tests, so that what is measured is the way of the data. Preparing is from the start of a command to
 the saved ``tokenized_path``; training input is rows a second of a training of that model. Memory is the sum of a command's
 processes, pages they share counted once; what only processes can hold (no pages of mapped files) stands beside it.
 ``--reference`` does the same with LLaMA-Factory 0.9.5, in turns, for which torchvision goes into its environment as its
