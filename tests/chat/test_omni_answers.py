@@ -24,10 +24,9 @@ from transformers import (
 
 from llamafactory.chat.chat_model import ChatModel
 from llamafactory.data.messages import Message, Part
-from llamafactory.extras.errors import ConfigError
-from llamafactory.hparams import get_infer_args, get_train_args
+from llamafactory.hparams import get_infer_args
 from llamafactory.model import load_model, load_tokenizer
-from llamafactory.train.tuner import export_model
+from llamafactory.train.tuner import export_model, run_exp
 
 NAMED = {
     "image_token": "<|IMAGE|>",
@@ -81,6 +80,7 @@ def folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
     weights = {f"thinker.{name.removeprefix('thinker.')}": value for name, value in weights.items()}
+    weights |= {"talker.head.weight": torch.arange(6.0), "token2wav.bias": torch.arange(3.0)}  # never read
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     thinker = json.loads((folder / "config.json").read_text())
     whole = {"model_type": "qwen2_5_omni", "architectures": ["Qwen2_5OmniModel"], "thinker_config": thinker}
@@ -122,14 +122,6 @@ def test_its_thinker_answers(folder: Path) -> None:
     engine.close()
 
 
-def test_it_is_neither_trained_nor_exported(folder: Path, tmp_path: Path) -> None:
-    args = get_train_args({"model_name_or_path": str(folder), "dataset": "none", "output_dir": str(tmp_path / "run")})
-    with pytest.raises(ConfigError, match="models of type qwen2_5_omni only answer here"):
-        load_model(load_tokenizer(args.model), args)
-    with pytest.raises(ConfigError, match="models of type qwen2_5_omni also speak and cannot be exported yet"):
-        export_model({"model_name_or_path": str(folder), "export_dir": str(tmp_path / "export")})
-
-
 def test_what_was_trained_of_its_thinker_is_put_back(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,3 +157,37 @@ def test_what_was_trained_of_its_thinker_is_put_back(
     tuned.merge_and_unload().save_pretrained(tmp_path / "thinker")
     saved = run("save_full", "--thinker_path", str(tmp_path / "thinker"), "--save_path", str(tmp_path / "b"))
     torch.testing.assert_close(saved, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_its_thinker_is_trained_and_exported_with_the_voice_as_it_was(folder: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    picture(3, (84, 84)).save(tmp_path / "a.png")
+    turns = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "A round thing."}]
+    (tmp_path / "rows.json").write_text(json.dumps([{"messages": turns, "images": ["a.png"]}] * 4))
+    entry = {"file_name": "rows.json", "formatting": "openai", "columns": {"messages": "messages", "images": "images"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"rows": entry}))
+    base = {"model_name_or_path": str(folder), "template": "qwen2_omni"}
+    run = {"dataset": "rows", "dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "run"), "max_steps": 2}
+    run |= {"learning_rate": 1e-2, "bf16": False, "save_strategy": "no"}
+    run_exp(base | run)
+    adapted = base | {"adapter_name_or_path": str(tmp_path / "run")}
+    export_model(adapted | {"export_dir": str(tmp_path / "export")})
+
+    files = sorted((tmp_path / "export").glob("*.safetensors"))
+    found = {name: weight for file in files for name, weight in load_file(file).items()}
+    index = json.loads((tmp_path / "export" / "model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == found.keys()
+    before = load_file(folder / "model.safetensors")
+    assert found.keys() == before.keys()
+    changed = {name for name in before if not torch.equal(before[name], found[name])}
+    assert changed and all(name.startswith("thinker.model.") for name in changed)
+    config = json.loads((tmp_path / "export" / "config.json").read_text())
+    assert config["model_type"] == "qwen2_5_omni" and config["architectures"] == ["Qwen2_5OmniModel"]
+
+    net = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    tuned = PeftModel.from_pretrained(net, tmp_path / "run").eval()
+    args = get_infer_args({"model_name_or_path": str(tmp_path / "export"), "infer_dtype": "float32"})
+    again: Any = load_model(load_tokenizer(args.model), args, trainable=False)
+    ids = torch.tensor([[5, 40, 80, 7]])
+    torch.testing.assert_close(again(ids).logits, tuned(ids).logits, rtol=0, atol=1e-4)

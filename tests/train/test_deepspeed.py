@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from media_models import build
 from transformers import AutoModelForCausalLM
 
 from .conftest import Keys
@@ -14,6 +15,7 @@ from .pairs import judged_set, pair_set
 from .rollouts import GRPO, PPO, prompt_set
 from .running import log_of, train, train_elsewhere
 from .test_fsdp import assert_same, run
+from .test_media_runs import media_set, run_keys
 
 pytestmark = pytest.mark.deepspeed
 
@@ -101,3 +103,17 @@ def test_killed_and_resumed_on_other_numbers_of_ranks(keys: Keys, tmp_path: Path
     if kind == "full":
         model = AutoModelForCausalLM.from_pretrained(other / "checkpoint-10")
         assert model.num_parameters()
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_pictures_on_one_rank_alone_killed_and_resumed(stage: int, kind: str, tiny_llama: Path, tmp_path: Path) -> None:
+    """Weights of Qwen2-VL have other names in files than in the model; every part of it is trained."""
+    model = build("qwen2_vl", tmp_path / "model", tiny_llama)
+    more = media_set(tmp_path) | {"finetuning_type": kind, "max_steps": 20, "save_strategy": "steps", "save_steps": 5}
+    given = run_keys(model, "qwen2_vl", tmp_path / "one", **more)
+    one = train(given | {"per_device_train_batch_size": 4})
+    parts = {"per_device_train_batch_size": 2, "output_dir": str(tmp_path / "parts")}
+    result = train_elsewhere(given | zero(stage) | parts, ranks=2, restarts=0, KILL_AT="12", KILL_RANK="1")
+    assert result.returncode
+    assert_same(one, run(given | zero(stage) | {"per_device_train_batch_size": 4}, 2, tmp_path / "parts"))

@@ -34,7 +34,7 @@ from ..hparams.coercion import as_written
 from ..model import load_model, load_tokenizer, resolve_model_path
 from ..model.adapter_config import require_merging
 from ..model.adapters import load_adapter
-from ..model.config import has_talker, media_class, read_config
+from ..model.config import read_config, takes_media
 from ..model.generation_config import make_savable, sampling_advice
 from ..model.heads import REWARD, VECTORS, head_for
 from ..model.loftq import restore_base
@@ -58,6 +58,7 @@ from .proof import ExportFailure, Proof, prove, prove_template
 from .quantization.calibration import read_calibration
 from .quantization.quantizer import QuantizationReport, check_packages, quantize_folder
 from .readers import Verdict, as_json, verdicts, words
+from .voice import add_voice
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -94,10 +95,6 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
     if args.export.export_legacy_format:
         logger.warning("export_legacy_format: .bin files are not written any more; the export is safetensors")
     config = read_config(args.model)
-    if has_talker(config):
-        raise ConfigError(
-            f"model_name_or_path: models of type {config.model_type} also speak and cannot be exported yet"
-        )
     if kinds:
         for note in check_config(config).notes:
             logger.warning("export_gguf: %s", note)
@@ -119,6 +116,7 @@ def run_export(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None
         proof = prove(
             lambda: _load(args, tokenizer, head), staging, template, dtype, args.model.trust_remote_code, head
         )
+        add_voice(args.model, staging)
         for kind in kinds:
             logger.info("Writing %s", _gguf_name(final, kind))
             write_gguf(staging, staging / _gguf_name(final, kind), kind)
@@ -174,7 +172,7 @@ def _note_qat(args: InferArgs) -> None:
 def _check_quantizable(config: Any, head: Head | None) -> None:
     if head is not None:
         raise ConfigError("export_quantization_bit: reward models cannot be quantized")
-    if media_class(config) is not None:
+    if takes_media(config):
         raise ConfigError("export_quantization_bit: models that take images, videos or sound cannot be quantized yet")
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..extras.errors import ConfigError, in_one_line
+from ..extras.errors import in_one_line
 from .paths import resolve_model_path
 from .tokenizer import hub_options
 
 if TYPE_CHECKING:
     from ..hparams.model_args import ModelArguments
+
+
+_WRITES_NO_TEXT = ("pi0",)  # moves a robot
 
 
 def read_config(args: ModelArguments) -> Any:
@@ -45,18 +48,6 @@ def has_talker(config: Any) -> bool:
     return hasattr(config, "thinker_config")
 
 
-def refuse_untrainable(config: Any, path: str) -> None:
-    """Refuse, before any weight is read, a model that only answers here.
-
-    Raises:
-        ConfigError: It also speaks.
-    """
-    if has_talker(config):
-        raise ConfigError(
-            f"model_name_or_path: '{path}' also speaks; models of type {config.model_type} only answer here"
-        )
-
-
 def language_class(config: Any) -> Any:
     """The ``Auto...`` class that loads the whole of a model that writes text.
 
@@ -65,12 +56,12 @@ def language_class(config: Any) -> Any:
     """
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
-    return AutoModelForCausalLM if media_class(config) is None else AutoModelForMultimodalLM
+    return AutoModelForCausalLM if not takes_media(config) else AutoModelForMultimodalLM
 
 
-def media_class(config: Any) -> type | None:
-    """The class of a decoder that takes images, videos or sound beside text; ``None`` for every other model."""
+def takes_media(config: Any) -> bool:
+    """Whether it is a decoder that takes images, videos or sound beside text. Imports no model."""
     from transformers import AutoModelForMultimodalLM
 
-    found = AutoModelForMultimodalLM._model_mapping.get(type(config), None)
-    return None if found is None or config.is_encoder_decoder or not found.can_generate() else found
+    known = type(config) in AutoModelForMultimodalLM._model_mapping
+    return known and not config.is_encoder_decoder and config.model_type not in _WRITES_NO_TEXT

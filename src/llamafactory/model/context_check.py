@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..extras.errors import ConfigError
-from .config import language_class, media_class
+from .config import language_class, takes_media
 from .context_parallel import KEY, require_heads
 from .families.family import isolation
 from .loader import base_config, will_isolate
@@ -28,7 +28,7 @@ def check_model(args: TrainArgs) -> None:
     text = config.get_text_config()
     kind = language_class(config)._model_mapping.get(type(config), None)
     why = None
-    if media_class(config) is not None:
+    if takes_media(config):
         why = "it takes media"
     elif getattr(text, "output_router_logits", False):
         why = "the balance of its experts is judged over whole rows"

@@ -15,7 +15,7 @@ from ..extras.errors import ConfigError
 from ..plugins import resolve
 from .config import language_class
 from .layer_sampling import LayerSampling
-from .loader import base_config, choose_attention
+from .loader import base_config, by_part, choose_attention
 from .quantizers.layers import linear_to_quantize, settle_layers
 from .towers import freeze_parts, settle_parts
 
@@ -84,7 +84,7 @@ def _base(args: TrainArgs, config: Any, dtype: torch.dtype, head: Head | None) -
     attention = choose_attention(
         language_class(config)._model_mapping[type(config)], config, args.model.flash_attn, trainable=True
     )
-    model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
+    model = auto.from_config(config, dtype=dtype, attn_implementation=by_part(attention, config))
     if args.quantization.quantization_bit is not None:
         stored = resolve("quantizers", args.quantization.quantization_method).stored_bits(args.quantization)
         _pack(model, 0 if args.quantization.stream_layers else stored)

@@ -14,7 +14,7 @@ from ..extras.heap import returning_memory
 from ..extras.logging import get_logger
 from ..hparams.deepspeed import zero_of
 from ..hparams.sharding import sharding_of
-from .config import has_talker, language_class, media_class, read_config, refuse_untrainable
+from .config import has_talker, language_class, read_config, takes_media
 from .paths import resolve_model_path
 from .quantizers.choice import choose_quantizer
 from .tokenizer import hub_options
@@ -72,6 +72,7 @@ def load_model(
     from ..plugins import resolve
     from . import liger
     from .attention import is_isolating
+    from .families.parts import known_layout
     from .media_inputs import shield_towers
     from .towers import settle_parts
 
@@ -82,7 +83,7 @@ def load_model(
     dtypes = resolve_dtypes(args, device)
     tuner = resolve("tuners", args.finetuning.finetuning_type)
     model = _load_base(args, dtypes, device, trainable, trainable or beside_training, head)
-    bare = head is not None and head.kind == "vectors"
+    bare = (head is not None and head.kind == "vectors") or known_layout(model.config) is not None
     if trainable and not bare and not hasattr(model, model.base_model_prefix):  # the loss asks it for the hidden states
         raise ConfigError(
             f"model_name_or_path: models of type {model.config.model_type} that take media only answer here; "
@@ -163,8 +164,6 @@ def base_config(args: TrainArgs | InferArgs, trainable: bool, head: Head | None 
 
     path = resolve_model_path(str(args.model.model_name_or_path), args.model)
     config = read_config(args.model)
-    if trainable:
-        refuse_untrainable(config, path)
     config = config.thinker_config if has_talker(config) else config
     known = type(config) in language_class(config)._model_mapping or head is not None
     if not known and "auto_map" not in config.to_dict():
@@ -196,9 +195,10 @@ def _load_base(
     sharding = sharding_of(args) if isinstance(args, TrainArgs) and in_training else None
     full = args.finetuning.finetuning_type == "full"
     dtype = getattr(torch, dtypes.trainable if trainable and full else dtypes.frozen)
-    attention = _attention_of(config, args.model.flash_attn, in_training)
+    attention: str | None = _attention_of(config, args.model.flash_attn, in_training)
     if args.model.shift_attn and trainable:
         attention = _shifted(attention, config, args.data.cutoff_len)
+    attention = by_part(attention, config)
     if args.model.train_from_scratch and trainable:
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
         if sharding is not None or parted:  # it is moved part by part
@@ -270,7 +270,7 @@ def may_pack_media(args: ModelArguments) -> Capability:
 
     config = read_config(args)
     config = config.thinker_config if has_talker(config) else config
-    return Capability(True) if media_class(config) is None else media_packing(config)
+    return Capability(True) if not takes_media(config) else media_packing(config)
 
 
 def _attention_of(config: Any, flash_attn: str, trainable: bool) -> str:
@@ -279,7 +279,12 @@ def _attention_of(config: Any, flash_attn: str, trainable: bool) -> str:
     )
 
 
-def _shifted(attention: str, config: Any, context: int) -> str:
+def by_part(attention: str | None, config: Any) -> str | None:
+    """The attention that transformers is asked for: SDPA, its own choice, is refused where one tower has none."""
+    return None if attention == "sdpa" and takes_media(config) else attention
+
+
+def _shifted(attention: str | None, config: Any, context: int) -> str:
     """The name of shifted attention, which is made of the isolating one.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .families.family import media_sees_itself, prompt_types
+from .families.family import crosses_over, media_sees_itself, prompt_types
 from .towers import outside_language
 
 # Of our batches; inside a tower they would be taken for its own.
@@ -44,12 +44,15 @@ def packed_inputs(causal_lm: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         causal_lm: The transformers model, without wrappers.
-        inputs: A batch; only one with ``cu_seqlens`` [S + 1] and media is changed.
+        inputs: A batch; positions and blocks are only of one with ``cu_seqlens`` [S + 1] and media.
 
     Returns:
         ``position_ids`` [3, 1, T] where places have three dimensions; ``media_blocks`` [T] where a medium sees all of
-        itself: its number, -1 for text.
+        itself: its number, -1 for text. Media that the processor gives in few bits (Llama 4) have the model's type.
     """
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.dtype == torch.bfloat16 != causal_lm.dtype:
+            inputs = inputs | {name: value.to(causal_lm.dtype)}
     if "cu_seqlens" not in inputs:
         return inputs
     made = dict(inputs)
@@ -84,6 +87,32 @@ def _blocks(is_media: Tensor) -> Tensor:
     """Number the runs of true values; -1 elsewhere. Runs of neighbouring sequences are told apart by their bounds."""
     starts = is_media & ~torch.cat([is_media.new_zeros(1), is_media[:-1]])
     return torch.where(is_media, starts.cumsum(0) - 1, -1)
+
+
+def rows_alike(causal_lm: Any, inputs: Mapping[str, Any]) -> list[tuple[Tensor, dict[str, Any]]]:
+    """Cut a padded batch of a model with cross attention into rows that have as many images.
+
+    A token that sees no image is given the mean of all that the batch has for its row, and what fills that up is among
+    them; so rows with fewer images than others would be computed otherwise than alone.
+
+    Returns:
+        Numbers of rows, and their inputs; all in one for every other model.
+    """
+    numbers = inputs.get("aspect_ratio_ids")  # [B, images], 0 = fills up
+    if numbers is None or not crosses_over(causal_lm.config):
+        return [(torch.arange(0), dict(inputs))]
+    counts = (numbers > 0).sum(1)
+    found = []
+    for count in counts.unique().tolist():
+        rows = (counts == count).nonzero().squeeze(1)
+        part = {name: value[rows] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+        for name in ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask"):
+            part[name] = part[name][:, :count]
+        part["cross_attention_mask"] = part["cross_attention_mask"][:, :, :count]
+        if not count:
+            part = {name: value for name, value in part.items() if name in ("input_ids", "attention_mask")}
+        found.append((rows, part))
+    return found
 
 
 def shield_towers(model: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..extras.errors import first_line, in_one_line
 from ..extras.files import read_json, write_atomic
 from ..extras.logging import get_logger
-from .config import media_class, read_config
+from .config import read_config, takes_media
 from .folders import CURE
 from .paths import resolve_model_path
 from .tokenizer import hub_options
@@ -52,7 +52,7 @@ def load_processor(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> 
     """
     path = resolve_model_path(str(args.model_name_or_path), args)
     config = read_config(args)
-    if media_class(config) is None:
+    if not takes_media(config):
         return None
     files = [_read(path, name, args) for name in _FILES]
     if not (files[0] or files[1]):
@@ -79,7 +79,7 @@ def copy_processor(model: Any, args: ModelArguments, folder: Path) -> None:
         args: Where its base came from.
         folder: Where the weights are.
     """
-    if media_class(model.config) is None:
+    if not takes_media(model.config):
         return
     try:
         path = resolve_model_path(str(args.model_name_or_path), args)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ..extras.errors import ConfigError
-from .config import media_class
+from .config import takes_media
 from .families.parts import PARTS, Part, known_layout, pattern_of
 from .heads import score_layer
 from .wrapping import beneath_adapters
@@ -29,7 +29,7 @@ def part_patterns(model: Any) -> dict[Part, str]:
 
     Of a family whose layout is not known, only the language model can be told from the rest, which counts as tower.
     """
-    if media_class(model.config) is None:
+    if not takes_media(model.config):
         return {}
     layout = known_layout(model.config)
     if layout is not None:
@@ -92,7 +92,7 @@ def settle_parts(model: Any, asked: FinetuningArguments) -> None:
     if not keys:
         return
     name = model.config.model_type
-    if media_class(model.config) is None:
+    if not takes_media(model.config):
         raise ConfigError(f"{keys[0]}: models of type {name} take text alone; leave it out")
     if known_layout(model.config) is None:
         raise ConfigError(f"{keys[0]}: which modules of a {name} model are its towers and projector is not known here")

@@ -25,7 +25,7 @@ from ..extras.heap import give_back_gaps
 from ..model import context_parallel
 from ..model.attention import ISOLATED, implementation
 from ..model.context_parallel import Context
-from ..model.media_inputs import packed_inputs
+from ..model.media_inputs import packed_inputs, rows_alike
 from ..model.sharding.shard import is_sharded
 from ..model.towers import nothing_of_idle_parts
 from ..model.wrapping import beneath_adapters
@@ -70,6 +70,12 @@ def trained_positions(labels: Tensor) -> Tensor:
     trained = labels.ne(-100)
     trained[:, 0] = False
     return trained.flatten().nonzero().squeeze(-1)
+
+
+_ROWS_ALIKE = (
+    "per_device_train_batch_size: rows of a {} model with more and fewer images are computed one after the other, "
+    "which processes that hold parts of it cannot do; set it to 1"
+)
 
 
 def attach(model: nn.Module, transform: LogitTransform | None = None) -> nn.Module:
@@ -129,12 +135,8 @@ def _score(
         inputs = context_parallel.share(inputs, context)
         context = inputs["context"]
     balance = getattr(causal_lm.config.get_text_config(), "output_router_logits", False)
-    outputs = getattr(causal_lm, causal_lm.base_model_prefix)(
-        **packed_inputs(causal_lm, inputs),
-        use_cache=False,
-        return_dict=True,
-        **({"output_router_logits": True} if balance else {}),
-    )
+    wanted = {"output_router_logits": True} if balance else {}
+    outputs = _decoder_outputs(causal_lm, forward, packed_inputs(causal_lm, inputs) | wanted)
     if positions is None:
         positions = trained_positions(labels)
     before = positions - 1
@@ -177,6 +179,33 @@ def _score(
         *(scored.log_probs, targets, chosen, positions, scored.entropy, scored.correct, values, aux_loss),
         *(scored.divergence, scored.top_entropy),
     )
+
+
+def _decoder_outputs(causal_lm: Any, forward: Any, inputs: dict[str, Any]) -> Any:
+    """What the decoder makes of the inputs; a model that has none with its towers in it is run whole."""
+    decoder = getattr(causal_lm, causal_lm.base_model_prefix, None)
+    if decoder is not None:
+        parts = rows_alike(causal_lm, inputs)
+        outputs = [decoder(**part, use_cache=False, return_dict=True) for _, part in parts]
+        if len(parts) > 1:
+            if is_sharded(causal_lm):
+                raise ConfigError(_ROWS_ALIKE.format(causal_lm.config.model_type))
+            order = torch.cat([rows for rows, _ in parts]).argsort()
+            outputs[0].last_hidden_state = torch.cat([one.last_hidden_state for one in outputs])[order]
+        return outputs[0]
+    kept: list[Any] = []
+    hook = _inner_decoder(causal_lm).register_forward_hook(lambda module, args, output: kept.append(output))
+    try:
+        forward(**inputs, use_cache=False, return_dict=True, logits_to_keep=1)
+    finally:
+        hook.remove()
+    return kept[0]
+
+
+def _inner_decoder(causal_lm: Any) -> Any:
+    """The decoder of a model whose language model is one with a head (Llama 4)."""
+    language = causal_lm.get_decoder()
+    return getattr(language, "model", language)
 
 
 def _anchor_of(hidden: Tensor, head: Any, transform: LogitTransform | None, logits_of: Any, trained: bool) -> Anchor:
@@ -267,7 +296,7 @@ class _DecoderOutput:
 
 @contextmanager
 def _decoder_returns(causal_lm: Any, hidden: Tensor) -> Iterator[None]:
-    decoder = getattr(causal_lm, causal_lm.base_model_prefix)
+    decoder = getattr(causal_lm, causal_lm.base_model_prefix, None) or _inner_decoder(causal_lm)
     kept = decoder.__dict__.get("forward")
     decoder.forward = lambda *_, **__: _DecoderOutput(hidden)
     try:

@@ -7,9 +7,11 @@ import json
 import os
 import wave
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from media_models import build, picture, tone
@@ -78,10 +80,40 @@ def write_files(folder: Path) -> None:
     (folder / "noise.wav").write_bytes(bytes(range(256)) * 20)
 
 
+def film(path: Path, frames: int, times: Callable[[int], int] | None = None) -> None:
+    """A video of so many frames, four a second or shown at ``times`` (milliseconds)."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=4)
+        video.width, video.height = 64, 48
+        video.codec_context.time_base = Fraction(1, 1000)
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.asarray(picture(17 * number)), format="rgb24")
+            frame.pts, frame.time_base = times(number) if times else 250 * number, Fraction(1, 1000)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+
+
+def write_films(folder: Path) -> None:
+    film(folder / "good.mp4", 6)
+    film(folder / "one.mp4", 1)
+    film(folder / "uneven.mkv", 6, lambda number: (0, 40, 900, 950, 2400, 2500)[number])
+    film(folder / "at once.mkv", 4, lambda number: number)  # a thousand a second
+    film(folder / "none.mp4", 0)
+    data = (folder / "good.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(data[: len(data) // 2])
+    data = (folder / "uneven.mkv").read_bytes()
+    (folder / "cut.mkv").write_bytes(data[: 2 * len(data) // 3])
+    (folder / "empty.mp4").write_bytes(b"")
+    still = picture(1, (64, 48))
+    still.save(folder / "timeless.gif", save_all=True, append_images=[picture(2, (64, 48))], duration=0)
+    still.save(folder / "still.gif")
+
+
 @pytest.fixture(scope="module")
 def runs(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     folder = tmp_path_factory.mktemp("media")
     write_files(folder)
+    write_films(folder)
     return {
         kind: _run(build(family, tmp_path_factory.mktemp(family), tiny_llama), family, folder)
         for kind, family in (("image", "qwen2_vl"), ("audio", "qwen2_audio"))
@@ -153,6 +185,19 @@ BROKEN = {
 }
 if TORCHVISION:
     del BROKEN["video without torchvision"]
+    BROKEN |= {
+        "video that is missing": (ask("<video>", videos=["no.mp4"]), "no such file"),
+        "video of no bytes": (ask("<video>", videos=["empty.mp4"]), "empty.mp4"),
+        "video without a frame": (ask("<video>", videos=["none.mp4"]), "none.mp4"),
+        "video that is cut": (ask("<video>", videos=["cut.mp4"]), "cut.mp4"),
+        "video that lost its end": (ask("<video>", videos=["cut.mkv"]), "cut off"),
+        "sound for a video": (ask("<video>", videos=["good.wav"]), "good.wav"),
+        "text for a video": (ask("<video>", videos=["text.png"]), "text.png"),
+        "fewer videos": (ask("<video><video>", videos=["good.mp4"]), "2 markers"),
+        "frames of no number": (ask("<video>", videos=[[]]), "empty"),
+        "frames of two sizes": (ask("<video>", videos=[["good.png", "grey.png"]]), "differ in size"),
+        "a frame that is missing": (ask("<video>", videos=[["good.png", "no.png"]]), "no such file"),
+    }
 OF_SOUND = {"silent file without samples", "cut sound", "empty sound", "noise", "picture for a sound"}
 OF_SOUND |= {"picture, model of sound"}
 GOOD = {
@@ -171,6 +216,16 @@ GOOD = {
     "seven channels": ask("<audio>", audios=["seven.wav"]),
     "another rate": ask("<audio>", audios=["fast.wav"]),
 }
+if TORCHVISION:
+    GOOD |= {
+        "video": ask("<video>", videos=["good.mp4"]),
+        "one frame": ask("<video>", videos=["one.mp4"]),
+        "no times": ask("<video>", videos=["timeless.gif"]),
+        "a picture as a video": ask("<video>", videos=["still.gif"]),
+        "variable frame rate": ask("<video>", videos=["uneven.mkv"]),
+        "thousand frames a second": ask("<video>", videos=["at once.mkv"]),
+        "video in the answer": ask("Draw.", "Here: <video>", videos=["good.mp4"]),
+    }
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -187,7 +242,8 @@ def test_a_broken_row_is_one_line_with_file_and_row(name: str, runs: dict[str, R
 def test_an_odd_row_is_trained(name: str, runs: dict[str, Run]) -> None:
     row = GOOD[name]
     batch = runs["audio" if "audios" in row else "image"](row)
-    values = batch["input_features" if "audios" in row else "pixel_values"]
+    kinds = {"audios": "input_features", "videos": "pixel_values_videos", "images": "pixel_values"}
+    values = next(batch[name] for kind, name in kinds.items() if kind in row)
     assert np.isfinite(values.numpy()).all()
     assert (batch["labels"] != -100).sum() > 1
     if name == "transparent":  # laid on white

@@ -16,6 +16,8 @@ from media_models import FAMILIES, build, picture, tone
 from PIL import Image
 
 from llamafactory.data.collators import PaddingFreeCollator
+from llamafactory.data.media.expansion import Expander
+from llamafactory.data.media.shapes import Shape
 from llamafactory.data.processor import PairwiseProcessor, PretrainProcessor
 from llamafactory.extras.errors import ConfigError
 
@@ -224,3 +226,20 @@ def test_a_picture_at_an_address_is_trained_as_a_file_once_its_host_is_named(
     fetched = Case(folder_of("qwen2_vl"), media / "fetched", rows).batch()
     here = Case(folder_of("qwen2_vl"), media / "here", [rows[0] | {"images": ["0.png"]}]).batch()
     assert fetched.keys() == here.keys() and all(torch.equal(fetched[name], here[name]) for name in here)
+
+
+@pytest.mark.parametrize("family", [_row(family) for family in FAMILIES if family not in SOUND])
+def test_images_that_are_counted_take_what_the_processor_writes(family: str, folder_of: Any, media: Path) -> None:
+    assert_counts_are_written(Case(folder_of(family), media / "data", talks("image")[:1]))
+
+
+def assert_counts_are_written(case: Case) -> None:
+    """Sizes at random, alone and two together; the long and the small ones among them."""
+    draw = np.random.default_rng(0)
+    expander = Expander(case.template.media)
+    sizes = [(1, 1), (20, 300), (300, 20), *map(tuple, draw.integers(8, 200, (20, 2)).tolist())]
+    for several in (1, 2):
+        for start in range(0, len(sizes) - 1):
+            shapes = [Shape("image", size) for size in sizes[start : start + several]]
+            counted = expander._by_formula(shapes)
+            assert not counted or counted == expander._by_processor(shapes)

@@ -37,6 +37,15 @@ _IMAGE_OPTIONS = (
 _ROW_BY_ROW = ("InternVLProcessor",)
 # Models or processors that mix up images and videos of one batch: the tokens of both, or the names of their tensors.
 _APART = ("Glm4vProcessor", "Glm46VProcessor", "SmolVLMProcessor")
+# Models whose tensor of videos has one number of frames for all videos of a batch.
+_AS_MANY_FRAMES = ("LlavaNextVideoProcessor", "LlavaOnevisionProcessor", "VideoLlavaProcessor")
+# Processors that count an image's tokens as they write them, whatever stands beside it (tested).
+_COUNT_IMAGES = (
+    *("Qwen2VLProcessor", "Qwen2_5_VLProcessor", "Qwen3VLProcessor", "Qwen2_5OmniProcessor", "Qwen3OmniMoeProcessor"),
+    *("Glm4vProcessor", "Glm46VProcessor", "Ernie4_5_VLMoeProcessor", "Gemma4Processor"),
+    *("LlavaProcessor", "LlavaNextProcessor"),
+)
+_SAYS = "media: the processor of this model (preprocessor_config.json) says"
 NO_INPUTS = ("input_ids", "attention_mask", "labels")
 
 
@@ -162,8 +171,21 @@ class MediaEncoder:
         processor = copy.copy(self.processor)
         processor.tokenizer = tokenizer
         arguments = self._arguments(media)
-        with in_one_line("media: the processor of this model (preprocessor_config.json) says"):
+        with in_one_line(_SAYS):
             return processor(text=texts, return_tensors="pt", **arguments)
+
+    def count_images(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """The tokens of images of these widths and heights; empty: this processor must be asked with images.
+
+        Raises:
+            ConfigError: The processor refuses a size.
+        """
+        if not self._is(_COUNT_IMAGES):
+            return []
+        with in_one_line(_SAYS):
+            given = [(height, width) for width, height in sizes]
+            counts: list[int] = self.processor._get_num_multimodal_tokens(image_sizes=given)["num_image_tokens"]
+        return counts
 
     def read(self, parts: Sequence[Part]) -> list[tuple[str, Any]]:
         """Decode the media of a conversation: kind and what the processor takes.
@@ -192,6 +214,12 @@ class MediaEncoder:
             out["images"] = [_by_kind(row).get("image", []) for row in rows]
             out |= {"images_kwargs": self.image_options} if self.image_options else {}
         if videos := objects.get("video"):
+            counts = sorted({len(video.frames) for video in videos})
+            if len(counts) > 1 and self._is(_AS_MANY_FRAMES):
+                raise ConfigError(
+                    f"videos of {' and '.join(map(str, counts))} frames stand in one batch, which models of this "
+                    "family do not take; set video_maxlen so that all have as many, or per_device_train_batch_size: 1"
+                )
             out |= _video_arguments([_by_kind(row).get("video", []) for row in rows])
         if any(video.sound is not None for video in videos or ()):
             if not hasattr(self.processor, "load_audio_from_video"):

@@ -34,6 +34,8 @@ class Expander:
     def __init__(self, encoder: MediaEncoder) -> None:
         self.encoder = encoder
         self._known: OrderedDict[tuple[Shape, ...], list[str]] = OrderedDict()
+        # What this processor writes around the tokens of an image; empty: something else than its count says.
+        self._around: tuple[str, str] | tuple[()] | None = None
 
     def expansions(self, parts: Sequence[Part]) -> list[str]:
         """Measure the media of a conversation and find what stands for each.
@@ -46,14 +48,30 @@ class Expander:
         shapes = tuple(shape_of(part.type, part.value, self.encoder.limits) for part in parts)
         found = self._known.get(shapes)
         if found is None:
-            media = [(shape.kind, blank(shape)) for shape in shapes]
-            texts = Capture(self.encoder.processor.tokenizer)
-            self.encoder.process([self.placeholders([shape.kind for shape in shapes])], [media], texts)
-            found = self.split(texts.seen[0], len(shapes))
-            self._known[shapes] = found
+            found = self._known[shapes] = self._by_formula(shapes) or self._by_processor(shapes)
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         return found
+
+    def _by_processor(self, shapes: Sequence[Shape]) -> list[str]:
+        media = [(shape.kind, blank(shape)) for shape in shapes]
+        texts = Capture(self.encoder.processor.tokenizer)
+        self.encoder.process([self.placeholders([shape.kind for shape in shapes])], [media], texts)
+        return self.split(texts.seen[0], len(shapes))
+
+    def _by_formula(self, shapes: Sequence[Shape]) -> list[str]:
+        """The same for images alone, by the processor's own count, which looks at no pixel; empty where it has none."""
+        if self._around == () or {shape.kind for shape in shapes} != {"image"}:
+            return []
+        counts = self.encoder.count_images([shape.size for shape in shapes])
+        token = self.encoder.tokens["image"]
+        if counts and self._around is None:
+            before, middle, after = self._by_processor(shapes[:1])[0].partition(token * counts[0])
+            self._around = (before, after) if middle and token not in after else ()
+        if not counts or not self._around:
+            return []
+        before, after = self._around
+        return [before + token * count + after for count in counts]
 
     def placeholders(self, kinds: Sequence[str]) -> str:
         """A text of nothing but placeholders."""
@@ -82,7 +100,18 @@ class Expander:
             Medium(number, part.type, refer_to(part.value, part.type, self.encoder.store), place)
             for number, part in enumerate(parts)
         ]
-        return expand(pieces, list(self.encoder.tokens.values()), list(zip(media, texts, strict=True)))
+        written = expand(pieces, list(self.encoder.tokens.values()), list(zip(media, texts, strict=True)))
+        return self._bos_behind(written) if self.encoder.family.bare else written
+
+    def _bos_behind(self, pieces: list[Piece]) -> list[Piece]:
+        """Move BOS from the start of a text to behind its last medium, where this processor writes it."""
+        bos = self.encoder.processor.tokenizer.bos_token
+        last = max((place for place, piece in enumerate(pieces) if piece.medium), default=-1)
+        if last < 0 or not pieces[0].literal or not pieces[0].text.startswith(bos):
+            return pieces
+        first = pieces[0]._replace(text=pieces[0].text.removeprefix(bos))
+        behind = pieces[last]._replace(text=bos, medium=None)
+        return [first, *pieces[1 : last + 1], behind, *pieces[last + 1 :]]
 
 
 class Capture:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,20 +56,31 @@ class BatchMedia:
         if self.encoder.family.bare and not any(media):  # this processor refuses text alone, and has no types to give
             return {}
         kinds = {medium["type"] for some in media for medium in some}
-        try:
+        with self._placed(media):
             self.encoder.check_kinds(kinds)
-        except ConfigError as error:
-            raise ConfigError(f"{next(iter(filter(None, media)))[0]['place']}: {error}") from None
         if self.encoder.row_by_row and "video" in kinds and len(rows) > 1:
             return self._row_by_row(rows, media)
         decoded = [[one for medium in some for one in self._decoded(medium)] for some in media]
         texts = [self._expander.placeholders([medium["type"] for medium in some]) for some in media]
         tokenizer = _Given(self.encoder.processor.tokenizer, rows, left, lambda seen: self._check(seen, media))
-        out = self.encoder.process(texts, decoded, tokenizer)
+        with self._placed(media):
+            _check_sound(decoded)
+            out = self.encoder.process(texts, decoded, tokenizer)
         inputs = {name: value for name, value in out.items() if name not in NO_INPUTS}
         if any(kind == "video" and one.sound is not None for some in decoded for kind, one in some):
             inputs["use_audio_in_video"] = True
         return inputs
+
+    @contextmanager
+    def _placed(self, media: Sequence[Sequence[Medium]]) -> Iterator[None]:
+        """Name a row in what is said of a whole batch: the first that has media."""
+        try:
+            yield
+        except _Changed:
+            raise
+        except ConfigError as error:
+            place = next((some[0]["place"] for some in media if some), None)
+            raise ConfigError(f"{place}: {error}" if place else str(error)) from None
 
     def _row_by_row(self, rows: Sequence[Any], media: Sequence[Sequence[Medium]]) -> dict[str, torch.Tensor]:
         """The same for a processor whose tensors have no entry for rows: the media of all stand end to end."""
@@ -89,10 +101,26 @@ class BatchMedia:
             for written, medium in zip(self._expander.split(text, len(some)), some, strict=True):
                 found = self._count(written)
                 if found != medium["tokens"]:
-                    raise ConfigError(
+                    raise _Changed(
                         f"{medium['place']}: {medium['type']} {medium['source']!r} took {medium['tokens']} tokens when "
                         f"the data was prepared and takes {found} now; has the file changed? set overwrite_cache: true"
                     )
+
+
+def _check_sound(rows: Sequence[Sequence[tuple[str, Any]]]) -> None:
+    """Refuse rows whose videos have a sound beside rows whose videos have none: models are told once for a batch."""
+    heard = {
+        any(one.sound is not None for one in videos) for row in rows if (videos := [v for k, v in row if k == "video"])
+    }
+    if len(heard) > 1:
+        raise ConfigError(
+            "videos with a sound and videos without stand in one batch, whose positions these models count in one way; "
+            "set per_device_train_batch_size: 1, or use_audio_in_video: false"
+        )
+
+
+class _Changed(ConfigError):
+    """A file takes another number of tokens than it did; names its own row."""
 
 
 def along_tokens(name: str) -> bool:

@@ -72,7 +72,7 @@ def encode_set(attr: DatasetAttr, encoder: Encoder, seed: int, store: Path, key:
             bar.update(opened[number][1].rows)
 
         def missing() -> Iterator[ShardJob]:
-            for job in cut(rows, store, key):
+            for job in cut(rows, store, key, encoder.shard_rows):
                 folders.append(job.folder)
                 if is_shard(job.folder):
                     os.utime(job.folder)

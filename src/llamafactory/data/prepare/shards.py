@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from ..template.base import Template
 
 SHARD_ROWS = 5000
+# The same where rows may hold media, of which one may take thousands of tokens; and rows in one call of the tokenizer.
+_MEDIA_SHARD_ROWS, _MEDIA_ROWS = 500, 50
 _KEPT_SECONDS = 7 * 24 * 3600.0
 _ROWS, _TALLY, _LIST = "rows.arrow", "tally.json", "files.json"
 
@@ -57,6 +59,16 @@ class Encoder:
 
     def __call__(self, samples: list[Sample]) -> Encoded:
         return self.processor.encode(samples, self.template, self.tokenizer, self.args)
+
+    @property
+    def takes_media(self) -> bool:
+        """Whether rows may hold images, videos or sound."""
+        return getattr(self.template, "media", None) is not None
+
+    @property
+    def shard_rows(self) -> int:
+        """Rows of a shard."""
+        return min(SHARD_ROWS, _MEDIA_SHARD_ROWS) if self.takes_media else SHARD_ROWS
 
     def check_layout(self, attr: DatasetAttr) -> None:
         """Refuse a set whose rows cannot hold what the stage trains."""
@@ -112,8 +124,10 @@ class ShardWriter:
     def _write(self, job: ShardJob, staging: str) -> None:
         tally, unread = Tally(), Unread(self.encoder.processor.unused)
         samples = to_samples(job.rows, self.attr, unread.look)
+        size = self.encoder.args.preprocessing_batch_size
+        size = min(size, _MEDIA_ROWS) if self.encoder.takes_media else size
         with ArrowFile(os.path.join(staging, _ROWS)) as file:
-            while batch := list(islice(samples, self.encoder.args.preprocessing_batch_size)):
+            while batch := list(islice(samples, size)):
                 encoded = self.encoder(batch)
                 columns = encoded.columns
                 columns["sample"] = [tally.rows + number for number in columns["sample"]]
@@ -125,10 +139,10 @@ class ShardWriter:
         write_file_list(Path(staging), _LIST)
 
 
-def cut(rows: Iterator[NumberedRow], store: Path, key: str) -> Iterator[ShardJob]:
-    """Cut a set into shards, named by their rows and by ``key``, which stands for all settings that shape them."""
+def cut(rows: Iterator[NumberedRow], store: Path, key: str, size: int) -> Iterator[ShardJob]:
+    """Cut a set into shards of ``size`` rows, named by their rows and by ``key``, which stands for all settings that shape them."""
     number = 0
-    while some := list(islice(rows, SHARD_ROWS)):
+    while some := list(islice(rows, size)):
         content = json.dumps([row for _, row in some], default=repr)
         name = hashlib.blake2b(f"{key}\0{content}".encode(), digest_size=16).hexdigest()
         yield ShardJob(number, some, str(store / name))

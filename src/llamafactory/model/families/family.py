@@ -64,6 +64,9 @@ _PREFIX_LM = {"paligemma"}
 # The tokens of a picture see each other in every layer; ``token_type_ids`` are 1 there.
 _SEES_ITSELF = {"gemma3"}
 
+# Images are seen by cross attention; a text that sees none is computed with a mean of what stands there.
+_CROSSES_OVER = {"mllama"}
+
 # Rows with media that are laid end to end are computed as each alone (tested: loss and every gradient); others are
 # padded.
 _PACKS_MEDIA = {
@@ -110,6 +113,11 @@ def reads_prefix_both_ways(config: Any) -> bool:
 def media_sees_itself(config: Any) -> bool:
     """Whether the tokens of one medium see each other in both directions (whole configuration)."""
     return config.model_type in _SEES_ITSELF
+
+
+def crosses_over(config: Any) -> bool:
+    """Whether images stand beside the text, not in it (whole configuration)."""
+    return config.model_type in _CROSSES_OVER
 
 
 def media_packing(config: Any) -> Capability:

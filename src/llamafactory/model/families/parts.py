@@ -74,6 +74,7 @@ _LAYOUTS: dict[str, Layout] = {
     "ernie4_5_vl_moe": Layout(("vision_tower",), ("resampler_model",)),
     "kimi_k25": Layout(("vision_tower",), ("mm_projector",)),
     "lighton_ocr": Layout(("vision_encoder",), ("vision_projection",)),
+    "llama4": Layout(("vision_model",), ("multi_modal_projector",)),
     "mllama": Layout(("vision_model",), ("multi_modal_projector",)),
     "ovis2": Layout(("vision_tower",), ("visual_embeddings_table",)),
     "paddleocr_vl": Layout(("visual",), ("projector",)),

@@ -12,7 +12,7 @@ from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...hparams.rules.model import NOT_OVER_FEW_BITS
 from ...plugins import QUANTIZERS, resolve
-from ..config import media_class
+from ..config import takes_media
 from .layers import leave_file, quantized_layers, whole_modules
 from .quantizer import Quantizer
 
@@ -82,7 +82,7 @@ class Choice:
 
 def _stays_whole(auto: Any, config: Any) -> list[str] | None:
     """Patterns of what stays whole in a model that takes media: its head, and all that is beside its language model."""
-    if media_class(config) is None:
+    if not takes_media(config):
         return None
     with torch.device("meta"):
         return whole_modules(auto.from_config(config))

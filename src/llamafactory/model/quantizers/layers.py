@@ -18,8 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.quantizers.base import get_keys_to_not_convert
-from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ..towers import outside_language
 from ..wrapping import beneath_adapters
@@ -105,12 +103,16 @@ def is_quantized(model: nn.Module) -> bool:
 
 def whole_modules(model: Any) -> list[str]:
     """Patterns of what stays whole: the head, what is tied to another weight, what is beside the language model."""
+    from transformers.quantizers.base import get_keys_to_not_convert  # imports every package of quantization there is
+
     outside = outside_language(model)
     return [*get_keys_to_not_convert(model), *([] if outside is None else [outside])]
 
 
 def linear_to_quantize(model: Any) -> list[tuple[str, nn.Linear]]:
     """The linear layers but those of :func:`whole_modules`."""
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
     whole = whole_modules(model)
     return [
         (name, module)

@@ -129,13 +129,13 @@ def _values(args: TrainArgs | InferArgs) -> dict[str, Any]:
 
 def _require_plain_text(model: Any, kind: str) -> None:
     """Vectors of their own have no place in pictures, three-dimensional positions or embeddings of each layer."""
-    from ..config import media_class
+    from ..config import takes_media
     from ..families.family import reads_prefix_both_ways
 
     text = model.config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or {}
     why = None
-    if media_class(model.config) is not None or reads_prefix_both_ways(model.config):
+    if takes_media(model.config) or reads_prefix_both_ways(model.config):
         why = "takes pictures or sound, whose marks and positions would be lost"
     elif "mrope_section" in str(rope):
         why = "gives its tokens positions of several dimensions, which would be lost"
