@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +17,6 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from ..extras.errors import ConfigError, first_line
-from ..extras.files import write_atomic
 from ..extras.logging import get_logger
 from .adapter_config import LOFTQ, is_live, read_adapter_config, read_adapter_values, require_merging, starts_as_base
 from .former_names import PREFIX, find_former_names, name_of_today
@@ -114,7 +112,8 @@ def _require_type(folder: str, wanted: str) -> None:
 
 
 def new_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
-    """Wrap the model with a fresh adapter. Where PiSSA or OLoRA begins is kept for :func:`save_converted`.
+    """Wrap the model with a fresh adapter. Where PiSSA or OLoRA begins is kept for
+    :func:`~llamafactory.model.lora_start.save_converted`.
 
     Raises:
         ConfigError: An expression of the configuration matches nothing, or PEFT refuses the model.
@@ -332,35 +331,6 @@ def prepare_for_training(model: PeftModel, dtypes: Dtypes) -> None:
     model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
 
 
-def save_converted(model: PeftModel, folder: str) -> None:
-    """Write an adapter that began as a part of the weights (PiSSA and its like) as an ordinary LoRA of the base.
-
-    It trains ``W + s (B A - B0 A0)``, where ``s B0 A0`` was taken out of ``W`` at the start. That difference is one
-    LoRA of twice the rank: ``A' = [A; A0]``, ``B' = s [B, -B0]`` with scale 1.
-
-    Args:
-        model: With such an adapter; ``model.start`` is what it began with.
-        folder: Gets ``adapter_config.json`` and ``adapter_model.safetensors``.
-    """
-    from safetensors.torch import save
-
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    config = copy.deepcopy(model.peft_config["default"])
-    scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
-    converted = {}
-    for name, value in state.items():
-        value, start = value.detach().cpu().float(), model.start[name].float()
-        if name.endswith("lora_A.weight"):
-            value = torch.cat([value, start], dim=0)
-        elif name.endswith("lora_B.weight"):
-            value = torch.cat([scale * value, -scale * start], dim=1)
-        converted[name] = value.contiguous()
-    config.r = config.lora_alpha = 2 * config.r
-    config.use_rslora, config.init_lora_weights, config.inference_mode = False, True, True
-    write_atomic(Path(folder) / "adapter_model.safetensors", save(converted, metadata={"format": "pt"}))
-    config.save_pretrained(folder)
-
-
 @contextmanager
 def _same_svd(model: nn.Module) -> Iterator[None]:
     """PiSSA's fast SVD draws random numbers; drawing the same ones finds the same residual again when loading."""
@@ -380,14 +350,17 @@ def _no_hints() -> Iterator[None]:
 
 
 def _compute_in(module: nn.Module, dtype: torch.dtype) -> None:
-    """Compute with float32 weights as if they were ``dtype``, and hand ``dtype`` on to the frozen layers."""
-    original = module.forward
+    """Compute with float32 weights as if they were ``dtype``, and hand ``dtype`` on to the frozen layers.
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(next(module.parameters()).device.type, dtype=dtype):
-            return _cast(original(*args, **kwargs), dtype)
+    A method, unlike a closure, goes over to the copy of a module, and calls what the module's class is by then.
+    """
+    module.computes_in = dtype  # type: ignore[assignment]
+    module.forward = MethodType(_forward_in, module)
 
-    module.forward = forward
+
+def _forward_in(module: Any, *args: Any, **kwargs: Any) -> Any:
+    with torch.autocast(next(module.parameters()).device.type, dtype=module.computes_in):
+        return _cast(type(module).forward(module, *args, **kwargs), module.computes_in)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
