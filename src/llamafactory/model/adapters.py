@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from ..extras.errors import ConfigError, first_line
 from ..extras.logging import get_logger
-from .adapter_config import LOFTQ, is_live, read_adapter_config, read_adapter_values, require_merging, starts_as_base
+from .adapter_config import (
+    LOFTQ,
+    changes_base,
+    is_live,
+    read_adapter_config,
+    read_adapter_values,
+    require_merging,
+    starts_as_base,
+)
 from .former_names import PREFIX, find_former_names, name_of_today
 from .loftq import restore_base
 from .lora_linear import use_exact_add
@@ -171,6 +179,11 @@ def read_adapter(
     state = read_adapter_weights(folder, key)
     former = find_former_names(model, state)
     config = read_adapter_config(folder, model, key, former)
+    if changes_base(config) and is_quantized(model):
+        raise ConfigError(
+            f"{key}: '{folder}' began as a part of whole weights ({config.init_lora_weights}), not of weights in few "
+            "bits; export it over the whole ones, or train with pissa_convert: true"
+        )
     if not former:
         return config, state, None
     logger.info_rank0("%s was made with former names of this model's parts; they are read as today's", folder)
@@ -216,11 +229,16 @@ def load_named_adapters(model: PreTrainedModel, folders: dict[str, str]) -> Peft
         folders: Name to folder.
 
     Raises:
-        ConfigError: One was made for another model.
+        ConfigError: One was made for another model, or changes the base.
     """
     key, named = "lora_modules", None
     for name, folder in folders.items():
         config, state, renamed = read_adapter(folder, named or model, key)
+        if changes_base(config):
+            raise ConfigError(
+                f"{key}: '{folder}' takes a part out of the base ({config.init_lora_weights}), which the others share; "
+                "name it in adapter_name_or_path, or train with pissa_convert: true"
+            )
         if named is not None:
             add_adapter(named, name, config, state, folder, key)
             continue
@@ -354,7 +372,7 @@ def _compute_in(module: nn.Module, dtype: torch.dtype) -> None:
 
     A method, unlike a closure, goes over to the copy of a module, and calls what the module's class is by then.
     """
-    module.computes_in = dtype  # type: ignore[assignment]
+    module.computes_in = dtype
     module.forward = MethodType(_forward_in, module)
 
 

@@ -181,9 +181,15 @@ def _require_own_weight(model: PreTrainedModel, tuner: Arguments, config: LoraCo
     """What a start takes out of a weight would be missing wherever else this weight is used."""
     from peft.tuners.tuners_utils import check_target_module_exists
 
+    from ..quantizers.layers import is_quantized
+
     head = model.get_output_embeddings()
     takes_out = tuner.pissa_init or tuner.lora_init in _TAKING_OUT
     key = "pissa_init" if tuner.pissa_init else f"lora_init: {tuner.lora_init}"
+    require(
+        not (takes_out and is_quantized(model)),
+        f"{key}: takes a part out of the weights, which this checkpoint holds in few bits; use lora_init: eva",
+    )
     if takes_out and head is not None and head.weight is model.get_input_embeddings().weight:
         for name, module in model.named_modules():
             require(
