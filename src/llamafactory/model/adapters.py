@@ -128,7 +128,7 @@ def new_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     """
     init = str(getattr(config, "init_lora_weights", ""))
     is_pissa = init.startswith("pissa")
-    resolve_patterns(config, model, "peft_config", {})
+    resolve_patterns(config, model, "peft_config", {}, fresh=True)
     _require_whole(model, getattr(config, "modules_to_save", None) or ())
     try:
         with _same_svd(model) if is_pissa else nullcontext(), _no_hints():
