@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamafactory.chat.chat_model import ChatModel
+from llamafactory.extras.errors import ConfigError
 
 functional = pytest.importorskip("bitsandbytes").functional
 QUESTION = [{"role": "user", "content": "who are you?"}]
@@ -58,3 +59,14 @@ def test_an_adapter_beside_quantized_weights(tiny_llama: Path, adapter: Path) ->
     named = ChatModel(base | {"lora_modules": f"mine={adapter}"})
     assert named.chat(QUESTION)[0].text == plain
     assert named.chat(QUESTION, adapter="mine")[0].text == wanted
+
+
+def test_an_adapter_that_takes_a_part_of_whole_weights_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    """Nothing can be taken out of weights in few bits, nor of a base that others stand on."""
+    config = LoraConfig(target_modules="all-linear", init_lora_weights="pissa")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), config).save_pretrained(tmp_path)
+    base = {"model_name_or_path": str(tiny_llama), **KEYS}
+    with pytest.raises(ConfigError, match=r"began as a part of whole weights \(pissa\), not of weights in few bits"):
+        ChatModel(base | {"adapter_name_or_path": str(tmp_path)})
+    with pytest.raises(ConfigError, match=r"^lora_modules: .*takes a part out of the base"):
+        ChatModel(base | {"lora_modules": f"mine={tmp_path}", "quantization_bit": None})

@@ -69,6 +69,10 @@ BEFORE: list[tuple[dict[str, Any], str]] = [
         "activation_checkpointing: not with finetuning_type prefix_tuning",
     ),
     (
+        {"finetuning_type": "p_tuning", "adapter_name_or_path": "a"},
+        "adapter_name_or_path: no run goes on with a finished p_tuning, resume its own",
+    ),
+    (
         {"finetuning_type": "prompt_tuning", "stage": "dpo"},
         "finetuning_type: prompt_tuning is for stage pt or sft, not dpo",
     ),
@@ -96,6 +100,18 @@ BEFORE.append((
     "peft_config: prompt_tuning_init: SAMPLE_VOCAB, expected RANDOM or TEXT",
 ))  # fmt: skip
 AFTER: list[tuple[dict[str, Any], str]] = [
+    (
+        {"finetuning_type": "lora", "peft_config": {"rank_pattern": {"qproj": 4}}},
+        "peft_config: rank_pattern: 'qproj' matches no module of this model",
+    ),
+    (
+        {"finetuning_type": "loha", "peft_config": {"alpha_pattern": {"^q_pro": 4}}},
+        "peft_config: alpha_pattern: '^q_pro' matches no module of this model",
+    ),
+    (
+        {"finetuning_type": "lora", "peft_config": {"exclude_modules": ["qproj"]}},
+        "peft_config: exclude_modules: 'qproj' matches no module of this model",
+    ),
     (
         {"finetuning_type": "oft", "oft_rank": 7},
         "oft_rank: 7 does not divide the 64 inputs of model.layers.0.self_attn.q_proj; these do: 2, 4, 8, 16, 32, 64",

@@ -174,6 +174,9 @@ def test_bitsandbytes(tiny_llama: Path, tmp_path: Path, train_args: Callable[...
         ConfigError, match=r"^finetuning_type: freeze, but .* holds weights quantized by bitsandbytes: weights in few"
     ):
         loaded_for_training(tmp_path / "bnb", train_args, finetuning_type="freeze")
+    for start in ({"pissa_init": True}, {"lora_init": "olora"}, {"lora_init": "lora_ga"}):
+        with pytest.raises(ConfigError, match=": takes a part out of the weights, which this checkpoint holds in few"):
+            loaded_for_training(tmp_path / "bnb", train_args, **start)
 
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [

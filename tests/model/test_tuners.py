@@ -15,6 +15,7 @@ from llamafactory.extras.errors import ConfigError
 from llamafactory.model import generation_attention, load_model, load_tokenizer
 from llamafactory.model.attention import implementation
 from llamafactory.model.lora_linear import ExactLinear
+from llamafactory.model.reference import frozen_copy
 
 from .packing import sequences
 
@@ -162,10 +163,11 @@ def test_additional_target(bf16, tied, make_tiny_model, train_args, infer_args, 
         name.endswith("norm.modules_to_save.default.weight") for name in whole
     )
     assert all(weight.dtype == torch.float32 for weight in model.parameters() if weight.requires_grad)
-    before = logits(model)
+    before, reference = logits(model), frozen_copy(model)
     step(model)
     after = logits(model)
     assert not torch.allclose(before, after, atol=1e-2)
+    assert torch.equal(logits(reference), before)  # it has whole modules of its own
     model.save_pretrained(tmp_path / "a")
     args = infer_args(folder, adapter_name_or_path=str(tmp_path / "a"), infer_dtype="bfloat16" if bf16 else "float32")
     merged = load_model(load_tokenizer(args.model), args, trainable=False)
@@ -219,9 +221,12 @@ def test_pissa(rounds, rslora, tiny_llama, train_args, infer_args, tmp_path):
     from llamafactory.model.tuners.lora import save_final
 
     base = logits(AutoModelForCausalLM.from_pretrained(tiny_llama))
+    patterns = {"rank_pattern": {"k_proj": 2, "up_proj": 3}, "alpha_pattern": {"k_proj": 7, "v_proj": 3}}
     args = train_args(
-        tiny_llama, pissa_init=True, pissa_iter=rounds, pissa_convert=True, use_rslora=rslora, lora_rank=4
-    )
+        tiny_llama, pissa_init=True, pissa_iter=rounds, pissa_convert=True, use_rslora=rslora, lora_rank=4,
+        lora_target="q_proj,k_proj,v_proj,up_proj,embed_tokens", lora_alpha=6, peft_config=patterns,
+        additional_target="norm",
+    )  # fmt: skip
     model = train(args)
     torch.testing.assert_close(logits(model), base, rtol=0, atol=1e-4)
     layer = model.base_model.model.model.layers[0].self_attn.q_proj
@@ -344,6 +349,9 @@ def test_generation_through_an_adapter(tiny_llama, train_args):
         (True, {"lora_target": "q_proj,embed_tokens"}, "lora_target: embed_tokens"),
         (False, {"lora_target": "q_proj,lm_head"}, "lora_target: lm_head"),
         (False, {"lora_target": "q_proj", "additional_target": "q_proj", "add_tokens": None}, "finetuning_type: PEFT"),
+        (True, {"lora_init": "eva"}, "lora_init: eva: PEFT takes the rows of the added tokens"),
+        (True, {"lora_target": "lm_head", "pissa_init": True, "add_tokens": None}, "pissa_init: takes a part out of"),
+        (True, {"lora_target": "lm_head", "lora_init": "lora_ga", "add_tokens": None}, "lora_init: lora_ga: takes a"),
     ],
 )
 def test_what_peft_cannot_put_together_is_one_line(tied, keys, words, make_tiny_model, train_args):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from llamafactory.chat.chat_model import ChatModel
 from llamafactory.export.export import run_export
 from llamafactory.extras.errors import ConfigError
 from llamafactory.hparams import get_infer_args, get_train_args
@@ -105,6 +106,12 @@ def test_trained_killed_resumed_served_and_exported(
         args = get_infer_args(model | more)
         with pytest.raises(ConfigError, match=line):
             load_model(load_tokenizer(args.model), args, trainable=False)
+    named = {"model_name_or_path": str(tiny_llama), "template": "chatml", "lora_modules": f"mine={run}"}
+    if steps > 1:
+        with pytest.raises(ConfigError, match=r"^lora_modules: .* has a base of its own"):
+            ChatModel(named | {"quantization_bit": 4})
+    with pytest.raises(ConfigError, match=r"^lora_modules: .* stands on what the weights lost"):
+        ChatModel(named)
     args = get_train_args(keys(quantization_bit=4, adapter_name_or_path=str(run)))
     with pytest.raises(ConfigError, match=r"began by loftq, and no other run goes on with it"):
         load_model(load_tokenizer(args.model), args)

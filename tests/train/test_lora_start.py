@@ -92,6 +92,16 @@ def test_eva_begins_with_the_directions_of_its_inputs(keys: Keys, plain: Any) ->
     assert not start.b.any()
 
 
+def test_eva_ends_where_its_batches_are_too_small_and_takes_the_head(keys: Keys) -> None:
+    """PEFT goes over batches with fewer trained tokens than directions for ever."""
+    small = {"lora_init": "eva", "lora_rank": 48, "per_device_train_batch_size": 1}
+    with pytest.raises(ConfigError, match=r"^lora_init: eva: none of the first 64 batches has 48 trained tokens"):
+        train(keys(**QUICK | small))
+    run = train(keys(**QUICK, lora_init="eva", lora_target="lm_head", overwrite_output_dir=True))
+    (first,) = (weight for name, weight in weights_of(run).items() if "lora_A" in name)
+    torch.testing.assert_close(first @ first.T, torch.eye(8), rtol=0, atol=1e-4)  # directions, not what it began with
+
+
 @pytest.mark.parametrize("kind", [{}, pytest.param({"bf16": True}, marks=pytest.mark.slow)], ids=str)
 def test_eva_moves_ranks_and_a_killed_run_goes_on_with_them(
     kind: dict[str, Any], keys: Keys, tmp_path: Path, tiny_llama: Path
@@ -180,6 +190,10 @@ def test_a_checkpoint_of_a_changed_base_does_not_pass_for_a_lora(keys: Keys) -> 
         (
             {"lora_init": "corda", "peft_config": {"corda_config": {"cache_file": "x"}}},
             "peft_config: corda_config: cache",
+        ),
+        (
+            {"lora_init": "corda", "peft_config": {"rank_pattern": {"q_proj": 2}}},
+            "peft_config: rank_pattern: lora_init: corda begins every layer with lora_rank",
         ),
         ({"peft_config": {"eva_config": {}}}, "peft_config: eva_config: lora_init: default does not read it"),
         ({"peft_config": {"r": 4}}, "peft_config: r: leave it out, the key lora_rank says it"),

@@ -246,9 +246,48 @@ def test_what_does_not_fit_gets_the_nearest_that_does(base: dict[str, Any], caps
     assert json.loads(capsys.readouterr().out)["fits"] is True
 
 
-def test_a_method_that_looks_at_values_is_named(base: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"^finetuning_type: plan cannot compute a step of loha"):
-        simulate(arguments(base, finetuning_type="loha"), CPU, False)
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"finetuning_type": "shira"}, "finetuning_type: plan cannot compute a step of shira, which looks at values"),
+        ({"finetuning_type": "waveft"}, "finetuning_type: plan cannot compute a step of waveft, which looks at values"),
+        ({"optim": "adamw_torch_8bit"}, "optim: plan cannot compute a step of adamw_torch_8bit, which compiles itself"),
+    ],
+    ids=str,
+)
+def test_what_looks_at_values_is_named(base: dict[str, Any], keys: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{line}"):
+        simulate(arguments(base, **keys), CPU, False)
+
+
+FULL = {"finetuning_type": "full"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "state"),
+    [
+        ({"optim": "schedule_free_adamw"}, 8.0),
+        ({**FULL, "optim": "adamw_8bit"}, 2.03),  # docs/optimizers.md
+        ({**FULL, "use_badam": True}, 8.0),
+        ({"finetuning_type": "loha"}, 8.0),
+    ],
+    ids=str,
+)
+def test_bytes_of_state_a_trained_weight(base: dict[str, Any], keys: dict[str, Any], state: float) -> None:
+    step = simulate(arguments(base, **keys), CPU, False)
+    assert step.optimizer / step.parameters == pytest.approx(state, rel=0.01)
+    assert step.gradients == step.trained == 4 * step.parameters
+
+
+def test_weights_that_are_not_trained_at_the_time_have_no_gradients(base: dict[str, Any]) -> None:
+    """BAdam trains a block; layer by layer a gradient is used and let go."""
+    whole = simulate(arguments(base, **FULL), CPU, False)
+    block = simulate(arguments(base, **FULL, use_badam=True), CPU, False)
+    one_by_one = simulate(arguments(base, **FULL, use_galore=True, galore_layerwise=True), CPU, False)
+    layers = SHAPE["num_hidden_layers"]
+    outside = whole.parameters - layers * block.parameters  # embedding and norm
+    assert 0 < outside < whole.parameters and block.peak < whole.peak
+    assert one_by_one.gradients == 0 and one_by_one.peak < whole.peak
 
 
 def test_a_table_for_eyes(base: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import TrainerCallback
 
 from llamafactory.extras.device import Device
 from llamafactory.extras.errors import ConfigError, UsageError
@@ -17,7 +18,7 @@ from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.optim.algorithms.rounding import RoundedAdamW, round_stochastically
 
 from .conftest import Keys
-from .running import curve, train, weights_of
+from .running import assert_bit_equal, curve, train, weights_of
 
 ADAM = {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 FULL_BF16 = {"finetuning_type": "full", "pure_bf16": True, "bf16": None}
@@ -57,6 +58,18 @@ def test_updates_below_half_a_step_are_not_lost() -> None:
 
     assert torch.equal(after(torch.optim.AdamW), torch.ones(512))
     assert float(after(RoundedAdamW).mean()) == pytest.approx(0.97, abs=0.002)
+
+
+def test_rounding_does_not_hang_on_what_a_process_has_drawn_before(keys: Keys, tmp_path: Path) -> None:
+    """Dropout draws as many numbers as a process has tokens; weights of two processes must stay the same."""
+
+    class Draws(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            torch.rand(3)
+
+    settings = keys(**FULL_BF16, stochastic_rounding=True, max_steps=2)
+    other = train(settings | {"output_dir": str(tmp_path / "other")}, [Draws()])
+    assert_bit_equal(train(settings), other)
 
 
 def test_float8_trains_nearly_as_float32_and_leaves_plain_weights(keys: Keys, tmp_path: Path) -> None:

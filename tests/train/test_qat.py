@@ -57,6 +57,16 @@ def test_the_rounding_is_a_grid_of_integers(bits: int) -> None:
     assert torch.equal(Rounding(bits, 32, torch.float32).values(torch.zeros(2, 64)), torch.zeros(2, 64))
 
 
+def test_a_layer_that_is_trained_whole_is_rounded_too(keys: Keys) -> None:
+    """Over a model in bfloat16 it computes in that, with what export rounds it to."""
+    args = get_train_args(keys(**QAT, additional_target="o_proj", bf16=True))
+    model: Any = load_model(load_tokenizer(args.model), args)
+    (layer, *_) = (module for module in model.modules() if isinstance(module, RoundedLinear))
+    x = torch.randn(5, layer.in_features, dtype=torch.bfloat16)
+    wanted = x @ torch.tensor(by_hand(layer.weight.detach(), 4, 32)).bfloat16().t()
+    torch.testing.assert_close(layer(x), wanted, rtol=0, atol=0.01)
+
+
 def test_gradients_pass_straight_through(keys: Keys, tiny_llama: Path) -> None:
     """Those of a LoRA model whose weights are ``W + (Q(W) - W)`` with the bracket taken for a constant."""
     args = get_train_args(keys(**QAT))

@@ -159,6 +159,12 @@ def test_the_anchor_is_the_model_before_training(keys: Keys, tiny_llama: Path, k
     assert evaluated["eval_kl"] == pytest.approx(total / tokens, rel=1e-3)
 
 
+def test_the_anchor_of_a_prompt_is_the_prompt_before_training(keys: Keys) -> None:
+    run = train(keys(**LOSSES["asft"], finetuning_type="prompt_tuning", max_steps=2, learning_rate=0.3))
+    first, second = (row["kl"] for row in log_of(run) if "kl" in row)
+    assert first == pytest.approx(0, abs=1e-6) and second > 1e-5
+
+
 def _eval_rows(args: Any) -> Any:
     from llamafactory.data.loader import get_dataset
     from llamafactory.data.processor import SupervisedProcessor

@@ -68,9 +68,14 @@ class HuggingfaceEngine(EngineBase):
         named = named_adapters(self._args.model.lora_modules)
         if named:
             from ..model.adapters import load_named_adapters
+            from ..model.loftq import require_common_base
             from ..model.paths import resolve_adapter_path
+            from ..model.quantizers.record import require_same_base
 
             folders = {n: resolve_adapter_path(path, self._args.model, "lora_modules") for n, path in named.items()}
+            for folder in folders.values():
+                require_same_base(folder, self._args.quantization, "lora_modules")
+                require_common_base(folder, "lora_modules")
             self.model = load_named_adapters(self.model, folders)
         return tuple(named)
 

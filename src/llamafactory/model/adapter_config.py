@@ -128,6 +128,11 @@ def starts_as_base(config: PeftConfig) -> bool:
     return all(getattr(config, name) == fields[name].default for name in fields if _INIT.fullmatch(name))
 
 
+def changes_base(config: PeftConfig) -> bool:
+    """Whether PEFT takes a part out of the weights of the base, of their values, wherever it loads such an adapter."""
+    return str(getattr(config, "init_lora_weights", "")).startswith(("pissa", "olora"))
+
+
 def _check_fields(values: dict[str, Any], kind: str, where: str) -> None:
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
 

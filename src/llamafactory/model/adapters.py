@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,9 +17,16 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from ..extras.errors import ConfigError, first_line
-from ..extras.files import write_atomic
 from ..extras.logging import get_logger
-from .adapter_config import LOFTQ, is_live, read_adapter_config, read_adapter_values, require_merging, starts_as_base
+from .adapter_config import (
+    LOFTQ,
+    changes_base,
+    is_live,
+    read_adapter_config,
+    read_adapter_values,
+    require_merging,
+    starts_as_base,
+)
 from .former_names import PREFIX, find_former_names, name_of_today
 from .heads import require_head, score_layer
 from .loftq import restore_base
@@ -115,14 +121,15 @@ def _require_type(folder: str, wanted: str) -> None:
 
 
 def new_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
-    """Wrap the model with a fresh adapter. Where PiSSA or OLoRA begins is kept for :func:`save_converted`.
+    """Wrap the model with a fresh adapter. Where PiSSA or OLoRA begins is kept for
+    :func:`~llamafactory.model.lora_start.save_converted`.
 
     Raises:
         ConfigError: An expression of the configuration matches nothing, or PEFT refuses the model.
     """
     init = str(getattr(config, "init_lora_weights", ""))
     is_pissa = init.startswith("pissa")
-    resolve_patterns(config, model, "peft_config", {})
+    resolve_patterns(config, model, "peft_config", {}, fresh=True)
     _require_whole(model, getattr(config, "modules_to_save", None) or ())
     try:
         with _same_svd(model) if is_pissa else nullcontext(), _no_hints():
@@ -173,6 +180,11 @@ def read_adapter(
     state = read_adapter_weights(folder, key)
     former = find_former_names(model, state)
     config = read_adapter_config(folder, model, key, former)
+    if changes_base(config) and is_quantized(model):
+        raise ConfigError(
+            f"{key}: '{folder}' began as a part of whole weights ({config.init_lora_weights}), not of weights in few "
+            "bits; export it over the whole ones, or train with pissa_convert: true"
+        )
     if not former:
         return config, state, None
     logger.info_rank0("%s was made with former names of this model's parts; they are read as today's", folder)
@@ -217,11 +229,16 @@ def load_named_adapters(model: PreTrainedModel, folders: dict[str, str]) -> Peft
         folders: Name to folder.
 
     Raises:
-        ConfigError: One was made for another model.
+        ConfigError: One was made for another model, or changes the base.
     """
     key, named = "lora_modules", None
     for name, folder in folders.items():
         config, state, renamed = read_adapter(folder, named or model, key)
+        if changes_base(config):
+            raise ConfigError(
+                f"{key}: '{folder}' takes a part out of the base ({config.init_lora_weights}), which the others share; "
+                "name it in adapter_name_or_path, or train with pissa_convert: true"
+            )
         if named is not None:
             add_adapter(named, name, config, state, folder, key)
             continue
@@ -332,35 +349,6 @@ def prepare_for_training(model: PeftModel, dtypes: Dtypes) -> None:
     model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
 
 
-def save_converted(model: PeftModel, folder: str) -> None:
-    """Write an adapter that began as a part of the weights (PiSSA and its like) as an ordinary LoRA of the base.
-
-    It trains ``W + s (B A - B0 A0)``, where ``s B0 A0`` was taken out of ``W`` at the start. That difference is one
-    LoRA of twice the rank: ``A' = [A; A0]``, ``B' = s [B, -B0]`` with scale 1.
-
-    Args:
-        model: With such an adapter; ``model.start`` is what it began with.
-        folder: Gets ``adapter_config.json`` and ``adapter_model.safetensors``.
-    """
-    from safetensors.torch import save
-
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    config = copy.deepcopy(model.peft_config["default"])
-    scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
-    converted = {}
-    for name, value in state.items():
-        value, start = value.detach().cpu().float(), model.start[name].float()
-        if name.endswith("lora_A.weight"):
-            value = torch.cat([value, start], dim=0)
-        elif name.endswith("lora_B.weight"):
-            value = torch.cat([scale * value, -scale * start], dim=1)
-        converted[name] = value.contiguous()
-    config.r = config.lora_alpha = 2 * config.r
-    config.use_rslora, config.init_lora_weights, config.inference_mode = False, True, True
-    write_atomic(Path(folder) / "adapter_model.safetensors", save(converted, metadata={"format": "pt"}))
-    config.save_pretrained(folder)
-
-
 @contextmanager
 def _same_svd(model: nn.Module) -> Iterator[None]:
     """PiSSA's fast SVD draws random numbers; drawing the same ones finds the same residual again when loading."""
@@ -380,14 +368,17 @@ def _no_hints() -> Iterator[None]:
 
 
 def _compute_in(module: nn.Module, dtype: torch.dtype) -> None:
-    """Compute with float32 weights as if they were ``dtype``, and hand ``dtype`` on to the frozen layers."""
-    original = module.forward
+    """Compute with float32 weights as if they were ``dtype``, and hand ``dtype`` on to the frozen layers.
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(next(module.parameters()).device.type, dtype=dtype):
-            return _cast(original(*args, **kwargs), dtype)
+    A method, unlike a closure, goes over to the copy of a module, and calls what the module's class is by then.
+    """
+    module.computes_in = dtype
+    module.forward = MethodType(_forward_in, module)
 
-    module.forward = forward
+
+def _forward_in(module: Any, *args: Any, **kwargs: Any) -> Any:
+    with torch.autocast(next(module.parameters()).device.type, dtype=module.computes_in):
+        return _cast(type(module).forward(module, *args, **kwargs), module.computes_in)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -131,6 +131,23 @@ def restore_base(model: Any, folder: str | Path, args: TrainArgs | InferArgs) ->
     _take_out(model, taken, args)
 
 
+def require_common_base(folder: str | Path, key: str) -> None:
+    """Refuse an adapter whose base was rounded around it, where others stand on the same base.
+
+    Raises:
+        ConfigError: It is one, or :data:`FILE` cannot be read.
+    """
+    if read_adapter_values(folder, key).get("init_lora_weights") != LOFTQ:
+        return
+    with in_one_line(f"{key}: {Path(folder) / FILE}, which says what LoftQ rounded, cannot be read"):
+        taken = load_file(Path(folder) / FILE)
+    if taken:
+        raise ConfigError(
+            f"{key}: '{folder}' has a base of its own (loftq_iter above 1), which others cannot share; name it in "
+            "adapter_name_or_path"
+        )
+
+
 @torch.no_grad()
 def _take_out(model: Any, taken: dict[str, Tensor], args: TrainArgs | InferArgs) -> None:
     if not taken:

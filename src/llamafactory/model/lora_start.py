@@ -7,22 +7,25 @@ checkpoint's ``lora_start.safetensors`` remembers; a finished adapter is written
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
 from peft.tuners.lora.eva import initialize_lora_eva_weights
 from peft.tuners.lora.layer import Linear
 from peft.tuners.lora.loraga import preprocess_loraga
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from ..extras.errors import ConfigError, first_line, in_one_line
+from ..extras.files import write_atomic
 from ..extras.logging import get_logger, is_rank0
 from .eva_ranks import give_to_optimizer, moves_ranks, take_ranks, trained_by_name
 from .modes import eval_mode
@@ -33,6 +36,8 @@ FROM_DATA = ("eva", "corda", "lora_ga")
 _FILE = "lora_start.safetensors"
 _COVARIANCE_BATCHES = 64  # CorDA: about 256 rows are enough, by its authors
 _GRADIENT_BATCHES = 8  # LoRA-GA
+_PASSES = 20  # EVA: over its batches, until the directions have settled
+_FACTOR = re.compile(r"\.lora_(?:embedding_)?([AB])(\.weight)?$")  # of a layer of a LoRA
 
 
 class LoraStart(TrainerCallback):
@@ -104,10 +109,34 @@ class LoraStart(TrainerCallback):
 
 def remember_start(model: Any) -> None:
     """Keep what a fresh adapter begins with, by the names that its file has."""
-    from peft import get_peft_model_state_dict
-
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     model.start = {name: value.detach().cpu().clone() for name, value in state.items()}
+
+
+def save_converted(model: PeftModel, folder: str) -> None:
+    """Write an adapter that began as a part of the weights (PiSSA and its like) as an ordinary LoRA of the base.
+
+    It trains ``W + s (B A - B0 A0)``, where ``s B0 A0`` was taken out of ``W`` at the start. That difference is one
+    LoRA of twice the rank: ``A' = [A; A0]``, ``B' = s [B, -B0]`` with scale 1.
+
+    Args:
+        model: With such an adapter; ``model.start`` is what it began with.
+        folder: Gets ``adapter_config.json`` and ``adapter_model.safetensors``.
+    """
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    config = copy.deepcopy(model.peft_config["default"])
+    converted = {}
+    for name, value in state.items():
+        value, start = value.detach().to("cpu", torch.float32, copy=True), model.start[name].float()
+        if factor := _FACTOR.search(name):
+            scale = model.get_submodule(name[: factor.start()]).scaling["default"]
+            value = torch.cat([value, start]) if factor[1] == "A" else torch.cat([scale * value, -scale * start], dim=1)
+        converted[name] = value.contiguous()
+    config.r = config.lora_alpha = 2 * config.r
+    config.rank_pattern = config.alpha_pattern = {name: 2 * rank for name, rank in config.rank_pattern.items()}
+    config.use_rslora, config.init_lora_weights, config.inference_mode = False, True, True
+    write_atomic(Path(folder) / "adapter_model.safetensors", save(converted, metadata={"format": "pt"}))
+    config.save_pretrained(folder)
 
 
 def _layers(model: Any) -> Iterator[tuple[str, Linear]]:
@@ -136,24 +165,36 @@ def _loss(model: Any, batch: dict[str, Any]) -> Tensor:
 
 def _by_activations(model: Any, batches: Batches) -> None:
     """EVA: A is made of the directions in which a layer's inputs vary; B is 0."""
+    config = model.peft_config["default"]
+    least = round(max([config.r, *config.rank_pattern.values()]) * config.eva_config.rho)
+    some = [batch for batch in islice(batches(), _COVARIANCE_BATCHES) if (batch["labels"] != -100).sum() >= least]
+    if not some:
+        raise ValueError(
+            f"none of the first {_COVARIANCE_BATCHES} batches has {least} trained tokens, as many as it looks for "
+            "directions; take larger batches, packing: true or a smaller lora_rank"
+        )
+    left = iter(range(_PASSES * len(some)))
 
     def forward(model: Any, batch: dict[str, Any]) -> None:
+        if next(left, None) is None:
+            raise ValueError(f"its directions have not settled in {_PASSES} passes over {len(some)} batches")
         model(**batch, score=True)
 
     with eval_mode(model):
         initialize_lora_eva_weights(
             model,
-            list(islice(batches(), _COVARIANCE_BATCHES)),
+            some,
             forward_fn=forward,
             prepare_model_inputs_fn=lambda batch, config: batch["labels"] != -100,
-            prepare_layer_inputs_fn=lambda inputs, trained, name: _rows(inputs)[trained],
+            prepare_layer_inputs_fn=lambda inputs, trained, name: _rows(inputs, trained),
             show_progress_bar=False,
         )
 
 
-def _rows(inputs: Any) -> Tensor:
+def _rows(inputs: Any, trained: Tensor) -> Tensor:
+    """What a layer reads of trained tokens, ``[N, d]``; the head is given no others."""
     rows: Tensor = inputs[0] if isinstance(inputs, tuple | list) else inputs
-    return rows
+    return rows[trained] if rows.shape[:-1] == trained.shape else rows.flatten(0, -2)
 
 
 def _by_covariance(model: Any, batches: Batches) -> None:

@@ -36,7 +36,7 @@ json.dump(found, sys.stdout)
 """
 
 
-def resolve_patterns(config: Any, model: nn.Module, place: str, former: Mapping[str, str]) -> None:
+def resolve_patterns(config: Any, model: nn.Module, place: str, former: Mapping[str, str], fresh: bool = False) -> None:
     """Put names of this model in the place of the expressions in an adapter's configuration.
 
     Args:
@@ -44,10 +44,13 @@ def resolve_patterns(config: Any, model: nn.Module, place: str, former: Mapping[
         model: What the adapter is to be put on.
         place: For the message.
         former: The names that the configuration speaks of → those of today; empty if it speaks of those of today.
+        fresh: The user has written it for this model: what matches nothing is a mistake.
 
     Raises:
         ConfigError: An expression is none, matches nothing, or takes too long.
     """
+    if fresh:
+        _require_known(config, model, place)
     for key in ("modules_to_save", "layers_pattern"):
         _require_plain(key, getattr(config, key, None), place)
     if former:
@@ -61,7 +64,8 @@ def resolve_patterns(config: Any, model: nn.Module, place: str, former: Mapping[
     matches = match_all(list(wanted.values()), list(called), place)
     found = {key: [called[name] for name in matching] for key, matching in zip(wanted, matches, strict=True)}
     for (key, expression), matching in found.items():
-        if key in ("target_modules", "feedforward_modules") and not matching:
+        needed = key in ("target_modules", "feedforward_modules") or (fresh and key not in _MODULES)
+        if needed and not matching:
             raise ConfigError(f"{place}: {key}: {expression!r} matches no module of this model")
     _set_modules(config, {key: matching for (key, _), matching in found.items() if key in _MODULES}, names)
     for key in _tables(config):
@@ -102,6 +106,16 @@ def _expressions(config: Any, plain: re.Pattern[str]) -> dict[tuple[str, str], s
             if not plain.fullmatch(expression):
                 wanted[key, expression] = rf"(?:.*\.)?(?:{expression})"
     return wanted
+
+
+def _require_known(config: Any, model: nn.Module, place: str) -> None:
+    """Plain names are ends of names of modules."""
+    names = _names(model, getattr(config, "target_parameters", None) or ())
+    excluded = getattr(config, "exclude_modules", None)
+    for key in ["exclude_modules"] * isinstance(excluded, list | set) + _tables(config):
+        for end in getattr(config, key):
+            if _PLAIN.fullmatch(end) and not _ending_in(names, [end]):
+                raise ConfigError(f"{place}: {key}: {end!r} matches no module of this model")
 
 
 def _spell_out(config: Any, former: Mapping[str, str]) -> None:

@@ -94,8 +94,8 @@ def _of_both(order: Tensor, k: int, **tensors: Tensor | None) -> dict[str, Tenso
 
 def _of_text(output: Any, length: int, places: Tensor | None) -> Any:
     """Leave out what was computed for the prefix, which is on the left; a model's padding there means nothing."""
-    logits = getattr(output, "logits", None)
-    if logits is not None and logits.shape[1] > length:
+    logits = getattr(output, "logits", None)  # of an anchor: what makes them
+    if isinstance(logits, Tensor) and logits.shape[1] > length:
         output.logits = logits[:, -length:]
     if places is not None and hasattr(output, "_replace"):
         output = output._replace(positions=places)

@@ -42,6 +42,7 @@ from .callbacks.plan import PlanCallback
 from .callbacks.profiling import profiling_callbacks
 from .callbacks.progress import ProgressCallback
 from .callbacks.reporters import ReporterCallback, get_swanlab_callback, trackers
+from .callbacks.rounding import SameRoundingCallback
 from .callbacks.signals import SignalCallback
 from .callbacks.threads import ThreadsCallback
 from .callbacks.watchdog import LossWatchdog
@@ -164,6 +165,8 @@ def build_trainer(
     ]
     if args.training.neftune_noise_alpha:
         extra.append(NoiseCallback(args.training.neftune_noise_alpha))
+    if args.finetuning.stochastic_rounding or "stochastic_round" in (arguments.optim_args or ""):
+        extra.append(SameRoundingCallback())
     extra += profiling_callbacks(args)
     if "swanlab" in trackers(args):
         extra.append(get_swanlab_callback(args))

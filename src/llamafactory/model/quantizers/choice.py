@@ -66,6 +66,14 @@ class Choice:
         quantized = [name for name, _ in quantized_layers(model)]
         if quantized:
             logger.info_rank0("%d linear layers hold their weights in few bits: %s", len(quantized), self)
+        experts = sum(
+            weight.numel() for weight in model.parameters() if weight.ndim == 3 and weight.is_floating_point()
+        )
+        if experts:
+            logger.warning_rank0(
+                "%s weights of fused experts stay whole: quantization puts linear layers into few bits, and no more",
+                f"{experts:,}",
+            )
 
     def __str__(self) -> str:
         """Method, bits, number format."""

@@ -54,9 +54,8 @@ def require_same_base(folder: str | Path, settings: QuantizationArguments, key: 
     if values.get("init_lora_weights") == LOFTQ:
         why, noted = "what the weights lost", noted or {"quantization_bit": None}
     now = vars(settings)
-    keys = (
-        [name for name in now if name != "quantization_device_map"] if now["quantization_bit"] else ["quantization_bit"]
-    )
+    places = ("quantization_device_map", "stream_layers")  # where the weights are, not what
+    keys = [name for name in now if name not in places] if now["quantization_bit"] else ["quantization_bit"]
     if why is None or noted is None or all(noted.get(name, now[name]) == now[name] for name in keys):
         return
     raise ConfigError(

@@ -37,6 +37,10 @@ _OWN = {
 _CONFIG_OF = {"eva": "eva_config", "corda": "corda_config", "lora_ga": "lora_ga_config"}
 
 
+# Starts that take what they begin with out of the frozen weights.
+_TAKING_OUT = ("olora", "corda", "lora_ga")
+
+
 @dataclass(frozen=True)
 class Arguments:
     """Keys of ``finetuning_type: lora``."""
@@ -110,6 +114,10 @@ def _check_start(args: TrainArgs | InferArgs, continued: bool) -> None:
     )
     if init == "corda":
         require_installed("attr", "lora_init: corda", "attrs")
+        require(
+            not (tuner.peft_config or {}).get("rank_pattern"),
+            "peft_config: rank_pattern: lora_init: corda begins every layer with lora_rank; leave it out",
+        )
     if init in _CONFIG_OF:
         stage = args.finetuning.stage
         require(stage in ("pt", "sft"), f"lora_init: {init} looks at the batches of stage pt or sft, not of {stage}")
@@ -122,7 +130,7 @@ def _check_start(args: TrainArgs | InferArgs, continued: bool) -> None:
         require(bits is not None, "lora_init: loftq begins with what quantization_bit loses; set it")
         require(not tuner.peft_config, "lora_init: loftq: not with peft_config; loftq_iter has a key of its own")
     require(
-        init not in ("olora", "corda", "lora_ga") or args.quantization.quantization_bit is None,
+        init not in _TAKING_OUT or args.quantization.quantization_bit is None,
         f"lora_init: {init} changes the frozen weights, which are quantized; use eva, or leave quantization_bit out",
     )
 
@@ -157,6 +165,7 @@ def create(
 
     def fresh(base: PreTrainedModel) -> LoraConfig:
         config = _config(base, args.tuner, new_rows)
+        _require_own_weight(base, args.tuner, config)
         if args.finetuning.use_llama_pro:
             _keep_to_inserted(base, config)
         return config
@@ -167,6 +176,28 @@ def create(
 
         begin(tuned, args, args.tuner.loftq_iter)
     return tuned
+
+
+def _require_own_weight(model: PreTrainedModel, tuner: Arguments, config: LoraConfig) -> None:
+    """What a start takes out of a weight would be missing wherever else this weight is used."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    from ..quantizers.layers import is_quantized
+
+    head = model.get_output_embeddings()
+    takes_out = tuner.pissa_init or tuner.lora_init in _TAKING_OUT
+    key = "pissa_init" if tuner.pissa_init else f"lora_init: {tuner.lora_init}"
+    require(
+        not (takes_out and is_quantized(model)),
+        f"{key}: takes a part out of the weights, which this checkpoint holds in few bits; use lora_init: eva",
+    )
+    if takes_out and head is not None and head.weight is model.get_input_embeddings().weight:
+        for name, module in model.named_modules():
+            require(
+                module is not head or not check_target_module_exists(config, name),
+                f"{key}: takes a part out of the weight of {name}, which is also that of the embedding; leave {name} "
+                "out of lora_target",
+            )
 
 
 def _keep_to_inserted(model: PreTrainedModel, config: LoraConfig) -> None:
@@ -189,8 +220,8 @@ def save_final(model: PeftModel, folder: str, args: TrainArgs) -> None:
         from ..loftq import save_base
 
         save_base(model, Path(folder))
-    if args.tuner.pissa_convert or args.tuner.lora_init in ("olora", "corda", "lora_ga"):
-        from ..adapters import save_converted
+    if args.tuner.pissa_convert or args.tuner.lora_init in _TAKING_OUT:
+        from ..lora_start import save_converted
 
         save_converted(model, folder)
 
@@ -277,6 +308,10 @@ def _check_rows(
     model: PreTrainedModel, tuner: Arguments, rows: list[str], targets: list[str], beside_tied: list[str]
 ) -> None:
     """Refuse what PEFT cannot put around an embedding (or head) whose rows of new tokens are trained."""
+    require(
+        tuner.lora_init != "eva",
+        f"lora_init: eva: PEFT takes the rows of the added tokens in {rows[0]} for a layer; choose another start",
+    )
     twice = [name for name in rows if any(target.rsplit(".", 1)[-1] == name for target in targets)]
     require(
         not twice,

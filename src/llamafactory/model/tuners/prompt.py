@@ -58,6 +58,11 @@ def _check_training(args: TrainArgs, kind: str) -> None:
         not (data.packing or data.neat_packing),
         f"packing: not with finetuning_type {kind}, whose prompt stands before one sequence a row; set packing: false",
     )
+    require(
+        not args.model.adapter_name_or_path or args.tuner.create_new_adapter,
+        f"adapter_name_or_path: no run goes on with a finished {kind}, resume its own; create_new_adapter: "
+        "true merges adapters of other methods first",
+    )
     require(not args.model.resize_vocab, f"resize_vocab: {kind} trains no rows of the embedding")
     if kind == "prefix_tuning":
         require(

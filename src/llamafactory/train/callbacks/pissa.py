@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ...extras.errors import ConfigError
-from ...model.adapters import save_converted
+from ...model.lora_start import save_converted
 
 
 class PissaConvertCallback(TrainerCallback):

@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.utils._python_dispatch import _disable_current_modes
 from transformers import Trainer as TransformersTrainer
 
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ...hparams import resolve_dtypes
+from ...hparams.derive import chosen_optimizer
+from ...hparams.rules.optimizer import PACKAGES
 from ...model.checkpointing import keeping
 from ...model.empty import empty_model, planned_config, with_layers
 from ...model.reference import lies_below
@@ -106,8 +113,14 @@ def _period(config: Any) -> int:
 
 
 def _simulate(args: TrainArgs, config: Any, dtypes: Dtypes, planned: Planned, checkpointing: bool) -> Step:
+<<<<<<< HEAD
     head = resolve("stages", args.finetuning.stage).head(args, None)
     model = empty_model(args, config, dtypes, head)
+=======
+    reward = resolve("stages", args.finetuning.stage).head == "reward"
+    with _named(_method(args)):
+        model = empty_model(args, config, dtypes, reward)
+>>>>>>> attack19
     if checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False, **keeping(args)})
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -115,18 +128,32 @@ def _simulate(args: TrainArgs, config: Any, dtypes: Dtypes, planned: Planned, ch
         meter = StepMeter(planned.speed, planned.device.type == "cpu")
         everything = [*model.parameters(), *model.buffers()]
         meter.watch(everything)
+<<<<<<< HEAD
         with meter, _named(args.finetuning.finetuning_type):
             step = _run(model, args, dtypes, meter, head is not None)
             return step if head is not None else _with_logits(step, model, args, planned.device.type)
+=======
+        with meter, _named(_method(args)):
+            step = _run(model, args, dtypes, meter, reward)
+            return step if reward else _with_logits(step, model, args, planned.device.type)
+>>>>>>> attack19
+
+
+def _method(args: TrainArgs) -> str:
+    return f"finetuning_type: plan cannot compute a step of {args.finetuning.finetuning_type}"
 
 
 @contextmanager
-def _named(method: str) -> Iterator[None]:
-    """Say of which method a step cannot be computed without values."""
+def _named(line: str) -> Iterator[None]:
+    """Say of what a step cannot be computed without values."""
     try:
         yield
-    except DataDependentOutputException as error:
-        raise ConfigError(f"finetuning_type: plan cannot compute a step of {method}, which looks at values") from error
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise ConfigError(f"{line}, which looks at values") from error
+    except ConfigError as error:
+        if str(error).startswith("finetuning_type: PEFT") and "meta" in str(error).lower():  # with such weights
+            raise ConfigError(f"{line}, which looks at values") from error
+        raise
 
 
 def _with_logits(step: Step, model: nn.Module, args: TrainArgs, device: str) -> Step:
@@ -135,15 +162,26 @@ def _with_logits(step: Step, model: nn.Module, args: TrainArgs, device: str) -> 
     return replace(step, logits=there, peak=step.peak + there - here)
 
 
+<<<<<<< HEAD
 def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, scores: bool) -> Step:
     trained = [weight for weight in model.parameters() if weight.requires_grad]
+=======
+def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, reward: bool) -> Step:
+    optimizer = _optimizer(model, args)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]  # BAdam's are those of a block
+    one_by_one = getattr(optimizer, "in_backward", False)
+>>>>>>> attack19
     gradients = weights = sum(map(_bytes, trained))
     frozen = meter.alive - weights
-    optimizer = _with_state(model, trained, args)  # whose first step makes more than those after it
+    for weight in trained:
+        weight.grad = torch.empty_like(weight)
+    _first_step(optimizer, chosen_optimizer(args) or args.training.optim)
     state, first = meter.alive - frozen - weights - gradients, meter.peak
     times = args.training.gradient_accumulation_steps
     if times == 1:
         optimizer.zero_grad()
+    if one_by_one:
+        gradients, first = 0, 0
     before = meter.peak = meter.alive
     meter.seconds = meter.flops = 0.0
     with torch.autocast("cpu", torch.bfloat16, enabled=dtypes.autocast):
@@ -171,20 +209,60 @@ def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, sc
     )
 
 
-def _with_state(model: nn.Module, trained: list[nn.Parameter], args: TrainArgs) -> Any:
-    """Return the run's optimizer after a step, with gradients still there."""
+def _first_step(optimizer: Any, name: str) -> None:
+    """Take the step that makes the state, and more on its way than those after it."""
+    line = f"optim: plan cannot compute a step of {name}"
+    with _named(line):
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            if "torch.compile" in str(error):  # those of torchao
+                raise ConfigError(f"{line}, which compiles itself") from error
+            raise
+
+
+def _optimizer(model: nn.Module, args: TrainArgs) -> Any:
+    """Return the run's optimizer, ready for its first step."""
     arguments = transformers_arguments(args)
-    optimizer: Any = create_optimizer(model, args, arguments)
-    if optimizer is None:
-        kind, options = TransformersTrainer.get_optimizer_cls_and_kwargs(arguments, model)
-        optimizer = kind(trained, **options)
-    for weight in trained:
-        weight.grad = torch.empty_like(weight)
-    optimizer.step()
+    with _tables_with_values(args.training.optim):
+        optimizer: Any = create_optimizer(model, args, arguments)
+        if optimizer is None:
+            trained = [weight for weight in model.parameters() if weight.requires_grad]
+            kind, options = TransformersTrainer.get_optimizer_cls_and_kwargs(arguments, model)
+            optimizer = kind(trained, **options)
+    if hasattr(optimizer, "train"):  # schedule-free ones ask for it
+        optimizer.train()
+    if hasattr(optimizer, "begin_below"):
+        optimizer.begin_below()
     return optimizer
 
 
+<<<<<<< HEAD
 def _loss(model: nn.Module, args: TrainArgs, scores: bool) -> Tensor:
+=======
+@contextmanager
+def _tables_with_values(optim: str) -> Iterator[None]:
+    """Let the optimizers of bitsandbytes make their tables of codes, which takes values."""
+    if optim not in PACKAGES["bitsandbytes", "bitsandbytes"] and "adamw_8bit" not in optim:
+        yield
+        return
+    from bitsandbytes.optim.optimizer import Optimizer8bit
+
+    plain = Optimizer8bit.fill_qmap
+
+    def with_values(self: Any) -> None:
+        with _disable_current_modes():
+            plain(self)
+
+    Optimizer8bit.fill_qmap = with_values
+    try:
+        yield
+    finally:
+        Optimizer8bit.fill_qmap = plain
+
+
+def _loss(model: nn.Module, args: TrainArgs, reward: bool) -> Tensor:
+>>>>>>> attack19
     rows = args.training.per_device_train_batch_size * _SEQUENCES.get(args.finetuning.stage, 1)
     ids = torch.zeros(rows, _length(args), dtype=torch.long)
     if scores:

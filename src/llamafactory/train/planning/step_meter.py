@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _CPU_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_ASKED = torch.ops.aten._local_scalar_dense.default  # what `if tensor:` and `tensor.item()` call
 _STEPS_OF_BITSANDBYTES = "bitsandbytes::optimizer_update"
 
 
 class StepMeter(TorchDispatchMode):
     """Follows each storage from its first tensor to its release.
+
+    Whether all of something holds is answered with yes, whether any with no, and whether a module is computed, not
+    dropped, with yes, as in an ordinary step: nothing is infinite.
 
     The time is that of a roofline (Williams et al. 2009): an operation takes as long as its arithmetic or its bytes,
     whichever is longer.
@@ -46,10 +50,14 @@ class StepMeter(TorchDispatchMode):
         self.speed, self.on_cpu = speed, on_cpu
         self.alive = self.peak = 0
         self.seconds = self.flops = 0.0
+        self._before: Any = None  # the operation before
         self._storages: dict[int, tuple[int, Any]] = {}  # address -> bytes, what tells of its end
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is _ASKED and args[0].dtype == torch.bool:
+            return self._before is not torch.ops.aten.any
+        self._before = func._overloadpacket
         if self.on_cpu and func.name().startswith(_STEPS_OF_BITSANDBYTES):
             with self:
                 return func._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)

@@ -41,6 +41,11 @@ class BlockAdam(EachWeight):
         self.place.update(block=-1, steps=0, order=[])
         self._activate(self._next() if start is None else start)
 
+    def begin_below(self) -> None:
+        """Activate the lowest block that will be active, whose step needs the activations of all above it."""
+        if self.switch_mode != "fixed" and self.interval > 0:
+            self._activate(0)
+
     @property
     def place(self) -> dict[str, Any]:
         """Where the run is: active ``block``, ``steps`` done, ``order`` still to come; checkpoints keep groups."""

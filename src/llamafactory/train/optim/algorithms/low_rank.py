@@ -38,7 +38,7 @@ class LowRank(Restorable):
 
     def __init__(self, groups: Groups, inner: Callable[[Groups], torch.optim.Optimizer], seed: int = 0) -> None:
         super().__init__(groups, {})
-        self.seed, self.halted = seed, False
+        self.seed, self.halted, self.in_backward = seed, False, False
         self.standins: dict[Tensor, nn.Parameter] = {}
         self.place = {weight: number for number, weight in enumerate(self.weights())}
         inner_groups = []
@@ -89,6 +89,7 @@ class LowRank(Restorable):
                 self.step()
                 weight.grad = None
 
+        self.in_backward = True
         for weight in self.weights():
             weight.register_post_accumulate_grad_hook(hook)
 
