@@ -150,22 +150,34 @@ static void attention_back(T *s, T *dp, long blocks, long n, long m, long ahead,
     }
 }
 
-// Log-probability of one target a row of logits [rows, v]; the logits become d log p / d logits =
-// onehot - softmax, times flow[row].
+// Log-probability of one target a row of logits [rows, v]; where they are asked for, the entropy of the row and whether
+// the target is its first largest; with ``gradient`` the logits become d log p / d logits = onehot - softmax, times
+// flow[row].
 template <class T>
-static void log_prob(float *out, T *logits, const int64_t *target, const float *flow, long rows, long v, int gradient, int threads) {
+static void log_prob(float *out, float *entropy, uint8_t *correct, T *logits, const int64_t *target, const float *flow, long rows, long v, int gradient, int threads) {
     ROWS(i, rows) {
         T *z = logits + i * v;
-        float most = -INFINITY, sum = 0, chosen = load(z[target[i]]);
+        float most = -INFINITY, sum = 0, spread = 0, chosen = load(z[target[i]]);
         _Pragma("omp simd reduction(max : most)") for (long j = 0; j < v; ++j) most = load(z[j]) > most ? load(z[j]) : most;
         for (long start = 0; start < v; start += 4096) {  // short sums, so that none of many numbers is rounded away
             long end = start + 4096 < v ? start + 4096 : v;
-            float part = 0;
-            _Pragma("omp simd reduction(+ : part)") for (long j = start; j < end; ++j) part += exponential(load(z[j]) - most);
+            float part = 0, apart = 0;
+            _Pragma("omp simd reduction(+ : part, apart)") for (long j = start; j < end; ++j) {
+                float below = load(z[j]) - most, share = exponential(below);
+                part += share;
+                apart += share * below;
+            }
             sum += part;
+            spread += apart;
         }
         float rest = std::log(sum);  // apart from most, beside which it would lose what says that p is nearly 1
         out[i] = chosen - most - rest;
+        if (entropy) entropy[i] = rest - spread / sum;
+        if (correct) {
+            long first = 0;
+            while (first < v && load(z[first]) != most) ++first;
+            correct[i] = first == target[i];
+        }
         if (!gradient) continue;
         float factor = flow ? flow[i] : 1.0f;
         LANES for (long j = 0; j < v; ++j) store(z[j], -factor * exponential(load(z[j]) - most - rest));
@@ -187,8 +199,8 @@ BOTH(glu, GLU, (out, gate, up, rows, d, stride, kind, threads))
 BOTH(glu_back, GLU_BACK, (dgate, dup, dout, gate, up, rows, d, stride, kind, threads))
 #define ROTARY(T) (T * out, const T *x, const T *c, const T *s, long batch, long heads, long tokens, long d, long turned, long xb, long xh, long xt, long per_batch, float sign, int threads)
 BOTH(rotary, ROTARY, (out, x, c, s, batch, heads, tokens, d, turned, xb, xh, xt, per_batch, sign, threads))
-#define LOG_PROB(T) (float *out, T *logits, const int64_t *target, const float *flow, long rows, long v, int gradient, int threads)
-BOTH(log_prob, LOG_PROB, (out, logits, target, flow, rows, v, gradient, threads))
+#define LOG_PROB(T) (float *out, float *entropy, uint8_t *correct, T *logits, const int64_t *target, const float *flow, long rows, long v, int gradient, int threads)
+BOTH(log_prob, LOG_PROB, (out, entropy, correct, logits, target, flow, rows, v, gradient, threads))
 #define BACK(T) (T * s, T *dp, long blocks, long n, long m, long ahead, float scale, float factor, int threads)
 BOTH(attention_back, BACK, (s, dp, blocks, n, m, ahead, scale, factor, threads))
 }

@@ -12,7 +12,14 @@ from torch import Tensor
 from . import native
 
 
-def score(logits: Tensor, targets: Tensor, gradient: bool, flow: Tensor | None = None) -> Tensor | None:
+def score(
+    logits: Tensor,
+    targets: Tensor,
+    gradient: bool,
+    flow: Tensor | None = None,
+    entropy: Tensor | None = None,
+    correct: Tensor | None = None,
+) -> Tensor | None:
     """Score ``targets`` ``[c]`` under ``logits`` ``[c, V]``.
 
     Args:
@@ -20,14 +27,17 @@ def score(logits: Tensor, targets: Tensor, gradient: bool, flow: Tensor | None =
         targets: Token ids in [0, V).
         gradient: Whether it is wanted.
         flow: [c] float32, default 1.
+        entropy: [c] float32 that is filled with -sum p log p.
+        correct: [c] bool that is filled: whether no other token is as probable as the target, or comes after it.
 
     Returns:
         [c] float32; ``None`` where the kernel does not take these, and nothing has changed.
     """
-    alike = logits.is_contiguous() and targets.dtype == torch.int64 and (flow is None or flow.dtype == torch.float32)
+    rows = [one for one in (flow, entropy) if one is not None]
+    alike = logits.is_contiguous() and targets.dtype == torch.int64 and all(x.dtype == torch.float32 for x in rows)
     if not alike or not logits.numel() or not native.takes(logits):
         return None
     out = torch.empty(len(logits), dtype=torch.float32)
     targets, flow = targets.contiguous(), None if flow is None else flow.contiguous()
-    native.call("log_prob", logits.dtype, out, logits, targets, flow, *logits.shape, int(gradient))
+    native.call("log_prob", logits.dtype, out, entropy, correct, logits, targets, flow, *logits.shape, int(gradient))
     return out

@@ -38,7 +38,7 @@ _PARAMETERS = {
     "glu_back": "pppppllli",
     "rotary": "pppplllllllllf",
     "attention_back": "ppllllff",
-    "log_prob": "pppplli",
+    "log_prob": "pppppplli",
 }
 _CTYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "f": ctypes.c_float, "i": ctypes.c_int}
 

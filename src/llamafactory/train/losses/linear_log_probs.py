@@ -181,9 +181,8 @@ class _Options:
 
     @property
     def is_plain(self) -> bool:
-        """Nothing is asked for but the log-probability of the target under the head as it is."""
-        asked = self.smoothing or self.entropy or self.accuracy or self.top or self.anchor
-        return not asked and self.transform == LogitTransform()
+        """Whether the target's log-probability is that of the head as it is, and nothing more has to do with others."""
+        return not (self.smoothing or self.top or self.anchor) and self.transform == LogitTransform()
 
 
 class _LinearLogProbs(torch.autograd.Function):
@@ -205,7 +204,11 @@ class _LinearLogProbs(torch.autograd.Function):
         for start in range(0, rows, options.chunk):
             part = slice(start, start + options.chunk)
             logits = F.linear(hidden[part], head, shift)
-            if options.is_plain and (scored := log_prob.score(logits, targets[part], finish_gradient)) is not None:
+            scored = None
+            if options.is_plain:
+                also = (entropies[part] if options.entropy else None, correct[part] if options.accuracy else None)
+                scored = log_prob.score(logits, targets[part], finish_gradient, None, *also)
+            if scored is not None:
                 log_probs[part] = scored
                 if gradient is not None:
                     torch.mm(logits, head, out=gradient[part])
