@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llamafactory.model import lora_linear
 from llamafactory.model.lora_linear import ExactLinear, use_exact_add
 
 
@@ -149,3 +150,41 @@ def test_training_follows_the_float32_loss(smollm2):
     ours, peft = ((run(torch.bfloat16, exact=exact) - reference).abs() for exact in (True, False))
     assert ours.max() < 0.03, ours
     assert 4 * ours.mean() < peft.mean(), (ours, peft)
+
+
+class Gated(nn.Module):
+    def __init__(self, apart: bool) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = nn.Linear(48, 40), nn.Linear(48, 24)
+        self.apart = apart
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gate_proj(x).tanh().sum() * self.up_proj(x * 2 if self.apart else x)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_layers_that_share_their_input_are_computed_together(apart, monkeypatch):
+    torch.manual_seed(0)
+    targets = ["gate_proj", "up_proj"]
+    config = LoraConfig(target_modules=targets, r=4, lora_alpha=6, rank_pattern={"up_proj": 2})
+    peft = get_peft_model(Gated(apart), config)
+    for name, weight in peft.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight, std=0.2)
+    exact = copy.deepcopy(peft)
+    use_exact_add(exact)
+    exact = copy.deepcopy(exact)  # the copy's layers belong together, not to those of the first
+    products = []
+    original = lora_linear._low_rank_sums
+    monkeypatch.setattr(lora_linear, "_low_rank_sums", lambda *a: products.append(len(a[2])) or original(*a))
+    for _ in range(2):
+        inputs = [torch.randn(2, 5, 48, generator=torch.Generator().manual_seed(3)).requires_grad_() for _ in range(2)]
+        outputs = [model(each) for model, each in zip((peft, exact), inputs, strict=True)]
+        torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-5)
+        for out in outputs:
+            (out**2).sum().backward()
+        torch.testing.assert_close(inputs[1].grad, inputs[0].grad, rtol=1e-4, atol=1e-4)
+    for (name, mine), theirs in zip(exact.named_parameters(), peft.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-4, msg=name)
+    assert products == ([2, 1, 1, 1] if apart else [2, 2])

@@ -74,7 +74,7 @@ def test_as_precise_as_each_sequence_alone(heads):
     mine, theirs = (packed_results(function, inputs, torch.bfloat16) for function in (isolated, each_alone))
     for exact, one, other in zip(truth, mine, theirs, strict=True):
         errors = [((found.double() - exact).norm() / exact.norm()).item() for found in (one, other)]
-        assert errors[0] < 1.1 * errors[1] < 0.02, errors
+        assert errors[0] < max(1.1 * errors[1], 0.007) < 0.02, errors
 
 
 def test_groups_are_used_and_keep_sequences_apart(monkeypatch):

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import context_parallel, shifted_attention, small_sequence_attention, varlen_attention
+from . import context_parallel, shifted_attention, varlen_attention
 from .context_parallel import Context
+from .kernels import causal_attention
 from .shared_prefix import unshare
 from .wrapping import beneath_adapters
 
@@ -182,8 +183,8 @@ def _isolated(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Any, longest: int | N
     if longest is not None and _varlen_fits(q, options):
         return _varlen(q, k, v, cu_seqlens, int(longest), options)
     bounds = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens
-    if small_sequence_attention.applies(q) and options.plain and options.causal:
-        where = varlen_attention.layout(tuple(bounds), small_sequence_attention.LONGEST)
+    if causal_attention.applies(q) and options.plain and options.causal:
+        where = varlen_attention.layout(tuple(bounds), causal_attention.GROUPED)
         if where is not None:
             groups = zip(*(varlen_attention.spread(x, where) for x in (q, k, v)), strict=True)
             return varlen_attention.gather([_attend(q, k, v, None, options) for q, k, v in groups], where)
@@ -258,8 +259,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: _Opti
             mask = _window_mask(length, None, True, q.device)
         return _eager(q, k, v, mask, options)
     causal = mask is None and options.causal and length == keys and length > 1
-    if causal and not options.dropout and small_sequence_attention.pays_off(q):
-        return small_sequence_attention.causal_attention(q, k, v, options.scale)
+    if causal and not options.dropout and causal_attention.pays_off(q):
+        return causal_attention.causal_attention(q, k, v, options.scale)
     return F.scaled_dot_product_attention(
         q,
         k,

@@ -70,7 +70,7 @@ def load_model(
     from ..extras.device import probe
     from ..hparams import TrainArgs, resolve_dtypes
     from ..plugins import resolve
-    from . import liger
+    from . import kernels, liger
     from .attention import is_isolating
     from .families.parts import known_layout
     from .media_inputs import shield_towers
@@ -80,6 +80,9 @@ def load_model(
     device = probe(use_cpu=use_cpu or (training is not None and training.use_cpu))
     if device.type == "cpu" or args.model.threads != "auto":
         threads.settle(args.model.threads, steady=training is not None and training.full_determinism)
+    fast = device.type == "cpu" and training is not None and (trainable or beside_training) and args.model.kernels
+    if fast:
+        kernels.native.begin()
     dtypes = resolve_dtypes(args, device)
     tuner = resolve("tuners", args.finetuning.finetuning_type)
     model = _load_base(args, dtypes, device, trainable, trainable or beside_training, head)
@@ -97,6 +100,8 @@ def load_model(
         shield_towers(model)
     new_rows = _fit_to_run(model, tokenizer, args, trainable, head)
     tuned: nn.Module = tuner.create(model, args, dtypes, trainable=trainable, new_rows=new_rows)
+    if fast:
+        kernels.use_kernels(tuned)
     if not trainable:
         return tuned.requires_grad_(False).eval()
     assert isinstance(args, TrainArgs), "only the arguments of a training run can be trained with"

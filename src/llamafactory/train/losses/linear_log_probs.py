@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...model.kernels import log_prob
 from .divergence import among, divergence, divergence_gradient
 
 _VOCABULARY = 8192  # rows of a head's gradient that are added at once
@@ -178,6 +179,11 @@ class _Options:
     top: int
     anchor: Anchor | None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the target's log-probability is that of the head as it is, and nothing more has to do with others."""
+        return not (self.smoothing or self.top or self.anchor) and self.transform == LogitTransform()
+
 
 class _LinearLogProbs(torch.autograd.Function):
     @staticmethod
@@ -197,7 +203,17 @@ class _LinearLogProbs(torch.autograd.Function):
         head, shift = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
         for start in range(0, rows, options.chunk):
             part = slice(start, start + options.chunk)
-            values, log_p = _log_softmax(F.linear(hidden[part], head, shift).to(wide), options.transform)
+            logits = F.linear(hidden[part], head, shift)
+            scored = None
+            if options.is_plain:
+                also = (entropies[part] if options.entropy else None, correct[part] if options.accuracy else None)
+                scored = log_prob.score(logits, targets[part], finish_gradient, None, *also)
+            if scored is not None:
+                log_probs[part] = scored
+                if gradient is not None:
+                    torch.mm(logits, head, out=gradient[part])
+                continue
+            values, log_p = _log_softmax(logits.to(wide), options.transform)
             log_probs[part] = _expected(log_p, targets[part], options.smoothing)
             if options.accuracy:
                 correct[part] = log_p.argmax(-1) == targets[part]
@@ -215,7 +231,7 @@ class _LinearLogProbs(torch.autograd.Function):
                 torch.mm(
                     _logit_gradient(values, log_p, targets[part], options).to(hidden.dtype), head, out=gradient[part]
                 )
-            del values, log_p  # before the next chunk has its own
+            del logits, values, log_p  # before the next chunk has its own
         if head_trained:
             ctx.save_for_backward(hidden, weight, bias, targets)
         else:
@@ -245,22 +261,27 @@ class _LinearLogProbs(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=wide) if need_bias else None
         for start in range(0, hidden.shape[0], options.chunk):
             part = slice(start, start + options.chunk)
-            values, log_p = _log_softmax(F.linear(hidden[part], head, shift).to(wide), options.transform)
-            away = None
-            if options.anchor:
-                log_r, log_q = options.anchor.beside(part, log_p)
-                away = _anchor_gradient(values, log_q, log_r, options).mul_(grad_distances[part].unsqueeze(-1))
-            flow = _logit_gradient(values, log_p, targets[part], options).mul_(grad[part].unsqueeze(-1))
-            if away is not None:
-                flow[:, : away.shape[-1]] += away
+            logits = F.linear(hidden[part], head, shift)
+            if options.is_plain and log_prob.score(logits, targets[part], True, grad[part]) is not None:
+                flow = logits
+            else:
+                values, log_p = _log_softmax(logits.to(wide), options.transform)
+                away = None
+                if options.anchor:
+                    log_r, log_q = options.anchor.beside(part, log_p)
+                    away = _anchor_gradient(values, log_q, log_r, options).mul_(grad_distances[part].unsqueeze(-1))
+                flow = _logit_gradient(values, log_p, targets[part], options).mul_(grad[part].unsqueeze(-1))
+                if away is not None:
+                    flow[:, : away.shape[-1]] += away
+                del values, log_p
             if grad_bias is not None:
-                grad_bias += flow.sum(0)
+                grad_bias += flow.sum(0, dtype=wide)
             flow = flow.to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(flow, head, out=grad_hidden[part])
             if grad_weight is not None:
                 _add_product(grad_weight, flow, hidden[part])
-            del values, log_p, flow
+            del logits, flow
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
