@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..extras.errors import ConfigError
 from ..extras.files import read_json
-from .config import media_class
+from .config import takes_media
 from .paths import resolve_adapter_path, resolve_model_path
 from .tokenizer import adapter_names
 
@@ -51,7 +51,7 @@ class Head:
         if type(config) not in self.auto_class()._model_mapping:
             raise ConfigError(f"stage: transformers has no classification head for {config.model_type} models")
         if self.kind == "vectors":
-            if media_class(config) is not None:
+            if takes_media(config):
                 raise ConfigError(f"stage: embedding is of models of text, not of {config.model_type}")
             return
         config.num_labels = max(1, len(self.labels))

@@ -113,14 +113,9 @@ def _period(config: Any) -> int:
 
 
 def _simulate(args: TrainArgs, config: Any, dtypes: Dtypes, planned: Planned, checkpointing: bool) -> Step:
-<<<<<<< HEAD
     head = resolve("stages", args.finetuning.stage).head(args, None)
-    model = empty_model(args, config, dtypes, head)
-=======
-    reward = resolve("stages", args.finetuning.stage).head == "reward"
     with _named(_method(args)):
-        model = empty_model(args, config, dtypes, reward)
->>>>>>> attack19
+        model = empty_model(args, config, dtypes, head)
     if checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False, **keeping(args)})
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -128,15 +123,9 @@ def _simulate(args: TrainArgs, config: Any, dtypes: Dtypes, planned: Planned, ch
         meter = StepMeter(planned.speed, planned.device.type == "cpu")
         everything = [*model.parameters(), *model.buffers()]
         meter.watch(everything)
-<<<<<<< HEAD
-        with meter, _named(args.finetuning.finetuning_type):
+        with meter, _named(_method(args)):
             step = _run(model, args, dtypes, meter, head is not None)
             return step if head is not None else _with_logits(step, model, args, planned.device.type)
-=======
-        with meter, _named(_method(args)):
-            step = _run(model, args, dtypes, meter, reward)
-            return step if reward else _with_logits(step, model, args, planned.device.type)
->>>>>>> attack19
 
 
 def _method(args: TrainArgs) -> str:
@@ -162,15 +151,10 @@ def _with_logits(step: Step, model: nn.Module, args: TrainArgs, device: str) -> 
     return replace(step, logits=there, peak=step.peak + there - here)
 
 
-<<<<<<< HEAD
 def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, scores: bool) -> Step:
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-=======
-def _run(model: nn.Module, args: TrainArgs, dtypes: Dtypes, meter: StepMeter, reward: bool) -> Step:
     optimizer = _optimizer(model, args)
     trained = [weight for weight in model.parameters() if weight.requires_grad]  # BAdam's are those of a block
     one_by_one = getattr(optimizer, "in_backward", False)
->>>>>>> attack19
     gradients = weights = sum(map(_bytes, trained))
     frozen = meter.alive - weights
     for weight in trained:
@@ -237,32 +221,29 @@ def _optimizer(model: nn.Module, args: TrainArgs) -> Any:
     return optimizer
 
 
-<<<<<<< HEAD
-def _loss(model: nn.Module, args: TrainArgs, scores: bool) -> Tensor:
-=======
 @contextmanager
 def _tables_with_values(optim: str) -> Iterator[None]:
     """Let the optimizers of bitsandbytes make their tables of codes, which takes values."""
     if optim not in PACKAGES["bitsandbytes", "bitsandbytes"] and "adamw_8bit" not in optim:
         yield
         return
-    from bitsandbytes.optim.optimizer import Optimizer8bit
+    from bitsandbytes.optim import optimizer
 
-    plain = Optimizer8bit.fill_qmap
+    tables: Any = optimizer.Optimizer8bit
+    plain = tables.fill_qmap
 
     def with_values(self: Any) -> None:
         with _disable_current_modes():
             plain(self)
 
-    Optimizer8bit.fill_qmap = with_values
+    tables.fill_qmap = with_values
     try:
         yield
     finally:
-        Optimizer8bit.fill_qmap = plain
+        tables.fill_qmap = plain
 
 
-def _loss(model: nn.Module, args: TrainArgs, reward: bool) -> Tensor:
->>>>>>> attack19
+def _loss(model: nn.Module, args: TrainArgs, scores: bool) -> Tensor:
     rows = args.training.per_device_train_batch_size * _SEQUENCES.get(args.finetuning.stage, 1)
     ids = torch.zeros(rows, _length(args), dtype=torch.long)
     if scores:
