@@ -65,7 +65,7 @@ CASES = [
     Broken("towers of a text model", ("freeze_vision_tower", "text alone"), {"freeze_vision_tower": False}),
     Broken(
         "key of a part that is off",
-        ("recompute_num_layers", "Megatron", "not built"),
+        ("recompute_num_layers", "Megatron", "transformers below 5"),
         {"recompute_num_layers": 4},
         code=2,
     ),

@@ -27,7 +27,7 @@ def test_sharding_that_is_switched_off_is_no_wish(keys):
 @pytest.mark.parametrize("name", ["ACCELERATE_USE_PARALLELISM_CONFIG"])
 def test_sharding_that_accelerate_launch_asks_for_is_refused(name, monkeypatch):
     monkeypatch.setenv(name, "true")
-    with pytest.raises(UsageError, match=rf"^{name}: asks for .*, which is not built yet in this version$"):
+    with pytest.raises(UsageError, match=rf"^{name}: asks for .*, (which|whose) .*$"):
         get_train_args(BASE)
     assert get_infer_args(BASE)
     monkeypatch.setenv(name, "false")

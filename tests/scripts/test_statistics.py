@@ -135,6 +135,7 @@ def test_a_share_is_of_what_the_products_of_a_step_take(
     assert float(found["MFU"].rstrip("%")) == pytest.approx(100 * wanted / 1e9, rel=0.01)
 
 
+@pytest.mark.slow
 def test_rates_grow_until_the_loss_has_gone_up(run: Run, tiny_llama: Path, texts: list[str], tmp_path: Path) -> None:
     words = (tiny_llama, 4, "--stage", "pt", "--dataset", tmp_path / "texts.jsonl", "--cutoff_len", 64)
     out = run("stat_utils/cal_lr.py", *words, "--find", "true", "--num_steps", 24, "--first_rate", 1e-6)

@@ -20,7 +20,7 @@ from llamafactory.train.callbacks.watchdog import LossWatchdog
 from llamafactory.train.evaluation import prediction
 
 from .conftest import Keys
-from .running import train
+from .running import train, train_elsewhere
 
 
 class _Watch(TrainerCallback):
@@ -59,6 +59,18 @@ def test_answers_are_those_of_the_checkpoint(keys: Keys, tiny_llama: Path, monke
     assert shown and tokenizer.decode(out[0, ids.shape[1] :]) == shown
     [event] = (run / "runs").rglob("events*")
     assert b"samples" in event.read_bytes() and rows[2]["label"].encode() in event.read_bytes()
+
+
+@pytest.mark.slow
+def test_two_ranks_show_what_one_does(keys: Keys, tmp_path: Path) -> None:
+    """An odd number of prompts: one rank has nothing to answer in the last batch."""
+    given = {"do_train": False, "do_eval": True, "val_size": 6, "generate_samples": 3, "do_sample": False,
+             "max_new_tokens": 6, "skip_special_tokens": False, "per_device_eval_batch_size": 1}  # fmt: skip
+    one = train(keys(**given))
+    done = train_elsewhere(keys(**given, output_dir=str(tmp_path / "two")), ranks=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    shown = [(run / "generated_samples.jsonl").read_text() for run in (one, tmp_path / "two")]
+    assert shown[0] == shown[1] and len(shown[0].splitlines()) == 3
 
 
 def test_what_goes_to_other_trackers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,14 @@ SECTIONS: dict[str, str] = {
     "megatron": "Megatron Bridge training",
 }
 
+# Parts whose packages cannot stand beside this project's, seen in what they require (docs/support.md) -> why.
+_BELOW_5 = "whose package megatron-bridge wants transformers below 5, and this program 5 or later"
+OF_OTHER_VERSIONS: dict[str, str] = {
+    "KTransformers": "which trains with a transformers, an accelerate and a llamafactory of its own making",
+    "Megatron-core training": _BELOW_5,
+    "Megatron Bridge training": _BELOW_5,
+}
+
 # Switches of speed alone: a run without them is right, only slower, so they are said and not refused.
 SPEED_ONLY: dict[str, str] = {
     "use_v1_kernels": "kernel plug-ins",
@@ -112,15 +120,20 @@ NO_EFFECT: dict[str, str] = {
 }
 
 
+def why_not(part: str) -> str:
+    """The end of the line that refuses a part."""
+    return OF_OTHER_VERSIONS.get(part, "which is not built yet in this version")
+
+
 def refuse_environment(*, training: bool) -> None:
     """Refuse the first variable that asks for a part which is not built; say which change nothing.
 
     Raises:
-        UsageError: ``VARIABLE: asks for PART, which is not built yet in this version``.
+        UsageError: ``VARIABLE: asks for PART, which is not built yet in this version``, or why it cannot be.
     """
     for name, part in ENVIRONMENT.items():
         if training and is_env_enabled(name):
-            raise UsageError(f"{name}: asks for {part}, which is not built yet in this version")
+            raise UsageError(f"{name}: asks for {part}, {why_not(part)}")
     for name, why in NO_EFFECT.items():
         if os.environ.get(name, "").strip().lower() not in NOTHING:
             logger.warning_once(f"{name}: the variable has no effect; {why}")
@@ -130,14 +143,14 @@ def refuse_unbuilt(args: InferArgs, *, training: bool) -> None:
     """Refuse the first setting that asks for a part which is not built.
 
     Raises:
-        UsageError: ``key: value asks for PART, which is not built yet in this version``.
+        UsageError: ``key: value asks for PART, which is not built yet in this version``, or why it cannot be.
     """
     values = _values(args)
     for key, asking, part in ALWAYS + (TRAINING if training else ()) + _rows_of_sections(args):
         value, default = values[key]
         if value == asking or (asking is ANY and _differs(value, default)):
             shown = value if isinstance(value, str) else short(value)
-            raise UsageError(f"{key}: {shown} asks for {part}, which is not built yet in this version")
+            raise UsageError(f"{key}: {shown} asks for {part}, {why_not(part)}")
     _say_what_is_done_otherwise(values)
 
 

@@ -18,6 +18,7 @@ from .choices import changed_at
 from .fields import Field, every_field
 
 _CHECKOUT = Path(__file__).parents[4]
+_NO_RUNS = frozenset(("accelerate", "clusters", "v1", "tokens_cfg.yaml"))  # folders and files of examples/
 _LARGEST = 2**20
 # What the stages are called in files that LLaMA Board saved.
 _STAGES = {
@@ -96,13 +97,14 @@ def _value_of(field: Field, value: Any, name: str) -> Any:
 def example_files() -> list[str]:
     """The example files that come with a checkout, relative to it; none where there is no checkout.
 
-    Those of accelerate and of clusters are no runs: a run names the first, and is named in the second.
+    Some are no runs: files of accelerate and of new tokens are named by runs, those of clusters name one; and those of
+    the v1 engine hold its keys, which are no fields of the page.
     """
     folder = _examples()
     if folder is None:
         return []
-    runs = (path for path in folder.rglob("*.yaml") if path.parent.name not in ("accelerate", "clusters"))
-    found = sorted(path.relative_to(folder).as_posix() for path in runs)
+    names = (path.relative_to(folder) for path in folder.rglob("*.yaml"))
+    found = sorted(name.as_posix() for name in names if not _NO_RUNS.intersection(name.parts))
     return sorted(found, key=lambda name: (name.count("/"), name))
 
 
