@@ -61,6 +61,9 @@ def run_mine(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) 
     if stage != "embedding":
         raise ConfigError(f"stage: mine needs an embedding model, not one of stage {stage}")
     args = replace(args, finetuning=replace(args.finetuning, stage="embedding"), data=resolve_thinking(args.data))
+    path = Path(args.infer.mine_file).expanduser()
+    if path.exists():
+        raise ConfigError(f"mine_file: {path} is there already; choose another name")
     samples = _samples(args)
     tokenizer = load_tokenizer(args.model)
     model, settings = load_model(tokenizer, args, trainable=False, head=VECTORS), vector_settings(args)
@@ -81,7 +84,6 @@ def run_mine(args: InferArgs | Mapping[str, Any] | Sequence[str] | None = None) 
         negatives = dict.fromkeys([*own, *(documents[place] for place in mined)])
         positives = [text for text, grade in graded if grade > 0]
         rows.append({"query": query, "positive": positives, "negative": list(negatives)})
-    path = Path(args.infer.mine_file).expanduser()
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
