@@ -235,7 +235,7 @@ def test_mined_negatives_are_near_and_not_right(tiny_llama: Path, tmp_path: Path
     assert [row["query"] for row in rows] == [row["query"] for row in _rows()]
     assert any(len(row["negative"]) >= 3 for row in rows)
     assert not any(set(row["positive"]) & set(row["negative"]) for row in rows)
-    with pytest.raises(ConfigError, match="mine_file: .* is there already"):
+    with pytest.raises(ConfigError, match=r"mine_file: .* is there already"):
         run_mine(keys)
     with pytest.raises(ConfigError, match="mine needs an embedding model"):
         run_mine({**keys, "stage": "reranker"})
