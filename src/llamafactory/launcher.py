@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("llamafactory.train.commands.plan:run_plan", "say what memory a run needs and whether it fits"),
     "doctor": ("llamafactory.train.doctor.doctor:run_doctor", "look at machines and network before a run"),
     "api": ("llamafactory.api.app:run_api", "serve a model over an OpenAI-compatible interface"),
+    "mine": ("llamafactory.train.commands.mine:run_mine", "find hard negatives with an embedding model"),
     "eval": ("llamafactory.eval.evaluator:run_eval", "run benchmarks"),
     "webchat": ("llamafactory.webui.interface:run_web_demo", "talk to a model in the browser"),
     "webui": ("llamafactory.webui.interface:run_web_ui", "train, evaluate, export and talk in the browser"),

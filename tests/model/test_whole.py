@@ -96,7 +96,7 @@ BASES = {
 
 
 @pytest.mark.parametrize("fault", BASES)
-@pytest.mark.parametrize("head", [None, "reward"])
+@pytest.mark.parametrize("head", [None, REWARD], ids=("language", "reward"))
 def test_a_base_that_is_not_whole_is_refused(tiny_llama, infer_args, train_args, tmp_path, fault, head):
     change, said = BASES[fault]
     folder = edit(shutil.copytree(tiny_llama, tmp_path / "base"), change, "model.safetensors")

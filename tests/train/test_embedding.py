@@ -215,3 +215,27 @@ def test_what_cannot_be_learned_is_said(
     path.write_text(json.dumps([row]), encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         train(embed(**{"dataset": str(path), **more}))
+
+
+def test_mined_negatives_are_near_and_not_right(tiny_llama: Path, tmp_path: Path, capsys: Any) -> None:
+    from llamafactory.train.commands.mine import Limits, hard_negatives, run_mine
+
+    angles = torch.tensor([0.0, 10, 20, 30, 60, 90]) * math.pi / 180
+    documents = torch.stack([angles.cos(), angles.sin()], 1)
+    query, right = torch.tensor([[1.0, 0.0]]), [[1]]  # its positive is at 10 degrees: cosine .985, 95 % of it .936
+    assert hard_negatives(query, documents, right, Limits(2, 0, 0.95)) == [[3, 4]]
+    assert hard_negatives(query, documents, right, Limits(2, 1, 0.95)) == [[4, 5]]
+    assert hard_negatives(query, documents, right, Limits(9, 0, 0.5)) == [[5]]
+    path, mined = tmp_path / "texts.json", tmp_path / "deep" / "mined.jsonl"
+    path.write_text(json.dumps(_rows()), encoding="utf-8")
+    keys = {"model_name_or_path": str(tiny_llama), "dataset": str(path), "mine_file": str(mined), "mine_share": 0.99}
+    run_mine({**keys, "mine_negatives": 3})
+    assert "negatives for 16 queries" in capsys.readouterr().out
+    rows = [json.loads(line) for line in mined.read_text().splitlines()]
+    assert [row["query"] for row in rows] == [row["query"] for row in _rows()]
+    assert any(len(row["negative"]) >= 3 for row in rows)
+    assert not any(set(row["positive"]) & set(row["negative"]) for row in rows)
+    with pytest.raises(ConfigError, match=r"mine_file: .* is there already"):
+        run_mine(keys)
+    with pytest.raises(ConfigError, match="mine needs an embedding model"):
+        run_mine({**keys, "stage": "reranker"})

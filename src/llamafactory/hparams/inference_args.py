@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .field import arg, require
-from .ranges import AT_LEAST_1, BITS, PART, POSITIVE, Range
+from .ranges import AT_LEAST_0, AT_LEAST_1, BITS, PART, POSITIVE, Range
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,20 @@ class ExportArguments:
 
 @dataclass(frozen=True)
 class BatchInferenceArguments:
-    """Answers for a whole data set (the command infer)."""
+    """Answers for a whole data set (the command infer), and negatives for it (the command mine)."""
 
     save_name: str = arg("generated_predictions.jsonl", "File of the answers; a stopped run goes on in it.")
     matrix_save_name: str | None = arg(None, "Also write the mean BLEU and ROUGE of the answers to this JSON file.")
     infer_concurrency: int = arg(
         64, "Rows asked for at once; the engine shares forward passes among them.", within=AT_LEAST_1
+    )
+    mine_file: str = arg("hard_negatives.jsonl", "File of the rows with their negatives (command mine).")
+    mine_negatives: int = arg(4, "Negatives that are added to each row.", within=AT_LEAST_1)
+    mine_skip: int = arg(0, "Nearest documents that are left out before.", within=AT_LEAST_0)
+    mine_share: float = arg(
+        0.95,
+        "A negative is at most this share as near to the query as its farthest positive; nearer ones are likely right.",
+        within=PART,
     )
 
 

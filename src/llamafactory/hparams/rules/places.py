@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..args import InferArgs, TrainArgs
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")  # a path made of it has lost its second slash
-_LOCAL = ("output_dir", "tokenized_path", "export_dir", "save_name", "save_dir", "task_dir")
+_LOCAL = ("output_dir", "tokenized_path", "export_dir", "save_name", "mine_file", "save_dir", "task_dir")
 
 
 def check(args: TrainArgs | InferArgs) -> None:

@@ -43,7 +43,7 @@ logger = get_logger(__name__)
 
 # Layers of a model that repeat are computed up to these numbers only; the rest follows from the difference.
 _FEW, _MORE = 4, 8
-_SEQUENCES = {"rm": 2, "dpo": 2}  # of a row
+_SEQUENCES = {"rm": 2, "dpo": 2, "embedding": 2, "reranker": 2}  # of a row, at least
 _LOGS_ENTROPY = ("dpo", "kto", "ppo", "grpo")  # of the policy, from the same logits
 
 
@@ -247,8 +247,9 @@ def _loss(model: nn.Module, args: TrainArgs, scores: bool) -> Tensor:
     rows = args.training.per_device_train_batch_size * _SEQUENCES.get(args.finetuning.stage, 1)
     ids = torch.zeros(rows, _length(args), dtype=torch.long)
     if scores:
-        loss: Tensor = model(input_ids=ids).logits.sum()
-        return loss
+        found = model(input_ids=ids, return_dict=True)
+        scores_or_states: Tensor = found.logits if "logits" in found else found.last_hidden_state
+        return scores_or_states.sum()
     attach(model, LogitTransform())
     positions = torch.arange(1, ids.numel())
     entropy = args.finetuning.stage in _LOGS_ENTROPY
@@ -258,7 +259,7 @@ def _loss(model: nn.Module, args: TrainArgs, scores: bool) -> Tensor:
         anchor = Anchor(torch.zeros(len(positions)), lambda some: some.new_zeros(len(some), size), args.rlhf.gkd_beta)
         distances: Tensor = model(input_ids=ids, anchor=anchor, **options).divergence
         return distances.sum()
-    loss = model(input_ids=ids, **options).log_probs.sum()
+    loss: Tensor = model(input_ids=ids, **options).log_probs.sum()
     return loss
 
 

@@ -59,6 +59,7 @@ NOT_ON_PAGE: dict[str, str] = {
     ),
     "device": "of the command plan; the page plans for the devices that are chosen for a job",
     **dict.fromkeys(("save_name", "matrix_save_name", "infer_concurrency"), "of the command infer; the page predicts"),
+    **dict.fromkeys(("mine_file", "mine_negatives", "mine_skip", "mine_share"), "of the command mine"),
     "gradient_checkpointing": "older name of activation_checkpointing",
     "gradient_checkpointing_kwargs": "older name of activation_checkpointing_kwargs",
     "use_unsloth": "refused by every command",

@@ -26,9 +26,10 @@ _LONGEST = 2**16  # characters of one value
 # Keys that hold a path which a command writes to or reads settings and data from: all of them in the workspace. What a
 # model is loaded from is not among them: models lie wherever the machine keeps them, and are only read.
 PATHS = (
-    "output_dir", "export_dir", "tokenized_path", "save_dir", "save_name", "matrix_save_name", "profiler_output_dir",
-    "swanlab_logdir", "offload_folder", "cache_dir", "dataset_dir", "media_dir", "task_dir", "messages",
-    "new_special_tokens_config", "resume_from_checkpoint", "rollout_tools", "generation_config", "hyper_parallel_args",
+    "output_dir", "export_dir", "tokenized_path", "save_dir", "save_name", "matrix_save_name", "mine_file",
+    "profiler_output_dir", "swanlab_logdir", "offload_folder", "cache_dir", "dataset_dir", "media_dir", "task_dir",
+    "messages", "new_special_tokens_config", "resume_from_checkpoint", "rollout_tools", "generation_config",
+    "hyper_parallel_args",
     "fsdp_config", "deepspeed", "accelerator_config", "extra_config", "kt_weight_path", "kt_non_expert_weight_path",
     "kt_expert_checkpoint_path", "megatron_pretrained_checkpoint", "lr_scheduler_kwargs", "ray_storage_path",
 )  # fmt: skip
