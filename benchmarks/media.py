@@ -200,7 +200,7 @@ def flatness(side: list[str | Path], model: Path, data: Path, folder: Path, step
     parts = [statistics.median(done.own[number * tenth : (number + 1) * tenth]) for number in range(10)]
     print(
         f"\n{steps:,} steps of {BATCH} pictures in {done.results['train_runtime']:.0f} s, "
-        f"{statistics.mean(waits):.2f} of it waiting for batches; MiB without pages of files, medians of tenths of the time:"
+        f"{statistics.mean(waits):.2f} of it waiting for batches; MiB without pages of files, medians of tenths of it:"
     )
     print(" ".join(f"{part:,.0f}" for part in parts), flush=True)
 
