@@ -5,8 +5,8 @@
 
 Draws the pictures (JPEG, each of another content, most of another size) and makes a tiny random Qwen2-VL with the small
 tokenizer of the tests, so that what is measured is the way of the data. Preparing is from the start of a command to
-the saved ``tokenized_path``; training input is rows a second of a training of that model. Memory is the sum of a command's
-processes, pages they share counted once; what only processes can hold (no pages of mapped files) stands beside it.
+the saved ``tokenized_path``; training input is rows a second of a training of that model. Memory is the sum of a
+command's processes, pages they share counted once; what only processes can hold (no pages of mapped files) beside it.
 ``--reference`` does the same with LLaMA-Factory 0.9.5, in turns, for which torchvision goes into its environment as its
 processor needs it. Prints Markdown tables; ``benchmarks/RESULTS.md`` keeps the runs worth keeping.
 """
@@ -199,8 +199,8 @@ def flatness(side: list[str | Path], model: Path, data: Path, folder: Path, step
     tenth = len(done.own) // 10
     parts = [statistics.median(done.own[number * tenth : (number + 1) * tenth]) for number in range(10)]
     print(
-        f"\n{steps:,} steps of {BATCH} pictures in {done.results['train_runtime']:.0f} s, {statistics.mean(waits):.2f} of "
-        "it waiting for batches; MiB without pages of files, medians of tenths of the time:"
+        f"\n{steps:,} steps of {BATCH} pictures in {done.results['train_runtime']:.0f} s, "
+        f"{statistics.mean(waits):.2f} of it waiting for batches; MiB without pages of files, medians of tenths of it:"
     )
     print(" ".join(f"{part:,.0f}" for part in parts), flush=True)
 

@@ -154,7 +154,9 @@ def test_what_cannot_be_exported_is_said(folder_of: Callable[[str], Path], tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_whose_language_part_cannot_be_trained_is_refused(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
+def test_a_language_model_with_a_head_of_its_own_is_trained_in_place(
+    tiny_llama: Path, data: Path, tmp_path: Path
+) -> None:
     from transformers import AutoTokenizer, Llama4Config, Llama4ForConditionalGeneration
 
     text = {"hidden_size": 32, "intermediate_size": 32, "intermediate_size_mlp": 32, "num_hidden_layers": 2}
@@ -165,5 +167,9 @@ def test_a_model_whose_language_part_cannot_be_trained_is_refused(tiny_llama: Pa
     config = Llama4Config(text_config=text | {"vocab_size": len(tokenizer)}, vision_config=eyes)
     Llama4ForConditionalGeneration(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    with pytest.raises(ConfigError, match="models of type llama4 that take media only answer here"):
-        train(tmp_path / "model", data, tmp_path / "out", template="chatml")
+    losses = train(tmp_path / "model", data, tmp_path / "out", template="chatml", finetuning_type="full")
+    assert losses[-1] < losses[0] - 0.1
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "out"))
+    assert before.keys() == after.keys()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed and all(name.startswith("language_model.") for name in changed)

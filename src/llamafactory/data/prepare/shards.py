@@ -140,7 +140,7 @@ class ShardWriter:
 
 
 def cut(rows: Iterator[NumberedRow], store: Path, key: str, size: int) -> Iterator[ShardJob]:
-    """Cut a set into shards of ``size`` rows, named by their rows and by ``key``: all settings that shape them."""
+    """Cut a set into shards of ``size`` rows, named by these and by ``key``, which stands for all that shapes them."""
     number = 0
     while some := list(islice(rows, size)):
         content = json.dumps([row for _, row in some], default=repr)

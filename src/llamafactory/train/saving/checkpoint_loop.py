@@ -77,7 +77,7 @@ class CheckpointLoop(EngineLoop):
         best = Path(str(self.state.best_model_checkpoint))
         if self.sharding is not None:
             load_parts(self.model, best)
-        elif self.zero or not load_renamed(self.accelerator.unwrap_model(self.model), best):
+        elif not load_renamed(self.accelerator.unwrap_model(self.model), best):
             super()._load_best_model()
 
     def _write_checkpoint(self) -> None:
@@ -169,7 +169,7 @@ class CheckpointLoop(EngineLoop):
                 part.before_weights(folder)
         if self.sharding is not None:
             load_parts(self.model, folder)
-        elif self.zero or not load_renamed(self.accelerator.unwrap_model(model or self.model), folder):
+        elif not load_renamed(self.accelerator.unwrap_model(model or self.model), folder):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
