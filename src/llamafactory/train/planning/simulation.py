@@ -212,7 +212,10 @@ def _logits(model: nn.Module, args: TrainArgs, device: str) -> int:
     """Bytes of a chunk of logits as the head makes them, in float32, and of their log-probabilities."""
     head = beneath_adapters(model).get_output_embeddings()
     vocabulary = head.weight.shape[0]
-    rows = min(chunk_rows(vocabulary, torch.device(device)), args.training.per_device_train_batch_size * _length(args))
+    rows = min(
+        chunk_rows(vocabulary, torch.device(device), head.weight.requires_grad),
+        args.training.per_device_train_batch_size * _length(args),
+    )
     of_teacher = 24 if args.finetuning.stage == "gkd" else 0  # its logits, both distributions, their gradient
     return rows * vocabulary * (head.weight.element_size() + 8 + of_teacher)
 
