@@ -19,6 +19,7 @@ from ...extras.logging import get_logger
 from ...hparams import resolve_dtypes
 from ...model.checkpointing import keeping
 from ...model.empty import empty_model, planned_config, with_layers
+from ...model.kernels import use_kernels
 from ...model.reference import lies_below
 from ...model.wrapping import beneath_adapters
 from ...plugins import resolve
@@ -110,6 +111,8 @@ def _simulate(args: TrainArgs, config: Any, dtypes: Dtypes, planned: Planned, ch
     model = empty_model(args, config, dtypes, reward)
     if checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False, **keeping(args)})
+    if planned.device.type == "cpu" and args.model.kernels:
+        use_kernels(model, say=False)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _without_values(model)
         meter = StepMeter(planned.speed, planned.device.type == "cpu")
