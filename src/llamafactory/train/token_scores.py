@@ -162,7 +162,7 @@ def _score(
         trained = any(weight.requires_grad for weight in causal_lm.parameters())
         return _anchor_of(hidden, head, plain, logits_of, trained)
     if transform is not None and is_plain:
-        chunk = chunk_rows(head.out_features, hidden.device)
+        chunk = chunk_rows(head.out_features, hidden.device, head.weight.requires_grad)
         transform = replace(transform, temperature=temperature)
         scored = linear_log_probs(
             hidden, head.weight, head.bias, asked, chunk, transform, smoothing, entropy, accuracy, top, anchor
@@ -227,9 +227,12 @@ def _anchor_of(hidden: Tensor, head: Any, transform: LogitTransform | None, logi
     return Anchor(as_computed(hidden.detach()), plain_logits)
 
 
-def chunk_rows(vocabulary: int, device: torch.device) -> int:
-    """Return how many rows of fp32 logits to hold at once: 32 MB on a CPU (measured best), 512 MB on an accelerator."""
-    budget = 32 << 20 if device.type == "cpu" else 512 << 20
+def chunk_rows(vocabulary: int, device: torch.device, trained: bool = False) -> int:
+    """Return how many rows of fp32 logits to hold at once: 32 MB on a CPU (measured best), 512 MB on an accelerator.
+
+    On a CPU each chunk adds to the whole gradient of a head that is trained: of fewer, larger ones there.
+    """
+    budget = (128 << 20 if trained else 32 << 20) if device.type == "cpu" else 512 << 20
     return max(32, budget // (4 * vocabulary))
 
 

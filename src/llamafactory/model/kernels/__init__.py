@@ -23,8 +23,12 @@ logger = get_logger(__name__)
 _ROTARY = "apply_rotary_pos_emb"
 
 
-def use_kernels(model: nn.Module) -> dict[str, int]:
-    """Put the kernels into every module of ``model`` that they fit, and say which and how many.
+def use_kernels(model: nn.Module, say: bool = True) -> dict[str, int]:
+    """Put the kernels into every module of ``model`` that they fit.
+
+    Args:
+        model: Its weights need not have values yet.
+        say: Log which modules have kernels now, and which of these kinds have not.
 
     Returns:
         How many modules of each kind have them now; empty without the compiled library.
@@ -42,10 +46,15 @@ def use_kernels(model: nn.Module) -> dict[str, int]:
             if applies is not None:
                 found[kind] += applies
                 others[f"{name} ({kind})"] += not applies
+    if say:
+        _say(found, others)
+    return {kind: count for kind, count in found.items() if count}
+
+
+def _say(found: Counter[str], others: Counter[str]) -> None:
     taken = ", ".join(f"{kind} {count}" for kind, count in found.items() if count)
     left = ", ".join(f"{name} {count}" for name, count in others.items() if count)
     logger.info_once("kernels: %s%s", taken or "none fit this model", f"; as they are: {left}" if left else "")
-    return {kind: count for kind, count in found.items() if count}
 
 
 def _patch_norm(module: nn.Module, _: Any) -> bool | None:

@@ -111,21 +111,21 @@ static void glu_back(T *dgate, T *dup, const T *dout, const T *gate, const T *up
 // Rotary positions: the first ``turned`` of ``d`` numbers of each head, in pairs half of them apart; ``sign`` -1 turns
 // back. x [B, H, T, d] by its strides, out laid out [B, T, H, d]; cos, sin [*, T, turned].
 template <class T>
-static void rotary(T *out, const T *x, const T *cosine, const T *sine, long batch, long heads, long tokens, long d, long turned,
+static void rotary(T *out, const T *x, const float *cosine, const float *sine, long batch, long heads, long tokens, long d, long turned,
                    long xb, long xh, long xt, long per_batch, float sign, int threads) {
     long half = turned / 2;
     ROWS(i, batch * tokens) {
         long b = i / tokens, t = i % tokens;
-        const T *c = cosine + b * per_batch + t * turned, *s = sine + b * per_batch + t * turned;
+        const float *c = cosine + b * per_batch + t * turned, *s = sine + b * per_batch + t * turned;
         for (long h = 0; h < heads; ++h) {
             const T *in = x + b * xb + h * xh + t * xt;
             T *o = out + (i * heads + h) * d;
             LANES for (long j = 0; j < half; ++j) {
                 float first = load(in[j]), second = load(in[j + half]);
                 // What turns back is the transposed matrix: each number's own cosine, the other's sine.
-                float one = sign > 0 ? load(s[j]) : load(s[j + half]), two = sign > 0 ? load(s[j + half]) : load(s[j]);
-                store(o[j], first * load(c[j]) - sign * second * one);
-                store(o[j + half], second * load(c[j + half]) + sign * first * two);
+                float one = sign > 0 ? s[j] : s[j + half], two = sign > 0 ? s[j + half] : s[j];
+                store(o[j], first * c[j] - sign * second * one);
+                store(o[j + half], second * c[j + half] + sign * first * two);
             }
             for (long j = turned; j < d; ++j) o[j] = in[j];
         }
@@ -197,7 +197,7 @@ BOTH(rms_norm_back, RMS_BACK, (dx, dy, x, weight, scale, rows, d, shift, threads
 BOTH(glu, GLU, (out, gate, up, rows, d, stride, kind, threads))
 #define GLU_BACK(T) (T * dgate, T *dup, const T *dout, const T *gate, const T *up, long rows, long d, long stride, int kind, int threads)
 BOTH(glu_back, GLU_BACK, (dgate, dup, dout, gate, up, rows, d, stride, kind, threads))
-#define ROTARY(T) (T * out, const T *x, const T *c, const T *s, long batch, long heads, long tokens, long d, long turned, long xb, long xh, long xt, long per_batch, float sign, int threads)
+#define ROTARY(T) (T * out, const T *x, const float *c, const float *s, long batch, long heads, long tokens, long d, long turned, long xb, long xh, long xt, long per_batch, float sign, int threads)
 BOTH(rotary, ROTARY, (out, x, c, s, batch, heads, tokens, d, turned, xb, xh, xt, per_batch, sign, threads))
 #define LOG_PROB(T) (float *out, float *entropy, uint8_t *correct, T *logits, const int64_t *target, const float *flow, long rows, long v, int gradient, int threads)
 BOTH(log_prob, LOG_PROB, (out, entropy, correct, logits, target, flow, rows, v, gradient, threads))

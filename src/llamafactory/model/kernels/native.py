@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ...extras.errors import first_line
 from ...extras.files import write_atomic
@@ -62,14 +63,20 @@ def why_missing() -> str:
 
 
 def takes(*tensors: Tensor) -> bool:
-    """Whether tensors are alike and of the kind that the library computes: values in the memory of a CPU."""
+    """Whether tensors are alike and of the kind that the library computes: in the memory of a CPU, or planned there."""
     dtype = tensors[0].dtype
-    alike = all(type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and x.dtype == dtype for x in tensors)
+    plain = all(type(x) in (Tensor, nn.Parameter) or isinstance(x, FakeTensor) for x in tensors)
+    alike = plain and all(x.device.type == "cpu" and x.dtype == dtype for x in tensors)
     return alike and dtype in _TYPES and not why_missing()
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
-    """Call a function of the library; tensors are given by where they begin, the number of threads is added."""
+    """Call a function of the library; tensors are given by where they begin, the number of threads is added.
+
+    On tensors without values, by which a run is planned, there is nothing to compute.
+    """
+    if any(isinstance(x, FakeTensor) for x in arguments):
+        return
     places = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
     _function(name, dtype)(*places, torch.get_num_threads())
 

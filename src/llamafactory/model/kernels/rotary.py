@@ -41,10 +41,11 @@ def fits(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
         and cos.shape[2] % 2 == 0
         and x.stride(3) == 1
         and x.numel() > 0
-        and cos.is_contiguous()
-        and sin.is_contiguous()
         and not (cos.requires_grad or sin.requires_grad)
-        and native.takes(x, cos, sin)
+        and native.takes(x)
+        and native.takes(cos, sin)
+        # Otherwise the result is of the wider type; attention under autocast rounds it to the narrower one.
+        and (x.dtype == cos.dtype or torch.is_autocast_enabled("cpu"))
     )
 
 
@@ -62,6 +63,7 @@ class _Rotate(torch.autograd.Function):
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     batch, heads, tokens, width = x.shape
+    cos, sin = cos.float().contiguous(), sin.float().contiguous()
     out = x.new_empty(batch, tokens, heads, width)
     strides = (x.stride(0), x.stride(1), x.stride(2), cos.stride(0) if cos.shape[0] > 1 else 0)
     native.call("rotary", x.dtype, out, x, cos, sin, batch, heads, tokens, width, cos.shape[2], *strides, sign)

@@ -26,6 +26,7 @@ from ...hparams.derive import chosen_optimizer
 from ...hparams.rules.optimizer import PACKAGES
 from ...model.checkpointing import keeping
 from ...model.empty import empty_model, planned_config, with_layers
+from ...model.kernels import use_kernels
 from ...model.reference import lies_below
 from ...model.wrapping import beneath_adapters
 from ...plugins import resolve
@@ -118,6 +119,8 @@ def _simulate(args: TrainArgs, config: Any, dtypes: Dtypes, planned: Planned, ch
         model = empty_model(args, config, dtypes, head)
     if checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False, **keeping(args)})
+    if planned.device.type == "cpu" and args.model.kernels:
+        use_kernels(model, say=False)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _without_values(model)
         meter = StepMeter(planned.speed, planned.device.type == "cpu")
@@ -272,7 +275,10 @@ def _logits(model: nn.Module, args: TrainArgs, device: str) -> int:
     """Bytes of a chunk of logits as the head makes them, in float32, and of their log-probabilities."""
     head = beneath_adapters(model).get_output_embeddings()
     vocabulary = head.weight.shape[0]
-    rows = min(chunk_rows(vocabulary, torch.device(device)), args.training.per_device_train_batch_size * _length(args))
+    rows = min(
+        chunk_rows(vocabulary, torch.device(device), head.weight.requires_grad),
+        args.training.per_device_train_batch_size * _length(args),
+    )
     of_teacher = 24 if args.finetuning.stage == "gkd" else 0  # its logits, both distributions, their gradient
     return rows * vocabulary * (head.weight.element_size() + 8 + of_teacher)
 
