@@ -235,11 +235,11 @@ def _tables_with_values(optim: str) -> Iterator[None]:
         with _disable_current_modes():
             plain(self)
 
-    Optimizer8bit.fill_qmap = with_values
+    Optimizer8bit.fill_qmap = with_values  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Optimizer8bit.fill_qmap = plain
+        Optimizer8bit.fill_qmap = plain  # type: ignore[method-assign]
 
 
 def _loss(model: nn.Module, args: TrainArgs, reward: bool) -> Tensor:
