@@ -32,6 +32,7 @@ WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({**FOUR, "pissa_init": True}, ("pissa_init", "quantization_bit")),
     ({**FOUR, "lora_init": "olora"}, ("lora_init", "olora", "quantiz")),
     ({**FOUR, "adapter_name_or_path": "a,b"}, ("quantization_bit", "one adapter")),
+    ({"train_from_scratch": True}, ("train_from_scratch", "lora", "full")),
     ({"quantization_bit": 3}, ("quantization_bit", "3", "bnb")),
     ({**FOUR, "quantization_method": "gptq"}, ("quantization_method", "gptq", "quantization_bit")),
     ({**FOUR, "quantization_type": "int"}, ("quantization_type", "int")),

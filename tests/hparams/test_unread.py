@@ -66,6 +66,13 @@ REFUSED = [
 
 # Beside what -> keys that tune something else -> the warning.
 SAID = [
+    ({}, {"pissa_iter": 4}, "pissa_iter: no effect in this run; needs pissa_init: true, which is not given"),
+    (
+        {**FULL, "use_badam": True, "badam_mode": "ratio"},
+        {"badam_start_block": 1},
+        "badam_start_block: no effect in this run; only for badam_mode layer",
+    ),
+    ({"optim": "sgd"}, {"adam_beta1": 0.8}, "adam_beta1: no effect in this run; optim: sgd has no such number"),
     ({}, {"quantization_method": "bnb"}, "quantization_method: no effect in this run; needs quantization_bit"),
     (
         FULL,

@@ -147,6 +147,13 @@ def test_wrong_combinations(more: dict[str, Any], line: str) -> None:
     assert line in str(caught.value)
 
 
+def test_a_file_in_the_place_of_the_folder_is_one_line(keys: Keys, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    args = get_train_args(keys(quantization_bit=4, stream_layers=True, offload_folder=str(tmp_path / "file")))
+    with pytest.raises(ConfigError, match=r"file: File exists; it is in the way of what is to be made there"):
+        load_model(load_tokenizer(args.model), args)
+
+
 def test_a_layer_in_a_file_is_not_trained_whole(keys: Keys, tmp_path: Path) -> None:
     given = keys(quantization_bit=4, stream_layers=True, offload_folder=str(tmp_path), additional_target="down_proj")
     args = get_train_args(given)

@@ -57,6 +57,7 @@ _DISK = {
     errno.ENAMETOOLONG: "name a shorter path",
     errno.ENOTDIR: "a part of the path is a file",
     errno.EISDIR: "it is a folder, a file is needed",
+    errno.EEXIST: "it is in the way of what is to be made there; name another place",
     errno.EIO: "the disk fails",
     errno.EMFILE: "the limit on open files is too low (ulimit -n)",
 }

@@ -49,7 +49,7 @@ REFUSED = {
 # Types whose fresh adapter leaves every number of the base as it is, in 16 bits too, and can be switched off again.
 STARTS_AS_BASE = frozenset({
     "ADALORA", "ADAMSS", "BEFT", "BOFT", "DELORA", "GLORA", "GRALORA", "HIRA", "IA3", "LN_TUNING", "LOHA",
-    "LOKR", "LORA", "MISS", "OFT", "PEANUT", "PSOFT", "PVERA", "RANDLORA", "SHIRA", "SUPERTUNING", "TINYLORA",
+    "LOKR", "LORA", "MISS", "OFT", "PEANUT", "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHIRA", "SUPERTUNING", "TINYLORA",
     "TRAINABLE_TOKENS", "VERA", "WAVEFT",
 })  # fmt: skip
 # Keys of LoRA configurations that make the layer compute what no weight does.

@@ -120,6 +120,12 @@ def check_training(args: TrainArgs) -> None:
         f"infer_backend: {model.infer_backend} cannot train; leave it out of a training command",
     )
     require(args.quantization.quantization_device_map is None, "quantization_device_map: only for inference")
+    kind = args.finetuning.finetuning_type
+    require(
+        not model.train_from_scratch or kind in ("full", "freeze"),
+        f"train_from_scratch: finetuning_type {kind} saves adapters alone, and loses the random weights below them; "
+        "use full",
+    )
     require(
         not (model.disable_gradient_checkpointing and (
             args.training.activation_checkpointing or args.training.gradient_checkpointing

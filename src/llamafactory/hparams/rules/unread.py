@@ -61,6 +61,14 @@ SWITCHES: dict[str, tuple[str, ...]] = {
     "use_ray": ("ray_", "resources_per_worker", "placement_strategy"),
 }
 
+# Keys of Adam's moments -> beginnings of the names of optimizers that have no such number.
+_NO_MOMENTS = ("adafactor", "galore_adafactor", "sgd", "adagrad", "rmsprop", "schedule_free_sgd", "lomo", "adalomo")
+MOMENTS: dict[str, tuple[str, ...]] = {
+    "adam_beta1": _NO_MOMENTS,
+    "adam_beta2": _NO_MOMENTS,
+    "adam_epsilon": (*_NO_MOMENTS, "lion", "paged_lion"),
+}
+
 # Keys that tune a feature and ask for none; every other key of a part that is not chosen is refused.
 TUNING = frozenset((
     "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "loraplus_lr_embedding", "pissa_iter", "loftq_iter",
@@ -74,6 +82,7 @@ TUNING = frozenset((
     "badam_switch_interval", "badam_update_ratio", "badam_mask_mode", "badam_verbose", "fp8_backend", "qat_group_size",
     "ray_num_workers", "ray_init_kwargs", "ray_run_name", "ray_storage_path", "ray_max_failures",
     "resources_per_worker", "placement_strategy", "gkd_beta", "gkd_temperature", "embedding_temperature",
+    "adam_beta1", "adam_beta2", "adam_epsilon",
 ))  # fmt: skip
 
 
@@ -84,6 +93,9 @@ def check_training(args: TrainArgs) -> None:
     """
     said: dict[str, list[str]] = {}
     unread = {**_of_other_tuners(args), **_of_other_stages(args), **_of_quantization(args), **_of_switches(args)}
+    unread |= _of_modes(args)
+    optim = args.training.optim
+    unread |= {key: f"optim: {optim} has no such number" for key, names in MOMENTS.items() if optim.startswith(names)}
     if args.qat.qat == "none":
         unread["qat_group_size"] = "needs qat, which is not given"
     for key in args.keys:
@@ -150,6 +162,26 @@ def _of_switches(args: TrainArgs) -> dict[str, str]:
         if not switched[switch]
         for key in switched
         if key.startswith(beginnings)
+    }
+
+
+def _of_modes(args: TrainArgs) -> dict[str, str]:
+    """Return the keys of one way of doing something where another is chosen."""
+    tuner, ratio = args.tuner, args.badam.badam_mode == "ratio"
+    found = {
+        "pissa_iter": "needs pissa_init: true, which is not given" if not getattr(tuner, "pissa_init", True) else "",
+        "loftq_iter": "needs lora_init: loftq, which is not given"
+        if getattr(tuner, "lora_init", "") != "loftq"
+        else "",
+        "loraplus_lr_embedding": "needs loraplus_lr_ratio, which is not given"
+        if getattr(tuner, "loraplus_lr_ratio", None) is None
+        else "",
+    }
+    if args.badam.use_badam:
+        others = ("badam_start_block", "badam_switch_mode") if ratio else ("badam_update_ratio", "badam_mask_mode")
+        found |= dict.fromkeys(others, f"only for badam_mode {'layer' if ratio else 'ratio'}")
+    return {
+        key: why for key, why in found.items() if why and hasattr(args.tuner if "badam" not in key else args.badam, key)
     }
 
 
