@@ -9,7 +9,7 @@ FlashAttention (Dao et al. 2022, section 3.1), for some queries at a time:
 
 A product of bfloat16 is summed in float32 but comes out rounded, and a score of 80 would be off by 0.25: a fifth of its
 probability. So -L goes into the product, as three more columns of q (a bfloat16 each of what the one before it leaves)
-beside three ones in k: what is rounded is log P, and P log P is never off by more than P itself is when it is rounded.
+beside three ones in k: what is rounded is log P, and P is off by at most |P log P| / 512, which is below 1 / 1,392.
 In the same way -delta goes into dP.
 """
 
