@@ -123,6 +123,7 @@ def test_steps_are_those_of_the_equation_however_they_are_cut(
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_with_dropout_that_falls_alike(embed: Keys, tmp_path: Path) -> None:
     given = embed(
         finetuning_type="lora", lora_rank=4, per_device_train_batch_size=4, val_size=5, eval_strategy="steps",

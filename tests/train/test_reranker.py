@@ -110,6 +110,7 @@ def test_steps_are_those_of_the_equation_however_they_are_cut(
             torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-6, msg=f"{cut} {name}")
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_and_figures_are_those_of_the_scores(rerank: Keys, tmp_path: Path) -> None:
     held = tmp_path / "held.json"
     held.write_text(json.dumps(_rows(False, 7)), encoding="utf-8")

@@ -18,25 +18,7 @@ class ArrowFile:
     def __enter__(self) -> ArrowFile:
         import pyarrow as pa
 
-        ids, text = pa.list_(pa.int32()), pa.string()
-        self.types = {
-            "input_ids": ids,
-            "labels": ids,
-            "seq_lens": ids,
-            "desirable": ids,
-            "seconds": ids,
-            "channels": ids,
-            "weights": pa.list_(pa.float32()),
-            "margin": pa.list_(pa.float32()),
-            "sample": pa.int64(),
-            "source": text,
-            "reference": text,
-            "rollout": text,
-            "classes": pa.list_(pa.list_(text)),
-            "targets": pa.list_(pa.list_(pa.float32())),
-            "grades": pa.list_(pa.float32()),
-            "media": media_type(),
-        }
+        self.types = column_types()
         self.sink = pa.OSFile(self.path, "wb")
         self.stream: Any = None
         return self
@@ -55,6 +37,31 @@ class ArrowFile:
         if self.stream is not None:
             self.stream.close()
         self.sink.close()
+
+
+def column_types() -> dict[str, Any]:
+    """The Arrow type of each column of rows."""
+    import pyarrow as pa
+
+    ids, text = pa.list_(pa.int32()), pa.string()
+    return {
+        "input_ids": ids,
+        "labels": ids,
+        "seq_lens": ids,
+        "desirable": ids,
+        "seconds": ids,
+        "channels": ids,
+        "weights": pa.list_(pa.float32()),
+        "margin": pa.list_(pa.float32()),
+        "sample": pa.int64(),
+        "source": text,
+        "reference": text,
+        "rollout": text,
+        "classes": pa.list_(pa.list_(text)),
+        "targets": pa.list_(pa.list_(pa.float32())),
+        "grades": pa.list_(pa.float32()),
+        "media": media_type(),
+    }
 
 
 def media_type() -> Any:

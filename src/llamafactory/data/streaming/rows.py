@@ -19,7 +19,7 @@ import numpy as np
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
 from ..formats.unread import Unread
-from ..prepare.arrow_file import media_type
+from ..prepare.arrow_file import column_types
 from ..prepare.assembly import feature_columns, join_groups, mixed_order
 from ..prepare.packing import pack
 from ..prepare.report import say_unread
@@ -217,13 +217,12 @@ class StreamRows:
 def _as_table(encoded: Encoded, samples: Sequence[Sample], numbers: np.ndarray) -> pa.Table:
     import pyarrow as pa
 
-    ids, columns = pa.list_(pa.int32()), encoded.columns
+    columns = encoded.columns
     made_of = columns.pop("sample")
     columns["source"] = [samples[number].origin.source for number in made_of]
     columns["rows"] = [[int(numbers[number])] for number in made_of]
-    types = {"source": pa.string(), "weights": pa.list_(pa.float32()), "rows": pa.list_(pa.int64())}
-    types["media"] = media_type()
-    return pa.table(columns, schema=pa.schema([(name, types.get(name, ids)) for name in columns]))
+    types = {**column_types(), "rows": pa.list_(pa.int64())}
+    return pa.table(columns, schema=pa.schema([(name, types[name]) for name in columns]))
 
 
 def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-_BLOCK = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.([^.]+)")
+_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|encoder\.layer)\.(\d+)\.([^.]+)")
 
 
 @dataclass(frozen=True)
