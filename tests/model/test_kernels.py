@@ -101,3 +101,35 @@ def test_what_does_not_fit_goes_the_modules_own_way():
     assert model.double().model.norm(torch.ones(2, 3, 64).double()).dtype == torch.float64
     torch.testing.assert_close(model.float().model.norm(torch.ones(2, 3, 64)), before)
     assert model.to("meta")(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta")).logits.shape == (1, 4, 128)
+
+
+LAYOUTS = {
+    "dense": lambda: torch.randn(2, 5, 4, 16),
+    "heads turned": lambda: torch.randn(2, 4, 5, 16).transpose(1, 2),
+    "channels first": lambda: torch.randn(2, 16, 5).transpose(1, 2),
+    "all turned": lambda: torch.randn(16, 4, 5, 2).permute(3, 2, 1, 0),
+    "a slice": lambda: torch.randn(2, 5, 4, 32)[..., ::2],
+    "some rows": lambda: torch.randn(2, 9, 16)[:, ::2],
+    "spread": lambda: torch.randn(1, 5, 16).expand(3, 5, 16),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_however_numbers_lie_in_memory(layout):
+    """Modules of media towers give their norms what convolutions left behind."""
+    model = make("gemma3").model
+    norm, mlp = copy.deepcopy(model.layers[0].self_attn.q_norm), copy.deepcopy(model.layers[0].mlp)
+    kernels.use_kernels(model)
+    fast_norm, fast_mlp = model.layers[0].self_attn.q_norm, model.layers[0].mlp
+    torch.manual_seed(2)
+    x = LAYOUTS[layout]()
+    wide = torch.nn.functional.pad(x, (0, 48)).transpose(0, -2).contiguous().transpose(0, -2)
+    for plain, fast, given in ((norm, fast_norm, x), (mlp, fast_mlp, wide)):
+        outs = []
+        for module in (plain, fast):
+            leaf = given.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+            out = module(leaf)
+            (out * torch.arange(out.numel()).reshape(out.shape)).sum().backward()
+            outs.append((out, leaf.grad, *(weight.grad for weight in module.parameters())))
+        for found, expected in zip(outs[1], outs[0], strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3 * float(expected.abs().max()))

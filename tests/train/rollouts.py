@@ -66,5 +66,5 @@ def make_trainer(given: dict[str, Any]) -> Any:
     tokenizer = load_tokenizer(args.model)
     template = get_template(tokenizer, args.data)
     dataset = get_dataset(stage.processor, template, tokenizer, args)
-    model = load_model(tokenizer, args, head=stage.head)
+    model = load_model(tokenizer, args, head=stage.head(args, dataset))
     return build_trainer(stage, model, tokenizer, template, dataset, args, arguments, None)

@@ -23,7 +23,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, shift: float = 0.0) -> Tenso
 
 def fits(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`rms_norm` takes these: rows without gaps, which may be those of a transposed head axis."""
-    dense = x.is_contiguous() or (x.dim() > 2 and x.transpose(1, 2).is_contiguous())
+    dense = x.is_contiguous() or (x.dim() > 3 and x.transpose(1, 2).is_contiguous())
     return dense and x.numel() > 0 and native.takes(x, weight)
 
 
