@@ -61,7 +61,7 @@ def test_every_method_of_the_installed_peft_has_a_row() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_a_16_bit_base(kind: str, tiny_llama: Path, train_args: Any) -> None:
     """What is trained is float32 and gets a gradient; a fresh adapter is the base where we say so, bit for bit."""
-    model = tuned(train_args(tiny_llama, bf16=True, **keys_of(kind)))
+    model = tuned(train_args(tiny_llama, bf16=True, kernels=False, **keys_of(kind)))
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     assert {weight.dtype for weight in trained.values()} == {torch.float32}
     assert not any("ranknum" in name for name in trained)
@@ -123,7 +123,7 @@ def _step(model: Any, optimizer: Any, penalty: Any) -> None:
 def test_the_ranks_of_adalora_are_those_of_peft_driven_by_hand(tiny_llama: Path, train_args: Any) -> None:
     """50 steps; PEFT's own loop beside ours, and PEFT's own penalty in its loss."""
     fields = {"init_r": 6, "target_r": 2, "tinit": 5, "tfinal": 10, "deltaT": 3, "lora_alpha": 32}
-    ours = tuned(train_args(tiny_llama, finetuning_type="adalora", peft_config=fields)).train()
+    ours = tuned(train_args(tiny_llama, finetuning_type="adalora", peft_config=fields, kernels=False)).train()
     schedule = RankSchedule(ours)
     theirs = get_peft_model(
         AutoModelForCausalLM.from_pretrained(tiny_llama),
