@@ -368,8 +368,8 @@ def test_the_hub_gets_everything_but_the_manifest(
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("llamafactory.extras.hub.look_for_hub", lambda: True)
-    run(tiny_llama, tmp_path / "out", export_hub_model_id="me/model", hf_hub_token="secret")
-    assert calls["token"] == "secret" and calls["repo"] == calls["upload"] == "me/model"
+    run(tiny_llama, tmp_path / "out", export_hub_model_id="me/model", hf_hub_token="hf_of_a_test")
+    assert calls["token"] == "hf_of_a_test" and calls["repo"] == calls["upload"] == "me/model"
     assert {"model.safetensors", "config.json", "tokenizer.json", "Modelfile"} <= set(calls["files"])
     assert calls["kept"] == ["run_manifest.json"]
     assert "secret" not in (tmp_path / "out" / "run_manifest.json").read_text()
