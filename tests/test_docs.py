@@ -24,7 +24,8 @@ BLOCK = re.compile(r"^```(\w*)\n((?:.|\n)*?)^```$", re.M)
 SIGNATURES = "contracts.md"  # its blocks are of names and types, not to be run
 READERS = {
     **dict.fromkeys(("train", "preprocess", "preview", "check-data", "plan", "doctor", "sft"), get_train_args),
-    **dict.fromkeys(("chat", "infer", "export", "api", "webchat", "merge", "mine"), get_infer_args), "eval": get_eval_args,
+    **dict.fromkeys(("chat", "infer", "export", "api", "webchat", "merge", "mine"), get_infer_args),
+    "eval": get_eval_args,
 }  # fmt: skip
 # Keys of one command, which it takes out before the others are read.
 OF_COMMANDS = ("device", "report_format", "preview_format", "preview_samples", "messages", "save_name")
