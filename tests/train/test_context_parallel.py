@@ -29,7 +29,7 @@ CELLS = [
 ]  # fmt: skip
 
 
-def _rows(name: str, folder: Path) -> dict[str, Any]:
+def rows_of_cell(name: str, folder: Path) -> dict[str, Any]:
     if name == "dpo":
         return {"stage": "dpo", "share_prompt": True, **pair_set(folder)}
     return PACKED if name == "packed" else ALONE
@@ -58,7 +58,7 @@ def test_shared_rows_train_as_whole_ones(
     given = keys(
         model_name_or_path=str(model), finetuning_type=kind, optim="sgd", learning_rate=0.05, max_grad_norm=0.0
     )
-    given |= _rows(rows, tmp_path)
+    given |= rows_of_cell(rows, tmp_path)
     one = train(given | {"output_dir": str(tmp_path / "one")})
     assert_same(one, shared(given, size, size, tmp_path / "parts"))
 

@@ -14,19 +14,12 @@ from llamafactory.hparams import get_train_args
 from llamafactory.train.tuner import export_model
 
 from .conftest import Keys
-from .pairs import judged_set, pair_set
+from .pairs import judged_set
 from .running import log_of, train, train_elsewhere, weights_of
+from .test_context_parallel import PACKED, rows_of_cell
 from .test_fsdp import assert_same, run
 
-PACKED = {"packing": True, "per_device_train_batch_size": 2}
-ALONE = {"packing": False, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
 CELLS = [(kind, rows) for kind in ("full", "lora") for rows in ("packed", "alone", "dpo")]
-
-
-def _rows(name: str, folder: Path) -> dict[str, Any]:
-    if name == "dpo":
-        return {"stage": "dpo", "share_prompt": True, **pair_set(folder)}
-    return PACKED if name == "packed" else ALONE
 
 
 def shared(given: dict[str, Any], ranks: int, size: int, place: Path, **more: Any) -> Path:
@@ -50,7 +43,7 @@ def test_shared_layers_train_as_whole_ones(
     given = keys(
         model_name_or_path=str(model), finetuning_type=kind, optim="sgd", learning_rate=0.05, max_grad_norm=0.0
     )
-    given |= _rows(rows, tmp_path)
+    given |= rows_of_cell(rows, tmp_path)
     one = train(given | {"output_dir": str(tmp_path / "one")})
     assert_same(one, shared(given, 2, 2, tmp_path / "parts"))
 
