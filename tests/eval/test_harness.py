@@ -54,7 +54,7 @@ def own_numbers(model: Path, task_dir: Path) -> dict[str, Any]:
         model="hf",
         model_args={"pretrained": str(model), "dtype": "float32", "device": "cpu"},
         tasks=["cities"],
-        task_manager=TaskManager(include_path=str(task_dir)),
+        task_manager=TaskManager(include_path=str(task_dir), include_defaults=False),
         bootstrap_iters=0,
     )
     return found["results"]["cities"]

@@ -13,6 +13,7 @@ import inspect
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ Reads = set[tuple[str, str]]  # (section, key); keys of tuners under the section
 # Our sources ---------------------------------------------------------------------------------------------------------
 
 
+@cache
 def our_reads(root: Path = SOURCE) -> Reads:
     """Return the keys that our code reads; of hparams only what derives values counts."""
     found: Reads = set()
@@ -147,6 +149,7 @@ def _of_type(tree: ast.AST, *types: type) -> list[Any]:
 # Transformers --------------------------------------------------------------------------------------------------------
 
 
+@cache
 def transformers_reads() -> set[str]:
     """Return the fields of its arguments that transformers reads in a run of our trainer.
 
