@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train with the keys given as JSON; KILL_AT=<step> kills rank KILL_RANK after that step, on the first attempt only.
+"""Train with the keys given as JSON, or with those of each line of stdin in a process of its own; KILL_AT=<step> kills rank KILL_RANK after that step, on the first attempt only.
 
 KILL_PREPARED=1 kills each rank once it has its data, on the first attempt only.
 FORKED_RANKS=<number> starts ranks without torchrun, out of one process that has imported everything.
@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from llamafactory.train.tuner import run_exp
 
 sys.path.insert(0, str(Path(__file__).parent))
 from running import record_batches
+
+SECONDS = 180  # of a run that hangs
 
 
 class _Kill(TrainerCallback):
@@ -85,17 +88,59 @@ def _fork(ranks: int) -> int | None:
     for rank in range(ranks):
         child = os.fork()
         if child == 0:
+            signal.alarm(SECONDS)
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             return None
         children.append(child)
     return max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
 
 
-if __name__ == "__main__":
+def _import_all() -> None:
+    """Import what a run needs and asks for late, so that whoever is forked off need not."""
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    import torch.distributed.fsdp  # noqa: F401
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    from llamafactory.train import trainer  # noqa: F401
+
+
+def _serve() -> None:
+    """Answer each line of stdin, a command of the tests, with the exit code of a process forked off to obey it.
+
+    That process is as fresh as one started anew, except that everything is imported.
+    """
+    _import_all()
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            for number, name in enumerate((os.devnull, order["stdout"], order["stderr"])):
+                os.dup2(os.open(name, os.O_RDWR if number == 0 else os.O_WRONLY), number)
+            os.environ.clear()
+            os.environ |= order["env"]
+            os.chdir(order["cwd"])
+            signal.alarm(SECONDS)
+            try:
+                code = main(order["keys"])
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 1
+                if isinstance(end.code, str):
+                    print(end.code, file=sys.stderr)
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def main(keys: str) -> int:
     if "FORKED_RANKS" in os.environ:
         code = _fork(int(os.environ.pop("FORKED_RANKS")))
         if code is not None:
-            sys.exit(code)
+            return code
     if "KILL_PREPARED" in os.environ and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         _kill_prepared()
     if "RECORD" in os.environ:
@@ -104,6 +149,14 @@ if __name__ == "__main__":
         streaming.BLOCK_ROWS = streaming.PACKED_BLOCK_ROWS = int(os.environ["BLOCK_ROWS"])
     watching = [_Kill(), *[_Slow()] * ("STEP_SECONDS" in os.environ), *[_Parts()] * ("PARTS" in os.environ)]
     try:
-        run_exp(json.loads(sys.argv[1]), watching)
+        run_exp(json.loads(keys), watching)
     except ConfigError as error:
         sys.exit(f"error: {error}")
+    return 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        _serve()
+    else:
+        sys.exit(main(sys.argv[1]))

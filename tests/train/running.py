@@ -8,12 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 RUNNER = Path(__file__).parent / "runner.py"
+_OURS = ("FORKED_RANKS", "KILL_", "RECORD", "BLOCK_ROWS", "STEP_SECONDS", "PARTS")  # what runner.py itself reads
 
 
 def train(given: dict[str, Any], callbacks: list[Any] | None = None) -> Path:
@@ -28,21 +30,42 @@ def train_elsewhere(
     given: dict[str, Any], ranks: int = 0, restarts: int = 0, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Train in other processes through ``runner.py``, which can kill itself; with ``restarts`` under torchrun."""
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"]
-        if restarts
-        else []
-    )
-    if ranks and not restarts:
-        env["FORKED_RANKS"] = str(ranks)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **env}
+    if not restarts:
+        return _Forks.run(json.dumps(given), env | ({"FORKED_RANKS": str(ranks)} if ranks else {}))
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"]
     return subprocess.run(
-        [sys.executable, *launcher, str(RUNNER), json.dumps(given)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        [sys.executable, "-m", *launcher, str(RUNNER), json.dumps(given)],
+        env=env,
         capture_output=True,
         text=True,
         timeout=180,
         check=False,
     )
+
+
+class _Forks:
+    """One process that has imported everything, of which each run is a fork: importing took most of a tiny run."""
+
+    server: subprocess.Popen[str] | None = None
+    env: dict[str, str]  # what libraries may have looked at while they were imported
+
+    @classmethod
+    def run(cls, keys: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        early = {name: value for name, value in env.items() if not name.startswith(("PYTEST_", *_OURS))}
+        if cls.server is None or cls.server.poll() is not None or cls.env != early:
+            if cls.server is not None:
+                cls.server.communicate()
+            pipe = subprocess.PIPE
+            cls.server = subprocess.Popen([sys.executable, str(RUNNER)], env=early, text=True, stdin=pipe, stdout=pipe)
+            cls.env = early
+        assert cls.server.stdin is not None and cls.server.stdout is not None
+        with tempfile.NamedTemporaryFile("r") as stdout, tempfile.NamedTemporaryFile("r") as stderr:
+            order = {"keys": keys, "env": env, "cwd": os.getcwd(), "stdout": stdout.name, "stderr": stderr.name}
+            cls.server.stdin.write(json.dumps(order) + "\n")
+            cls.server.stdin.flush()
+            code = int(cls.server.stdout.readline())
+            return subprocess.CompletedProcess([keys], code, stdout.read(), stderr.read())
 
 
 def record_batches(path: Path) -> Callable[[], None]:
