@@ -100,7 +100,26 @@ def test_every_file_belongs_to_a_room():
     assert {room_of(path) for path in FILES} <= set(LEVELS)
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+def for_each(paths):
+    """Ask one test of many files, and name each that fails: thousands of tests are slow to collect."""
+
+    def of_all(test):
+        def test_of_all():
+            failed = []
+            for path in paths:
+                try:
+                    test(path)
+                except AssertionError as error:
+                    failed.append(f"{path.relative_to(ROOT)}: {error}")
+            assert not failed, "\n".join(failed)
+
+        test_of_all.__name__, test_of_all.__doc__ = test.__name__, test.__doc__
+        return test_of_all
+
+    return of_all
+
+
+@for_each(FILES)
 def test_imports_run_one_way(path):
     room = room_of(path)
     for line, module in imports(path, ast.walk(tree_of(path))):
@@ -167,7 +186,7 @@ def test_folders_of_data_and_train_can_be_taken_in_at_a_glance(folder):
     assert len(modules) <= MAX_MODULES, sorted(modules)
 
 
-@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: path.relative_to(ROOT).as_posix())
+@for_each([*FILES, *TESTS])
 def test_files_are_short_and_licensed(path):
     text = path.read_text("utf-8")
     assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n")
@@ -183,7 +202,7 @@ LIGHT = sorted(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("path", LIGHT, ids=name_of)
+@for_each(LIGHT)
 def test_light_modules_import_no_torch_at_module_level(path):
     heavy = [
         f"{name_of(path)}:{line}: {module}"
@@ -281,7 +300,7 @@ def test_every_example_parses(path, monkeypatch):
 OWN_UNPICKLER = "model/conversion/distributed_checkpoint.py"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@for_each(FILES)
 def test_nothing_dangerous_or_careless(path):
     found = []
     for node in ast.walk(tree_of(path)):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train with the keys given as JSON, or with those of each line of stdin in a process of its own; KILL_AT=<step> kills rank KILL_RANK after that step, on the first attempt only.
+"""Train with the keys given as JSON, or with those of each line of stdin in a process of its own.
 
+KILL_AT=<step> kills rank KILL_RANK after that step, on the first attempt only.
 KILL_PREPARED=1 kills each rank once it has its data, on the first attempt only.
 FORKED_RANKS=<number> starts ranks without torchrun, out of one process that has imported everything.
 STEP_SECONDS=<number> makes each step take longer.
