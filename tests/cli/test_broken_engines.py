@@ -23,7 +23,7 @@ RAY = {"use_ray": True, "ray_num_workers": 2}
 # The engine, keys, how the line begins.
 BEFORE: list[tuple[str, dict[str, Any], str]] = [
     ("ddp", {"ddp_backend": "mpj"}, "ddp_backend"),
-    ("fsdp", {"fsdp": "full_shard", "finetuning_type": "prompt_tuning"}, "fsdp: not with finetuning_type prompt_tuning"),
+    ("fsdp", {"fsdp": "full_shard", "finetuning_type": "prompt_tuning"}, "fsdp: not with finetuning_type"),
     ("fsdp", {"fsdp": "full_shard", "quantization_bit": 4}, "fsdp: not with quantization_bit: 4"),
     ("fsdp", {"fsdp": "full_shard", "use_galore": True, "finetuning_type": "full"}, "fsdp: not with the optimizer"),
     ("fsdp", {"fsdp": "full_shard", "deepspeed": ZERO_3}, "fsdp and deepspeed: choose one"),
