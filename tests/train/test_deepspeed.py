@@ -19,6 +19,7 @@ from .test_media_runs import media_set, run_keys
 
 pytestmark = pytest.mark.deepspeed
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "deepspeed"
 FROZEN = {"freeze_vision_tower": True, "freeze_multi_modal_projector": True}
 
 
@@ -44,6 +45,13 @@ def test_trains_as_one_process(keys: Keys, tmp_path: Path, stage: int, kind: str
     more: dict[str, Any] = {"packing": True} if data == "sft" else pair_set(tmp_path)
     given = keys(finetuning_type=kind, stage=data, learning_rate=2e-4, **more)
     assert_same(train(given | {"output_dir": str(tmp_path / "one")}), run(given | zero(stage), 2, tmp_path / "parts"))
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
+def test_an_example_runs(keys: Keys, tmp_path: Path, file: Path) -> None:
+    """Two steps with the file as it stands."""
+    run(keys(finetuning_type="full", max_steps=2, deepspeed=str(file)), 2, tmp_path / "parts")
+    assert [row["current_steps"] for row in log_of(tmp_path / "parts") if "loss" in row] == [1, 2]
 
 
 @pytest.mark.parametrize("stage", ["pt", "rm", "kto", "grpo", "ppo"])

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...extras.errors import ConfigError
-from ...extras.packages import require_installed
 from ...model.families.parts import known_layout
 from .parts import OPTIMIZER, read_groups, read_tensors, room_for, write_groups, write_tensors
 
@@ -33,9 +32,8 @@ def start_engine(model: Any, optimizer: Any, zero: Zero, arguments: TrainingArgu
     """Give a model that is ready to train, and the optimizer of its weights, to an engine.
 
     Raises:
-        ConfigError: DeepSpeed is not installed.
+        ConfigError: The model cannot be cut by stage 3.
     """
-    require_installed("deepspeed", "deepspeed", "deepspeed")
     import deepspeed
 
     text_config = model.config.get_text_config()

@@ -61,6 +61,8 @@ def save_model(trainer: Trainer) -> None:
     """Write the finished model into output_dir in the place of the one before it; each file appears whole."""
     output_dir = Path(trainer.args.output_dir)
     staging = output_dir / _STAGING
+    if trainer.sharding is not None:  # the first process is about to hold all weights, and nothing is trained any more
+        trainer.optimizer.state.clear()
     with keeping_weights(staging):
         trainer.save_model(str(staging), _internal_call=True)
         if not trainer.args.should_save:
