@@ -183,6 +183,9 @@ class RolloutTrainer(Trainer):
             "entropy:items": tokens,
             "clip_fraction:items": tokens,
         }
+        if "drawn" in inputs:  # how far the engine's numbers are from those of training, for the same weights
+            gap = (old - rows_of(inputs["drawn"], lengths)).abs() * mask
+            sums |= {"rollout_gap": gap.sum(), "rollout_gap:items": tokens}
         if ref is not None and self.settings.beta:
             sums |= {"kl": (kl_estimate(log_probs.detach(), ref) * mask).sum(), "kl:items": tokens}
         return sums

@@ -66,6 +66,19 @@ class Request:
     media: Sequence[Mapping[str, Any]] = ()
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What an engine wrote behind a request.
+
+    Attributes:
+        ids: New tokens; a completion that ended by itself ends with a stop token.
+        log_probs: Of each of them when it was drawn, at the temperature; empty = the engine does not tell.
+    """
+
+    ids: list[int]
+    log_probs: list[float] = field(default_factory=list)
+
+
 class Engine(Protocol):
     """What generates completions, a row of ``plugins.ROLLOUTS``."""
 
@@ -74,8 +87,8 @@ class Engine(Protocol):
     def sync(self) -> None:
         """Take over the present weights of the policy."""
 
-    def generate(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
-        """Return the new ids of each request; a completion that ended by itself ends with a stop token."""
+    def generate(self, requests: Sequence[Request], greedy: bool) -> list[Drawn]:
+        """Complete each request."""
 
 
 @dataclass
@@ -89,6 +102,7 @@ class Rollout:
         tools: OpenAI tool objects that stand in the prompt.
         ids: What stands behind the prompt: what the model wrote and, between that, results of tools.
         written: For each of ``ids`` whether the model wrote it.
+        log_probs: Of what the model wrote, when it was drawn; shorter where the engine does not tell.
         turns: The messages made.
         text: What the model wrote last, without special tokens.
         finished: It ended by itself.
@@ -102,15 +116,18 @@ class Rollout:
     tools: Sequence[dict[str, Any]] = ()
     ids: list[int] = field(default_factory=list)
     written: list[bool] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
     turns: list[Message] = field(default_factory=list)
     text: str = ""
     finished: bool = False
     columns: dict[str, Any] = field(default_factory=dict)
     media: Sequence[Mapping[str, Any]] = ()
 
-    def append_completion(self, ids: list[int], template: Template) -> tuple[ToolCall, ...]:
+    def append_completion(self, drawn: Drawn, template: Template) -> tuple[ToolCall, ...]:
         """Append what the model wrote; returns the calls in it, none when it was cut off."""
+        ids = drawn.ids
         self.ids += ids
+        self.log_probs += drawn.log_probs
         self.written += [True] * len(ids)
         tokenizer = template.tokenizer
         self.finished = bool(ids) and ids[-1] in template.stop_token_ids
@@ -156,7 +173,7 @@ def roll_out(
     for number in range(rounds + 1 if call else 1):
         requests = [Request(r.prompt + r.ids, r.seed, len(r.ids), limit - len(r.ids), r.media) for r in active]
         drawn = engine.generate(requests, greedy)
-        calls = [r.append_completion(ids, template) for r, ids in zip(active, drawn, strict=True)]
+        calls = [r.append_completion(one, template) for r, one in zip(active, drawn, strict=True)]
         if call is None or number == rounds:
             return
         active = [
