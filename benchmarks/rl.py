@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rollouts of stage grpo: continuous batching on the merged policy in turns with ``model.generate`` on the policy itself.
+"""Rollouts of stage grpo: continuous batching on the merged policy in turns with ``model.generate`` on the policy.
 
 .venv/bin/python benchmarks/rl.py --tokens 16 128 --rounds 3
 """
@@ -52,7 +52,6 @@ def compare(tokens: int, rounds: int) -> None:
                 weight.normal_(std=0.01)
     prompts = [trainer.train_dataset[row]["input_ids"] for row in range(4)]
     requests = [Request(prompts[number // 8], number, 0, tokens) for number in range(32)]
-    engine.template.stop_token_ids.clear() if isinstance(engine.template.stop_token_ids, list) else None
     seconds: dict[str, list[float]] = {"model.generate": [], "continuous": []}
     drawn = {}
     for _ in range(rounds):

@@ -20,6 +20,7 @@ from llamafactory.data.template_loader import get_template
 from llamafactory.hparams.data_args import DataArguments
 from llamafactory.train.rl.completions import make_batch
 from llamafactory.train.rl.rollouts.drawing import Drawing, uniform
+from llamafactory.train.rl.rollouts.environment import Replies
 from llamafactory.train.rl.rollouts.hf_rollout import HuggingfaceRollout
 from llamafactory.train.rl.rollouts.rollout import Drawn, Request, Rollout, Sampling, roll_out
 from llamafactory.train.rl.rollouts.tools import load_tools
@@ -142,7 +143,7 @@ def test_log_probs_kept_are_those_of_a_fresh_forward(keys: Keys, tmp_path: Path,
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_the_engine_follows_the_policy(keys: Keys, tmp_path: Path, kind: str) -> None:
-    """Drawn with the weights of now: the log-probabilities of tokens are those of the policy, before and after it moved.
+    """Drawn with the weights of now: tokens' log-probabilities are the policy's, before and after it moved.
 
     The prompt of a group is read once.
     """
@@ -236,7 +237,7 @@ def test_tool_rollouts_are_the_conversation_with_only_the_model_trained(
         for seed in range(3)
     ]
     engine = _Script([[said(call), said("It is 42."), said(call, stop=False)], [said("So 42.")]])
-    roll_out(engine, rollouts, template, 400, call=toolbox.call, rounds=2)
+    roll_out(engine, rollouts, template, 400, reply=Replies(toolbox), rounds=2)
     first, second, third = rollouts
     assert [message.role for message in first.turns] == ["assistant", "tool", "assistant"]
     assert first.turns[1].text == "42" and first.text == "So 42." and first.finished
@@ -269,7 +270,7 @@ def test_tools_end_with_their_rounds_and_with_the_room(tiny_llama: Path, tmp_pat
     ids = [*tokenizer.encode(call, add_special_tokens=False), tokenizer.eos_token_id]
     for limit, rounds, turns, finished in ((400, 1, 3, True), (len(ids) + 5, 3, 1, False)):
         rollout = Rollout([Message.of("user", "1 and 1?")], [1, 2, 3], 0, toolbox.descriptions)
-        roll_out(_Script([[ids], [ids]]), [rollout], template, limit, call=toolbox.call, rounds=rounds)
+        roll_out(_Script([[ids], [ids]]), [rollout], template, limit, reply=Replies(toolbox), rounds=rounds)
         assert (len(rollout.turns), rollout.finished) == (turns, finished)
 
 

@@ -23,7 +23,7 @@ def make_batch(rollouts: Sequence[Rollout], collator: Any, slots: Sequence[int],
     Returns:
         What ``collator`` makes, and ``positions`` [N] of the tokens the model wrote; ``inputs``, the names of all this;
         ``lengths`` (how many tokens of its own each completion has), ``finished``, ``slots``, ``rows`` (of the
-        dataset), ``kept`` [S] (1 = counts in the loss); ``drawn`` [N], their log-probabilities when they were drawn, if the
+        dataset), ``kept`` [S] (1 = counts in the loss); ``drawn`` [N], log-probabilities when it was drawn, if the
         engine told all of them.
     """
     batch: Batch = collator([_features(rollout) for rollout in rollouts])

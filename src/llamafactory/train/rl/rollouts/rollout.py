@@ -108,6 +108,7 @@ class Rollout:
         finished: It ended by itself.
         columns: The row's further columns; ``reference`` is the text of the row's last turn of the assistant.
         media: Of the prompt, as the column ``media`` of rows holds them.
+        environment: What answers the model's turns, if anything does.
     """
 
     messages: list[Message]
@@ -122,6 +123,7 @@ class Rollout:
     finished: bool = False
     columns: dict[str, Any] = field(default_factory=dict)
     media: Sequence[Mapping[str, Any]] = ()
+    environment: Any = None
 
     def append_completion(self, drawn: Drawn, template: Template) -> tuple[ToolCall, ...]:
         """Append what the model wrote; returns the calls in it, none when it was cut off."""
@@ -136,7 +138,7 @@ class Rollout:
         return self.turns[-1].tool_calls if self.finished else ()
 
     def append_results(self, results: Sequence[Message], template: Template, limit: int) -> bool:
-        """Append results of tools; returns whether there is room for the model to go on."""
+        """Append results of tools or what an environment says; returns whether there is room for the model to go on."""
         conversation = with_markers([*self.messages, *self.turns, *results])
         place = len(self.messages) + len(self.turns) - 1
         glue = template.encode_after(conversation, place, self.tools)
@@ -155,7 +157,7 @@ def roll_out(
     template: Template,
     limit: int,
     greedy: bool = False,
-    call: Callable[[ToolCall], Message] | None = None,
+    reply: Callable[[Rollout, tuple[ToolCall, ...], bool], Sequence[Message]] | None = None,
     rounds: int = 0,
 ) -> None:
     """Complete every prompt, in place.
@@ -166,20 +168,21 @@ def roll_out(
         template: Stop tokens, parsing, rendering.
         limit: Most tokens behind a prompt.
         greedy: The likeliest tokens instead of draws.
-        call: Runs a tool; None = calls are left alone.
-        rounds: Most rounds of calls.
+        reply: Returns the turns that follow one of the model's (given its calls, and whether it will not be asked
+            again); none = the conversation is over.
+        rounds: How often the model may be asked again.
     """
     active = list(rollouts)
-    for number in range(rounds + 1 if call else 1):
+    for number in range(rounds + 1 if reply else 1):
         requests = [Request(r.prompt + r.ids, r.seed, len(r.ids), limit - len(r.ids), r.media) for r in active]
         drawn = engine.generate(requests, greedy)
         calls = [r.append_completion(one, template) for r, one in zip(active, drawn, strict=True)]
-        if call is None or number == rounds:
+        if reply is None:
             return
+        replies = [reply(r, some, number == rounds) for r, some in zip(active, calls, strict=True)]
         active = [
-            r for r, some in zip(active, calls, strict=True)
-            if some and r.append_results([call(one) for one in some], template, limit)
-        ]  # fmt: skip
+            r for r, turns in zip(active, replies, strict=True) if turns and r.append_results(turns, template, limit)
+        ]
         if not active:
             return
 
