@@ -33,15 +33,15 @@ LEVELS = {
     "model": 4,
     "jobs": 4,
     "export": 5,
-    "train": 6,  # its tuner.py is the door to export_model
     "chat": 6,
-    "eval": 6,
-    "api": 7,
-    "webui": 7,
-    "launcher": 8,
-    "v1": 9,
-    "cli": 9,
-    "__main__": 10,
+    "train": 7,  # its tuner.py is the door to export_model; rollouts run on chat's batching
+    "eval": 7,
+    "api": 8,
+    "webui": 8,
+    "launcher": 9,
+    "v1": 10,
+    "cli": 10,
+    "__main__": 11,
 }
 MAX_LINES = 400
 DATA_ONLY = ("data/templates/",)  # literal values without logic

@@ -263,6 +263,7 @@ REWARD_FUNCS: dict[str, str] = {
     "format": "llamafactory.train.rl.rewards.functions:format",
     "accuracy": "llamafactory.train.rl.rewards.functions:accuracy",
     "length": "llamafactory.train.rl.rewards.functions:length",
+    "environment": "llamafactory.train.rl.rewards.functions:environment",
     "math_verify": "llamafactory.train.rl.rewards.functions:math_verify",
 }
 

@@ -31,6 +31,7 @@ MINIMUM = {
     "kto_en_demo": 60,
     "pt_demo": 40,
     "sums_demo": 100,
+    "products_demo": 100,
     "tickets_demo": 90,
     "questions_demo": 64,
 }

@@ -19,8 +19,10 @@ from llamafactory.data.messages import Message, Sample
 from llamafactory.data.template_loader import get_template
 from llamafactory.hparams.data_args import DataArguments
 from llamafactory.train.rl.completions import make_batch
-from llamafactory.train.rl.rollouts.hf_rollout import Draw, HuggingfaceRollout
-from llamafactory.train.rl.rollouts.rollout import Request, Rollout, Sampling, roll_out
+from llamafactory.train.rl.rollouts.drawing import Drawing, uniform
+from llamafactory.train.rl.rollouts.environment import Replies
+from llamafactory.train.rl.rollouts.hf_rollout import HuggingfaceRollout
+from llamafactory.train.rl.rollouts.rollout import Drawn, Request, Rollout, Sampling, roll_out
 from llamafactory.train.rl.rollouts.tools import load_tools
 from llamafactory.train.rl.rollouts.vllm_rollout import policy_weights
 from llamafactory.train.rl.schedule import RolloutSchedule
@@ -75,14 +77,19 @@ def _requests(template: Any) -> list[Request]:
     return [Request(ids, seed, 0, 12 - seed) for seed, ids in enumerate(prompts)]
 
 
+def _ids(engine: HuggingfaceRollout, requests: list[Request], greedy: bool) -> list[list[int]]:
+    return [one.ids for one in engine.generate(requests, greedy)]
+
+
 def test_batched_is_one_by_one(bound: tuple[Any, Any]) -> None:
     """Left padding changes nothing; greedy answers are those of plain transformers, drawn ones have their own seeds."""
     model, template = bound
     requests = _requests(template)
     for greedy in (True, False):
-        together = _engine(bound, 4).generate(requests, greedy)
-        assert together == _engine(bound, 1).generate(requests, greedy)
-        assert together == _engine(bound, 3).generate(requests[::-1], greedy)[::-1]
+        together = _ids(_engine(bound, 4), requests, greedy)
+        assert together == _ids(_engine(bound, 1), requests, greedy)
+        assert together == _ids(_engine(bound, 3), requests[::-1], greedy)[::-1]
+        assert together == [one.ids for one in _engine(bound, 3)._generate_in_batches(requests, greedy)]
         assert [len(ids) <= request.limit for ids, request in zip(together, requests, strict=True)] == [True] * 4
         if greedy:
             for ids, request in zip(together, requests, strict=True):
@@ -96,9 +103,9 @@ def test_batched_is_one_by_one(bound: tuple[Any, Any]) -> None:
 
 def test_a_later_round_goes_on_in_the_same_draws(bound: tuple[Any, Any]) -> None:
     request = _requests(bound[1])[1]
-    (whole,) = _engine(bound, 1).generate([request], False)
+    (whole,) = _ids(_engine(bound, 1), [request], False)
     rest = Request(request.ids + whole[:5], request.seed, 5, request.limit - 5)
-    assert _engine(bound, 1).generate([rest], False) == [whole[5:]]
+    assert _ids(_engine(bound, 1), [rest], False) == [whole[5:]]
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -110,8 +117,8 @@ def test_draws_follow_the_distribution() -> None:
         (Sampling(1.0, 1.0, 2, 1), scores[:, :2].softmax(-1)),
         (Sampling(1.0, 0.7, 0, 1), scores[:, :2].softmax(-1)),
     ):
-        draw = Draw(sampling, requests, 1, torch.device("cpu"))
-        tokens = draw(torch.zeros(4000, 1, dtype=torch.long), scores.repeat(4000, 1)).argmax(-1)
+        numbers = torch.cat([uniform(request, 1) for request in requests])
+        tokens = Drawing(sampling)(scores.repeat(4000, 1), numbers)
         shares = torch.bincount(tokens, minlength=5)[: expected.shape[1]] / 4000
         assert shares.sum() == 1
         assert torch.allclose(shares, expected[0], atol=4 * 0.5 / 4000**0.5)
@@ -131,6 +138,42 @@ def test_log_probs_kept_are_those_of_a_fresh_forward(keys: Keys, tmp_path: Path,
     expected = torch.stack(expected)
     assert torch.allclose(batch["old"], expected, atol=1e-5)
     assert torch.allclose(batch["ref"], expected, atol=1e-5)
+    assert torch.allclose(batch["drawn"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_the_engine_follows_the_policy(keys: Keys, tmp_path: Path, kind: str) -> None:
+    """Drawn with the weights of now: tokens' log-probabilities are the policy's, before and after it moved.
+
+    The prompt of a group is read once.
+    """
+    given = keys(**prompt_set(tmp_path), **GRPO | {"finetuning_type": kind}, output_dir=str(tmp_path / "out"))
+    trainer = make_trainer(given)
+    engine, read = trainer.engine, []
+    runner = engine.continuous._runner
+    whole = runner.read_whole
+    runner.read_whole = lambda prompts, adapter: read.extend(prompts) or whole(prompts, adapter)
+    requests = [
+        Request(request.ids, 7 * request.seed + n, 0, 8) for request in _requests(engine.template) for n in (0, 1)
+    ]
+    first = None
+    for _ in range(2):
+        engine.sync()
+        drawn = engine.generate(requests, greedy=False)
+        for request, one in zip(requests, drawn, strict=True):
+            ids = torch.tensor([request.ids + one.ids])
+            with torch.no_grad():
+                scores = trainer.model(input_ids=ids).logits[0].log_softmax(-1)
+            start = len(request.ids)
+            expected = [scores[place - 1, ids[0, place]] for place in range(start, ids.shape[1])]
+            assert torch.allclose(torch.tensor(one.log_probs), torch.stack(expected), atol=1e-5)
+        assert first != drawn
+        first = drawn
+        with torch.no_grad():
+            for weight in trainer.model.parameters():
+                if weight.requires_grad:
+                    weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    assert len(read) == 2 * len(requests) // 2
 
 
 def _sequences(batch: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -166,9 +209,9 @@ class _Script:
 
     def sync(self) -> None: ...
 
-    def generate(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
+    def generate(self, requests: Sequence[Request], greedy: bool) -> list[Drawn]:
         self.seen.append(list(requests))
-        return self.rounds[len(self.seen) - 1]
+        return [Drawn(ids) for ids in self.rounds[len(self.seen) - 1]]
 
 
 @pytest.mark.parametrize("name", ["qwen", "file"])
@@ -194,7 +237,7 @@ def test_tool_rollouts_are_the_conversation_with_only_the_model_trained(
         for seed in range(3)
     ]
     engine = _Script([[said(call), said("It is 42."), said(call, stop=False)], [said("So 42.")]])
-    roll_out(engine, rollouts, template, 400, call=toolbox.call, rounds=2)
+    roll_out(engine, rollouts, template, 400, reply=Replies(toolbox), rounds=2)
     first, second, third = rollouts
     assert [message.role for message in first.turns] == ["assistant", "tool", "assistant"]
     assert first.turns[1].text == "42" and first.text == "So 42." and first.finished
@@ -227,7 +270,7 @@ def test_tools_end_with_their_rounds_and_with_the_room(tiny_llama: Path, tmp_pat
     ids = [*tokenizer.encode(call, add_special_tokens=False), tokenizer.eos_token_id]
     for limit, rounds, turns, finished in ((400, 1, 3, True), (len(ids) + 5, 3, 1, False)):
         rollout = Rollout([Message.of("user", "1 and 1?")], [1, 2, 3], 0, toolbox.descriptions)
-        roll_out(_Script([[ids], [ids]]), [rollout], template, limit, call=toolbox.call, rounds=rounds)
+        roll_out(_Script([[ids], [ids]]), [rollout], template, limit, reply=Replies(toolbox), rounds=rounds)
         assert (len(rollout.turns), rollout.finished) == (turns, finished)
 
 

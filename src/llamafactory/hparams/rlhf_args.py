@@ -87,7 +87,12 @@ class RLHFArguments:
     rollout_engine: str = arg("huggingface", "What writes the answers that are rewarded: huggingface, vllm.")
     rollout_batch_size: int = arg(64, "Answers that one process writes at once.", within=AT_LEAST_1)
     rollout_tools: str | None = arg(None, "Python file whose functions the model may call as tools.")
-    max_tool_rounds: int = arg(4, "Most rounds of tool calls in an answer.", within=AT_LEAST_1)
+    rollout_environment: str | None = arg(
+        None, "What answers the model's turns and rewards them: ./file.py:Class, or the URL of a service."
+    )
+    max_tool_rounds: int = arg(
+        4, "Most rounds of tool calls, or of answers of the environment, in an answer.", within=AT_LEAST_1
+    )
     eval_rollouts: Literal["greedy", "sample"] = arg(
         "greedy", "How evaluation answers: the likeliest tokens, or draws."
     )

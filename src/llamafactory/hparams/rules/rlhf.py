@@ -109,7 +109,8 @@ def _check_rl(args: TrainArgs) -> None:
     rlhf, stage, training = args.rlhf, args.finetuning.stage, args.training
     require(training.do_train, f"stage: {stage} needs do_train: true")
     require(
-        bool(rlhf.reward_model or rlhf.reward_funcs), f"reward_model: missing, stage {stage} needs it or reward_funcs"
+        bool(rlhf.reward_model or rlhf.reward_funcs or rlhf.rollout_environment),
+        f"reward_model: missing, stage {stage} needs it or reward_funcs",
     )
     _check_models(rlhf)
     _check_weights(rlhf)

@@ -67,6 +67,7 @@ def check_training(args: TrainArgs) -> None:
         "spectrum_top_fraction": getattr(tuner, "spectrum_top_fraction", None) is not None,
         "fp16": bool(training.fp16),
         "rollout_tools": args.rlhf.rollout_tools is not None,
+        "rollout_environment": args.rlhf.rollout_environment is not None,
         "rollout_engine: vllm": args.rlhf.rollout_engine != "huggingface",
         "reward_model_type: lora": bool(args.rlhf.reward_model) and args.rlhf.reward_model_type == "lora",
         "ref_model_adapters": bool(args.rlhf.ref_model_adapters),

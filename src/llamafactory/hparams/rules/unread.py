@@ -36,7 +36,7 @@ STAGES: dict[tuple[str, ...], tuple[str, ...]] = {
     ),
     ("ppo", "grpo"): (
         "reward_model", "reward_model_adapters", "reward_model_quantization_bit", "reward_model_type", "reward_funcs",
-        "reward_weights", "rollout_tools", "max_tool_rounds", "eval_rollouts",
+        "reward_weights", "rollout_tools", "rollout_environment", "max_tool_rounds", "eval_rollouts",
     ),
     ("ppo", "grpo", "gkd"): ("rollout_engine", "rollout_batch_size"),
     ("gkd",): (

@@ -44,7 +44,8 @@ class OwnAnswers:
             Request(prompt, seed_of(self.seed, "answer", step, row), 0, self.limit) for row, prompt in prompts.items()
         ]
         self.engine.sync()
-        answers = dict(zip(rows, self.engine.generate(requests, greedy=False), strict=True))
+        drawn = self.engine.generate(requests, greedy=False)
+        answers = {row: one.ids for row, one in zip(rows, drawn, strict=True)}
         for row, features in rows.items():
             ids = prompts[row] + answers[row]
             labels = [IGNORED] * len(prompts[row]) + answers[row]

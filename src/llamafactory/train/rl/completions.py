@@ -23,7 +23,8 @@ def make_batch(rollouts: Sequence[Rollout], collator: Any, slots: Sequence[int],
     Returns:
         What ``collator`` makes, and ``positions`` [N] of the tokens the model wrote; ``inputs``, the names of all this;
         ``lengths`` (how many tokens of its own each completion has), ``finished``, ``slots``, ``rows`` (of the
-        dataset), ``kept`` [S] (1 = counts in the loss).
+        dataset), ``kept`` [S] (1 = counts in the loss); ``drawn`` [N], log-probabilities when it was drawn, if the
+        engine told all of them.
     """
     batch: Batch = collator([_features(rollout) for rollout in rollouts])
     batch["positions"] = trained_positions(batch["labels"])
@@ -32,6 +33,9 @@ def make_batch(rollouts: Sequence[Rollout], collator: Any, slots: Sequence[int],
     batch["slots"], batch["rows"] = tuple(slots), list(rows)
     batch["finished"] = tuple(float(rollout.finished) for rollout in rollouts)
     batch["kept"] = torch.ones(len(rollouts))
+    drawn = [value for rollout in rollouts for value in rollout.log_probs]
+    if len(drawn) == sum(batch["lengths"]):
+        batch["drawn"] = torch.tensor(drawn)
     return batch
 
 

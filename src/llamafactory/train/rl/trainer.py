@@ -10,12 +10,13 @@ import json
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...data.messages import Message, Sample
+from ...data.messages import Message, Part, Sample
 from ...data.processor.rows import ids_of, media_in
 from ...extras.errors import ConfigError
 from ...extras.logging import get_logger
@@ -33,6 +34,7 @@ from .log import RolloutLog
 from .ranks import gather_records, sum_over_ranks
 from .records import Record, columns_of, completion_of, known, records_of
 from .rewards.reward_set import load_rewards
+from .rollouts.environment import Replies, load_environment
 from .rollouts.rollout import Engine, Rollout, roll_out, sampling_of, seed_of
 from .rollouts.tools import load_tools
 from .schedule import Place, RolloutSchedule
@@ -65,6 +67,8 @@ class RolloutTrainer(Trainer):
         self.engine: Engine = kind(self.model, self.template, self.sampling, args)
         self.rewards = load_rewards(args, self.processing_class, self.template, self.model)
         self.toolbox = load_tools(args.rlhf.rollout_tools) if args.rlhf.rollout_tools else None
+        world = args.rlhf.rollout_environment
+        self.replies = Replies(self.toolbox, load_environment(world) if world else None, world or "")
         self.rollout_log = RolloutLog(str(self.args.output_dir))
         self.buffer: list[list[Batch]] | None = None
         self.judged = False  # whether some completion of this run has a reward
@@ -183,6 +187,9 @@ class RolloutTrainer(Trainer):
             "entropy:items": tokens,
             "clip_fraction:items": tokens,
         }
+        if "drawn" in inputs:  # how far the engine's numbers are from those of training, for the same weights
+            gap = (old - rows_of(inputs["drawn"], lengths)).abs() * mask
+            sums |= {"rollout_gap": gap.sum(), "rollout_gap:items": tokens}
         if ref is not None and self.settings.beta:
             sums |= {"kl": (kl_estimate(log_probs.detach(), ref) * mask).sum(), "kl:items": tokens}
         return sums
@@ -240,9 +247,11 @@ class RolloutTrainer(Trainer):
         """Complete the prompts of rows."""
         rollouts = [self._prompt(dataset[row], seed) for row, seed in zip(rows, seeds, strict=True)]
         self.engine.sync()
-        call, rounds = (self.toolbox.call, self.run_args.rlhf.max_tool_rounds) if self.toolbox else (None, 0)
+        rlhf = self.run_args.rlhf
+        answered = rlhf.rollout_tools or rlhf.rollout_environment
+        reply, rounds = (self.replies, rlhf.max_tool_rounds) if answered else (None, 0)
         with self.accelerator.autocast():
-            roll_out(self.engine, rollouts, self.template, self.sampling.limit, greedy, call, rounds)
+            roll_out(self.engine, rollouts, self.template, self.sampling.limit, greedy, reply, rounds)
         return rollouts
 
     def _prompt(self, features: dict[str, Any], seed: int) -> Rollout:
@@ -251,13 +260,19 @@ class RolloutTrainer(Trainer):
         messages = [Message.from_openai(message) for message in given["messages"]]
         tools, ids = given["tools"], features["input_ids"]
         (media,) = features.get("media") or [[]]
-        if self.toolbox is not None:
-            tools = self.toolbox.descriptions
-            segments = self.template.encode_asked(Sample(tuple(messages), tuple(tools)))
-            ids, media = ids_of(segments), media_in(segments)
         kinds = self.template.media.kinds if self.template.media and "media" in features else ()
         columns = {**{f"{kind}s": [] for kind in kinds}, **given["columns"], "reference": given["reference"]}
-        return Rollout(messages, ids, seed, tools, columns=columns, media=media)
+        rollout = Rollout(messages, ids, seed, tools, columns=columns, media=media)
+        observed = self.replies.begin(rollout)
+        if observed:
+            last = messages[-1]
+            messages[-1] = replace(last, parts=(*last.parts, Part("text", f"\n\n{observed}")))
+        if self.toolbox is not None:
+            rollout.tools = self.toolbox.descriptions
+        if observed or self.toolbox is not None:
+            segments = self.template.encode_asked(Sample(tuple(messages), tuple(rollout.tools)))
+            rollout.prompt, rollout.media = ids_of(segments), media_in(segments)
+        return rollout
 
     def _reward(self, rollouts: list[Rollout], slots: Sequence[int]) -> list[Record]:
         """Return the records of all ranks' rollouts in the order of slots; all ranks call this together."""

@@ -69,7 +69,8 @@ def load_function(spec: str, key: str) -> Callable[..., Any]:
     module = load_file(path, key)
     found = getattr(module, name, None)
     if not name or not callable(found):
-        there = ", ".join(own_functions(module)) or "none"
+        own = [n for n, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]
+        there = ", ".join([*own_functions(module), *own]) or "none"
         wrong = f"{path} has no function {name!r}" if name else f"{path}: write {path}:FUNCTION"
         raise ConfigError(f"{key}: {wrong}; its functions: {there}")
     return found

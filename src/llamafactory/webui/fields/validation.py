@@ -34,7 +34,7 @@ PATHS = (
     "kt_expert_checkpoint_path", "megatron_pretrained_checkpoint", "lr_scheduler_kwargs", "ray_storage_path",
 )  # fmt: skip
 # Keys that hold a path or something else: it is one if it looks like one.
-PERHAPS = ("template", "export_quantization_dataset", "reward_funcs", "parallelism_config")
+PERHAPS = ("template", "export_quantization_dataset", "reward_funcs", "rollout_environment", "parallelism_config")
 MODELS = (
     "model_name_or_path", "adapter_name_or_path", "adapter_folder", "lora_modules", "ref_model", "ref_model_adapters",
     "reward_model", "reward_model_adapters", "teacher_model_name_or_path", "teacher_model", "teacher_model_adapters",

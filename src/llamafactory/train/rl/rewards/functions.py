@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ....extras.errors import ConfigError
 from ....extras.packages import require
 from .mathematics import judge
 
@@ -34,6 +35,13 @@ def accuracy(
 def length(completion_ids: list[list[int]], **_: Any) -> list[float]:
     """Minus the number of tokens, in thousands: of two completions that are alike else, the shorter one wins."""
     return [-len(ids) / 1000 for ids in completion_ids]
+
+
+def environment(environment_reward: list[float] | None = None, **_: Any) -> list[float]:
+    """What the environment paid for all turns."""
+    if environment_reward is None:
+        raise ConfigError("reward_funcs: environment needs rollout_environment")
+    return environment_reward
 
 
 def math_verify(

@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import http.client
 import json
 import math
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -29,6 +26,7 @@ from ....model.media_inputs import on_device
 from ....model.paths import resolve_adapter_path
 from ....model.value_head import read_value_head
 from ....plugins import resolve
+from ..service import post
 from .completion import Completion, RewardFunction
 
 if TYPE_CHECKING:
@@ -243,7 +241,7 @@ class ServiceReward:
         for completion in completions:
             sample = _conversation(completion)
             texts.append(self._template.render(sample.messages, sample.tools))
-        reply = self._post({"model": "model", "messages": texts})
+        reply = post(self._url, {"model": "model", "messages": texts}, self._seconds, "reward_model")
         scores = reply.get("scores") if isinstance(reply, dict) else None
         if not isinstance(scores, list) or len(scores) != len(texts):
             raise self._error(f"expected {len(texts)} scores, got {json.dumps(reply)[:200]}")
@@ -251,25 +249,6 @@ class ServiceReward:
             if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
                 raise self._error(f"score {number} is not a number: {score!r}")
         return torch.tensor(scores, dtype=torch.float64)
-
-    def _post(self, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(
-            self._url, json.dumps(body).encode("utf-8"), {"Content-Type": "application/json"}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=self._seconds) as reply:
-                return json.loads(reply.read())
-        except urllib.error.HTTPError as error:
-            detail = " ".join(error.read().decode("utf-8", "replace").split())[:200]
-            raise self._error(f"status {error.code}: {detail or error.reason}") from error
-        except TimeoutError as error:
-            raise self._error(f"no answer in {self._seconds:g} s") from error
-        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            if isinstance(getattr(error, "reason", None), TimeoutError):
-                raise self._error(f"no answer in {self._seconds:g} s") from error
-            raise self._error(str(getattr(error, "reason", error))) from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise self._error(f"its answer is not JSON: {error}") from error
 
     def _error(self, reason: str) -> ConfigError:
         return ConfigError(f"reward_model: {self._url}: {reason}")

@@ -85,6 +85,8 @@ def load_rewards(
         ConfigError: A function or model cannot be had, or the weights do not fit.
     """
     specs = split_list(args.rlhf.reward_funcs)
+    if args.rlhf.rollout_environment and not specs and not args.rlhf.reward_model:
+        specs = ["environment"]
     plain = [spec.rpartition(":")[2] for spec in specs]
     functions: dict[str, RewardFunction] = {}
     for spec, name in zip(specs, plain, strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rollouts by ``model.generate``: left-padded batches of like length, each completion with its own random numbers."""
+"""Rollouts in the training process: continuous batching, or ``model.generate`` for models that cannot take part."""
 
 from __future__ import annotations
 
@@ -13,36 +13,65 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
+from ....chat.continuous_batching import ModelRunner, can_batch
 from ....data.collators import PromptCollator
+from ....extras.logging import get_logger
 from ....model import eval_mode, generation_attention
 from ....model.media_inputs import prompt_inputs
 from ....model.sharding.shard import is_sharded
-from .rollout import Request, Sampling
+from ....model.wrapping import beneath_adapters
+from .continuous import Continuous
+from .drawing import Drawing, uniform
+from .rollout import Drawn, Request, Sampling
+from .twin import Twin, why_no_twin
 
 if TYPE_CHECKING:
     from ....data.template.base import Template
     from ....hparams import TrainArgs
 
 
+logger = get_logger(__name__)
+
+
 class HuggingfaceRollout:
-    """Generates with the very model in training, without dropout."""
+    """Generates with the policy in training, without dropout.
+
+    By continuous batching on the plain model that the policy amounts to (:class:`.twin.Twin`); prompts with media, and
+    all prompts where there is no such model, by ``model.generate``: left-padded batches of like length.
+    """
 
     def __init__(self, model: Any, template: Template, sampling: Sampling, args: TrainArgs) -> None:
         self.model, self.template, self.sampling = model, template, sampling
         self.batch = args.rlhf.rollout_batch_size
         self.never = template.media.token_ids if template.media else []
         self.collate = PromptCollator(template.tokenizer, template.batch_media() if template.media else None)
+        self.twin: Twin | None = None
+        self.fresh = False
+        why = "it cannot share a forward pass" if not can_batch(beneath_adapters(model)) else why_no_twin(model)
+        if why:
+            logger.info_rank0("Rollouts are written by model.generate, which is slower: of this model, %s", why)
+        else:
+            self.twin = Twin(model)
+            runner, stops = ModelRunner(self.twin.model, ()), template.stop_token_ids
+            self.continuous = Continuous(runner, sampling, stops, self.never, self.batch)
 
     def sync(self) -> None:
-        """The weights are the policy's own."""
+        """The weights are the policy's own; adapters are added to them when it is generated."""
+        self.fresh = False
+
+    def generate(self, requests: Sequence[Request], greedy: bool) -> list[Drawn]:
+        """Generate all at once."""
+        if self.twin is None or any(request.media for request in requests):
+            return self._generate_in_batches(requests, greedy)
+        if not self.fresh:
+            self.twin.refresh()
+            self.fresh = True
+        return self.continuous.complete(requests, greedy)
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
+    def _generate_in_batches(self, requests: Sequence[Request], greedy: bool) -> list[Drawn]:
         """Generate in batches of prompts of like length, so that little is padded."""
         order = sorted(range(len(requests)), key=lambda number: -len(requests[number].ids))
         completions: list[list[int]] = [[] for _ in requests]
@@ -53,7 +82,7 @@ class HuggingfaceRollout:
                 asked = [requests[number] for number in some] or [Request([0], 0, 0, 1)]
                 for number, ids in zip(some, self._generate(asked, greedy), strict=False):  # nobody asked for a filler
                     completions[number] = ids
-        return completions
+        return [Drawn(ids) for ids in completions]
 
     def _batches(self, requests: int) -> int:
         """Return how many batches are generated: of a sharded model as many on every rank, if need be of nothing."""
@@ -68,9 +97,9 @@ class HuggingfaceRollout:
         device = self.model.device
         inputs = self.collate([{"input_ids": request.ids, "media": [request.media]} for request in requests])
         start, stops = inputs["input_ids"].shape[1], self.template.stop_token_ids
-        draw = LogitsProcessorList([] if greedy else [Draw(self.sampling, requests, start, device)])
+        draw = LogitsProcessorList([] if greedy else [_Draw(self.sampling, requests, start, device)])
         config = GenerationConfig(
-            do_sample=False,  # Draw leaves one token to choose from
+            do_sample=False,  # _Draw leaves one token to choose from
             max_new_tokens=max(request.limit for request in requests),
             eos_token_id=stops or None,
             pad_token_id=self.template.tokenizer.pad_token_id,
@@ -86,38 +115,17 @@ class HuggingfaceRollout:
         return [_until_stop(row[: request.limit], stops) for row, request in zip(rows, requests, strict=True)]
 
 
-class Draw(LogitsProcessor):
-    """Draws each row's next token by one uniform number: the first token whose cumulative probability exceeds it.
-
-    The numbers come from the request's seed and the place in the completion alone, so it does not depend on the
-    batch it is in, on the rank, or on what was drawn before.
-    """
+class _Draw(LogitsProcessor):
+    """Draws each row's next token and leaves ``generate`` no other."""
 
     def __init__(self, sampling: Sampling, requests: Sequence[Request], start: int, device: torch.device) -> None:
-        self.start = start
-        self.warpers: list[Any] = []
-        if sampling.temperature != 1.0:
-            self.warpers.append(TemperatureLogitsWarper(sampling.temperature))
-        if sampling.top_k > 0:
-            self.warpers.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1.0:
-            self.warpers.append(TopPLogitsWarper(sampling.top_p))
+        self.start, self.draw = start, Drawing(sampling)
         longest = max(request.limit for request in requests)
-        self.numbers = torch.stack([_uniform(request, longest) for request in requests]).to(device)
+        self.numbers = torch.stack([uniform(request, longest) for request in requests]).to(device)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        logits: Any = scores.float()
-        for warper in self.warpers:
-            logits = warper(input_ids, logits)
-        mass = torch.softmax(logits, -1).double().cumsum(-1)
-        wanted = self.numbers[:, input_ids.shape[1] - self.start, None] * mass[:, -1:]
-        token = torch.searchsorted(mass, wanted, right=True).clamp(max=mass.shape[1] - 1)
+        token = self.draw(scores, self.numbers[:, input_ids.shape[1] - self.start])[:, None]
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
-
-
-def _uniform(request: Request, count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(request.seed)
-    return torch.rand(request.drawn + count, generator=generator, dtype=torch.float64)[request.drawn :]
 
 
 def _until_stop(ids: list[int], stops: list[int]) -> list[int]:

@@ -66,6 +66,19 @@ class Request:
     media: Sequence[Mapping[str, Any]] = ()
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What an engine wrote behind a request.
+
+    Attributes:
+        ids: New tokens; a completion that ended by itself ends with a stop token.
+        log_probs: Of each of them when it was drawn, at the temperature; empty = the engine does not tell.
+    """
+
+    ids: list[int]
+    log_probs: list[float] = field(default_factory=list)
+
+
 class Engine(Protocol):
     """What generates completions, a row of ``plugins.ROLLOUTS``."""
 
@@ -74,8 +87,8 @@ class Engine(Protocol):
     def sync(self) -> None:
         """Take over the present weights of the policy."""
 
-    def generate(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
-        """Return the new ids of each request; a completion that ended by itself ends with a stop token."""
+    def generate(self, requests: Sequence[Request], greedy: bool) -> list[Drawn]:
+        """Complete each request."""
 
 
 @dataclass
@@ -89,11 +102,13 @@ class Rollout:
         tools: OpenAI tool objects that stand in the prompt.
         ids: What stands behind the prompt: what the model wrote and, between that, results of tools.
         written: For each of ``ids`` whether the model wrote it.
+        log_probs: Of what the model wrote, when it was drawn; shorter where the engine does not tell.
         turns: The messages made.
         text: What the model wrote last, without special tokens.
         finished: It ended by itself.
         columns: The row's further columns; ``reference`` is the text of the row's last turn of the assistant.
         media: Of the prompt, as the column ``media`` of rows holds them.
+        environment: What answers the model's turns, if anything does.
     """
 
     messages: list[Message]
@@ -102,15 +117,19 @@ class Rollout:
     tools: Sequence[dict[str, Any]] = ()
     ids: list[int] = field(default_factory=list)
     written: list[bool] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
     turns: list[Message] = field(default_factory=list)
     text: str = ""
     finished: bool = False
     columns: dict[str, Any] = field(default_factory=dict)
     media: Sequence[Mapping[str, Any]] = ()
+    environment: Any = None
 
-    def append_completion(self, ids: list[int], template: Template) -> tuple[ToolCall, ...]:
+    def append_completion(self, drawn: Drawn, template: Template) -> tuple[ToolCall, ...]:
         """Append what the model wrote; returns the calls in it, none when it was cut off."""
+        ids = drawn.ids
         self.ids += ids
+        self.log_probs += drawn.log_probs
         self.written += [True] * len(ids)
         tokenizer = template.tokenizer
         self.finished = bool(ids) and ids[-1] in template.stop_token_ids
@@ -119,7 +138,7 @@ class Rollout:
         return self.turns[-1].tool_calls if self.finished else ()
 
     def append_results(self, results: Sequence[Message], template: Template, limit: int) -> bool:
-        """Append results of tools; returns whether there is room for the model to go on."""
+        """Append results of tools or what an environment says; returns whether there is room for the model to go on."""
         conversation = with_markers([*self.messages, *self.turns, *results])
         place = len(self.messages) + len(self.turns) - 1
         glue = template.encode_after(conversation, place, self.tools)
@@ -138,7 +157,7 @@ def roll_out(
     template: Template,
     limit: int,
     greedy: bool = False,
-    call: Callable[[ToolCall], Message] | None = None,
+    reply: Callable[[Rollout, tuple[ToolCall, ...], bool], Sequence[Message]] | None = None,
     rounds: int = 0,
 ) -> None:
     """Complete every prompt, in place.
@@ -149,20 +168,21 @@ def roll_out(
         template: Stop tokens, parsing, rendering.
         limit: Most tokens behind a prompt.
         greedy: The likeliest tokens instead of draws.
-        call: Runs a tool; None = calls are left alone.
-        rounds: Most rounds of calls.
+        reply: Returns the turns that follow one of the model's (given its calls, and whether it will not be asked
+            again); none = the conversation is over.
+        rounds: How often the model may be asked again.
     """
     active = list(rollouts)
-    for number in range(rounds + 1 if call else 1):
+    for number in range(rounds + 1 if reply else 1):
         requests = [Request(r.prompt + r.ids, r.seed, len(r.ids), limit - len(r.ids), r.media) for r in active]
         drawn = engine.generate(requests, greedy)
-        calls = [r.append_completion(ids, template) for r, ids in zip(active, drawn, strict=True)]
-        if call is None or number == rounds:
+        calls = [r.append_completion(one, template) for r, one in zip(active, drawn, strict=True)]
+        if reply is None:
             return
+        replies = [reply(r, some, number == rounds) for r, some in zip(active, calls, strict=True)]
         active = [
-            r for r, some in zip(active, calls, strict=True)
-            if some and r.append_results([call(one) for one in some], template, limit)
-        ]  # fmt: skip
+            r for r, turns in zip(active, replies, strict=True) if turns and r.append_results(turns, template, limit)
+        ]
         if not active:
             return
 

@@ -20,7 +20,7 @@ from ....extras.packages import require
 from ....model.paths import resolve_model_path
 from ....model.vllm_length import vllm_length
 from ....model.wrapping import beneath_adapters
-from .rollout import Request, Sampling, seed_of
+from .rollout import Drawn, Request, Sampling, seed_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,7 +67,7 @@ class VllmRollout:
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": policy_weights(self.model)})
         self.llm.reset_prefix_cache()
 
-    def generate(self, requests: Sequence[Request], greedy: bool) -> list[list[int]]:
+    def generate(self, requests: Sequence[Request], greedy: bool) -> list[Drawn]:
         """Generate all at once; the engine batches by itself."""
         if any(request.media for request in requests):
             raise ConfigError("rollout_engine: vllm is given text alone, and rows have media; use huggingface")
@@ -75,7 +75,7 @@ class VllmRollout:
         outputs = self.llm.generate(
             [{"prompt_token_ids": request.ids} for request in requests], sampling_params=params, use_tqdm=False
         )
-        return [list(output.outputs[0].token_ids) for output in outputs]
+        return [Drawn(list(output.outputs[0].token_ids)) for output in outputs]
 
     def _sampling(self, request: Request, greedy: bool) -> Any:
         choice: dict[str, Any] = {"temperature": 0.0}
