@@ -2,8 +2,10 @@
 """Preparing data: from a jsonl file to saved features, against the tokenizer alone on the same texts.
 
     .venv/bin/python benchmarks/data.py [--rows 100000] [--memory-rows 1000000] [--rounds 2] [--reference] [--profile]
+    .venv/bin/python benchmarks/data.py --real [--rows 43000]
 
-Rows are the demo instructions with random edits, the template is chatml, the tokenizer SmolLM2's. Every measure is a
+Rows are the demo instructions with random edits, which repeat words, or with ``--real`` docstrings, which repeat little
+(``real_text.py``); the template is chatml, the tokenizer SmolLM2's. Every measure is a
 process of its own; what is timed begins after the imports and the tokenizer's loading. One core is compared with one
 core, two with two: both sides are bound to the same ones, and alternate. `--reference` adds LLaMA-Factory 0.9.5, from
 the start of the command to the saved folder (see `data_reference.py`). Prints Markdown tables; `benchmarks/RESULTS.md`
@@ -184,7 +186,9 @@ def measure(name: str, path: Path, cores: int, profile: bool = False) -> dict[st
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--rows", type=int, help="default 100,000; 43,000 with --real")
+    parser.add_argument("--real", action="store_true", help="docstrings of the installed packages")
+    parser.add_argument("--cores", type=int, choices=(1, 2), help="measure with so many alone")
     parser.add_argument("--memory-rows", type=int, help="measure peak memory with this many rows too")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--reference", action="store_true", help="compare with LLaMA-Factory 0.9.5 too")
@@ -201,8 +205,15 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="benchmark-data-"))
     try:
         path = work / "rows.jsonl"
-        write_rows(path, given.rows)
-        runs: dict[str, list[dict[str, float]]] = {"alone:1": [], "ours:1": [], "alone:2": [], "ours:2": []}
+        if given.real:
+            from real_text import write_real_rows
+
+            given.rows = write_real_rows(path, given.rows or 43_000)
+        else:
+            given.rows = given.rows or 100_000
+            write_rows(path, given.rows)
+        cores = (given.cores,) if given.cores else (1, 2)
+        runs: dict[str, list[dict[str, float]]] = {f"{side}:{n}": [] for n in cores for side in ("alone", "ours")}
         for _ in range(given.rounds):
             for name, done in runs.items():
                 done.append(measure(name, path, int(name[-1]), given.profile and name == "ours:1"))
@@ -216,7 +227,7 @@ def main() -> None:
                 f"{given.memory_rows / run['seconds']:,.0f}" for run in large
             ]
             write_rows(path, given.rows)
-        print_table(given.rows, path, runs, more)
+        print_table(given.rows, path, runs, more, cores)
         if given.reference:
             from data_reference import compare
 
@@ -225,14 +236,17 @@ def main() -> None:
         shutil.rmtree(work)
 
 
-def print_table(rows: int, path: Path, runs: dict[str, list[dict[str, float]]], more: dict[str, list[str]]) -> None:
+def print_table(
+    rows: int, path: Path, runs: dict[str, list[dict[str, float]]], more: dict[str, list[str]], numbers: tuple[int, ...]
+) -> None:
     """Print the best run of each measure: what disturbs one only makes it slower."""
     best = {name: min(done, key=lambda run: run["seconds"]) for name, done in runs.items()}
-    floors, ours = ([best[f"{side}:{cores}"] for cores in (1, 2)] for side in ("alone", "ours"))
+    floors, ours = ([best[f"{side}:{cores}"] for cores in numbers] for side in ("alone", "ours"))
     both = list(zip(floors, ours, strict=True))
     print(f"\n{rows:,} rows, {floors[0]['tokens']:,} tokens, {path.stat().st_size / 2**20:.0f} MiB of jsonl; "
-          f"{os.cpu_count()} cores; best of {len(runs['ours:1'])}\n")  # fmt: skip
-    print("| measure | one process, one core | two processes, two cores |\n|---|---|---|")
+          f"{os.cpu_count()} cores; best of {len(runs[f'ours:{numbers[0]}'])}\n")  # fmt: skip
+    heads = {1: "one process, one core", 2: "two processes, two cores"}
+    print(f"| measure | {' | '.join(heads[number] for number in numbers)} |\n|---{'|---' * len(numbers)}|")
     table = {
         "rows/s, `encode_batch_fast` alone": [f"{rows / run['seconds']:,.0f}" for run in floors],
         "rows/s, file to saved features": [f"{rows / run['seconds']:,.0f}" for run in ours],
@@ -245,8 +259,8 @@ def print_table(rows: int, path: Path, runs: dict[str, list[dict[str, float]]], 
         "of it the process's own, MiB": [f"{run['own']:,.0f}" for run in ours],
         **more,
     }
-    for name, (first, second) in table.items():
-        print(f"| {name} | {first} | {second} |")
+    for name, values in table.items():
+        print(f"| {name} | {' | '.join(values)} |")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -95,11 +97,12 @@ def _sample(messages: list[tuple[str, str, float | None]]) -> Sample:
 
 
 @settings(max_examples=600, deadline=None)
-@given(st.sampled_from(NAMES), st.sampled_from(sorted(KINDS)), MESSAGES, st.booleans(), st.booleans())
+@given(st.sampled_from(NAMES), st.sampled_from(sorted(KINDS)), MESSAGES, st.booleans(), st.booleans(), st.booleans())
 def test_the_short_way_gives_what_the_general_way_gives(
-    name: str, kind: str, messages: list[Any], train_on_prompt: bool, mask_history: bool
+    name: str, kind: str, messages: list[Any], train_on_prompt: bool, mask_history: bool, by_words: bool
 ) -> None:
     template, samples = _template(name, kind), [_sample(messages)] * 2
+    template._shape_cache.words.worth.is_worth_it = by_words
     try:
         wanted = template._encode_general(samples, train_on_prompt, mask_history)
     except ValueError:  # the template has no place for something
@@ -186,3 +189,31 @@ def test_words_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     for chat in chats:
         assert template.encode_batch([chat]) == template._encode_general([chat], False, False)
     assert template._shape_cache.words.known.size < 300
+
+
+def test_words_are_looked_up_where_they_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of new words are soon tokenized as a whole, and nothing of them is kept; repeated ones are looked up."""
+    monkeypatch.setattr("llamafactory.data.template.word_cache._TRIAL", 2**12)
+    monkeypatch.setattr("llamafactory.data.template.word_cache._PAUSE", 2**15)
+    template = bind(build_tokenizer("chatml"), "chatml")
+    words = template._shape_cache.words
+    rng = random.Random(0)
+    known = ["".join(rng.choices("abcdefgh", k=8)) for _ in range(50)]
+
+    def encode(make: Callable[[], str]) -> None:
+        text = " ".join(make() for _ in range(400))
+        chat = [_sample([("user", "say it", None), ("assistant", text, None)])]
+        assert template.encode_batch(chat) == template._encode_general(chat, False, False)
+
+    for _ in range(3):
+        encode(lambda: rng.choice(known))
+    assert words.worth.is_worth_it
+    for _ in range(3):
+        encode(lambda: "".join(rng.choices("abcdefgh", k=8)))
+    assert not words.worth.is_worth_it
+    size, chunks = words.known.size, len(words.known.chunks)
+    encode(lambda: "".join(rng.choices("abcdefgh", k=8)))
+    assert len(words.known.chunks) == chunks and words.known.size - size < 100
+    for _ in range(12):  # after the pause
+        encode(lambda: rng.choice(known))
+    assert words.worth.is_worth_it

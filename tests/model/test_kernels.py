@@ -18,8 +18,9 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from llamafactory.model import kernels
+from llamafactory.model import kernels, load_model, load_tokenizer
 from llamafactory.model.kernels import native
+from llamafactory.train.token_scores import attach
 
 SIZES = {
     "hidden_size": 64,
@@ -133,3 +134,20 @@ def test_however_numbers_lie_in_memory(layout):
             outs.append((out, leaf.grad, *(weight.grad for weight in module.parameters())))
         for found, expected in zip(outs[1], outs[0], strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_the_key_switches_all_of_them_off(tiny_llama, train_args, monkeypatch):
+    """In this model alone: what a model without the key calls is counted beside it."""
+    ids = torch.arange(3, 300)[None]
+    called: dict[bool, set[str]] = {}
+    for asked in (True, False, True):
+        args = train_args(tiny_llama, bf16=True, kernels=asked)
+        model = attach(load_model(load_tokenizer(args.model), args)).train()
+        called[asked] = names = set()
+        monkeypatch.setattr(
+            native, "call", lambda name, *_, names=names, call=native.call: names.add(name) or call(name, *_)
+        )
+        model(input_ids=ids, labels=ids, score=True).log_probs.sum().backward()
+        monkeypatch.undo()
+    assert called[False] == set()
+    assert called[True] >= {"log_prob", "attention_back", "rms_norm", "rms_norm_back", "glu", "rotary"}

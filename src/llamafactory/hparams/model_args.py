@@ -68,7 +68,7 @@ class ModelArguments:
         "none", "What checkpointing keeps of a layer beside its input: attention = what attention returns."
     )
     enable_liger_kernel: bool = arg(False, "Liger's kernels for norms, rotary positions and MLPs in training (GPU).")
-    kernels: bool = arg(True, "On a CPU, norms, rotary positions and gated MLPs in one pass, compiled once by g++.")
+    kernels: bool = arg(True, "On a CPU, what takes many passes over memory in one, compiled once by g++.")
     use_v1_kernels: bool | None = arg(False, "Kernel plug-ins for NPUs.")
     disable_gradient_checkpointing: bool = arg(False, "Never recompute activations.")
     use_reentrant_gc: bool = arg(True, "Reentrant variant of activation checkpointing.")

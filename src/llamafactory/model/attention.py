@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from . import context_parallel, shifted_attention, varlen_attention
 from .context_parallel import Context
-from .kernels import causal_attention
+from .kernels import causal_attention, native
 from .shared_prefix import unshare
 from .wrapping import beneath_adapters
 
@@ -162,7 +162,10 @@ def isolated_attention(
         query, key, value = (context_parallel.to_heads(x, context) for x in (query, key, value))
         s_aux = None if s_aux is None else s_aux.chunk(context.size)[context.rank]
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    options = _Options(scaling or query.shape[-1] ** -0.5, dropout or 0.0, causal, sliding_window, softcap, s_aux)
+    options = _Options(
+        *(scaling or query.shape[-1] ** -0.5, dropout or 0.0, causal, sliding_window, softcap, s_aux),
+        fast=native.wanted(module),
+    )
     attend = partial(_shifted, group=group) if group and causal and module.training else _isolated
     if cu_seqlens is None:
         assert attend is _isolated, "shifted attention is for batches without padding"
@@ -183,7 +186,7 @@ def _isolated(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Any, longest: int | N
     if longest is not None and _varlen_fits(q, options):
         return _varlen(q, k, v, cu_seqlens, int(longest), options)
     bounds = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens
-    if causal_attention.applies(q) and options.plain and options.causal:
+    if options.fast and causal_attention.applies(q) and options.plain and options.causal:
         where = varlen_attention.layout(tuple(bounds), causal_attention.GROUPED)
         if where is not None:
             groups = zip(*(varlen_attention.spread(x, where) for x in (q, k, v)), strict=True)
@@ -224,7 +227,7 @@ def _shifted(
 class _Options:
     """What the attention of one layer computes, beyond q, k and v."""
 
-    __slots__ = ("causal", "dropout", "scale", "sinks", "softcap", "window")
+    __slots__ = ("causal", "dropout", "fast", "scale", "sinks", "softcap", "window")
 
     def __init__(
         self,
@@ -234,13 +237,14 @@ class _Options:
         window: int | None,
         softcap: float | None,
         sinks: Tensor | None,
+        fast: bool,
     ) -> None:
         self.scale, self.dropout, self.causal = scale, dropout, causal
-        self.window, self.softcap, self.sinks = window, softcap, sinks
+        self.window, self.softcap, self.sinks, self.fast = window, softcap, sinks, fast
 
     def but(self, sinks: Tensor | None) -> _Options:
         """The same with the sinks of other heads."""
-        return _Options(self.scale, self.dropout, self.causal, self.window, self.softcap, sinks)
+        return _Options(self.scale, self.dropout, self.causal, self.window, self.softcap, sinks, self.fast)
 
     @property
     def plain(self) -> bool:
@@ -259,7 +263,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: _Opti
             mask = _window_mask(length, None, True, q.device)
         return _eager(q, k, v, mask, options)
     causal = mask is None and options.causal and length == keys and length > 1
-    if causal and not options.dropout and causal_attention.pays_off(q):
+    if causal and options.fast and not options.dropout and causal_attention.pays_off(q):
         return causal_attention.causal_attention(q, k, v, options.scale)
     return F.scaled_dot_product_attention(
         q,

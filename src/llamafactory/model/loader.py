@@ -80,7 +80,8 @@ def load_model(
     device = probe(use_cpu=use_cpu or (training is not None and training.use_cpu))
     if device.type == "cpu" or args.model.threads != "auto":
         threads.settle(args.model.threads, steady=training is not None and training.full_determinism)
-    fast = device.type == "cpu" and training is not None and (trainable or beside_training) and args.model.kernels
+    on_cpu = device.type == "cpu" and training is not None and (trainable or beside_training)
+    fast = on_cpu and args.model.kernels
     if fast:
         kernels.native.begin()
     dtypes = resolve_dtypes(args, device)
@@ -102,6 +103,8 @@ def load_model(
     tuned: nn.Module = tuner.create(model, args, dtypes, trainable=trainable, new_rows=new_rows)
     if fast:
         kernels.use_kernels(tuned)
+    elif on_cpu:
+        kernels.native.leave_out(tuned)
     if not trainable:
         return tuned.requires_grad_(False).eval()
     assert isinstance(args, TrainArgs), "only the arguments of a training run can be trained with"

@@ -25,6 +25,7 @@ from ..extras.heap import give_back_gaps
 from ..model import context_parallel
 from ..model.attention import ISOLATED, implementation
 from ..model.context_parallel import Context
+from ..model.kernels import native
 from ..model.media_inputs import packed_inputs, rows_alike
 from ..model.sharding.shard import is_sharded
 from ..model.towers import nothing_of_idle_parts
@@ -165,7 +166,8 @@ def _score(
         chunk = chunk_rows(head.out_features, hidden.device, head.weight.requires_grad)
         transform = replace(transform, temperature=temperature)
         scored = linear_log_probs(
-            hidden, head.weight, head.bias, asked, chunk, transform, smoothing, entropy, accuracy, top, anchor
+            *(hidden, head.weight, head.bias, asked, chunk, transform, smoothing, entropy, accuracy, top, anchor),
+            kernel=native.wanted(causal_lm),
         )
     else:
         scored = _module_log_probs(logits_of, hidden, asked, smoothing, entropy, accuracy, top, anchor)

@@ -48,6 +48,17 @@ class Missing(Exception):
     """Why there is no compiled library."""
 
 
+def leave_out(model: nn.Module) -> None:
+    """Let this model compute by PyTorch's own operations where the code that calls asks :func:`wanted`."""
+    for module in model.modules():
+        module.plain_operations = True  # type: ignore[assignment]
+
+
+def wanted(module: nn.Module) -> bool:
+    """Whether the model that a module is of may use kernels (the key ``kernels``)."""
+    return not getattr(module, "plain_operations", False)
+
+
 def begin() -> None:
     """Have the library compiled beside what else is done, if it is not there yet."""
     _building()

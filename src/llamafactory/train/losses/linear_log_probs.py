@@ -130,6 +130,7 @@ def linear_log_probs(
     accuracy: bool = False,
     top: int = 0,
     anchor: Anchor | None = None,
+    kernel: bool = True,
 ) -> LogProbs:
     """Score ``targets`` under a linear head, ``chunk`` rows at a time.
 
@@ -145,12 +146,13 @@ def linear_log_probs(
         accuracy: Also return whether the target is the most probable token (bool).
         top: Also return the entropy (nats) of this many most probable tokens among themselves; 0 = do not.
         anchor: Also return the divergence of the head's distribution from it.
+        kernel: Whether ``model/kernels/log_prob.py`` may compute what it can.
 
     Returns:
         Log-probabilities in fp32 (fp64 for fp64 input), differentiable in hidden, weight and bias.
     """
     hidden, kind = as_computed(hidden), hidden.device.type
-    options = _Options(chunk, transform or LogitTransform(), smoothing, entropy, accuracy, top, anchor)
+    options = _Options(chunk, transform or LogitTransform(), smoothing, entropy, accuracy, top, anchor, kernel)
     with torch.autocast(kind, enabled=False):
         log_probs, *found = _LinearLogProbs.apply(hidden, weight, bias, targets, options)
     wanted = (entropy, accuracy, anchor is not None, top > 0)
@@ -178,11 +180,12 @@ class _Options:
     accuracy: bool
     top: int
     anchor: Anchor | None
+    kernel: bool
 
     @property
-    def is_plain(self) -> bool:
-        """Whether the target's log-probability is that of the head as it is, and nothing more has to do with others."""
-        return not (self.smoothing or self.top or self.anchor) and self.transform == LogitTransform()
+    def takes_kernel(self) -> bool:
+        """Whether the log-probability is that of the head as it is, nothing has to do with others, and it is wanted."""
+        return self.kernel and not (self.smoothing or self.top or self.anchor) and self.transform == LogitTransform()
 
 
 class _LinearLogProbs(torch.autograd.Function):
@@ -205,7 +208,7 @@ class _LinearLogProbs(torch.autograd.Function):
             part = slice(start, start + options.chunk)
             logits = F.linear(hidden[part], head, shift)
             scored = None
-            if options.is_plain:
+            if options.takes_kernel:
                 also = (entropies[part] if options.entropy else None, correct[part] if options.accuracy else None)
                 scored = log_prob.score(logits, targets[part], finish_gradient, None, *also)
             if scored is not None:
@@ -262,7 +265,7 @@ class _LinearLogProbs(torch.autograd.Function):
         for start in range(0, hidden.shape[0], options.chunk):
             part = slice(start, start + options.chunk)
             logits = F.linear(hidden[part], head, shift)
-            if options.is_plain and log_prob.score(logits, targets[part], True, grad[part]) is not None:
+            if options.takes_kernel and log_prob.score(logits, targets[part], True, grad[part]) is not None:
                 flow = logits
             else:
                 values, log_p = _log_softmax(logits.to(wide), options.transform)
