@@ -327,6 +327,7 @@ def test_memory_of_devices_is_asked_of_their_driver(tmp_path, monkeypatch):
 def test_a_list_of_checkpoints_that_is_open_does_not_move(tmp_path, monkeypatch):
     """What is new stands at its end until the list is closed; nothing is sent that the page has, and never a choice."""
     from llamafactory.webui.components.top import offer_checkpoints
+    from llamafactory.webui.components.widgets import list_news
 
     def save(run: str) -> None:
         folder = tmp_path / "saves" / "mine" / "lora" / run
@@ -335,14 +336,14 @@ def test_a_list_of_checkpoints_that_is_open_does_not_move(tmp_path, monkeypatch)
         os.utime(folder, (clock := next(clocks), clock))
 
     def offer(offered, opened, path="mine"):
-        update, kept = offer_checkpoints(None, path, "lora", offered, opened=opened)
+        update, kept = list_news(offer_checkpoints, opened, None, path, "lora", offered)
         assert "value" not in update
         return [name for name, _ in update.get("choices", [])], kept
 
     monkeypatch.chdir(tmp_path)
     clocks = iter(range(1_000_000_000, 1_000_000_100))
     save("first")
-    names, offered = offer([], opened=True)
+    names, offered = offer(("", []), opened=True)
     assert names == ["first"]
     assert offer(offered, opened=True)[0] == []
     save("second")
@@ -350,4 +351,4 @@ def test_a_list_of_checkpoints_that_is_open_does_not_move(tmp_path, monkeypatch)
     assert names == ["first", "second"]
     names, offered = offer(offered, opened=False)
     assert names == ["second", "first"]
-    assert offer(offered, opened=True, path="another")[1] == []
+    assert offer(offered, opened=True, path="another")[1][1] == []

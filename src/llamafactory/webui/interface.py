@@ -152,15 +152,15 @@ def create_ui(demo_mode: bool = False) -> Any:
 
 def _connect(gr: Any, page: Any, board: Any) -> None:
     """What happens when the page is opened, and when another language is chosen."""
-    from .components.widgets import QUICK
+    from .components.widgets import IN_TURN
 
     manager, runner = board.manager, board.runner
     lang, spoken = (manager.get_elem_by_id(name) for name in ("top.lang", "page.spoken"))
-    page.load(board.resume, None, board.resumed(), **QUICK)
-    said = gr.on([lang.input, spoken.change], board.change_lang, [lang], manager.get_elem_list(), **QUICK)
+    page.load(board.resume, None, board.resumed(), **IN_TURN)
+    said = gr.on([lang.input, spoken.change], board.change_lang, [lang], manager.get_elem_list(), **IN_TURN)
     for tab in RUN_TABS:
         if manager.has(f"{tab}.job"):
-            said = said.then(runner.handle(tab, runner.say_again), runner.inputs(tab), runner.outputs(tab), **QUICK)
+            said = said.then(runner.handle(tab, runner.say_again), runner.inputs(tab), runner.outputs(tab), **IN_TURN)
 
 
 def run_web_ui(args: Sequence[str] | None = None) -> None:

@@ -252,6 +252,8 @@ class Runner:
     def start(self, asked: Asked) -> Changes:
         """Put a run into the queue, and show it."""
         self.refuse_in_demo(asked)
+        place = f"{asked.tab}.output_dir"
+        shown = str(asked.values.get(place) or "")
         _name_run(asked)
         command, config, problems = self.checked(asked)
         if problems:
@@ -264,8 +266,7 @@ class Runner:
         devices = ",".join(asked.state.get("devices") or [])
         job = self.store.submit(command, config, devices=devices, environment=environment)
         self.look(anew=True)
-        place = f"{asked.tab}.output_dir"
-        emptied = {place: ""} if is_new_run(str(asked.values.get(place))) else {}  # the next one has another name
+        emptied = {place: ""} if is_new_run(shown) else {}  # the next one has another name
         return self.show(asked.tab, job, asked.language) | emptied
 
     def abort(self, asked: Asked) -> Changes:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ... import plugins
-from ..fields.choices import list_datasets
+from ..fields.choices import list_datasets, offer_datasets
 from ..fields.fields import COMMON
 from ..handlers import data_page
 from ..handlers.datasets import PARTS, TAGS, endings
 from ..texts.texts import parts
 from .watch import html
-from .widgets import QUICK, button
+from .widgets import QUICK, button, offer_when_opened
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -127,6 +127,4 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
     on(elems["preview_btn"].click, data_page.preview, show_progress_on=[elems["preview_btn"]], **slow)
     on(elems["rows_back"].click, lambda asked: data_page.preview(asked, -1), **slow)
     on(elems["rows_on"].click, lambda asked: data_page.preview(asked, 1), **slow)
-    elems["registered"].focus(
-        lambda folder: gr.update(choices=list_datasets(folder)), elems["dataset_dir"], elems["registered"], **QUICK
-    )
+    offer_when_opened(elems["registered"], offer_datasets, [elems["dataset_dir"]], first=offer_datasets("data"))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from ...extras.errors import ConfigError
 from ..drawing.reports import text as html_text
 from ..drawing.results import ROWS, list_predictions, list_results, predictions_shown, read_predictions, results_table
-from ..fields.choices import list_datasets
+from ..fields.choices import offer_datasets
 from ..texts.texts import parts
 from .form import check_when_changed, create_form
 from .watch import html
-from .widgets import QUICK, button
+from .widgets import IN_TURN, QUICK, button, offer_when_opened
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -59,12 +59,10 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any], tab: Any) -> None:
     runner, manager = engine.runner, engine.manager
     inputs, outputs = runner.inputs("eval"), runner.outputs("eval")
     for name, work in (("cmd_preview_btn", runner.preview), ("stop_btn", runner.abort)):
-        elems[name].click(runner.handle("eval", work), inputs, outputs, **QUICK)
-    elems["start_btn"].click(runner.run_eval, inputs, outputs, trigger_mode="once", **QUICK)
+        elems[name].click(runner.handle("eval", work), inputs, outputs, **IN_TURN)
+    elems["start_btn"].click(runner.run_eval, inputs, outputs, trigger_mode="once", **IN_TURN)
     check_when_changed(engine, "eval", tab)
-    elems["dataset"].focus(
-        lambda folder: gr.update(choices=list_datasets(folder)), elems["dataset_dir"], elems["dataset"], **QUICK
-    )
+    offer_when_opened(elems["dataset"], offer_datasets, [elems["dataset_dir"]])
     lang = manager.get_elem_by_id("top.lang")
     elems["refresh_btn"].click(refresh, [lang], [elems["results"], elems["predictions"]], **QUICK)
     # Its run has ended, or the page was opened and the last one had.

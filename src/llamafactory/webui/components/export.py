@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .form import check_when_changed, create_form
 from .watch import html
-from .widgets import QUICK
+from .widgets import IN_TURN
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -26,6 +26,6 @@ def create_export_tab(engine: Engine) -> dict[str, Block]:
     runner = engine.runner
     inputs, outputs = runner.inputs("export"), runner.outputs("export")
     for name, work in (("cmd_preview_btn", runner.preview), ("start_btn", runner.start), ("stop_btn", runner.abort)):
-        elems[name].click(runner.handle("export", work), inputs, outputs, trigger_mode="once", **QUICK)
+        elems[name].click(runner.handle("export", work), inputs, outputs, trigger_mode="once", **IN_TURN)
     check_when_changed(engine, "export", tab)
     return elems

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..fields.fields import COMMON, fields_of
 from .more_keys import create_more_keys
 from .watch import create_preview, create_watch, html
-from .widgets import QUICK, button, changed, make_fields
+from .widgets import IN_TURN, QUICK, button, changed, make_fields
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -56,8 +56,8 @@ def check_when_changed(engine: Engine, name: str, tab: Any) -> None:
     # Not when a field above the tabs is changed: the tab that trains listens there, and gradio lets two handlers of one
     # event, each of which wants to be the last, call each other again and again.
     fields = [changed(elem) for field, elem in manager.named(name) if field in COMMON]
-    gr.on(fields, check, inputs, marked, trigger_mode="always_last", **QUICK)
+    gr.on(fields, check, inputs, marked, trigger_mode="always_last", **IN_TURN)
     # Nor whenever the tab is opened: a handler of so many fields costs the browser as much as drawing them does.
     above: Any = manager.get_elem_by_id(f"{name}.above")
     tab.select(lambda now: now, manager.get_elem_by_id("train.above"), above, **QUICK)
-    above.change(check, inputs, marked, **QUICK)
+    above.change(check, inputs, marked, **IN_TURN)

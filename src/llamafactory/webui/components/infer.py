@@ -17,7 +17,7 @@ from ..fields.configuration import build, check
 from ..texts.texts import parts, text
 from .chatbot import create_chat_box, properties
 from .more_keys import create_more_keys
-from .widgets import QUICK, button, make_fields
+from .widgets import IN_TURN, QUICK, button, make_fields
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -92,7 +92,7 @@ def _connect(engine: Engine, elems: dict[str, Any], watch: _Watch, asked: set[Bl
         return press(unload, before, language)
 
     changed = [*watch.outputs, told]
-    elems["load_btn"].click(press_load, {*asked, keep, seen}, changed, **QUICK)
+    elems["load_btn"].click(press_load, {*asked, keep, seen}, changed, **IN_TURN)
     elems["unload_btn"].click(press_unload, [seen, lang], changed, **QUICK)
     watch.timer.tick(watch.look, [seen, lang], watch.outputs, **QUICK)
     # A page asks again and again only once its chat was opened.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..texts.texts import parts
 from .watch import html
-from .widgets import QUICK, button
+from .widgets import IN_TURN, button
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -60,16 +60,16 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
     page, manager = engine.jobs_page, engine.manager
     inputs = page.inputs()
     outputs = list(manager.elems("jobs"))
-    elems["list"].input(page.handle(page.choose), inputs, outputs, trigger_mode="always_last", **QUICK)
+    elems["list"].input(page.handle(page.choose), inputs, outputs, trigger_mode="always_last", **IN_TURN)
     gr.on(
         [elems["filter"].input, elems["find"].submit, elems["find"].blur],
         page.handle(page.first),
         inputs,
         outputs,
-        **QUICK,
+        **IN_TURN,
     )
-    elems["newer_btn"].click(page.handle(page.newer), inputs, outputs, **QUICK)
-    elems["older_btn"].click(page.handle(page.older), inputs, outputs, **QUICK)
+    elems["newer_btn"].click(page.handle(page.newer), inputs, outputs, **IN_TURN)
+    elems["older_btn"].click(page.handle(page.older), inputs, outputs, **IN_TURN)
     for name in _ACTIONS:
         more = list(manager.elems("top", "train")) if name == "open_btn" else []
-        elems[name].click(page.handle(getattr(page, name.removesuffix("_btn"))), inputs, [*outputs, *more], **QUICK)
+        elems[name].click(page.handle(getattr(page, name.removesuffix("_btn"))), inputs, [*outputs, *more], **IN_TURN)

@@ -13,7 +13,7 @@ from ..fields.fields import COMMON, Field, all_groups
 from ..fields.set_keys import set_key, show_set
 from ..texts.texts import parts, text
 from .watch import html
-from .widgets import QUICK, changed, make
+from .widgets import IN_TURN, changed, make
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -42,6 +42,8 @@ def create_more_keys(engine: Engine, tab: str, front: Mapping[str, Block]) -> di
     more = gr.State({})
     spoken: Any = engine.manager.get_elem_by_id("top.lang")
     inputs = [spoken, more, *fields.values()]
+    # In turn too: a key that was just set would be drawn with its old value, and take that when it is left.
+    drawn = {name: IN_TURN[name] for name in ("show_progress", "concurrency_id", "concurrency_limit")}
     with gr.Accordion(open=False, elem_id=f"{tab}-more", **parts(language, "more_box")) as box:
         words = gr.Textbox(elem_id=f"{tab}-search", **parts(language, "search"))
         chosen = html(elem_id=f"{tab}-set")
@@ -53,7 +55,7 @@ def create_more_keys(engine: Engine, tab: str, front: Mapping[str, Block]) -> di
                     for field in found:
                         _render(field, lang, values, tab, more, chosen)
 
-        @gr.render([words, *inputs], [words.change, spoken.input], show_progress="hidden")
+        @gr.render([words, *inputs], [words.change, spoken.input], **drawn)
         def answers(asked: str, lang: str, kept: dict[str, Any], *given: Any) -> None:
             fitting = [field for field in search(asked, lang, most=200) if field.tab in ("top", tab)]
             render(fitting[:_FOUND], lang, kept, given)
@@ -64,13 +66,13 @@ def create_more_keys(engine: Engine, tab: str, front: Mapping[str, Block]) -> di
             with gr.Accordion(title, open=False, elem_classes=["group"]) as group:
                 sections[f"section.{name}"] = group
 
-                @gr.render(inputs, [group.expand], show_progress="hidden")
+                @gr.render(inputs, [group.expand], **drawn)
                 def members(lang: str, kept: dict[str, Any], *given: Any, name: str = name) -> None:
                     render(all_groups(tab)[name], lang, kept, given)
 
         engine.manager.add_elems(f"{tab}_more", sections)  # no handler of the tab changes them
         clear = gr.Button(size="sm", elem_id=f"{tab}-clear-more", **parts(language, "clear_more"))
-        clear.click(lambda: ({}, ""), None, [more, chosen], **QUICK)
+        clear.click(lambda: ({}, ""), None, [more, chosen], **IN_TURN)
     return {"more": more, "more_box": box, "search": words, "more_set": chosen, "clear_more": clear}
 
 
@@ -92,4 +94,5 @@ def _render(field: Field, lang: str, values: Mapping[str, Any], tab: str, more: 
         kept = set_key(kept, field, value)
         return kept, show_set(kept, tab)
 
-    changed(widget)(keep, [widget, more], [more, chosen], **QUICK)
+    # Each time, and in turn: none may be skipped because the one before it is not answered yet.
+    changed(widget)(keep, [widget, more], [more, chosen], trigger_mode="multiple", **IN_TURN)

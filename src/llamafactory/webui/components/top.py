@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError, writing
@@ -15,7 +13,7 @@ from ..fields.choices import list_checkpoints
 from ..fields.configuration import save_folder
 from ..texts.texts import LANGUAGES, parts
 from ..workspace import CACHE, workspace
-from .widgets import QUICK, make_fields
+from .widgets import QUICK, Offered, make_fields, offer_when_opened
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -53,9 +51,9 @@ def _connect(gr: Any, elems: dict[str, Any], remember: bool) -> None:
     name, path, hub, template = (elems[part] for part in ("model_name", "model_path", "hub_name", "template"))
     tuner, checkpoint, lang = elems["finetuning_type"], elems["checkpoint_path"], elems["lang"]
     named = elems["named"] = gr.State(name.value)  # whose path and template were filled in
-    offered = elems["offered"] = gr.State([])  # what the list of checkpoints has
-    checkpoint.choices = list_checkpoints(save_folder({}))
-    offered.value = checkpoint.choices
+    first = offer_checkpoints(None, None, None)
+    offered = elems["offered"] = gr.State(first)  # what the list of checkpoints has
+    checkpoint.choices = first[1]
     filled = [path, template, named]
 
     def fill(chosen: str | None, hub: str | None, lang: str) -> dict[Any, Any]:
@@ -71,21 +69,22 @@ def _connect(gr: Any, elems: dict[str, Any], remember: bool) -> None:
 
     def other_checkpoints(chosen: str | None, place: str | None, tuner: str | None) -> dict[Any, Any]:
         """Another model, or tuner, has other checkpoints: what was chosen of the last one's does not stay."""
-        found = list_checkpoints(_folder(chosen, place, tuner))
-        return {checkpoint: gr.update(choices=found, value=[]), offered: found}
+        now = offer_checkpoints(chosen, place, tuner)
+        return {checkpoint: gr.update(choices=now[1], value=[]), offered: now}
 
     name.input(choose, [name, hub, lang, named, path, tuner], [*filled, checkpoint, offered], **QUICK)
     hub.input(fill, [name, hub, lang], filled, **QUICK)
     tuner.input(other_checkpoints, [name, path, tuner], [checkpoint, offered], **QUICK)
     # "named", not the list of all names: the browser copies every entry of a list that a handler takes.
-    for event, opened in ((checkpoint.focus, True), (checkpoint.blur, False)):
-        event(partial(offer_checkpoints, opened=opened), [named, path, tuner, offered], [checkpoint, offered], **QUICK)
+    offer_when_opened(checkpoint, offer_checkpoints, [named, path, tuner], offered)
     if remember:
         lang.input(remember_model, [lang, name, hub], None, **QUICK)
 
 
-def _folder(name: str | None, path: str | None, tuner: str | None) -> Path:
-    return save_folder({"top.model_name": name, "top.model_path": path, "top.finetuning_type": tuner})
+def offer_checkpoints(name: str | None, path: str | None, tuner: str | None) -> Offered:
+    """The folder of a model's runs, and what they left there."""
+    folder = save_folder({"top.model_name": name, "top.model_path": path, "top.finetuning_type": tuner})
+    return str(folder), list_checkpoints(folder)
 
 
 def choose_model(name: str | None, hub: str | None) -> tuple[Any, Any]:
@@ -107,24 +106,3 @@ def remember_model(lang: str, name: str | None, hub: str | None) -> None:
             save_config(lang, hub, model.name if model else None, path)
     except ConfigError as error:  # all else goes on
         logger.warning_rank0("what was chosen is not kept for the next visit: %s", error)
-
-
-def offer_checkpoints(
-    name: str | None, path: str | None, tuner: str | None, offered: list[tuple[str, str]], opened: bool
-) -> tuple[Any, Any]:
-    """What earlier runs of this model left, unless the page has it already.
-
-    The list alone: this answer may come when something of it is chosen already. While it is open nothing that it had
-    moves, or a click would meet another entry than it was meant for: what is new stands at its end until it is closed.
-    """
-    import gradio as gr
-
-    found = list_checkpoints(_folder(name, path, tuner))
-    if opened and offered and found and _same_folder(offered, found):
-        found = offered + [one for one in found if one not in set(offered)]
-    return (gr.skip(), gr.skip()) if found == offered else (gr.update(choices=found), found)
-
-
-def _same_folder(one: list[tuple[str, str]], other: list[tuple[str, str]]) -> bool:
-    (first, place), (second, beside) = one[0], other[0]
-    return place.removesuffix(first) == beside.removesuffix(second)

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..fields.choices import list_datasets, list_devices
+from ..fields.choices import list_devices, offer_datasets
 from ..fields.configuration import example_files, list_presets
 from ..fields.fields import COMMON, fields_of
 from ..handlers import presets_page as presets
 from ..texts.texts import parts
 from .more_keys import create_more_keys
 from .watch import create_preview, create_watch, html
-from .widgets import QUICK, button, changed, make_fields
+from .widgets import IN_TURN, after_others, button, changed, make_fields, offer_when_opened
 
 if TYPE_CHECKING:
     from gradio.blocks import Block
@@ -110,7 +110,7 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
     inputs, outputs = runner.inputs("train"), runner.outputs("train")
 
     def on(event: Any, work: Callable[..., Any], **more: Any) -> None:
-        event(runner.handle("train", work), inputs, outputs, **{**QUICK, **more})
+        event(runner.handle("train", work), inputs, outputs, **IN_TURN, **more)
 
     def save(asked: Asked) -> Changes:
         runner.refuse_in_demo(asked)
@@ -123,21 +123,20 @@ def _connect(gr: Any, engine: Engine, elems: dict[str, Any]) -> None:
         ("rows_back", lambda asked: runner.preview_rows(asked, -1)),
         ("rows_on", lambda asked: runner.preview_rows(asked, 1)),
     ):
-        on(elems[name].click, work, show_progress_on=[elems[name]], show_progress="minimal")
-    elems["start_btn"].click(runner.run_train, inputs, outputs, trigger_mode="once", **QUICK)
+        shown = {"show_progress_on": [elems[name]], "show_progress": "minimal"}
+        after_others(elems[name].click, runner.handle("train", work), inputs, outputs, **shown)
+    elems["start_btn"].click(runner.run_train, inputs, outputs, trigger_mode="once", **IN_TURN)
     on(elems["stop_btn"].click, runner.abort)
-    on(elems["arg_save_btn"].click, save)
-    on(elems["arg_load_btn"].click, presets.load)
+    on(elems["arg_save_btn"].click, save, trigger_mode="always_last")
+    on(elems["arg_load_btn"].click, presets.load, trigger_mode="always_last")
     elems["example_btn"].click(
         lambda lang, path: manager.answer(presets.open_example("train", lang, path)),
-        [manager.get_elem_by_id("top.lang"), elems["example"]], outputs, **QUICK,
+        [manager.get_elem_by_id("top.lang"), elems["example"]], outputs, trigger_mode="always_last", **IN_TURN,
     )  # fmt: skip
-    elems["preset"].focus(lambda: gr.update(choices=list_presets()), None, elems["preset"], **QUICK)
-    elems["dataset"].focus(
-        lambda folder: gr.update(choices=list_datasets(folder)), elems["dataset_dir"], elems["dataset"], **QUICK
-    )
+    offer_when_opened(elems["preset"], lambda: ("", list_presets()), [], first=("", list_presets()))
+    offer_when_opened(elems["dataset"], offer_datasets, [elems["dataset_dir"]])
     gr.on(
         [changed(manager.get_elem_by_id(name)) for name in COMMON if name.partition(".")[0] in ("top", "train")],
         runner.handle("train", runner.check), inputs, runner.checked_outputs("train"), trigger_mode="always_last",
-        **QUICK,
+        **IN_TURN,
     )  # fmt: skip

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...hparams.coercion import as_written
@@ -22,6 +23,10 @@ QUICK: dict[str, Any] = {
     # gradio tells every element that ever was an output how each later event stands, unless it is told of none.
     "show_progress": "hidden", "show_progress_on": [], "api_visibility": "private", "concurrency_limit": None,
 }  # fmt: skip
+# Of one that reads or writes what handlers keep for each other: the keys that were set, what is said of fields, the
+# run that is shown. gradio begins events in any order and runs them side by side: a run would start without the key
+# that was typed just before, and a late look at the last run be shown over the new one.
+IN_TURN: dict[str, Any] = {**QUICK, "concurrency_id": "in_turn", "concurrency_limit": 1}
 _WIDTHS = {"switch": 170, "number": 150, "slider": 220, "choice": 150, "multi": 240}
 
 
@@ -104,6 +109,55 @@ def button(language: str, name: str, **more: Any) -> Any:
 
     texts = {"value": parts(language, name).get("value", name)}
     return gr.Button(elem_id=name.replace(".", "-"), min_width=110, **texts, **more)
+
+
+def after_others(event: Any, work: Any, inputs: Any, outputs: Any, **more: Any) -> Any:
+    """Bind what takes seconds: it begins when what was asked before it is done, and holds up nobody."""
+    return event(lambda: None, None, None, **IN_TURN).then(work, inputs, outputs, **{**QUICK, **more})
+
+
+Offered = tuple[str, list[Any]]  # what a list has: of which place, and its entries
+
+
+def offer_when_opened(
+    elem: Any, find: Callable[..., Offered], inputs: Sequence[Any], offered: Any = None, first: Offered = ("", [])
+) -> None:
+    """Bring a list of what is on disk up to date when it is opened.
+
+    The entries alone: the answer may come when something of the list is chosen already. While it is open nothing that
+    it had moves, or a click would meet another entry than it was meant for: what is new stands at its end until it is
+    closed.
+
+    Args:
+        elem: The list.
+        find: Gives what there is, of ``inputs``.
+        inputs: The elements that say where to look.
+        offered: Holds what the list has, where others fill it too.
+        first: What it has when the page opens.
+    """
+    import gradio as gr
+
+    offered = gr.State(first) if offered is None else offered
+    for event, opened in ((elem.focus, True), (elem.blur, False)):
+        event(partial(list_news, find, opened), [*inputs, offered], [elem, offered], **QUICK)
+
+
+def list_news(find: Callable[..., Offered], opened: bool, *given: Any) -> tuple[Any, Any]:
+    """Change of a list, unless it has what there is, and what it has then.
+
+    Args:
+        find: See :func:`offer_when_opened`.
+        opened: Somebody looks at it.
+        given: What ``find`` takes, and what the list has.
+    """
+    import gradio as gr
+
+    *places, (place, shown) = given
+    where, found = find(*places)
+    if opened and where == place:
+        found = [*shown, *(one for one in found if one not in set(shown))]
+    now = (where, found)
+    return (gr.skip(), gr.skip()) if now == (place, shown) else (gr.update(choices=found), now)
 
 
 def changed(elem: Any) -> Any:

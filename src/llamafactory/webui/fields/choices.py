@@ -27,6 +27,11 @@ def list_datasets(folder: str) -> list[str]:
     return [name for name in map(str, found) if is_text(name)][:_MOST]
 
 
+def offer_datasets(folder: str) -> tuple[str, list[str]]:
+    """A folder, and the names of the data sets that are registered in it."""
+    return folder, list_datasets(folder)
+
+
 def list_checkpoints(folder: str | Path) -> list[tuple[str, str]]:
     """What earlier runs left in a folder of the workspace, newest run first, each with its checkpoints.
 

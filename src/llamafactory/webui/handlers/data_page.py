@@ -12,7 +12,6 @@ from ...extras.errors import ConfigError
 from ...extras.files import read_json
 from ..drawing import reports
 from ..fields import configuration
-from ..fields.choices import list_datasets
 from ..runner import preview_page, told
 from ..workspace import CACHE, relative, workspace
 from .datasets import PARTS, TAGS, Found, entry_of, look_at, make_entry, mapping_of, register, take_upload
@@ -88,7 +87,7 @@ def save(asked: Asked) -> Changes:
     entry = _entry(asked, folder)
     register(name, entry, folder, anew=bool(asked.state.get("anew")))
     gr.Info(f"{asked.text('alert.registered')} {reports.text(name)}")
-    return {"data.registered": gr.update(choices=list_datasets(folder), value=name)} | _no_problems()
+    return _no_problems()  # the list of sets is brought when it is opened
 
 
 def check_shown(found: Mapping[str, Any], asked: Asked) -> str:

@@ -66,10 +66,13 @@ class JobsPage:
         mark = hash((tuple(choices), asked.language, first, count))
         if mark == seen.get("list"):
             return {}
-        kept = [one for one in state.get("list") or [] if one in {value for _, value in choices}]
+        chosen, offered = state.get("list") or [], {value for _, value in choices}
+        kept = [one for one in chosen if one in offered]
+        # Only what is gone is taken away: by the time of this answer others may be chosen.
+        value = {} if kept == chosen else {"value": kept}
         words = asked.text("jobs.count").format(first=first + 1, last=first + len(jobs), count=count)
         return {
-            "jobs.list": gr.update(choices=choices, value=kept),
+            "jobs.list": gr.update(choices=choices, **value),
             "jobs.count": f'<p class="count">{html(words if count else asked.text("jobs.none"))}</p>',
             "jobs.page": first // jobs_view.PAGE,
             "jobs.seen": {**seen, "list": mark},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError, writing
 from ...extras.logging import get_logger
-from ..components.widgets import QUICK
+from ..components.widgets import IN_TURN
 from ..drawing.device_memory import device_memory
 from ..runner import RUN_TABS, WATCHED
 from ..workspace import workspace
@@ -64,9 +64,9 @@ def connect(engine: Engine, tabs: Mapping[str, Any]) -> None:
 
         if name in _WATCHED_TABS:
             timer: Any = manager.get_elem_by_id(f"timer.{name}")
-            timer.tick(look, inputs, [*outputs, timer, memory], trigger_mode="once", **QUICK)
+            timer.tick(look, inputs, [*outputs, timer, memory], trigger_mode="once", **IN_TURN)
         clocks = [manager.get_elem_by_id(timer) for timer in timers]
-        tab.select(open_tab, inputs, [*outputs, *clocks, memory], **QUICK)
+        tab.select(open_tab, inputs, [*outputs, *clocks, memory], **IN_TURN)
 
 
 def _memory() -> Changes:

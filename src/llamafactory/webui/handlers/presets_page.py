@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...extras.errors import ConfigError
 from ..fields.choices import list_checkpoints
-from ..fields.configuration import list_presets, load_example, load_preset, save_folder, save_preset, to_values
+from ..fields.configuration import load_example, load_preset, save_folder, save_preset, to_values
 from ..fields.fields import COMMON, fields_on
 from ..fields.set_keys import show_set
 from ..texts.texts import text
@@ -23,7 +23,7 @@ def save(asked: Asked) -> Changes:
     name = asked.state.get("preset") or ""
     path = save_preset(name, asked.values)
     gr.Info(f"{asked.text('alert.saved')} {path.name}")
-    return {f"{asked.tab}.preset": gr.update(choices=list_presets(), value=path.stem)}
+    return {}  # the list is brought when it is opened: by the time of this answer another one may be chosen in it
 
 
 def load(asked: Asked) -> Changes:
@@ -59,7 +59,9 @@ def show(tab: str, values: dict[str, Any]) -> Changes:
     if "top.model_name" in values:
         changes["top.named"] = values["top.model_name"]  # path and template are the saved ones
     if "top.model_path" in values:
-        found = list_checkpoints(save_folder(values))
-        chosen = values.get("top.checkpoint_path") or []
-        changes |= {"top.checkpoint_path": gr.update(choices=found, value=chosen), "top.offered": found}
+        folder, chosen = save_folder(values), values.get("top.checkpoint_path") or []
+        found = list_checkpoints(folder)
+        changes |= {
+            "top.checkpoint_path": gr.update(choices=found, value=chosen), "top.offered": (str(folder), found)
+        }  # fmt: skip
     return changes | {f"{tab}.more": more, f"{tab}.more_set": show_set(more, tab)}
