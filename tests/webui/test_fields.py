@@ -123,8 +123,15 @@ def set_to(field) -> object:
     return "x"
 
 
-@pytest.mark.parametrize("stage", list(plugins.STAGES))
-@pytest.mark.parametrize("tuner", ["lora", "full", "freeze", "oft"])
+# Each costs seconds of the parser's; a reason is nearly always the stage's or the tuner's alone.
+COMBINATIONS = [
+    pytest.param(tuner, stage, marks=() if tuner == "lora" or stage == "sft" else pytest.mark.slow)
+    for tuner in ("lora", "full", "freeze", "oft")
+    for stage in plugins.STAGES
+]
+
+
+@pytest.mark.parametrize(("tuner", "stage"), COMBINATIONS)
 def test_what_is_refused_for_its_stage_or_tuner_is_greyed_out(stage, tuner, monkeypatch):
     """The parser is the judge: a switch that it refuses with "only for stage …" or the like must be off on the page."""
     chosen = {**BASE, "train.training_stage": stage, "top.finetuning_type": tuner}
