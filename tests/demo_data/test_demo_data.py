@@ -102,6 +102,12 @@ def test_sums_are_right() -> None:
         assert int(row["output"]) == first + second
 
 
+def test_products_are_right() -> None:
+    for row in load("products_demo"):
+        first, second = map(int, re.findall(r"\d+", row["instruction"]))
+        assert int(row["output"]) == first * second
+
+
 @pytest.mark.parametrize("name", ["identity", "alpaca_en_demo", "alpaca_zh_demo"])
 def test_alpaca_fields_are_filled(name: str) -> None:
     for row in load(name):
