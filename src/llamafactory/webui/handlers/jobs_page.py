@@ -69,7 +69,7 @@ class JobsPage:
         chosen, offered = state.get("list") or [], {value for _, value in choices}
         kept = [one for one in chosen if one in offered]
         # Only what is gone is taken away: by the time of this answer others may be chosen.
-        value = {} if kept == chosen else {"value": kept}
+        value: dict[str, Any] = {} if kept == chosen else {"value": kept}
         words = asked.text("jobs.count").format(first=first + 1, last=first + len(jobs), count=count)
         return {
             "jobs.list": gr.update(choices=choices, **value),
