@@ -24,6 +24,7 @@ from llamafactory.train.rl.rollouts.environment import Replies
 from llamafactory.train.rl.rollouts.hf_rollout import HuggingfaceRollout
 from llamafactory.train.rl.rollouts.rollout import Drawn, Request, Rollout, Sampling, roll_out
 from llamafactory.train.rl.rollouts.tools import load_tools
+from llamafactory.train.rl.rollouts.twin import Twin, why_no_twin
 from llamafactory.train.rl.rollouts.vllm_rollout import policy_weights
 from llamafactory.train.rl.schedule import RolloutSchedule
 
@@ -141,14 +142,24 @@ def test_log_probs_kept_are_those_of_a_fresh_forward(keys: Keys, tmp_path: Path,
     assert torch.allclose(batch["drawn"], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
-def test_the_engine_follows_the_policy(keys: Keys, tmp_path: Path, kind: str) -> None:
-    """Drawn with the weights of now: tokens' log-probabilities are the policy's, before and after it moved.
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"finetuning_type": "lora"},
+        {"finetuning_type": "lora", "additional_target": "lm_head"},
+        {"finetuning_type": "lora", "lora_target": "q_proj,embed_tokens"},
+        {"finetuning_type": "lora", "use_rslora": True},
+        {"finetuning_type": "freeze", "freeze_trainable_layers": 1},
+        {"finetuning_type": "full", "stage": "ppo"},
+    ],
+)
+def test_the_engine_follows_the_policy(keys: Keys, tmp_path: Path, more: dict[str, Any]) -> None:
+    """Drawn with the weights of now: tokens' log-probabilities are the policy's, wherever it has moved.
 
     The prompt of a group is read once.
     """
-    given = keys(**prompt_set(tmp_path), **GRPO | {"finetuning_type": kind}, output_dir=str(tmp_path / "out"))
-    trainer = make_trainer(given)
+    trainer = make_trainer(keys(**prompt_set(tmp_path), **GRPO | more, output_dir=str(tmp_path / "out")))
     engine, read = trainer.engine, []
     runner = engine.continuous._runner
     whole = runner.read_whole
@@ -158,6 +169,10 @@ def test_the_engine_follows_the_policy(keys: Keys, tmp_path: Path, kind: str) ->
     ]
     first = None
     for _ in range(2):
+        with torch.no_grad():
+            for weight in trainer.model.parameters():
+                if weight.requires_grad:
+                    weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
         engine.sync()
         drawn = engine.generate(requests, greedy=False)
         for request, one in zip(requests, drawn, strict=True):
@@ -169,11 +184,36 @@ def test_the_engine_follows_the_policy(keys: Keys, tmp_path: Path, kind: str) ->
             assert torch.allclose(torch.tensor(one.log_probs), torch.stack(expected), atol=1e-5)
         assert first != drawn
         first = drawn
-        with torch.no_grad():
-            for weight in trainer.model.parameters():
-                if weight.requires_grad:
-                    weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
     assert len(read) == 2 * len(requests) // 2
+
+
+def test_the_engine_casts_the_weights_of_now(make_tiny_model: Any) -> None:
+    """Those that layers share too: the head, cast for a rollout, is cast anew for the next."""
+    model = AutoModelForCausalLM.from_pretrained(make_tiny_model())
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    twin = Twin(model)
+    for _ in range(2):
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1.5)
+        with torch.autocast("cpu", torch.bfloat16):
+            twin.refresh()
+        assert torch.equal(twin.model.lm_head.weight, model.lm_head.weight.bfloat16())
+        assert torch.equal(twin.model.model.embed_tokens.weight, model.lm_head.weight)
+
+
+def test_what_is_no_plain_model_is_left_to_generate(keys: Keys, tmp_path: Path) -> None:
+    """Rows of single tokens, and an adapter with biases of its own, are not among the weights that are added."""
+    lora = GRPO | {"finetuning_type": "lora"}
+    trainer = make_trainer(
+        keys(**prompt_set(tmp_path), **lora, add_tokens="<one>,<two>", output_dir=str(tmp_path / "a"))
+    )
+    assert trainer.engine.twin is None
+    trainer = make_trainer(keys(**prompt_set(tmp_path), **lora, output_dir=str(tmp_path / "b")))
+    assert why_no_twin(trainer.model) is None
+    layer = next(module for module in trainer.model.modules() if hasattr(module, "lora_bias"))
+    layer.lora_bias["default"] = True
+    assert "lora_bias" in str(why_no_twin(trainer.model))
 
 
 def _sequences(batch: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -47,15 +47,13 @@ class Twin:
         Args:
             apart: Later updates of the policy do not reach the twin: weights in training are copied.
         """
-        weights = dict(policy_weights(self._policy))
+        weights = dict(policy_weights(self._policy, tied=True))
         if apart:
             trained = {weight.data_ptr() for weight in self._policy.parameters() if weight.requires_grad}
             weights = {
                 name: weight.clone() if weight.data_ptr() in trained else weight for name, weight in weights.items()
             }
         self.model.load_state_dict(weights, strict=False, assign=True)
-        if any(weight.is_meta for _, weight in self.model.named_parameters(remove_duplicate=False)):
-            self.model.tie_weights()
         self._cast()
 
     def _cast(self) -> None:
@@ -84,6 +82,8 @@ def why_no_twin(policy: Any) -> str | None:
     layers = [module for module in plain.modules() if hasattr(module, "get_delta_weight")]
     if any(getattr(layer, "lora_variant", None) for layer in layers):
         return "its kind of LoRA cannot be added to the weights"
+    if any(any(getattr(layer, "lora_bias", {}).values()) for layer in layers):
+        return "its adapter has biases of its own (lora_bias)"
     return _differs(plain)
 
 

@@ -93,11 +93,12 @@ class VllmRollout:
 
 
 @torch.no_grad()
-def policy_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def policy_weights(model: nn.Module, tied: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Yield the weights of the plain model that a policy amounts to, its adapter added in; the policy is not touched.
 
     Args:
         model: A language model, or a PeftModel around one with LoRA adapters.
+        tied: Weights that layers share once for each of them: an adapter may change one of these alone.
     """
     plain = beneath_adapters(model)
     layers = {
@@ -106,7 +107,7 @@ def policy_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for name, module in plain.named_modules()
         if hasattr(module, "get_delta_weight")
     }
-    for name, weight in plain.named_parameters():
+    for name, weight in plain.named_parameters(remove_duplicate=not tied):
         if name.startswith("value_head.") or ".original_module." in name or ".lora_" in name:
             continue
         layer = layers.get(name.replace(".base_layer", "")) if ".base_layer." in name else None
