@@ -41,18 +41,9 @@ class Twin:
                 module._buffers[own] = buffers.get(f"{name}.{own}" if name else own)
 
     @torch.no_grad()
-    def refresh(self, apart: bool = False) -> None:
-        """Take over the policy's present weights.
-
-        Args:
-            apart: Later updates of the policy do not reach the twin: weights in training are copied.
-        """
+    def refresh(self) -> None:
+        """Take over the policy's present weights."""
         weights = dict(policy_weights(self._policy, tied=True))
-        if apart:
-            trained = {weight.data_ptr() for weight in self._policy.parameters() if weight.requires_grad}
-            weights = {
-                name: weight.clone() if weight.data_ptr() in trained else weight for name, weight in weights.items()
-            }
         self.model.load_state_dict(weights, strict=False, assign=True)
         self._cast()
 
