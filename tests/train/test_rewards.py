@@ -24,7 +24,9 @@ def _completion(text: str, reasoning: str | None = None, **more: Any) -> Complet
 
 
 def _load(funcs: str | None, weights: str | None = None) -> RewardSet:
-    rlhf = types.SimpleNamespace(reward_funcs=funcs, reward_weights=weights, reward_model=None)
+    rlhf = types.SimpleNamespace(
+        reward_funcs=funcs, reward_weights=weights, reward_model=None, rollout_environment=None
+    )
     return load_rewards(types.SimpleNamespace(rlhf=rlhf), None, None)  # type: ignore[arg-type]
 
 
