@@ -13,6 +13,7 @@ pytest.importorskip("gradio")
 from llamafactory.data.sources.dataset_info import find_datasets
 from llamafactory.extras.errors import ConfigError
 from llamafactory.webui import interface
+from llamafactory.webui.fields.choices import offer_datasets
 from llamafactory.webui.handlers import data_page
 from llamafactory.webui.runner import Asked
 
@@ -53,6 +54,7 @@ def test_an_upload_is_mapped_edited_and_registered(tmp_path):
     assert listing["questions"] == {
         "file_name": "uploads/questions.jsonl", "columns": {"prompt": "alfa", "response": "beta"}
     }  # fmt: skip
+    assert "questions" in offer_datasets("data")[1]  # what the list shows when it is opened
     with pytest.raises(ConfigError, match="is registered already"):
         tab.press(data_page.save)
     again = Tab()

@@ -155,7 +155,8 @@ def list_news(find: Callable[..., Offered], opened: bool, *given: Any) -> tuple[
     *places, (place, shown) = given
     where, found = find(*places)
     if opened and where == place:
-        found = [*shown, *(one for one in found if one not in set(shown))]
+        known = set(shown)
+        found = [*shown, *(one for one in found if one not in known)]
     now = (where, found)
     return (gr.skip(), gr.skip()) if now == (place, shown) else (gr.update(choices=found), now)
 

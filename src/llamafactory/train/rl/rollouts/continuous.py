@@ -74,8 +74,8 @@ class Continuous:
 
     def _read(self, waiting: deque[list[_Growing]], greedy: bool) -> None:
         """Read waiting prompts that fit into one forward pass, and give their completions a first token."""
-        taken, tokens, room = [waiting.popleft()], 0, self._most - len(self._runner)
-        tokens, room = len(taken[0][0].request.ids), room - len(taken[0])
+        taken = [waiting.popleft()]
+        tokens, room = len(taken[0][0].request.ids), self._most - len(self._runner) - len(taken[0])
         while waiting and tokens + len(waiting[0][0].request.ids) <= PROMPT_TOKENS and len(waiting[0]) <= room:
             tokens, room = tokens + len(waiting[0][0].request.ids), room - len(waiting[0])
             taken.append(waiting.popleft())
